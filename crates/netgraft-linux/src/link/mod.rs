@@ -1,0 +1,1 @@
+//! Devices that carry frames: TUN/TAP and AF_PACKET.

@@ -1,0 +1,194 @@
+//! What the operator chose for a stack.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// An interface address with its prefix length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cidr {
+    addr: IpAddr,
+    prefix: u8,
+}
+
+impl Cidr {
+    /// An address and its prefix length in bits; `None` if that is longer than the address.
+    #[must_use]
+    pub const fn new(addr: IpAddr, prefix: u8) -> Option<Cidr> {
+        let longest = match addr {
+            IpAddr::V4(_) => 32,
+            IpAddr::V6(_) => 128,
+        };
+        if prefix > longest { None } else { Some(Cidr { addr, prefix }) }
+    }
+
+    /// The address itself, host part included.
+    #[must_use]
+    pub const fn addr(self) -> IpAddr {
+        self.addr
+    }
+
+    /// The prefix length in bits.
+    #[must_use]
+    pub const fn prefix(self) -> u8 {
+        self.prefix
+    }
+
+    /// The network's first address: the host part cleared.
+    #[must_use]
+    pub fn network(self) -> IpAddr {
+        match self.addr {
+            IpAddr::V4(a) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() & mask))
+            }
+            IpAddr::V6(a) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(a.to_bits() & mask))
+            }
+        }
+    }
+
+    /// Whether `addr` is in the network.
+    #[must_use]
+    pub fn contains(self, addr: IpAddr) -> bool {
+        addr.is_ipv4() == self.addr.is_ipv4()
+            && Cidr { addr, prefix: self.prefix }.network() == self.network()
+    }
+
+    /// The directed broadcast address of an IPv4 network that has one (RFC 919; none for /31, RFC 3021).
+    #[must_use]
+    pub fn broadcast(self) -> Option<Ipv4Addr> {
+        match self.network() {
+            IpAddr::V4(n) if self.prefix < 31 => {
+                Some(Ipv4Addr::from_bits(n.to_bits() | (u32::MAX >> self.prefix)))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.prefix)
+    }
+}
+
+/// A text that is no address with a prefix length.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not an address with a prefix length, such as 192.0.2.2/24 or 2001:db8::2/64")]
+pub struct ParseCidrError(String);
+
+impl FromStr for Cidr {
+    type Err = ParseCidrError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseCidrError(text.to_owned());
+        let (addr, prefix) = text.split_once('/').ok_or_else(error)?;
+        let addr = addr.parse().map_err(|_| error())?;
+        let prefix = prefix.parse().map_err(|_| error())?;
+        Cidr::new(addr, prefix).ok_or_else(error)
+    }
+}
+
+/// Where a packet stack's frames go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum LinkConfig {
+    /// Nowhere: only the stack's own loopback works.
+    #[default]
+    None,
+    /// A TAP device of this name in the caller's network namespace, made if absent.
+    Tap(String),
+    /// An existing interface of the caller's network namespace, through AF_PACKET (packet(7)).
+    Packet(String),
+}
+
+impl fmt::Display for LinkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LinkConfig::None => f.write_str("none"),
+            LinkConfig::Tap(name) => write!(f, "tap:{name}"),
+            LinkConfig::Packet(name) => write!(f, "packet:{name}"),
+        }
+    }
+}
+
+/// A text that names no link.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseLinkError {
+    /// The kind of link is unknown.
+    #[error("unknown link '{0}': use none, tap:NAME or packet:IFACE")]
+    Unknown(String),
+    /// The interface's name cannot exist (netdevice(7): 1 to 15 bytes, no '/' and no white space).
+    #[error("'{0}' cannot be an interface name: 1 to 15 bytes without '/', ':' or white space")]
+    Name(String),
+}
+
+impl FromStr for LinkConfig {
+    type Err = ParseLinkError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = |name: &str| {
+            let good = (1..16).contains(&name.len())
+                && name != "."
+                && name != ".."
+                && !name.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace() || b == 0);
+            if good { Ok(name.to_owned()) } else { Err(ParseLinkError::Name(name.to_owned())) }
+        };
+        match text.split_once(':') {
+            None if text == "none" => Ok(LinkConfig::None),
+            Some(("tap", iface)) => Ok(LinkConfig::Tap(name(iface)?)),
+            Some(("packet", iface)) => Ok(LinkConfig::Packet(name(iface)?)),
+            _ => Err(ParseLinkError::Unknown(text.to_owned())),
+        }
+    }
+}
+
+/// What the operator chose for a stack: the command line, parsed.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct StackConfig {
+    /// Where frames go.
+    pub link: LinkConfig,
+    /// The addresses of the link's interface.
+    pub addresses: Vec<Cidr>,
+    /// Default gateways, at most one of each family is used.
+    pub gateways: Vec<IpAddr>,
+    /// Free text for the stack (`--plugin-arg`).
+    pub argument: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cidrs_parse_mask_and_contain() {
+        let c: Cidr = "192.0.2.130/25".parse().unwrap();
+        assert_eq!(c.network(), "192.0.2.128".parse::<IpAddr>().unwrap());
+        assert_eq!(c.broadcast(), Some(Ipv4Addr::new(192, 0, 2, 255)));
+        assert!(c.contains("192.0.2.200".parse().unwrap()));
+        assert!(!c.contains("192.0.2.1".parse().unwrap()));
+        assert!(!c.contains("::1".parse().unwrap()));
+        let all: Cidr = "::/0".parse().unwrap();
+        assert!(all.contains("2001:db8::1".parse().unwrap()));
+        let zero: Cidr = "0.0.0.0/0".parse().unwrap();
+        assert!(zero.contains("255.1.2.3".parse().unwrap()));
+        assert_eq!(c.to_string(), "192.0.2.130/25");
+    }
+
+    #[test]
+    fn bad_cidrs_are_refused() {
+        for text in ["", "1.2.3.4", "1.2.3.4/33", "::1/129", "1.2.3/8", "1.2.3.4/-1", "host/24"] {
+            assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn links_parse() {
+        assert_eq!("none".parse(), Ok(LinkConfig::None));
+        assert_eq!("tap:ng0".parse(), Ok(LinkConfig::Tap("ng0".into())));
+        assert_eq!("packet:veth1".parse(), Ok(LinkConfig::Packet("veth1".into())));
+        for text in ["tap", "tap:", "tap:0123456789abcdef", "packet:a/b", "wire:x", "none:x", "tap:a b"] {
+            assert!(text.parse::<LinkConfig>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Interfaces, addresses, routes and the settings of a whole stack.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::config::Cidr;
+use crate::error::{Error, Result};
+use crate::socket::Domain;
+
+/// A network interface of a stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Index, from 1; the loopback is 1 (netdevice(7)).
+    pub index: u32,
+    /// Name, 1 to 15 bytes.
+    pub name: String,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
+    /// Whether it is the loopback.
+    pub loopback: bool,
+    /// Ethernet address, if it has one.
+    pub hardware_address: Option<[u8; 6]>,
+    /// Its addresses.
+    pub addresses: Vec<Cidr>,
+}
+
+/// A route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// Where it leads; a prefix of 0 is the default route.
+    pub destination: Cidr,
+    /// The next hop; `None` if the network is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Index of the interface.
+    pub interface: u32,
+}
+
+/// The sizes that a TCP buffer can have, in bytes (`tcp_rmem`, `tcp_wmem`, tcp(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferSizes {
+    /// The least.
+    pub min: u32,
+    /// What a new socket gets.
+    pub default: u32,
+    /// The most that a program can ask for.
+    pub max: u32,
+}
+
+/// Loss recovery of TCP (`tcp_recovery` and friends, tcp(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Recovery {
+    /// Time-outs only.
+    Timeout,
+    /// Fast retransmit after three duplicate acknowledgements (RFC 5681, NewReno RFC 6582).
+    NewReno,
+    /// Selective acknowledgement (RFC 6675).
+    Sack,
+    /// RACK (RFC 8985).
+    Rack,
+}
+
+/// Counters since the stack began; a stack leaves at zero what it does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// IP packets received.
+    pub packets_received: u64,
+    /// Bytes of them.
+    pub bytes_received: u64,
+    /// IP packets sent.
+    pub packets_sent: u64,
+    /// Bytes of them.
+    pub bytes_sent: u64,
+    /// Packets that were malformed or for nobody.
+    pub packets_dropped: u64,
+    /// TCP connections opened from this side (`ActiveOpens`, RFC 4022).
+    pub tcp_active_opens: u64,
+    /// TCP connections opened from the other side (`PassiveOpens`).
+    pub tcp_passive_opens: u64,
+    /// TCP connections that exist now (`CurrEstab`).
+    pub tcp_established: u64,
+    /// Connection attempts that failed (`AttemptFails`).
+    pub tcp_attempt_fails: u64,
+    /// Resets received on established connections (`EstabResets`).
+    pub tcp_resets_received: u64,
+    /// Resets sent (`OutRsts`).
+    pub tcp_resets_sent: u64,
+    /// Connections dropped since a listener's queue was full (`ListenOverflows`).
+    pub tcp_listen_overflows: u64,
+    /// UDP datagrams received.
+    pub udp_received: u64,
+    /// UDP datagrams sent.
+    pub udp_sent: u64,
+    /// UDP datagrams without a socket (`NoPorts`, RFC 4113).
+    pub udp_no_port: u64,
+    /// UDP datagrams dropped since the receive buffer was full.
+    pub udp_receive_overflows: u64,
+    /// Sockets that exist now.
+    pub sockets: u64,
+}
+
+/// The settings of a whole stack. A setting that the stack does not have answers [`Error::NotSupported`].
+pub trait Stack {
+    /// The interfaces, the loopback first.
+    fn interfaces(&self) -> Vec<Interface>;
+
+    /// Adds an address to an interface.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Exists`], [`Error::NoBuffers`] if no more fit.
+    fn add_address(&mut self, interface: u32, address: Cidr) -> Result<()>;
+
+    /// Removes an address.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the interface has not this address.
+    fn remove_address(&mut self, interface: u32, address: Cidr) -> Result<()>;
+
+    /// The routes, the most specific first.
+    fn routes(&self) -> Vec<Route>;
+
+    /// Adds a route.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::NetworkUnreachable`] if the gateway is on no link, [`Error::NoBuffers`].
+    fn add_route(&mut self, route: Route) -> Result<()>;
+
+    /// Removes a route.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn remove_route(&mut self, route: Route) -> Result<()>;
+
+    /// Sizes of TCP receive buffers.
+    fn tcp_receive_buffer(&self) -> BufferSizes;
+
+    /// Changes them, for sockets made later.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless 0 < min ≤ default ≤ max.
+    fn set_tcp_receive_buffer(&mut self, sizes: BufferSizes) -> Result<()>;
+
+    /// Sizes of TCP send buffers.
+    fn tcp_send_buffer(&self) -> BufferSizes;
+
+    /// Changes them, for sockets made later.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless 0 < min ≤ default ≤ max.
+    fn set_tcp_send_buffer(&mut self, sizes: BufferSizes) -> Result<()>;
+
+    /// Whether selective acknowledgements are used (RFC 2018).
+    fn tcp_sack(&self) -> bool;
+
+    /// Turns them on or off.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`].
+    fn set_tcp_sack(&mut self, on: bool) -> Result<()>;
+
+    /// How TCP recovers from loss.
+    fn tcp_recovery(&self) -> Recovery;
+
+    /// Changes it.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`].
+    fn set_tcp_recovery(&mut self, recovery: Recovery) -> Result<()>;
+
+    /// The counters.
+    fn statistics(&self) -> Statistics;
+
+    /// First and last port that are given to sockets which ask for none (`ip_local_port_range`, ip(7)).
+    fn port_range(&self) -> (u16, u16);
+
+    /// Changes it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless 0 < first ≤ last.
+    fn set_port_range(&mut self, first: u16, last: u16) -> Result<()>;
+
+    /// Whether packets for others are forwarded (`ip_forward`, ip(7)).
+    fn forwarding(&self, domain: Domain) -> bool;
+
+    /// Turns it on or off.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`].
+    fn set_forwarding(&mut self, domain: Domain, on: bool) -> Result<()>;
+
+    /// Stops all traffic and timers: the stack stands still until [`Stack::resume`].
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`].
+    fn pause(&mut self) -> Result<()>;
+
+    /// Goes on after [`Stack::pause`].
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`].
+    fn resume(&mut self) -> Result<()>;
+
+    /// Ends the stack: connections are reset, devices closed. Every later call answers
+    /// [`Error::NetworkDown`].
+    fn destroy(&mut self);
+}
+
+/// The route that leads to `destination`: the one with the longest prefix, the first of equals (RFC 1812
+/// section 5.2.4.3).
+#[must_use]
+pub fn best_route(routes: &[Route], destination: IpAddr) -> Option<&Route> {
+    let mut best: Option<&Route> = None;
+    for route in routes.iter().filter(|r| r.destination.contains(destination)) {
+        if best.is_none_or(|b| route.destination.prefix() > b.destination.prefix()) {
+            best = Some(route);
+        }
+    }
+    best
+}
+
+/// Checks what [`Stack::set_tcp_receive_buffer`] and its like ask of sizes.
+///
+/// # Errors
+/// [`Error::Invalid`] unless 0 < min ≤ default ≤ max.
+pub fn check_buffer_sizes(sizes: BufferSizes) -> Result<()> {
+    let ordered = 0 < sizes.min && sizes.min <= sizes.default && sizes.default <= sizes.max;
+    if ordered { Ok(()) } else { Err(Error::Invalid) }
+}
+
+/// Whether `addr` means a limited or, for one of `networks`, a directed broadcast (RFC 919).
+#[must_use]
+pub fn is_broadcast(networks: &[Cidr], addr: Ipv4Addr) -> bool {
+    addr.is_broadcast() || networks.iter().any(|n| n.broadcast() == Some(addr))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let route =
+            |dest: &str, interface| Route { destination: dest.parse().unwrap(), gateway: None, interface };
+        let routes = [route("0.0.0.0/0", 1), route("10.0.0.0/8", 2), route("10.1.0.0/16", 3)];
+        let to = |a: &str| best_route(&routes, a.parse().unwrap()).map(|r| r.interface);
+        assert_eq!(to("10.1.2.3"), Some(3));
+        assert_eq!(to("10.2.2.3"), Some(2));
+        assert_eq!(to("192.0.2.1"), Some(1));
+        assert_eq!(to("::1"), None);
+    }
+}

@@ -1,0 +1,80 @@
+//! Links carry the frames of a packet stack.
+//!
+//! TUN/TAP and AF_PACKET links are given to a stack in [`crate::InitStackArgs`] as descriptors; tests and
+//! wrappers (delay, loss, capture) implement [`Link`] themselves.
+
+use std::os::fd::BorrowedFd;
+
+use crate::error::Result;
+use crate::time::Instant;
+
+/// What a frame begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Medium {
+    /// An Ethernet header; the link's own address.
+    Ethernet([u8; 6]),
+    /// An IP header.
+    Ip,
+}
+
+/// What the other side of a link does for the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Offload {
+    /// Frames may be sent with the transport checksum left out, and received ones were checked or need no
+    /// check.
+    pub checksum: bool,
+    /// TCP over IPv4 segments of up to this many bytes may be sent whole; 0 for none.
+    pub segment_v4: usize,
+    /// The same over IPv6.
+    pub segment_v6: usize,
+}
+
+/// What a stack says about a frame that it sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FrameMeta {
+    /// Cut the TCP segment into pieces of this many payload bytes; 0 for no cutting.
+    pub segment_size: u16,
+}
+
+/// A way for frames in and out. No call blocks.
+pub trait Link: Send {
+    /// What frames begin with.
+    fn medium(&self) -> Medium;
+
+    /// Largest IP packet in bytes that is not cut by the link.
+    fn mtu(&self) -> usize;
+
+    /// What the link does for the stack.
+    fn offload(&self) -> Offload {
+        Offload::default()
+    }
+
+    /// Receives at most `limit` frames and hands each to `deliver`; answers how many. Fewer than `limit` means
+    /// that no more waits, and that the descriptor of [`Link::fd`] becomes readable with the next.
+    ///
+    /// # Errors
+    /// [`crate::Error::NetworkDown`] if the device is gone, [`crate::Error::Io`].
+    fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize>;
+
+    /// Queues one frame; it may leave only with [`Link::flush`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Again`] if the queue is full, [`crate::Error::NetworkDown`], [`crate::Error::Io`].
+    fn send(&mut self, now: Instant, frame: &[u8], meta: FrameMeta) -> Result<()>;
+
+    /// Sends what is queued.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    fn flush(&mut self, now: Instant) -> Result<()>;
+
+    /// The host descriptor that becomes readable when a frame has come.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// When the link next has something to deliver by itself (a delayed frame).
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+}

@@ -1,0 +1,170 @@
+//! Socket options, typed.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident($ty:ty);)*) => {
+        /// A socket option with its value.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum SocketOption { $($(#[$doc])* $name($ty),)* }
+
+        /// The name of a socket option.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum OptionName { $($(#[$doc])* $name,)* }
+
+        impl SocketOption {
+            /// Which option this is a value of.
+            #[must_use]
+            pub const fn name(&self) -> OptionName {
+                match self { $(SocketOption::$name(..) => OptionName::$name,)* }
+            }
+        }
+
+        impl OptionName {
+            /// Every option, for tests and for tools that list them.
+            pub const ALL: &'static [OptionName] = &[$(OptionName::$name),*];
+        }
+    };
+}
+
+options! {
+    /// `SO_REUSEADDR` (socket(7)).
+    ReuseAddress(bool);
+    /// `SO_REUSEPORT` (socket(7)).
+    ReusePort(bool);
+    /// `SO_KEEPALIVE` (socket(7)).
+    KeepAlive(bool);
+    /// `SO_LINGER` (socket(7)): how long close waits; `None` is off, zero resets the connection.
+    Linger(Option<Duration>);
+    /// `SO_SNDBUF` in bytes, as set; Linux doubles it and so does the sentry's answer (socket(7)).
+    SendBuffer(u32);
+    /// `SO_RCVBUF` in bytes, as set (socket(7)).
+    ReceiveBuffer(u32);
+    /// `SO_BROADCAST` (socket(7)).
+    Broadcast(bool);
+    /// `SO_OOBINLINE` (socket(7)).
+    OutOfBandInline(bool);
+    /// `SO_DONTROUTE` (socket(7)).
+    DontRoute(bool);
+    /// `SO_PRIORITY` (socket(7)).
+    Priority(u32);
+    /// `SO_BINDTODEVICE` (socket(7)): an interface's name; empty for none.
+    BindToDevice(String);
+    /// `IP_TTL` (ip(7)).
+    Ttl(u8);
+    /// `IP_TOS` (ip(7)).
+    TypeOfService(u8);
+    /// `IP_MULTICAST_TTL` (ip(7)).
+    MulticastTtl(u8);
+    /// `IP_MULTICAST_LOOP` (ip(7)).
+    MulticastLoop(bool);
+    /// `IP_MULTICAST_IF` (ip(7)): the address of the interface.
+    MulticastInterface(Ipv4Addr);
+    /// `IP_ADD_MEMBERSHIP` (ip(7)): group and the address of the interface.
+    JoinGroup((Ipv4Addr, Ipv4Addr));
+    /// `IP_DROP_MEMBERSHIP` (ip(7)).
+    LeaveGroup((Ipv4Addr, Ipv4Addr));
+    /// `IP_MTU` (ip(7)): the path's MTU in bytes, of a connected socket; read only.
+    PathMtu(u32);
+    /// `IP_MTU_DISCOVER` and `IPV6_MTU_DISCOVER` (ip(7)): the numbers of `IP_PMTUDISC_*`.
+    MtuDiscover(u8);
+    /// `IP_RECVERR` and `IPV6_RECVERR` (ip(7)).
+    ReceiveErrors(bool);
+    /// `IPV6_V6ONLY` (ipv6(7)).
+    V6Only(bool);
+    /// `IPV6_UNICAST_HOPS` (ipv6(7)).
+    UnicastHops(u8);
+    /// `IPV6_TCLASS` (ipv6(7), RFC 3542).
+    TrafficClass(u8);
+    /// `IPV6_MULTICAST_HOPS` (ipv6(7)).
+    MulticastHops(u8);
+    /// `IPV6_MULTICAST_LOOP` (ipv6(7)).
+    MulticastLoop6(bool);
+    /// `IPV6_MULTICAST_IF` (ipv6(7)): interface index.
+    MulticastInterface6(u32);
+    /// `IPV6_ADD_MEMBERSHIP` (ipv6(7)): group and interface index.
+    JoinGroup6((Ipv6Addr, u32));
+    /// `IPV6_DROP_MEMBERSHIP` (ipv6(7)).
+    LeaveGroup6((Ipv6Addr, u32));
+    /// `TCP_NODELAY` (tcp(7)).
+    NoDelay(bool);
+    /// `TCP_CORK` (tcp(7)).
+    Cork(bool);
+    /// `TCP_QUICKACK` (tcp(7)).
+    QuickAck(bool);
+    /// `TCP_KEEPIDLE` (tcp(7)).
+    KeepIdle(Duration);
+    /// `TCP_KEEPINTVL` (tcp(7)).
+    KeepInterval(Duration);
+    /// `TCP_KEEPCNT` (tcp(7)).
+    KeepCount(u32);
+    /// `TCP_USER_TIMEOUT` (tcp(7)); zero is the stack's own.
+    UserTimeout(Duration);
+    /// `TCP_DEFER_ACCEPT` (tcp(7)); zero is off.
+    DeferAccept(Duration);
+    /// `TCP_SYNCNT` (tcp(7)).
+    SynCount(u32);
+    /// `TCP_LINGER2` (tcp(7)).
+    FinTimeout(Duration);
+    /// `TCP_WINDOW_CLAMP` in bytes (tcp(7)).
+    WindowClamp(u32);
+    /// `TCP_NOTSENT_LOWAT` in bytes (tcp(7)).
+    NotSentLowWater(u32);
+    /// `TCP_MAXSEG` in bytes (tcp(7)).
+    MaxSegment(u32);
+    /// `TCP_CONGESTION` (tcp(7)): the algorithm's name.
+    Congestion(String);
+}
+
+/// The state of a TCP connection (RFC 9293 section 3.3.2), numbered as in `TCP_INFO` (tcp(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[expect(missing_docs, reason = "the RFC's names")]
+#[repr(u8)]
+pub enum TcpState {
+    Established = 1,
+    SynSent = 2,
+    SynReceived = 3,
+    FinWait1 = 4,
+    FinWait2 = 5,
+    TimeWait = 6,
+    #[default]
+    Closed = 7,
+    CloseWait = 8,
+    LastAck = 9,
+    Listen = 10,
+    Closing = 11,
+}
+
+/// What a stack knows of a TCP connection (`TCP_INFO`, tcp(7)). Zero where it does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct TcpInfo {
+    /// The connection's state.
+    pub state: TcpState,
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Variation of the round-trip time.
+    pub rtt_variance: Duration,
+    /// Retransmission time-out.
+    pub rto: Duration,
+    /// Largest segment sent, in bytes.
+    pub send_mss: u32,
+    /// Largest segment received, in bytes.
+    pub receive_mss: u32,
+    /// Congestion window, in bytes.
+    pub congestion_window: u32,
+    /// Bytes sent and not yet acknowledged.
+    pub unacknowledged: u32,
+    /// Segments sent again since the connection began.
+    pub retransmits: u32,
+    /// Window that the peer offers, in bytes.
+    pub send_window: u32,
+    /// Window that the stack offers, in bytes.
+    pub receive_window: u32,
+    /// Payload bytes sent since the connection began.
+    pub bytes_sent: u64,
+    /// Payload bytes received since the connection began.
+    pub bytes_received: u64,
+}
