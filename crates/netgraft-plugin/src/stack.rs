@@ -1,5 +1,6 @@
 //! The stack itself.
 
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::error::Error;
@@ -140,6 +141,17 @@ pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
     /// [`Error::NotSupported`] for a stack without them, [`Error::BadHandle`].
     fn take_host_fd(&mut self, handle: Handle) -> Result<OwnedFd, Error> {
         let _ = handle;
+        Err(Error::NotSupported)
+    }
+
+    /// Binds a descriptor that [`PluginStack::take_host_fd`] gave, with all the rights that
+    /// the stack has: the host stack may bind privileged ports for a launcher that could.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for a stack without host descriptors; else as
+    /// [`crate::socket::Sockets::bind`], and [`Error::AccessDenied`] without the right.
+    fn bind_host_fd(&mut self, fd: BorrowedFd<'_>, addr: SocketAddr) -> Result<(), Error> {
+        let _ = (fd, addr);
         Err(Error::NotSupported)
     }
 }
