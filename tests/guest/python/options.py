@@ -1,0 +1,245 @@
+"""Socket options: what is set is read back, and does what it says."""
+
+import socket
+import struct
+
+from lib import *
+
+SOL, IP, IPV6, TCP_LEVEL = socket.SOL_SOCKET, socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_TCP
+SO_PROTOCOL, SO_DOMAIN = 38, 39
+TCP_USER_TIMEOUT, TCP_CONGESTION = 18, 13
+ALL_KINDS = [(V4, TCP), (V6, TCP), (V4, UDP), (V6, UDP)]
+
+
+@case
+def option_identity():
+    for family, kind in ALL_KINDS:
+        with socket.socket(family, kind) as sock:
+            eq("SO_TYPE", sock.getsockopt(SOL, socket.SO_TYPE), kind)
+            eq("SO_DOMAIN", sock.getsockopt(SOL, SO_DOMAIN), family)
+            protocol = socket.IPPROTO_TCP if kind == TCP else socket.IPPROTO_UDP
+            eq("SO_PROTOCOL", sock.getsockopt(SOL, SO_PROTOCOL), protocol)
+            eq("SO_ERROR", sock.getsockopt(SOL, socket.SO_ERROR), 0)
+            eq("SO_ACCEPTCONN", sock.getsockopt(SOL, socket.SO_ACCEPTCONN), 0)
+            fails("SO_TYPE can't be set", "ENOPROTOOPT", sock.setsockopt, SOL, socket.SO_TYPE, 1)
+    with listener() as server:
+        eq("SO_ACCEPTCONN of a listener", server.getsockopt(SOL, socket.SO_ACCEPTCONN), 1)
+    client, accepted = tcp_pair(V6)
+    eq("SO_DOMAIN of an accepted socket", accepted.getsockopt(SOL, SO_DOMAIN), V6)
+    eq("SO_TYPE of an accepted socket", accepted.getsockopt(SOL, socket.SO_TYPE), TCP)
+    eq("SO_PROTOCOL of an accepted socket", accepted.getsockopt(SOL, SO_PROTOCOL), socket.IPPROTO_TCP)
+
+
+@case
+def option_booleans():
+    for family, kind in ALL_KINDS:
+        with socket.socket(family, kind) as sock:
+            for name in ("SO_REUSEADDR", "SO_REUSEPORT", "SO_KEEPALIVE", "SO_BROADCAST"):
+                option = getattr(socket, name)
+                eq(f"{name} at first", sock.getsockopt(SOL, option), 0)
+                sock.setsockopt(SOL, option, 1)
+                eq(f"{name} set", sock.getsockopt(SOL, option), 1)
+                sock.setsockopt(SOL, option, 77)
+                eq(f"{name} set to 77", sock.getsockopt(SOL, option), 1)
+                sock.setsockopt(SOL, option, 0)
+                eq(f"{name} cleared", sock.getsockopt(SOL, option), 0)
+
+
+@case
+def option_buffers():
+    for family, kind in ALL_KINDS:
+        with socket.socket(family, kind) as sock:
+            for name in ("SO_SNDBUF", "SO_RCVBUF"):
+                option = getattr(socket, name)
+                check(f"{name} at first", sock.getsockopt(SOL, option) >= 16384, sock.getsockopt(SOL, option))
+                sock.setsockopt(SOL, option, 65536)
+                eq(f"{name} is doubled", sock.getsockopt(SOL, option), 131072)
+                sock.setsockopt(SOL, option, 1)
+                check(f"{name} has a minimum", sock.getsockopt(SOL, option) >= 2048)
+
+
+@case
+def option_linger():
+    for kind in (TCP, UDP):
+        with socket.socket(V4, kind) as sock:
+            eq("at first", sock.getsockopt(SOL, socket.SO_LINGER, 8), struct.pack("ii", 0, 0))
+            sock.setsockopt(SOL, socket.SO_LINGER, struct.pack("ii", 1, 7))
+            eq("set", sock.getsockopt(SOL, socket.SO_LINGER, 8), struct.pack("ii", 1, 7))
+            fails("too short", "EINVAL", sock.setsockopt, SOL, socket.SO_LINGER, b"1234")
+
+
+@case
+def option_timeouts():
+    for family, kind in ALL_KINDS:
+        with socket.socket(family, kind) as sock:
+            for name in ("SO_SNDTIMEO", "SO_RCVTIMEO"):
+                option = getattr(socket, name)
+                eq(f"{name} at first", sock.getsockopt(SOL, option, 16), struct.pack("ll", 0, 0))
+                sock.setsockopt(SOL, option, struct.pack("ll", 3, 500000))
+                eq(f"{name} set", sock.getsockopt(SOL, option, 16), struct.pack("ll", 3, 500000))
+                fails(f"{name} of a million µs", "EDOM", sock.setsockopt, SOL, option, struct.pack("ll", 0, 1000000))
+
+
+TCP_INTEGERS = [
+    # name, option, at first (None: not said), set, read back
+    ("TCP_NODELAY", socket.TCP_NODELAY, 0, 1, 1),
+    ("TCP_CORK", socket.TCP_CORK, 0, 1, 1),
+    ("TCP_KEEPIDLE", socket.TCP_KEEPIDLE, 7200, 42, 42),
+    ("TCP_KEEPINTVL", socket.TCP_KEEPINTVL, 75, 7, 7),
+    ("TCP_KEEPCNT", socket.TCP_KEEPCNT, 9, 3, 3),
+    ("TCP_USER_TIMEOUT", TCP_USER_TIMEOUT, 0, 12345, 12345),
+    ("TCP_SYNCNT", socket.TCP_SYNCNT, None, 3, 3),
+    ("TCP_QUICKACK", socket.TCP_QUICKACK, None, 1, 1),
+]
+
+
+@per_family
+def option_tcp(family):
+    client, accepted = tcp_pair(family)
+    for sock, state in ((socket.socket(family, TCP), "fresh"), (client, "connected"), (accepted, "accepted")):
+        for name, option, first, value, back in TCP_INTEGERS:
+            if first is not None:
+                eq(f"{state} {name} at first", sock.getsockopt(TCP_LEVEL, option), first)
+            sock.setsockopt(TCP_LEVEL, option, value)
+            eq(f"{state} {name}", sock.getsockopt(TCP_LEVEL, option), back)
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"):
+            fails(f"{state} {name} of 0", "EINVAL", sock.setsockopt, TCP_LEVEL, getattr(socket, name), 0)
+
+
+@case
+def option_tcp_defer_accept():
+    with socket.socket(V4, TCP) as sock:
+        eq("at first", sock.getsockopt(TCP_LEVEL, socket.TCP_DEFER_ACCEPT), 0)
+        sock.setsockopt(TCP_LEVEL, socket.TCP_DEFER_ACCEPT, 5)
+        check("set", sock.getsockopt(TCP_LEVEL, socket.TCP_DEFER_ACCEPT) >= 5)
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        client = socket.create_connection(sock.getsockname())
+        client.sendall(b"x")
+        accepted, _ = sock.accept()
+        eq("a connection with data is accepted", accepted.recv(10), b"x")
+
+
+@case
+def option_tcp_maxseg():
+    client, accepted = tcp_pair()
+    for sock in (client, accepted):
+        size = sock.getsockopt(TCP_LEVEL, socket.TCP_MAXSEG)
+        check("TCP_MAXSEG of a connection", 500 <= size <= 65535, size)
+    with socket.socket(V4, TCP) as sock:
+        sock.setsockopt(TCP_LEVEL, socket.TCP_MAXSEG, 1000)
+        fails("too small", "EINVAL", sock.setsockopt, TCP_LEVEL, socket.TCP_MAXSEG, 5)
+
+
+@case
+def option_tcp_congestion():
+    with socket.socket(V4, TCP) as sock:
+        name = sock.getsockopt(TCP_LEVEL, TCP_CONGESTION, 16)
+        eq("16 bytes", len(name), 16)
+        check("a name", name.rstrip(b"\0").isalnum(), name)
+        sock.setsockopt(TCP_LEVEL, TCP_CONGESTION, name.rstrip(b"\0"))
+        eq("set to itself", sock.getsockopt(TCP_LEVEL, TCP_CONGESTION, 16), name)
+        fails("an unknown one", "ENOENT", sock.setsockopt, TCP_LEVEL, TCP_CONGESTION, b"nosuchthing")
+
+
+@case
+def option_tcp_info():
+    def state(sock):
+        info = sock.getsockopt(TCP_LEVEL, socket.TCP_INFO, 104)
+        eq("TCP_INFO's length", len(info), 104)
+        return info[0]
+
+    with socket.socket(V4, TCP) as sock:
+        eq("CLOSE", state(sock), 7)
+    with listener() as server:
+        eq("LISTEN", state(server), 10)
+    client, accepted = tcp_pair()
+    eq("ESTABLISHED", (state(client), state(accepted)), (1, 1))
+    info = client.getsockopt(TCP_LEVEL, socket.TCP_INFO, 104)
+    mss = struct.unpack_from("I", info, 16)[0]
+    check("tcpi_snd_mss", mss >= 500, mss)
+    accepted.close()
+    check("CLOSE_WAIT after the peer's FIN", wait_until(lambda: client.getsockopt(TCP_LEVEL, socket.TCP_INFO, 104)[0] == 8))
+
+
+@case
+def option_inherited():
+    with socket.socket(V4, TCP) as server:
+        server.setsockopt(TCP_LEVEL, socket.TCP_NODELAY, 1)
+        server.setsockopt(SOL, socket.SO_KEEPALIVE, 1)
+        server.setsockopt(TCP_LEVEL, socket.TCP_KEEPIDLE, 33)
+        server.setsockopt(SOL, socket.SO_LINGER, struct.pack("ii", 1, 9))
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        eq("TCP_NODELAY", accepted.getsockopt(TCP_LEVEL, socket.TCP_NODELAY), 1)
+        eq("SO_KEEPALIVE", accepted.getsockopt(SOL, socket.SO_KEEPALIVE), 1)
+        eq("TCP_KEEPIDLE", accepted.getsockopt(TCP_LEVEL, socket.TCP_KEEPIDLE), 33)
+        eq("SO_LINGER", accepted.getsockopt(SOL, socket.SO_LINGER, 8), struct.pack("ii", 1, 9))
+        client.close()
+
+
+@case
+def option_survives_connect():
+    with listener() as server, socket.socket(V4, TCP) as client:
+        client.setsockopt(TCP_LEVEL, socket.TCP_NODELAY, 1)
+        client.setsockopt(SOL, socket.SO_RCVBUF, 65536)
+        client.setsockopt(SOL, socket.SO_KEEPALIVE, 1)
+        client.connect(server.getsockname())
+        eq("TCP_NODELAY", client.getsockopt(TCP_LEVEL, socket.TCP_NODELAY), 1)
+        eq("SO_RCVBUF", client.getsockopt(SOL, socket.SO_RCVBUF), 131072)
+        eq("SO_KEEPALIVE", client.getsockopt(SOL, socket.SO_KEEPALIVE), 1)
+
+
+@case
+def option_ip():
+    with socket.socket(V4, UDP) as sock:
+        eq("IP_TTL at first", sock.getsockopt(IP, socket.IP_TTL), 64)
+        sock.setsockopt(IP, socket.IP_TTL, 5)
+        eq("IP_TTL", sock.getsockopt(IP, socket.IP_TTL), 5)
+        fails("IP_TTL of 256", "EINVAL", sock.setsockopt, IP, socket.IP_TTL, 256)
+        sock.setsockopt(IP, socket.IP_TOS, 0x10)
+        eq("IP_TOS", sock.getsockopt(IP, socket.IP_TOS), 0x10)
+    with socket.socket(V6, TCP) as sock:
+        eq("IPV6_V6ONLY at first", sock.getsockopt(IPV6, socket.IPV6_V6ONLY), 0)
+        sock.setsockopt(IPV6, socket.IPV6_V6ONLY, 1)
+        eq("IPV6_V6ONLY", sock.getsockopt(IPV6, socket.IPV6_V6ONLY), 1)
+        eq("IPV6_UNICAST_HOPS at first", sock.getsockopt(IPV6, socket.IPV6_UNICAST_HOPS), 64)
+        sock.setsockopt(IPV6, socket.IPV6_UNICAST_HOPS, 9)
+        eq("IPV6_UNICAST_HOPS", sock.getsockopt(IPV6, socket.IPV6_UNICAST_HOPS), 9)
+
+
+@case
+def option_errors():
+    with socket.socket(V4, TCP) as tcp, socket.socket(V4, UDP) as udp:
+        fails("unknown SOL_SOCKET option", "ENOPROTOOPT", tcp.setsockopt, SOL, 9999, 1)
+        fails("unknown SOL_SOCKET option, read", "ENOPROTOOPT", tcp.getsockopt, SOL, 9999)
+        fails("unknown TCP option", "ENOPROTOOPT", tcp.setsockopt, TCP_LEVEL, 9999, 1)
+        fails("unknown TCP option, read", "ENOPROTOOPT", tcp.getsockopt, TCP_LEVEL, 9999)
+        fails("TCP option of a UDP socket", "ENOPROTOOPT", udp.setsockopt, TCP_LEVEL, socket.TCP_NODELAY, 1)
+        fails("TCP option of a UDP socket, read", "EOPNOTSUPP", udp.getsockopt, TCP_LEVEL, socket.TCP_NODELAY)
+        fails("a short value", "EINVAL", tcp.setsockopt, SOL, socket.SO_REUSEADDR, b"1")
+        fails("a short TCP value", "EINVAL", tcp.setsockopt, TCP_LEVEL, socket.TCP_NODELAY, b"1")
+        fails("unknown level", ("ENOPROTOOPT", "EOPNOTSUPP"), tcp.setsockopt, 9999, 1, 1)
+
+
+@case
+def option_reuseport():
+    one = listener(backlog=64, SO_REUSEPORT=1)
+    address = one.getsockname()
+    with socket.socket(V4, TCP) as stranger:
+        fails("a port whose owner allows it only to those who ask", "EADDRINUSE", stranger.bind, address)
+    other = socket.socket(V4, TCP)
+    other.setsockopt(SOL, socket.SO_REUSEPORT, 1)
+    other.bind(address)
+    other.listen(64)
+    clients = [socket.create_connection(address) for _ in range(40)]
+    counts = []
+    for sock in (one, other):
+        sock.setblocking(False)
+        taken = 0
+        while error_of(lambda: sock.accept()[0].close()) == "success":
+            taken += 1
+        counts.append(taken)
+    eq("each connection is accepted by one of two listeners", sum(counts), len(clients))
