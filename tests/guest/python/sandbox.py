@@ -2,12 +2,11 @@
 
 import os
 import socket
-import struct
 
 from lib import *
 
 SYS_SOCKET, SYS_IO_URING_SETUP = 41, 425
-AF_VSOCK, AF_PACKET, IPPROTO_MPTCP = 40, 17, 262
+AF_VSOCK, IPPROTO_MPTCP = 40, 262
 
 
 @case
@@ -25,13 +24,6 @@ def sandbox_vsock():
 def sandbox_mptcp():
     fails("MPTCP", "EPROTONOSUPPORT", socket.socket, V4, TCP, IPPROTO_MPTCP)
     fails("MPTCP over IPv6", "EPROTONOSUPPORT", socket.socket, V6, TCP, IPPROTO_MPTCP)
-
-
-@case
-def sandbox_other_families():
-    for name, family in (("AF_PACKET", AF_PACKET), ("AF_ALG", 38), ("AF_TIPC", 30), ("AF_XDP", 44), ("AF_SMC", 43)):
-        got = error_of(lambda: socket.socket(family, socket.SOCK_RAW).close())
-        check(f"{name} is refused", got in ("EAFNOSUPPORT", "EPERM", "EACCES", "ESOCKTNOSUPPORT"), got)
 
 
 @case

@@ -258,10 +258,10 @@ fn bulk() -> Outcome {
         if got == 0 {
             break;
         }
-        let wrong =
-            data[..got].iter().enumerate().find(|(offset, byte)| {
-                usize::from(**byte) != (length + offset) % 65_521 % 251
-            });
+        let wrong = data[..got]
+            .iter()
+            .enumerate()
+            .find(|(offset, byte)| usize::from(**byte) != (length + offset) % 65_521 % 251);
         if let Some((offset, byte)) = wrong {
             return Err(format!("byte {} is {byte}", length + offset));
         }

@@ -1,0 +1,118 @@
+//! The ways in which a job is run.
+
+use std::fmt;
+use std::process::Command;
+
+use crate::netns::Namespace;
+use crate::stage::Stage;
+
+/// The user and group id of "an ordinary user": it needs no entry in the user database.
+pub const ORDINARY_ID: u32 = 65_534;
+
+/// What carries the program's sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Network {
+    /// The kernel, without netgraft: the reference.
+    Native,
+    /// `netgraft run --network host`.
+    Host,
+    /// `netgraft run --network sandbox`.
+    Sandbox,
+    /// `netgraft run --network none`.
+    None,
+}
+
+impl Network {
+    /// The stack that serves it, by the name that `tests/skips.toml` uses.
+    #[must_use]
+    pub const fn stack(self) -> &'static str {
+        match self {
+            Network::Native => "native",
+            Network::Host => "host",
+            Network::Sandbox | Network::None => "smoltcp",
+        }
+    }
+}
+
+/// Whether the launcher is root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum User {
+    /// User id 0 with every capability.
+    Root,
+    /// A user without any privilege.
+    Ordinary,
+}
+
+/// One column of the closing table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Column {
+    /// What carries the sockets.
+    pub network: Network,
+    /// Who starts the program.
+    pub user: User,
+}
+
+impl fmt::Display for Column {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let network = match self.network {
+            Network::Native => "native",
+            Network::Host => "host",
+            Network::Sandbox => "sandbox",
+            Network::None => "none",
+        };
+        let user = match self.user {
+            User::Root => "root",
+            User::Ordinary => "user",
+        };
+        write!(out, "{network}-{user}")
+    }
+}
+
+impl Column {
+    /// Every combination that a program without a link is run in.
+    pub const ALL: [Column; 8] = {
+        const fn of(network: Network, user: User) -> Column {
+            Column { network, user }
+        }
+        [
+            of(Network::Native, User::Root),
+            of(Network::Native, User::Ordinary),
+            of(Network::Host, User::Root),
+            of(Network::Host, User::Ordinary),
+            of(Network::Sandbox, User::Root),
+            of(Network::Sandbox, User::Ordinary),
+            of(Network::None, User::Root),
+            of(Network::None, User::Ordinary),
+        ]
+    };
+
+    /// The owner that a job's files must have.
+    #[must_use]
+    pub const fn owner(self) -> u32 {
+        match self.user {
+            User::Root => 0,
+            User::Ordinary => ORDINARY_ID,
+        }
+    }
+
+    /// The command that runs `program` in this column.
+    ///
+    /// Whatever uses the kernel's sockets does so in `namespace`, whose loopback is nobody else's.
+    #[must_use]
+    pub fn command(self, stage: &Stage, namespace: &Namespace, program: &[String]) -> Command {
+        let netgraft = |network: &str| {
+            let mut words: Vec<String> =
+                ["run", "--network", network, "--"].iter().map(|word| (*word).to_owned()).collect();
+            words.insert(0, stage.netgraft().display().to_string());
+            words.extend_from_slice(program);
+            words
+        };
+        let words = match self.network {
+            Network::Native => program.to_vec(),
+            Network::Host => netgraft("host"),
+            Network::Sandbox => netgraft("sandbox"),
+            Network::None => netgraft("none"),
+        };
+        namespace.command_as(self.user, &words)
+    }
+}
