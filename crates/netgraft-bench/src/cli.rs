@@ -194,6 +194,11 @@ fn print_outcome(outcome: &Outcome) -> Result<()> {
 
 fn compare(args: CompareArgs) -> Result<ExitCode> {
     process::catch_interrupts()?;
+    if args.links && args.networks.contains(&Side::None) {
+        return Err(Error::Failed(
+            "the network none reaches no peer, so it can't be compared with --links".to_owned(),
+        ));
+    }
     let runner = Runner::find(&args.networks, args.netgraft)?;
     let cases =
         select(&chosen(&args.workloads, args.start_up, &args.tools, args.links)).map_err(Error::Failed)?;

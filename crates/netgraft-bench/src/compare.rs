@@ -17,7 +17,11 @@ use crate::stats::Summary;
 use crate::{machine, pair};
 
 /// How long a run may take beyond the time it measures.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// After so many failures without a single figure, a side is not tried again in a row: what hangs would
+/// otherwise take the whole patience in every round.
+const ENOUGH: usize = 2;
 
 /// Where the two ends of a workload are.
 pub(crate) enum Place {
@@ -88,6 +92,10 @@ impl Plan {
                 let mut sides = vec![Vec::new(); self.sides.len()];
                 for round in 1..=self.rounds {
                     for (side, samples) in self.sides.iter().zip(&mut sides) {
+                        if let Some(failure) = hopeless(samples) {
+                            samples.push(Err(failure));
+                            continue;
+                        }
                         progress(&format!("{} {role}, round {round} of {}, {side}", case.name, self.rounds));
                         samples.push(self.sample(&case.task, role, side)?);
                     }
@@ -184,6 +192,16 @@ impl Plan {
     }
 }
 
+/// Why a side need not be tried again in a row, if so.
+fn hopeless(samples: &[std::result::Result<Sample, String>]) -> Option<String> {
+    match samples {
+        [Err(failure), ..] if samples.len() >= ENOUGH && samples.iter().all(std::result::Result::is_err) => {
+            Some(format!("not tried again after: {failure}"))
+        }
+        _ => None,
+    }
+}
+
 /// Whether a case has a server and a client that can be in two places.
 pub(crate) fn crosses_a_link(case: &Case) -> bool {
     match &case.task {
@@ -215,3 +233,20 @@ fn outcome_of(running: Running, until: Instant) -> Result<Outcome> {
 
 /// Where the two ends of a pair meet unless the caller says otherwise.
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_side_is_given_up_only_without_any_figure() {
+        let failure = || Err("no luck".to_owned());
+        let outcome =
+            Outcome { rate: 1.0, unit: String::new(), operations: 1, seconds: 1.0, latency: None, lost: 0 };
+        let figure = Ok(Sample { outcome, cpu_seconds: 0.0 });
+        assert_eq!(hopeless(&[]), None);
+        assert_eq!(hopeless(&[failure()]), None);
+        assert_eq!(hopeless(&[failure(), failure()]).unwrap(), "not tried again after: no luck");
+        assert_eq!(hopeless(&[failure(), figure, failure()]), None);
+    }
+}

@@ -38,7 +38,8 @@ pub(crate) struct Entry {
     pub(crate) p50: Option<f64>,
     /// In microseconds: medians over the rounds.
     pub(crate) p99: Option<f64>,
-    /// CPU time of one operation (one byte, for a bulk transfer) in microseconds, median over the rounds.
+    /// CPU time of one operation (one byte, for a bulk transfer) in microseconds, median over the rounds
+    /// that took enough of it to tell.
     pub(crate) cpu_per_operation: Option<f64>,
     /// Datagrams that were lost, in all rounds.
     pub(crate) lost: u64,
@@ -91,9 +92,7 @@ pub(crate) fn entries(sides: &[Side], rows: Vec<Row>) -> Vec<Entry> {
                 against,
                 p50: median(&|sample| sample.outcome.latency.as_ref().map(|latency| latency.p50)),
                 p99: median(&|sample| sample.outcome.latency.as_ref().map(|latency| latency.p99)),
-                cpu_per_operation: median(&|sample| {
-                    Some(sample.cpu_seconds * 1e6 / sample.outcome.operations as f64)
-                }),
+                cpu_per_operation: median(&cpu_per_operation),
                 lost: samples.iter().map(|sample| sample.outcome.lost).sum(),
                 failures,
                 samples,
@@ -101,6 +100,11 @@ pub(crate) fn entries(sides: &[Side], rows: Vec<Row>) -> Vec<Entry> {
         }
     }
     entries
+}
+
+/// The kernel counts in ticks of 10 ms, so that less than ten of them would be a guess.
+fn cpu_per_operation(sample: &Sample) -> Option<f64> {
+    (sample.cpu_seconds >= 0.1).then(|| sample.cpu_seconds * 1e6 / sample.outcome.operations as f64)
 }
 
 fn against(task: &Task, figures: &[Option<f64>], bases: &[Option<f64>]) -> Option<Against> {

@@ -166,11 +166,41 @@ fn a_network_that_fails_is_told_and_fails_the_command() {
 }
 
 #[test]
+fn a_comparison_starts_netgraft_beside_native() {
+    use std::os::unix::fs::PermissionsExt;
+
+    // Stands in for netgraft: notes how it was called, then runs the program on the kernel's stack.
+    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (program, calls) = (directory.join("stand-in"), directory.join("stand-in-calls"));
+    let script = format!(
+        "#!/bin/sh\necho \"$*\" >>'{}'\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n",
+        calls.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(&calls, "").unwrap();
+    let words = "compare --workloads request-1,udp-1 --start-up --rounds 1 --seconds 0.2 --json - --netgraft";
+    let output = bench(&format!("{words} {}", program.display()));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let results = report["results"].as_array().unwrap();
+    let networks: Vec<_> = results.iter().map(|entry| entry["network"].as_str().unwrap()).collect();
+    assert_eq!(networks, ["native", "host", "sandbox"].repeat(3));
+    assert!(results[1]["against"]["ratio"]["median"].as_f64().unwrap() > 0.0);
+    assert!(results[8]["against"]["difference"]["median"].is_f64());
+    let calls = std::fs::read_to_string(&calls).unwrap();
+    let first = format!("run --network host -- {PROGRAM} pair --seconds 0.2 request --connections 1 ");
+    assert!(calls.lines().next().unwrap().starts_with(&first), "{calls}");
+    assert!(calls.lines().last().unwrap() == "run --network sandbox -- true", "{calls}");
+}
+
+#[test]
 fn mistakes_are_named() {
     for (words, complaint) in [
         ("compare --networks mars", "expected native, none, host, sandbox or plugin:NAME"),
         ("compare --networks native --workloads juggling", "there is no workload \"juggling\""),
         ("compare --networks host --netgraft /no/such/netgraft", "there is no netgraft at /no/such/netgraft"),
+        ("compare --links --networks none", "the network none reaches no peer"),
         ("pair --seconds 0 request", "from 0.01 to 3600"),
         ("pair request --connections 0", "0 is not in 1..=4096"),
         ("client --connect 127.0.0.1:1 redis", "use `pair`"),
