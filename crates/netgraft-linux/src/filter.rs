@@ -1,14 +1,339 @@
-//! The program's seccomp filter and its listener (seccomp_unotify(2)).
+//! The program's seccomp filter and its listener (seccomp(2), seccomp_unotify(2)).
+//!
+//! The filter traps the calls that control an internet socket and leaves every other call to the kernel. It
+//! tells them apart by number, address family, flags and whether an address is given: all that classic BPF
+//! can see.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use libc::sock_filter;
+
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH: u32 = 0xC000_00B7;
+
+const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const JUMP_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const JUMP_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+/// Offsets in `struct seccomp_data` (seccomp(2)).
+const OFFSET_NUMBER: u32 = 0;
+const OFFSET_ARCH: u32 = 4;
+const OFFSET_ARGS: u32 = 16;
+
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
+const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+
+/// x32 calls carry this bit in their number (syscall(2)).
+#[cfg(target_arch = "x86_64")]
+const X32_BIT: u32 = 0x4000_0000;
+
+/// The families that stay the kernel's: local ones, and those that reach no further than the program's empty
+/// network namespace. `AF_VSOCK` is not among them: it does not know network namespaces.
+const NATIVE_FAMILIES: [i32; 5] =
+    [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_ALG, libc::AF_KEY];
+
+const fn errno(code: i32) -> u32 {
+    libc::SECCOMP_RET_ERRNO | code as u32
+}
+
+/// When a call is trapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// Always answered by the sentry.
+    Notify,
+    /// Refused with an errno.
+    Refuse(i32),
+    /// `socket`: trapped for internet families, refused for those that could leave the sandbox.
+    Socket,
+    /// `socketpair`: the kernel's for AF_UNIX and for internet families (which it refuses).
+    SocketPair,
+    /// Trapped if the pointer argument is given.
+    IfPointer(u32),
+    /// Trapped if the pointer argument is given, or one of the bits is set in the flags argument.
+    IfPointerOrFlags { pointer: u32, flags: u32, bits: u32 },
+    /// `ioctl`: trapped for the requests of sockets and interfaces.
+    Ioctl,
+}
+
+/// The calls that the filter does not simply allow when the program's sockets are the host's own: those that
+/// make a socket or carry an address. The rest is the kernel's on any socket.
+fn host_socket_rules() -> Vec<(libc::c_long, Rule)> {
+    let harmless = [
+        libc::SYS_recvfrom,
+        libc::SYS_ioctl,
+        libc::SYS_recvmsg,
+        libc::SYS_recvmmsg,
+        libc::SYS_accept4,
+        libc::SYS_accept,
+        libc::SYS_getsockopt,
+        libc::SYS_setsockopt,
+        libc::SYS_getsockname,
+        libc::SYS_getpeername,
+        libc::SYS_shutdown,
+    ];
+    surrogate_rules().into_iter().filter(|(number, _)| !harmless.contains(number)).collect()
+}
+
+/// The calls that the filter does not simply allow when the program's sockets are surrogates.
+fn surrogate_rules() -> Vec<(libc::c_long, Rule)> {
+    let send_bits = (libc::MSG_OOB | libc::MSG_FASTOPEN) as u32;
+    let recv_bits = (libc::MSG_OOB | libc::MSG_ERRQUEUE) as u32;
+    vec![
+        (libc::SYS_recvfrom, Rule::IfPointerOrFlags { pointer: 4, flags: 3, bits: recv_bits }),
+        (libc::SYS_sendto, Rule::IfPointerOrFlags { pointer: 4, flags: 3, bits: send_bits }),
+        (libc::SYS_ioctl, Rule::Ioctl),
+        (libc::SYS_recvmsg, Rule::Notify),
+        (libc::SYS_sendmsg, Rule::Notify),
+        (libc::SYS_recvmmsg, Rule::Notify),
+        (libc::SYS_sendmmsg, Rule::Notify),
+        (libc::SYS_accept4, Rule::IfPointer(1)),
+        (libc::SYS_accept, Rule::IfPointer(1)),
+        (libc::SYS_socket, Rule::Socket),
+        (libc::SYS_connect, Rule::Notify),
+        (libc::SYS_getsockopt, Rule::Notify),
+        (libc::SYS_setsockopt, Rule::Notify),
+        (libc::SYS_getsockname, Rule::Notify),
+        (libc::SYS_getpeername, Rule::Notify),
+        (libc::SYS_shutdown, Rule::Notify),
+        (libc::SYS_bind, Rule::Notify),
+        (libc::SYS_listen, Rule::Notify),
+        (libc::SYS_socketpair, Rule::SocketPair),
+        // Its requests would pass every trap by.
+        (libc::SYS_io_uring_setup, Rule::Refuse(libc::ENOSYS)),
+        (libc::SYS_io_uring_enter, Rule::Refuse(libc::ENOSYS)),
+        (libc::SYS_io_uring_register, Rule::Refuse(libc::ENOSYS)),
+        // A page that the program serves itself would stop the sentry while it reads the program's memory.
+        (libc::SYS_userfaultfd, Rule::Refuse(libc::ENOSYS)),
+    ]
+}
+
+const fn load(offset: u32) -> sock_filter {
+    sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: offset }
+}
+
+const fn ret(value: u32) -> sock_filter {
+    sock_filter { code: RETURN, jt: 0, jf: 0, k: value }
+}
+
+const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+/// The low word of an argument; both architectures are little-endian.
+const fn arg_low(index: u32) -> sock_filter {
+    load(OFFSET_ARGS + 8 * index)
+}
+
+const fn arg_high(index: u32) -> sock_filter {
+    load(OFFSET_ARGS + 8 * index + 4)
+}
+
+/// The instructions that decide a call whose number has matched; they end in a return.
+fn body(rule: Rule) -> Vec<sock_filter> {
+    match rule {
+        Rule::Notify => vec![ret(NOTIFY)],
+        Rule::Refuse(code) => vec![ret(errno(code))],
+        Rule::Socket => {
+            let mut code = vec![
+                arg_low(0),
+                jump(JUMP_EQUAL, libc::AF_INET as u32, 1, 0),
+                jump(JUMP_EQUAL, libc::AF_INET6 as u32, 0, 1),
+                ret(NOTIFY),
+            ];
+            for family in NATIVE_FAMILIES {
+                code.extend([jump(JUMP_EQUAL, family as u32, 0, 1), ret(ALLOW)]);
+            }
+            code.push(ret(errno(libc::EAFNOSUPPORT)));
+            code
+        }
+        Rule::SocketPair => {
+            let mut code = vec![arg_low(0)];
+            for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
+                code.extend([jump(JUMP_EQUAL, family as u32, 0, 1), ret(ALLOW)]);
+            }
+            code.push(ret(errno(libc::EAFNOSUPPORT)));
+            code
+        }
+        Rule::IfPointer(pointer) => vec![
+            arg_low(pointer),
+            jump(JUMP_EQUAL, 0, 0, 3),
+            arg_high(pointer),
+            jump(JUMP_EQUAL, 0, 0, 1),
+            ret(ALLOW),
+            ret(NOTIFY),
+        ],
+        Rule::IfPointerOrFlags { pointer, flags, bits } => vec![
+            arg_low(flags),
+            jump(JUMP_ANY_BIT, bits, 5, 0),
+            arg_low(pointer),
+            jump(JUMP_EQUAL, 0, 0, 3),
+            arg_high(pointer),
+            jump(JUMP_EQUAL, 0, 0, 1),
+            ret(ALLOW),
+            ret(NOTIFY),
+        ],
+        Rule::Ioctl => vec![
+            arg_low(1),
+            jump(JUMP_EQUAL, libc::TIOCOUTQ as u32, 3, 0),
+            jump(JUMP_AT_LEAST, 0x8900, 0, 1),
+            jump(JUMP_AT_LEAST, 0x8A00, 0, 1),
+            ret(ALLOW),
+            ret(NOTIFY),
+        ],
+    }
+}
+
+/// The whole filter.
+fn program(host_sockets: bool) -> Vec<sock_filter> {
+    let rules = if host_sockets { host_socket_rules() } else { surrogate_rules() };
+    let mut code =
+        vec![load(OFFSET_ARCH), jump(JUMP_EQUAL, AUDIT_ARCH, 1, 0), ret(KILL), load(OFFSET_NUMBER)];
+    #[cfg(target_arch = "x86_64")]
+    code.extend([jump(JUMP_AT_LEAST, X32_BIT, 0, 1), ret(errno(libc::ENOSYS))]);
+    for (number, rule) in rules {
+        let body = body(rule);
+        // The bodies are a dozen instructions at most, far below the 255 that a jump can span.
+        code.push(jump(JUMP_EQUAL, number as u32, 0, body.len() as u8));
+        code.extend(body);
+    }
+    code.push(ret(ALLOW));
+    code
+}
 
 /// Installs the filter on the calling thread, which becomes the program, and returns the listener.
-/// `no_new_privs` must be set.
+/// `no_new_privs` must be set (prctl(2)), and no other thread may exist.
+///
+/// A signal may interrupt a trapped call, as it may on Linux: `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` is not
+/// set, since it would make blocking calls deaf to signals and to job control. The sentry is prepared for
+/// calls that are interrupted and made again.
+///
+/// With `host_sockets` the program's internet sockets are the host's own, not surrogates: fewer calls are
+/// trapped.
 ///
 /// # Errors
-/// EBUSY if the thread has a listener already.
+/// EBUSY if the thread has a listener already; EINVAL or ENOSYS if the kernel has no listeners.
 pub fn install(host_sockets: bool) -> io::Result<OwnedFd> {
-    let _ = host_sockets;
-    Err(io::Error::from(io::ErrorKind::Unsupported))
+    let code = program(host_sockets);
+    let filter = libc::sock_fprog {
+        len: u16::try_from(code.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
+        filter: code.as_ptr().cast_mut(),
+    };
+    // SAFETY: `filter` points to `code`, which outlives the call and is only read by the kernel.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const filter,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the filter as the kernel would (bpf(4), the few instructions used).
+    fn run(host_sockets: bool, arch: u32, number: i64, args: [u64; 6]) -> u32 {
+        let mut data = vec![0u8; 64];
+        data[0..4].copy_from_slice(&(number as u32).to_ne_bytes());
+        data[4..8].copy_from_slice(&arch.to_ne_bytes());
+        for (i, arg) in args.iter().enumerate() {
+            data[16 + 8 * i..24 + 8 * i].copy_from_slice(&arg.to_ne_bytes());
+        }
+        let (code, mut pc, mut acc) = (program(host_sockets), 0, 0u32);
+        loop {
+            let op = code[pc];
+            pc += 1;
+            let branch = |taken: bool| usize::from(if taken { op.jt } else { op.jf });
+            match op.code {
+                LOAD_WORD => {
+                    let at = op.k as usize;
+                    acc = u32::from_ne_bytes(data[at..at + 4].try_into().unwrap());
+                }
+                JUMP_EQUAL => pc += branch(acc == op.k),
+                JUMP_AT_LEAST => pc += branch(acc >= op.k),
+                JUMP_ANY_BIT => pc += branch(acc & op.k != 0),
+                RETURN => return op.k,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    fn native(number: i64, args: [u64; 6]) -> u32 {
+        run(false, AUDIT_ARCH, number, args)
+    }
+
+    #[test]
+    fn on_host_sockets_only_calls_with_addresses_trap() {
+        let host = |number, args| run(true, AUDIT_ARCH, number, args);
+        assert_eq!(host(libc::SYS_connect, [3; 6]), NOTIFY);
+        assert_eq!(host(libc::SYS_sendmsg, [3; 6]), NOTIFY);
+        assert_eq!(host(libc::SYS_sendto, [3, 0, 0, 0, 8, 16]), NOTIFY);
+        assert_eq!(host(libc::SYS_recvfrom, [3, 0, 0, 0, 8, 16]), ALLOW);
+        assert_eq!(host(libc::SYS_getsockopt, [3; 6]), ALLOW);
+        assert_eq!(host(libc::SYS_io_uring_setup, [3; 6]), errno(libc::ENOSYS));
+    }
+
+    #[test]
+    fn families_are_told_apart() {
+        let socket = |family: i32| native(libc::SYS_socket, [family as u64, 1, 0, 0, 0, 0]);
+        assert_eq!(socket(libc::AF_INET), NOTIFY);
+        assert_eq!(socket(libc::AF_INET6), NOTIFY);
+        assert_eq!(socket(libc::AF_UNIX), ALLOW);
+        assert_eq!(socket(libc::AF_NETLINK), ALLOW);
+        assert_eq!(socket(libc::AF_VSOCK), errno(libc::EAFNOSUPPORT));
+        assert_eq!(socket(libc::AF_TIPC), errno(libc::EAFNOSUPPORT));
+        // Only the low word counts, as in the kernel.
+        assert_eq!(native(libc::SYS_socket, [(7 << 32) | 2, 1, 0, 0, 0, 0]), NOTIFY);
+        assert_eq!(native(libc::SYS_socketpair, [libc::AF_TIPC as u64; 6]), errno(libc::EAFNOSUPPORT));
+        assert_eq!(native(libc::SYS_socketpair, [libc::AF_UNIX as u64; 6]), ALLOW);
+    }
+
+    #[test]
+    fn an_address_in_either_word_traps() {
+        for pointer in [1u64, 1 << 32, u64::MAX] {
+            assert_eq!(native(libc::SYS_sendto, [3, 0, 0, 0, pointer, 16]), NOTIFY);
+            assert_eq!(native(libc::SYS_recvfrom, [3, 0, 0, 0, pointer, 0]), NOTIFY);
+            assert_eq!(native(libc::SYS_accept4, [3, pointer, 0, 0, 0, 0]), NOTIFY);
+        }
+        assert_eq!(native(libc::SYS_sendto, [3, 9, 9, 0, 0, 0]), ALLOW);
+        assert_eq!(native(libc::SYS_recvfrom, [3, 9, 9, libc::MSG_PEEK as u64, 0, 0]), ALLOW);
+        assert_eq!(native(libc::SYS_recvfrom, [3, 9, 9, libc::MSG_ERRQUEUE as u64, 0, 0]), NOTIFY);
+        assert_eq!(native(libc::SYS_sendto, [3, 9, 9, libc::MSG_OOB as u64, 0, 0]), NOTIFY);
+        assert_eq!(native(libc::SYS_accept4, [3, 0, 0, 0, 0, 0]), ALLOW);
+    }
+
+    #[test]
+    fn data_and_file_calls_are_free() {
+        for number in
+            [libc::SYS_read, libc::SYS_write, libc::SYS_close, libc::SYS_epoll_wait, libc::SYS_openat]
+        {
+            assert_eq!(native(number, [3, 1, 1, 0, 0, 0]), ALLOW);
+        }
+        assert_eq!(native(libc::SYS_ioctl, [0, libc::TCGETS, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(native(libc::SYS_ioctl, [0, libc::FIONREAD, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(native(libc::SYS_ioctl, [0, 0x8912, 0, 0, 0, 0]), NOTIFY);
+        assert_eq!(native(libc::SYS_ioctl, [0, libc::TIOCOUTQ, 0, 0, 0, 0]), NOTIFY);
+        assert_eq!(native(libc::SYS_ioctl, [0, 0x8A00, 0, 0, 0, 0]), ALLOW);
+    }
+
+    #[test]
+    fn ways_around_are_closed() {
+        assert_eq!(native(libc::SYS_io_uring_setup, [0; 6]), errno(libc::ENOSYS));
+        assert_eq!(run(false, 0x4000_0003, 102, [0; 6]), KILL, "i386");
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(native(0x4000_0029, [2, 1, 0, 0, 0, 0]), errno(libc::ENOSYS), "x32");
+    }
 }

@@ -1,0 +1,385 @@
+//! AF_UNIX sockets (unix(7)) as surrogates of internet sockets.
+//!
+//! No call here blocks. Functions that take a descriptor of the program's work on its open file: what they
+//! change, the program sees.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The name of a surrogate or of the sentry's end: an abstract address in the sentry's network namespace,
+/// where the program has no sockets of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Name(pub u64);
+
+const NAME_LENGTH: usize = 9;
+
+impl Name {
+    fn address(self) -> (libc::sockaddr_un, libc::socklen_t) {
+        let mut address = empty_address();
+        address.sun_family = libc::AF_UNIX as u16;
+        for (to, from) in address.sun_path[1..NAME_LENGTH].iter_mut().zip(self.0.to_ne_bytes()) {
+            *to = from as libc::c_char;
+        }
+        (address, (2 + NAME_LENGTH) as libc::socklen_t)
+    }
+
+    fn parse(address: &libc::sockaddr_un, length: libc::socklen_t) -> Option<Name> {
+        let abstract_name = address.sun_family == libc::AF_UNIX as u16
+            && length as usize == 2 + NAME_LENGTH
+            && address.sun_path[0] == 0;
+        let mut bytes = [0u8; 8];
+        for (to, from) in bytes.iter_mut().zip(&address.sun_path[1..NAME_LENGTH]) {
+            *to = *from as u8;
+        }
+        abstract_name.then(|| Name(u64::from_ne_bytes(bytes)))
+    }
+}
+
+fn empty_address() -> libc::sockaddr_un {
+    libc::sockaddr_un { sun_family: 0, sun_path: [0; 108] }
+}
+
+/// A new stream socket, blocking or not.
+///
+/// # Errors
+/// EMFILE and the like, socket(2).
+pub fn stream(nonblocking: bool) -> io::Result<OwnedFd> {
+    socket(libc::SOCK_STREAM | if nonblocking { libc::SOCK_NONBLOCK } else { 0 })
+}
+
+/// A new datagram socket, blocking or not.
+///
+/// # Errors
+/// EMFILE and the like, socket(2).
+pub fn datagram(nonblocking: bool) -> io::Result<OwnedFd> {
+    socket(libc::SOCK_DGRAM | if nonblocking { libc::SOCK_NONBLOCK } else { 0 })
+}
+
+fn socket(kind: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes three integers and returns a new descriptor or -1.
+    own(unsafe { libc::socket(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0) })
+}
+
+fn own(fd: i32) -> io::Result<OwnedFd> {
+    check(fd)?;
+    // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn length(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Gives a socket its name.
+///
+/// # Errors
+/// EADDRINUSE, EINVAL if it has one.
+pub fn bind(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
+    let (address, len) = name.address();
+    // SAFETY: `address` is readable for `len` bytes.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) })
+}
+
+/// Connects to the socket with a name. The connection exists when this returns.
+///
+/// # Errors
+/// EAGAIN if a listener's queue is full, ECONNREFUSED if there is none.
+pub fn connect(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
+    let (address, len) = name.address();
+    // SAFETY: `address` is readable for `len` bytes.
+    check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), len) })
+}
+
+/// Forgets a datagram socket's peer.
+///
+/// # Errors
+/// connect(2)
+pub fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let address = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    // SAFETY: `address` is readable for its length.
+    check(unsafe { libc::connect(fd.as_raw_fd(), &raw const address, 16) })
+}
+
+/// Listens.
+///
+/// # Errors
+/// EINVAL if the socket is connected.
+pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    // SAFETY: the call takes two integers.
+    check(unsafe { libc::listen(fd.as_raw_fd(), backlog) })
+}
+
+/// Accepts. Blocks if the open file is blocking and nothing waits: see [`accept_bounded`].
+///
+/// # Errors
+/// accept4(2)
+pub fn accept(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
+    // SAFETY: null pointers ask for no address.
+    own(unsafe { libc::accept4(fd.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) })
+}
+
+/// Accepts from a listener of the program, whose open file may be blocking and may be emptied by another
+/// thread between a look and the call: an interval timer then ends the wait after some milliseconds.
+/// [`handle_alarm`] must have been called.
+///
+/// # Errors
+/// EAGAIN if nothing waits, EINTR if the timer had to help.
+pub fn accept_bounded(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<OwnedFd> {
+    if !readable(fd)? {
+        return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+    }
+    if is_nonblocking(fd)? {
+        return accept(fd, nonblocking);
+    }
+    set_timer(5_000)?;
+    let result = accept(fd, nonblocking);
+    set_timer(0)?;
+    result
+}
+
+fn set_timer(micros: libc::suseconds_t) -> io::Result<()> {
+    let value = libc::timeval { tv_sec: 0, tv_usec: micros };
+    let timer = libc::itimerval { it_interval: value, it_value: value };
+    // SAFETY: `timer` is readable; no old value is asked for.
+    check(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) })
+}
+
+/// Makes SIGALRM interrupt a blocking call and do nothing else. The kernel gives the signal to the main thread,
+/// on which the sentry's loop runs.
+///
+/// # Errors
+/// sigaction(2)
+pub fn handle_alarm() -> io::Result<()> {
+    extern "C" fn nothing(_: i32) {}
+    // SAFETY: the structure is plain data, for which zero is valid.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(i32) as usize;
+    // SAFETY: `action` is readable and its handler is an async-signal-safe function of the right type.
+    check(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) })
+}
+
+/// Whether something can be read or accepted now.
+///
+/// # Errors
+/// poll(2)
+pub fn readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: `poll` is one writable entry.
+    check(unsafe { libc::poll(&raw mut poll, 1, 0) })?;
+    Ok(poll.revents != 0)
+}
+
+/// Whether the open file is non-blocking.
+///
+/// # Errors
+/// fcntl(2)
+pub fn is_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: the request takes no argument.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    check(flags).map(|()| flags & libc::O_NONBLOCK != 0)
+}
+
+/// Makes the open file blocking or not.
+///
+/// # Errors
+/// fcntl(2)
+pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    // SAFETY: the request takes no argument.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    check(flags)?;
+    let wanted = if on { flags | libc::O_NONBLOCK } else { flags & !libc::O_NONBLOCK };
+    if wanted == flags {
+        return Ok(());
+    }
+    // SAFETY: the request takes an integer.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, wanted) })
+}
+
+/// A number that no other socket of the system has had since it booted (`SO_COOKIE`).
+///
+/// # Errors
+/// ENOTSOCK
+pub fn cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut value = 0u64;
+    let mut len = 8 as libc::socklen_t;
+    // SAFETY: `value` is writable for `len` bytes.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(value)
+}
+
+fn get_int(fd: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
+    let mut value = 0i32;
+    let mut len = 4 as libc::socklen_t;
+    // SAFETY: `value` is writable for `len` bytes.
+    check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len)
+    })?;
+    Ok(value)
+}
+
+fn set_int(fd: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
+    // SAFETY: `value` is readable for four bytes.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), 4) })
+}
+
+/// The address family (`SO_DOMAIN`).
+///
+/// # Errors
+/// ENOTSOCK
+pub fn domain(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    get_int(fd, libc::SO_DOMAIN)
+}
+
+/// The bytes that a socket may have under way (`SO_SNDBUF`), as the kernel counts them: it answers twice what
+/// was set.
+///
+/// # Errors
+/// getsockopt(2)
+pub fn send_buffer(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    get_int(fd, libc::SO_SNDBUF)
+}
+
+/// Sets `SO_SNDBUF`; the kernel takes twice the value, and at least its minimum.
+///
+/// # Errors
+/// setsockopt(2)
+pub fn set_send_buffer(fd: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
+    set_int(fd, libc::SO_SNDBUF, bytes)
+}
+
+/// Takes the kernel's pending error of a socket.
+pub fn clear_error(fd: BorrowedFd<'_>) {
+    let _ = get_int(fd, libc::SO_ERROR);
+}
+
+/// The name of the socket at the other end, if it has one of ours.
+#[must_use]
+pub fn peer_name(fd: BorrowedFd<'_>) -> Option<Name> {
+    let mut address = empty_address();
+    let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: `address` is writable for `len` bytes.
+    check(unsafe { libc::getpeername(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) }).ok()?;
+    Name::parse(&address, len)
+}
+
+/// Sends without waiting and without a signal; a stream may take a part.
+///
+/// # Errors
+/// EAGAIN, EPIPE, ECONNRESET, ECONNREFUSED
+pub fn send(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
+    // SAFETY: `data` is readable for its length.
+    length(unsafe {
+        libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    })
+}
+
+/// Receives without waiting. `MSG_TRUNC` among the flags makes a datagram's own length the result, which may
+/// be more than the buffer's.
+///
+/// # Errors
+/// EAGAIN, ECONNRESET
+pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize> {
+    // SAFETY: `buf` is writable for its length.
+    length(unsafe {
+        libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), flags | libc::MSG_DONTWAIT)
+    })
+}
+
+/// Kernel memory that sent and unread data holds (`SIOCOUTQ`): zero when the other end has read all of it.
+///
+/// # Errors
+/// ioctl(2)
+pub fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut value = 0i32;
+    // SAFETY: `value` is writable for the four bytes that the request stores.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut value) })?;
+    Ok(usize::try_from(value).unwrap_or(0))
+}
+
+/// shutdown(2) with `SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
+///
+/// # Errors
+/// ENOTCONN
+pub fn shutdown(fd: BorrowedFd<'_>, how: i32) -> io::Result<()> {
+    // SAFETY: the call takes two integers.
+    check(unsafe { libc::shutdown(fd.as_raw_fd(), how) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn name(n: u64) -> Name {
+        Name((u64::from(std::process::id()) << 32) | n)
+    }
+
+    #[test]
+    fn names_find_their_socket() {
+        let listener = stream(false).unwrap();
+        bind(listener.as_fd(), name(1)).unwrap();
+        listen(listener.as_fd(), 1).unwrap();
+        let end = stream(true).unwrap();
+        bind(end.as_fd(), name(2)).unwrap();
+        connect(end.as_fd(), name(1)).unwrap();
+        handle_alarm().unwrap();
+        let accepted = accept_bounded(listener.as_fd(), true).unwrap();
+        assert_eq!(peer_name(accepted.as_fd()), Some(name(2)));
+        assert_ne!(cookie(accepted.as_fd()).unwrap(), cookie(end.as_fd()).unwrap());
+        let empty = accept_bounded(listener.as_fd(), true).unwrap_err();
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    /// The poll states of the design: two small writes into the smallest buffer close the gate, reading them
+    /// and restoring the size opens it.
+    #[test]
+    fn the_gate_closes_and_opens() {
+        let poll = |fd: &OwnedFd| {
+            let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+            // SAFETY: one writable entry.
+            unsafe { libc::poll(&raw mut entry, 1, 0) };
+            entry.revents
+        };
+        let listener = stream(true).unwrap();
+        bind(listener.as_fd(), name(4)).unwrap();
+        listen(listener.as_fd(), 4).unwrap();
+        let program = stream(true).unwrap();
+        assert_eq!(poll(&program), libc::POLLOUT | libc::POLLHUP, "fresh");
+        let size = send_buffer(program.as_fd()).unwrap();
+        connect(program.as_fd(), name(4)).unwrap();
+        let end = accept(listener.as_fd(), true).unwrap();
+        set_send_buffer(program.as_fd(), 0).unwrap();
+        send(program.as_fd(), b"j").unwrap();
+        send(program.as_fd(), b"j").unwrap();
+        assert_eq!(poll(&program), 0, "connecting");
+        set_send_buffer(program.as_fd(), size / 2).unwrap();
+        let mut junk = [0; 4];
+        assert_eq!(recv(end.as_fd(), &mut junk, 0).unwrap(), 2);
+        assert_eq!(poll(&program), libc::POLLOUT, "established");
+    }
+
+    #[test]
+    fn unread_datagrams_are_seen() {
+        let (program, end) = (datagram(true).unwrap(), datagram(true).unwrap());
+        bind(program.as_fd(), name(5)).unwrap();
+        connect(end.as_fd(), name(5)).unwrap();
+        assert_eq!(unread(end.as_fd()).unwrap(), 0);
+        send(end.as_fd(), b"").unwrap();
+        assert!(unread(end.as_fd()).unwrap() > 0);
+        assert_eq!(recv(program.as_fd(), &mut [0; 8], 0).unwrap(), 0);
+        assert_eq!(unread(end.as_fd()).unwrap(), 0);
+    }
+}
