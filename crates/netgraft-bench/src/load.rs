@@ -59,7 +59,7 @@ pub(crate) enum Workload {
     },
     /// socket() and close(), nothing else
     Control,
-    /// redis-server and redis-benchmark, GET of 3 bytes; only as a pair
+    /// redis-server and redis-benchmark, GET of an absent key; only as a pair
     Redis {
         /// Clients
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=4096))]
