@@ -1,0 +1,538 @@
+//! Socket options: the program's levels, numbers and bytes, and what they mean (socket(7), ip(7), ipv6(7),
+//! tcp(7)).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use netgraft_plugin::{Domain, OptionName, SocketOption, SocketSpec, TcpInfo};
+
+use crate::Errno;
+
+/// The most bytes of a value that are read.
+pub const MAX_LEN: u64 = 1024;
+
+/// Control messages that a program can ask to receive with its datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the manual's names")]
+pub enum Ancillary {
+    Timestamp,
+    TimestampNanos,
+    PacketInfo,
+    Ttl,
+    TypeOfService,
+    PacketInfo6,
+    HopLimit,
+    TrafficClass,
+    Errors,
+    Errors6,
+}
+
+/// Which of the two time-outs of socket(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the manual's names")]
+pub enum Direction {
+    Receive,
+    Send,
+}
+
+/// What a `setsockopt` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Set {
+    /// Ask the stack.
+    Stack(SocketOption),
+    /// The sentry keeps a time-out; `None` waits for ever. The surrogate gets it too.
+    Timeout(Direction, Option<Duration>),
+    /// The sentry keeps it.
+    Ancillary(Ancillary, bool),
+    /// The surrogate's own option does what is wanted (`SO_RCVLOWAT`).
+    Surrogate,
+}
+
+/// What a `getsockopt` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Get {
+    /// Ask the stack.
+    Stack(OptionName),
+    /// `TCP_INFO`
+    TcpInfo,
+    /// `SO_ERROR`
+    Error,
+    /// `SO_ACCEPTCONN`
+    AcceptConn,
+    /// A number that is known from the socket's kind alone.
+    Number(i32),
+    /// A time-out that the sentry keeps.
+    Timeout(Direction),
+    /// The sentry keeps it.
+    Ancillary(Ancillary),
+    /// The surrogate's own value is the answer (`SO_RCVLOWAT`, `SO_COOKIE`).
+    Surrogate,
+}
+
+/// `SO_RCVTIMEO_NEW` and `SO_SNDTIMEO_NEW`, the same on 64-bit systems.
+const SO_RCVTIMEO_NEW: i32 = 66;
+const SO_SNDTIMEO_NEW: i32 = 67;
+
+fn int(bytes: &[u8]) -> Result<i32, Errno> {
+    bytes.first_chunk().map(|b| i32::from_ne_bytes(*b)).ok_or(libc::EINVAL)
+}
+
+/// Options of IP also take one byte (ip(7)).
+fn int_or_byte(bytes: &[u8]) -> Result<i32, Errno> {
+    match bytes {
+        [byte, ..] if bytes.len() < 4 => Ok(i32::from(*byte)),
+        _ => int(bytes),
+    }
+}
+
+fn flag(bytes: &[u8]) -> Result<bool, Errno> {
+    int(bytes).map(|v| v != 0)
+}
+
+fn byte(value: i32) -> Result<u8, Errno> {
+    u8::try_from(value).map_err(|_| libc::EINVAL)
+}
+
+/// -1 asks for the default.
+fn byte_or_default(value: i32, default: u8) -> Result<u8, Errno> {
+    if value == -1 { Ok(default) } else { byte(value) }
+}
+
+fn unsigned(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+fn positive(value: i32, most: i32) -> Result<u32, Errno> {
+    if (1..=most).contains(&value) { Ok(value as u32) } else { Err(libc::EINVAL) }
+}
+
+fn seconds(value: i32, most: i32) -> Result<Duration, Errno> {
+    positive(value, most).map(|s| Duration::from_secs(u64::from(s)))
+}
+
+fn ipv4(bytes: &[u8], at: usize) -> Result<Ipv4Addr, Errno> {
+    let octets = bytes.get(at..at + 4).ok_or(libc::EINVAL)?;
+    Ok(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]))
+}
+
+fn text(bytes: &[u8], most: usize) -> Result<String, Errno> {
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len()).min(most);
+    std::str::from_utf8(&bytes[..end]).map(str::to_owned).map_err(|_| libc::EINVAL)
+}
+
+/// Reads a `setsockopt`.
+///
+/// # Errors
+/// EINVAL for a value that is too short or out of range, EDOM for a time-out that is none, ENOPROTOOPT for an
+/// option that does not exist for the socket, EPERM for one that is never allowed in a sandbox.
+pub fn parse_set(spec: SocketSpec, level: i32, name: i32, value: &[u8]) -> Result<Set, Errno> {
+    match level {
+        libc::SOL_SOCKET => set_socket(name, value),
+        libc::IPPROTO_TCP if spec.kind == netgraft_plugin::Kind::Stream => {
+            set_tcp(name, value).map(Set::Stack)
+        }
+        libc::IPPROTO_IP => set_ip(name, value),
+        libc::IPPROTO_IPV6 if spec.domain == Domain::V6 => set_ipv6(name, value),
+        _ => Err(libc::ENOPROTOOPT),
+    }
+}
+
+fn set_socket(name: i32, value: &[u8]) -> Result<Set, Errno> {
+    use SocketOption as O;
+    Ok(match name {
+        libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW => Set::Timeout(Direction::Receive, timeout(value)?),
+        libc::SO_SNDTIMEO | SO_SNDTIMEO_NEW => Set::Timeout(Direction::Send, timeout(value)?),
+        libc::SO_TIMESTAMP => Set::Ancillary(Ancillary::Timestamp, flag(value)?),
+        libc::SO_TIMESTAMPNS => Set::Ancillary(Ancillary::TimestampNanos, flag(value)?),
+        libc::SO_RCVLOWAT => Set::Surrogate,
+        libc::SO_REUSEADDR => Set::Stack(O::ReuseAddress(flag(value)?)),
+        libc::SO_REUSEPORT => Set::Stack(O::ReusePort(flag(value)?)),
+        libc::SO_KEEPALIVE => Set::Stack(O::KeepAlive(flag(value)?)),
+        libc::SO_BROADCAST => Set::Stack(O::Broadcast(flag(value)?)),
+        libc::SO_OOBINLINE => Set::Stack(O::OutOfBandInline(flag(value)?)),
+        libc::SO_DONTROUTE => Set::Stack(O::DontRoute(flag(value)?)),
+        libc::SO_PRIORITY => Set::Stack(O::Priority(unsigned(int(value)?))),
+        libc::SO_SNDBUF => Set::Stack(O::SendBuffer(unsigned(int(value)?))),
+        libc::SO_RCVBUF => Set::Stack(O::ReceiveBuffer(unsigned(int(value)?))),
+        libc::SO_BINDTODEVICE => Set::Stack(O::BindToDevice(text(value, 15)?)),
+        libc::SO_LINGER => {
+            let (on, time) = (int(value)?, int(value.get(4..).unwrap_or(&[]))?);
+            let time = Duration::from_secs(u64::from(time as u32));
+            Set::Stack(O::Linger((on != 0).then_some(time)))
+        }
+        // Read only (socket(7)).
+        libc::SO_TYPE | libc::SO_PROTOCOL | libc::SO_DOMAIN | libc::SO_ERROR | libc::SO_ACCEPTCONN => {
+            return Err(libc::ENOPROTOOPT);
+        }
+        libc::SO_MARK | libc::SO_SNDBUFFORCE | libc::SO_RCVBUFFORCE => return Err(libc::EPERM),
+        _ => return Err(libc::ENOPROTOOPT),
+    })
+}
+
+/// A `struct timeval`; zero is for ever.
+fn timeout(value: &[u8]) -> Result<Option<Duration>, Errno> {
+    let long = |at: usize| {
+        value.get(at..).and_then(|b| b.first_chunk()).map(|b| i64::from_ne_bytes(*b)).ok_or(libc::EINVAL)
+    };
+    let (seconds, micros) = (long(0)?, long(8)?);
+    if !(0..1_000_000).contains(&micros) {
+        return Err(libc::EDOM);
+    }
+    // A negative time has passed already: the kernel then does not wait at all.
+    let Ok(seconds) = u64::try_from(seconds) else { return Ok(Some(Duration::ZERO)) };
+    let time = Duration::new(seconds, micros as u32 * 1000);
+    Ok((!time.is_zero()).then_some(time))
+}
+
+fn set_tcp(name: i32, value: &[u8]) -> Result<SocketOption, Errno> {
+    use SocketOption as O;
+    if name == libc::TCP_CONGESTION {
+        return Ok(O::Congestion(text(value, 15)?));
+    }
+    let v = int(value)?;
+    Ok(match name {
+        libc::TCP_NODELAY => O::NoDelay(v != 0),
+        libc::TCP_CORK => O::Cork(v != 0),
+        libc::TCP_QUICKACK => O::QuickAck(v != 0),
+        libc::TCP_KEEPIDLE => O::KeepIdle(seconds(v, 32767)?),
+        libc::TCP_KEEPINTVL => O::KeepInterval(seconds(v, 32767)?),
+        libc::TCP_KEEPCNT => O::KeepCount(positive(v, 127)?),
+        libc::TCP_SYNCNT => O::SynCount(positive(v, 127)?),
+        libc::TCP_LINGER2 => O::FinTimeout(Duration::from_secs(u64::from(unsigned(v)))),
+        libc::TCP_DEFER_ACCEPT => O::DeferAccept(Duration::from_secs(u64::from(unsigned(v)))),
+        libc::TCP_WINDOW_CLAMP => O::WindowClamp(unsigned(v)),
+        libc::TCP_NOTSENT_LOWAT => O::NotSentLowWater(v as u32),
+        libc::TCP_USER_TIMEOUT if v >= 0 => O::UserTimeout(Duration::from_millis(u64::from(unsigned(v)))),
+        libc::TCP_USER_TIMEOUT => return Err(libc::EINVAL),
+        // Zero takes the limit back; otherwise the range of tcp(7).
+        libc::TCP_MAXSEG if v == 0 || (88..=32767).contains(&v) => O::MaxSegment(unsigned(v)),
+        libc::TCP_MAXSEG => return Err(libc::EINVAL),
+        _ => return Err(libc::ENOPROTOOPT),
+    })
+}
+
+fn set_ip(name: i32, value: &[u8]) -> Result<Set, Errno> {
+    use SocketOption as O;
+    let ancillary = |kind| int_or_byte(value).map(|v| Set::Ancillary(kind, v != 0));
+    Ok(Set::Stack(match name {
+        libc::IP_PKTINFO => return ancillary(Ancillary::PacketInfo),
+        libc::IP_RECVTTL => return ancillary(Ancillary::Ttl),
+        libc::IP_RECVTOS => return ancillary(Ancillary::TypeOfService),
+        libc::IP_RECVERR => return ancillary(Ancillary::Errors),
+        libc::IP_TTL => {
+            let ttl = byte_or_default(int_or_byte(value)?, 64)?;
+            if ttl == 0 {
+                return Err(libc::EINVAL);
+            }
+            O::Ttl(ttl)
+        }
+        libc::IP_TOS => O::TypeOfService((int_or_byte(value)? & 0xff) as u8),
+        libc::IP_MTU_DISCOVER => match int_or_byte(value)? {
+            v @ 0..=5 => O::MtuDiscover(v as u8),
+            _ => return Err(libc::EINVAL),
+        },
+        libc::IP_MULTICAST_TTL => O::MulticastTtl(byte_or_default(int_or_byte(value)?, 1)?),
+        libc::IP_MULTICAST_LOOP => O::MulticastLoop(int_or_byte(value)? != 0),
+        // struct in_addr, ip_mreq or ip_mreqn: the interface's address is the second of two.
+        libc::IP_MULTICAST_IF => O::MulticastInterface(ipv4(value, if value.len() >= 8 { 4 } else { 0 })?),
+        libc::IP_ADD_MEMBERSHIP => O::JoinGroup((group(ipv4(value, 0)?)?, ipv4(value, 4)?)),
+        libc::IP_DROP_MEMBERSHIP => O::LeaveGroup((ipv4(value, 0)?, ipv4(value, 4)?)),
+        _ => return Err(libc::ENOPROTOOPT),
+    }))
+}
+
+fn group(addr: Ipv4Addr) -> Result<Ipv4Addr, Errno> {
+    if addr.is_multicast() { Ok(addr) } else { Err(libc::EINVAL) }
+}
+
+fn set_ipv6(name: i32, value: &[u8]) -> Result<Set, Errno> {
+    use SocketOption as O;
+    let ancillary = |kind| flag(value).map(|on| Set::Ancillary(kind, on));
+    Ok(Set::Stack(match name {
+        libc::IPV6_RECVPKTINFO => return ancillary(Ancillary::PacketInfo6),
+        libc::IPV6_RECVHOPLIMIT => return ancillary(Ancillary::HopLimit),
+        libc::IPV6_RECVTCLASS => return ancillary(Ancillary::TrafficClass),
+        libc::IPV6_RECVERR => return ancillary(Ancillary::Errors6),
+        libc::IPV6_V6ONLY => O::V6Only(flag(value)?),
+        libc::IPV6_UNICAST_HOPS => O::UnicastHops(byte_or_default(int(value)?, 64)?),
+        libc::IPV6_MULTICAST_HOPS => O::MulticastHops(byte_or_default(int(value)?, 1)?),
+        libc::IPV6_TCLASS => O::TrafficClass(byte_or_default(int(value)?, 0)?),
+        libc::IPV6_MULTICAST_LOOP => match int(value)? {
+            v @ 0..=1 => O::MulticastLoop6(v != 0),
+            _ => return Err(libc::EINVAL),
+        },
+        libc::IPV6_MULTICAST_IF => O::MulticastInterface6(unsigned(int(value)?)),
+        libc::IPV6_MTU_DISCOVER => match int(value)? {
+            v @ 0..=5 => O::MtuDiscover(v as u8),
+            _ => return Err(libc::EINVAL),
+        },
+        libc::IPV6_ADD_MEMBERSHIP | libc::IPV6_DROP_MEMBERSHIP => {
+            let octets: [u8; 16] = *value.first_chunk().ok_or(libc::EINVAL)?;
+            let index = unsigned(int(value.get(16..).unwrap_or(&[]))?);
+            let group = Ipv6Addr::from(octets);
+            if !group.is_multicast() {
+                return Err(libc::EINVAL);
+            }
+            if name == libc::IPV6_ADD_MEMBERSHIP {
+                O::JoinGroup6((group, index))
+            } else {
+                O::LeaveGroup6((group, index))
+            }
+        }
+        _ => return Err(libc::ENOPROTOOPT),
+    }))
+}
+
+/// Reads a `getsockopt`.
+///
+/// # Errors
+/// ENOPROTOOPT for an option that does not exist for the socket.
+pub fn parse_get(spec: SocketSpec, level: i32, name: i32) -> Result<Get, Errno> {
+    use OptionName as N;
+    Ok(match (level, name) {
+        (libc::SOL_SOCKET, _) => return get_socket(spec, name),
+        (libc::IPPROTO_TCP, _) if spec.kind != netgraft_plugin::Kind::Stream => {
+            return Err(libc::ENOPROTOOPT);
+        }
+        (libc::IPPROTO_IPV6, _) if spec.domain != Domain::V6 => return Err(libc::ENOPROTOOPT),
+        (libc::IPPROTO_TCP, libc::TCP_INFO) => Get::TcpInfo,
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY) => Get::Stack(N::NoDelay),
+        (libc::IPPROTO_TCP, libc::TCP_CORK) => Get::Stack(N::Cork),
+        (libc::IPPROTO_TCP, libc::TCP_QUICKACK) => Get::Stack(N::QuickAck),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE) => Get::Stack(N::KeepIdle),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL) => Get::Stack(N::KeepInterval),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT) => Get::Stack(N::KeepCount),
+        (libc::IPPROTO_TCP, libc::TCP_SYNCNT) => Get::Stack(N::SynCount),
+        (libc::IPPROTO_TCP, libc::TCP_LINGER2) => Get::Stack(N::FinTimeout),
+        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT) => Get::Stack(N::DeferAccept),
+        (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP) => Get::Stack(N::WindowClamp),
+        (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT) => Get::Stack(N::NotSentLowWater),
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => Get::Stack(N::UserTimeout),
+        (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => Get::Stack(N::MaxSegment),
+        (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => Get::Stack(N::Congestion),
+        (libc::IPPROTO_IP, libc::IP_TTL) => Get::Stack(N::Ttl),
+        (libc::IPPROTO_IP, libc::IP_TOS) => Get::Stack(N::TypeOfService),
+        (libc::IPPROTO_IP, libc::IP_MTU) => Get::Stack(N::PathMtu),
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER) => Get::Stack(N::MtuDiscover),
+        (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL) => Get::Stack(N::MulticastTtl),
+        (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP) => Get::Stack(N::MulticastLoop),
+        (libc::IPPROTO_IP, libc::IP_MULTICAST_IF) => Get::Stack(N::MulticastInterface),
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => Get::Ancillary(Ancillary::PacketInfo),
+        (libc::IPPROTO_IP, libc::IP_RECVTTL) => Get::Ancillary(Ancillary::Ttl),
+        (libc::IPPROTO_IP, libc::IP_RECVTOS) => Get::Ancillary(Ancillary::TypeOfService),
+        (libc::IPPROTO_IP, libc::IP_RECVERR) => Get::Ancillary(Ancillary::Errors),
+        (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => Get::Stack(N::V6Only),
+        (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => Get::Stack(N::UnicastHops),
+        (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS) => Get::Stack(N::MulticastHops),
+        (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP) => Get::Stack(N::MulticastLoop6),
+        (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF) => Get::Stack(N::MulticastInterface6),
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => Get::Stack(N::TrafficClass),
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU) => Get::Stack(N::PathMtu),
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER) => Get::Stack(N::MtuDiscover),
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) => Get::Ancillary(Ancillary::PacketInfo6),
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT) => Get::Ancillary(Ancillary::HopLimit),
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS) => Get::Ancillary(Ancillary::TrafficClass),
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => Get::Ancillary(Ancillary::Errors6),
+        _ => return Err(libc::ENOPROTOOPT),
+    })
+}
+
+fn get_socket(spec: SocketSpec, name: i32) -> Result<Get, Errno> {
+    use OptionName as N;
+    Ok(match name {
+        libc::SO_TYPE => Get::Number(crate::call::kind_number(spec.kind)),
+        libc::SO_DOMAIN => Get::Number(crate::call::domain_number(spec.domain)),
+        libc::SO_PROTOCOL => Get::Number(crate::call::protocol_number(spec.protocol)),
+        libc::SO_MARK => Get::Number(0),
+        libc::SO_SNDLOWAT => Get::Number(1),
+        libc::SO_ERROR => Get::Error,
+        libc::SO_ACCEPTCONN => Get::AcceptConn,
+        libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW => Get::Timeout(Direction::Receive),
+        libc::SO_SNDTIMEO | SO_SNDTIMEO_NEW => Get::Timeout(Direction::Send),
+        libc::SO_TIMESTAMP => Get::Ancillary(Ancillary::Timestamp),
+        libc::SO_TIMESTAMPNS => Get::Ancillary(Ancillary::TimestampNanos),
+        libc::SO_RCVLOWAT | libc::SO_COOKIE => Get::Surrogate,
+        libc::SO_REUSEADDR => Get::Stack(N::ReuseAddress),
+        libc::SO_REUSEPORT => Get::Stack(N::ReusePort),
+        libc::SO_KEEPALIVE => Get::Stack(N::KeepAlive),
+        libc::SO_BROADCAST => Get::Stack(N::Broadcast),
+        libc::SO_OOBINLINE => Get::Stack(N::OutOfBandInline),
+        libc::SO_DONTROUTE => Get::Stack(N::DontRoute),
+        libc::SO_PRIORITY => Get::Stack(N::Priority),
+        libc::SO_SNDBUF => Get::Stack(N::SendBuffer),
+        libc::SO_RCVBUF => Get::Stack(N::ReceiveBuffer),
+        libc::SO_LINGER => Get::Stack(N::Linger),
+        libc::SO_BINDTODEVICE => Get::Stack(N::BindToDevice),
+        _ => return Err(libc::ENOPROTOOPT),
+    })
+}
+
+/// The bytes of a number.
+#[must_use]
+pub fn encode_int(value: i32) -> Vec<u8> {
+    value.to_ne_bytes().to_vec()
+}
+
+/// The bytes of a time-out: a `struct timeval`, zero for none.
+#[must_use]
+pub fn encode_timeout(value: Option<Duration>) -> Vec<u8> {
+    let value = value.unwrap_or_default();
+    let seconds = i64::try_from(value.as_secs()).unwrap_or(i64::MAX);
+    [seconds.to_ne_bytes(), i64::from(value.subsec_micros()).to_ne_bytes()].concat()
+}
+
+/// The bytes of an option's value.
+#[must_use]
+pub fn encode(option: &SocketOption) -> Vec<u8> {
+    use SocketOption as O;
+    let saturated = |v: u64| encode_int(i32::try_from(v).unwrap_or(i32::MAX));
+    match option {
+        O::ReuseAddress(on)
+        | O::ReusePort(on)
+        | O::KeepAlive(on)
+        | O::Broadcast(on)
+        | O::OutOfBandInline(on)
+        | O::DontRoute(on)
+        | O::MulticastLoop(on)
+        | O::ReceiveErrors(on)
+        | O::V6Only(on)
+        | O::MulticastLoop6(on)
+        | O::NoDelay(on)
+        | O::Cork(on)
+        | O::QuickAck(on) => encode_int(i32::from(*on)),
+        O::Linger(time) => {
+            let seconds = time.map_or(0, |t| i32::try_from(t.as_secs()).unwrap_or(i32::MAX));
+            [i32::from(time.is_some()).to_ne_bytes(), seconds.to_ne_bytes()].concat()
+        }
+        // The kernel doubles what is set, for its own needs, and shows that (socket(7)).
+        O::SendBuffer(bytes) | O::ReceiveBuffer(bytes) => saturated(u64::from(*bytes) * 2),
+        O::Ttl(v)
+        | O::TypeOfService(v)
+        | O::MulticastTtl(v)
+        | O::MtuDiscover(v)
+        | O::UnicastHops(v)
+        | O::TrafficClass(v)
+        | O::MulticastHops(v) => encode_int(i32::from(*v)),
+        O::Priority(v)
+        | O::PathMtu(v)
+        | O::MulticastInterface6(v)
+        | O::KeepCount(v)
+        | O::SynCount(v)
+        | O::WindowClamp(v)
+        | O::MaxSegment(v) => saturated(u64::from(*v)),
+        O::NotSentLowWater(v) => v.to_ne_bytes().to_vec(),
+        O::KeepIdle(t) | O::KeepInterval(t) | O::DeferAccept(t) | O::FinTimeout(t) => saturated(t.as_secs()),
+        O::UserTimeout(t) => saturated(u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+        O::BindToDevice(name) => {
+            let mut bytes = name.clone().into_bytes();
+            if !bytes.is_empty() {
+                bytes.push(0);
+            }
+            bytes
+        }
+        O::Congestion(name) => {
+            // Sixteen bytes, padded (`TCP_CA_NAME_MAX`).
+            let mut bytes = name.clone().into_bytes();
+            bytes.resize(16, 0);
+            bytes
+        }
+        O::MulticastInterface(addr) => addr.octets().to_vec(),
+        // Options that are only set.
+        O::JoinGroup(_) | O::LeaveGroup(_) | O::JoinGroup6(_) | O::LeaveGroup6(_) => Vec::new(),
+        _ => Vec::new(),
+    }
+}
+
+/// `struct tcp_info` as far as `tcpi_total_retrans` and the byte counters (linux/tcp.h).
+#[must_use]
+pub fn encode_tcp_info(info: &TcpInfo) -> Vec<u8> {
+    let mut bytes = vec![0u8; 232];
+    let micros = |t: Duration| u32::try_from(t.as_micros()).unwrap_or(u32::MAX);
+    let mss = info.send_mss.max(1);
+    bytes[0] = info.state as u8;
+    let mut word = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    word(8, micros(info.rto));
+    word(16, info.send_mss);
+    word(20, info.receive_mss);
+    word(24, info.unacknowledged.div_ceil(mss));
+    word(68, micros(info.rtt));
+    word(72, micros(info.rtt_variance));
+    word(80, info.congestion_window.div_ceil(mss));
+    word(84, info.send_mss);
+    word(96, info.receive_window);
+    word(100, info.retransmits);
+    let mut long = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+    // tcpi_bytes_acked, tcpi_bytes_received
+    long(120, info.bytes_sent.saturating_sub(u64::from(info.unacknowledged)));
+    long(128, info.bytes_received);
+    // tcpi_bytes_sent
+    long(200, info.bytes_sent);
+    // tcpi_snd_wnd
+    bytes[228..232].copy_from_slice(&info.send_window.to_ne_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netgraft_plugin::{Kind, Protocol};
+
+    const TCP4: SocketSpec = SocketSpec { domain: Domain::V4, kind: Kind::Stream, protocol: Protocol::Tcp };
+    const UDP6: SocketSpec = SocketSpec { domain: Domain::V6, kind: Kind::Datagram, protocol: Protocol::Udp };
+
+    fn set(spec: SocketSpec, level: i32, name: i32, value: i32) -> Result<Set, Errno> {
+        parse_set(spec, level, name, &value.to_ne_bytes())
+    }
+
+    #[test]
+    fn values_are_checked() {
+        assert_eq!(set(TCP4, 6, libc::TCP_KEEPIDLE, 0), Err(libc::EINVAL));
+        assert_eq!(
+            set(TCP4, 6, libc::TCP_KEEPIDLE, 9),
+            Ok(Set::Stack(SocketOption::KeepIdle(Duration::from_secs(9))))
+        );
+        assert_eq!(parse_set(TCP4, 6, libc::TCP_NODELAY, &[1, 0]), Err(libc::EINVAL));
+        assert_eq!(set(UDP6, 6, libc::TCP_NODELAY, 1), Err(libc::ENOPROTOOPT));
+        assert_eq!(set(TCP4, 41, libc::IPV6_V6ONLY, 1), Err(libc::ENOPROTOOPT));
+        assert_eq!(set(UDP6, 1, libc::SO_MARK, 1), Err(libc::EPERM));
+        assert_eq!(set(TCP4, 1, libc::SO_TYPE, 1), Err(libc::ENOPROTOOPT));
+        assert_eq!(set(UDP6, 0, libc::IP_TTL, 256), Err(libc::EINVAL));
+        assert_eq!(parse_set(UDP6, 0, libc::IP_TTL, &[7]), Ok(Set::Stack(SocketOption::Ttl(7))));
+    }
+
+    #[test]
+    fn time_outs() {
+        let value = |s: i64, us: i64| [s.to_ne_bytes(), us.to_ne_bytes()].concat();
+        let parse = |v: Vec<u8>| parse_set(TCP4, 1, libc::SO_RCVTIMEO, &v);
+        let time = Some(Duration::from_millis(1500));
+        assert_eq!(parse(value(1, 500_000)), Ok(Set::Timeout(Direction::Receive, time)));
+        assert_eq!(encode_timeout(time), value(1, 500_000));
+        assert_eq!(parse(value(0, 0)), Ok(Set::Timeout(Direction::Receive, None)));
+        assert_eq!(parse(value(0, 1_000_000)), Err(libc::EDOM));
+        assert_eq!(parse(vec![0; 8]), Err(libc::EINVAL));
+    }
+
+    #[test]
+    fn linger_and_buffers_look_as_on_linux() {
+        let linger = SocketOption::Linger(Some(Duration::from_secs(3)));
+        let bytes = encode(&linger);
+        assert_eq!(bytes, [1, 0, 0, 0, 3, 0, 0, 0]);
+        assert_eq!(parse_set(TCP4, 1, libc::SO_LINGER, &bytes), Ok(Set::Stack(linger)));
+        assert_eq!(encode(&SocketOption::SendBuffer(4096)), encode_int(8192));
+    }
+
+    /// Against the C library's declaration of the structure.
+    #[test]
+    fn tcp_info_has_the_kernels_layout() {
+        use std::mem::offset_of;
+        assert_eq!(offset_of!(libc::tcp_info, tcpi_rto), 8);
+        assert_eq!(offset_of!(libc::tcp_info, tcpi_snd_mss), 16);
+        assert_eq!(offset_of!(libc::tcp_info, tcpi_unacked), 24);
+        assert_eq!(offset_of!(libc::tcp_info, tcpi_rtt), 68);
+        assert_eq!(offset_of!(libc::tcp_info, tcpi_snd_cwnd), 80);
+        assert_eq!(offset_of!(libc::tcp_info, tcpi_rcv_space), 96);
+        assert_eq!(offset_of!(libc::tcp_info, tcpi_total_retrans), 100);
+        let info = TcpInfo { state: netgraft_plugin::TcpState::Established, ..TcpInfo::default() };
+        assert_eq!(encode_tcp_info(&info)[0], 1);
+    }
+}
