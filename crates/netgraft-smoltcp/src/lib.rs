@@ -1,1 +1,46 @@
-//! Under construction.
+//! The built-in stack of netgraft: the TCP/IP stack smoltcp behind the plugin contract.
+//!
+//! smoltcp looks at each socket for each packet, so every connection has a set of its own, and every packet is
+//! led to its connection by hash before smoltcp sees it. Sockets cost nothing while nothing happens to them.
+//!
+//! ```
+//! use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig, inet::Stack};
+//! let mut stack = netgraft_smoltcp::SmoltcpStack::new(StackConfig::default())?;
+//! stack.init(InitStackArgs::default())?;
+//! assert_eq!(stack.interfaces()[0].name, "lo");
+//! # Ok::<(), netgraft_plugin::stack::SetupError>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod addr;
+mod conduit;
+mod core;
+mod datagram;
+mod demux;
+mod device;
+mod fragments;
+mod hash;
+mod icmp;
+mod iface;
+mod inet;
+mod link;
+mod listener;
+mod options;
+mod packet;
+mod poll;
+mod ports;
+mod service;
+mod sock;
+mod sockets;
+mod sockopt;
+mod stack;
+mod stream;
+mod tcp;
+mod timer;
+mod timewait;
+mod udp;
+
+pub use stack::{SmoltcpStack, factory};
+
+/// The name under which the stack is registered.
+pub const NAME: &str = "smoltcp";

@@ -1,0 +1,132 @@
+//! How datagrams leave on the link: through a raw socket of smoltcp for each neighbor, so that a neighbor which
+//! does not answer holds up nobody else's packets.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use netgraft_plugin::{Error, Handle, Instant, Result};
+use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::socket::raw;
+
+use crate::device::Edit;
+use crate::hash::{Keyed, Map};
+use crate::iface::NetIf;
+
+/// Packets that wait for a neighbor's address, and their bytes.
+const PACKETS: usize = 64;
+const BYTES: usize = 128 * 1024;
+/// How long a neighbor is asked.
+const UNRESOLVED: Duration = Duration::from_secs(3);
+/// Neighbors with packets waiting, at most.
+const MOST: usize = 256;
+
+struct Conduit {
+    set: SocketSet<'static>,
+    inner: SocketHandle,
+    since: Instant,
+    /// When to try again.
+    retry: Instant,
+    /// Who sent what is waiting.
+    senders: Vec<Handle>,
+    edit: Edit,
+}
+
+/// The raw sockets.
+pub(crate) struct Conduits {
+    waiting: Map<IpAddr, Conduit>,
+    /// One that is empty, for the next packet.
+    spare: Option<(SocketSet<'static>, SocketHandle)>,
+}
+
+impl Conduits {
+    pub(crate) fn new(key: Keyed) -> Self {
+        Conduits { waiting: Map::with_hasher(key), spare: None }
+    }
+
+    /// Sends an IP packet of `len` bytes that `fill` writes to the neighbor `hop`.
+    ///
+    /// # Errors
+    /// [`Error::NoBuffers`] if too much waits for neighbors.
+    pub(crate) fn send(
+        &mut self,
+        netif: &mut NetIf,
+        (hop, sender, edit): (IpAddr, Handle, Edit),
+        len: usize,
+        now: Instant,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<()> {
+        if let Some(conduit) = self.waiting.get_mut(&hop) {
+            let socket = conduit.set.get_mut::<raw::Socket<'static>>(conduit.inner);
+            fill(socket.send(len).map_err(|_| Error::NoBuffers)?);
+            if !conduit.senders.contains(&sender) {
+                conduit.senders.push(sender);
+            }
+            return Ok(());
+        }
+        let (mut set, inner) = self.spare.take().unwrap_or_else(make);
+        match set.get_mut::<raw::Socket<'static>>(inner).send(len) {
+            Ok(buf) => fill(buf),
+            Err(_) => {
+                self.spare = Some((set, inner));
+                return Err(Error::MessageTooLong);
+            }
+        }
+        netif.egress(now, &mut set, edit);
+        netif.egress_own(now);
+        if set.get::<raw::Socket<'static>>(inner).send_queue() == 0 {
+            self.spare = Some((set, inner));
+        } else if self.waiting.len() < MOST {
+            let retry = netif.poll_at(now, &set).unwrap_or(now);
+            let conduit = Conduit { set, inner, since: now, retry, senders: vec![sender], edit };
+            self.waiting.insert(hop, conduit);
+        } else {
+            return Err(Error::NoBuffers);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// When a neighbor is asked again, or given up.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.waiting.values().map(|c| c.retry.min(c.since + UNRESOLVED)).min()
+    }
+
+    /// Tries again; answers who sent to neighbors that are given up now.
+    pub(crate) fn retry(&mut self, netif: &mut NetIf, now: Instant) -> Vec<Handle> {
+        let mut lost = Vec::new();
+        self.waiting.retain(|_, conduit| {
+            while netif.egress(now, &mut conduit.set, conduit.edit) {
+                netif.egress_own(now);
+            }
+            if conduit.set.get::<raw::Socket<'static>>(conduit.inner).send_queue() == 0 {
+                return false;
+            }
+            if now >= conduit.since + UNRESOLVED {
+                lost.append(&mut conduit.senders);
+                return false;
+            }
+            conduit.retry = netif
+                .poll_at(now, &conduit.set)
+                .map_or(now, |at| at.max(now))
+                .max(now + Duration::from_millis(1));
+            true
+        });
+        lost
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+}
+
+fn make() -> (SocketSet<'static>, SocketHandle) {
+    let buffer = |packets: usize, bytes: usize| {
+        raw::PacketBuffer::new(vec![raw::PacketMetadata::EMPTY; packets], vec![0; bytes])
+    };
+    let mut set = SocketSet::new(Vec::with_capacity(1));
+    let inner = set.add(raw::Socket::new(None, None, buffer(1, 1), buffer(PACKETS, BYTES)));
+    (set, inner)
+}

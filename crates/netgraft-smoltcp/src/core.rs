@@ -1,0 +1,422 @@
+//! The state of a running stack.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use netgraft_plugin::inet::{BufferSizes, Route, Statistics, best_route, is_broadcast};
+use netgraft_plugin::link::Link;
+use netgraft_plugin::{Cidr, Domain, Error, EventInfo, Handle, Instant, Result, SocketSpec, WaitQueue};
+use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::socket::tcp;
+
+use crate::addr::Tuple;
+use crate::conduit::Conduits;
+use crate::fragments::Fragments;
+use crate::hash::{Keyed, Map};
+use crate::iface::{NetIf, Side};
+use crate::options::Options;
+use crate::ports::{Bind, Ports, Role};
+use crate::sock::{Body, Bound, Hold, Owner, Sock, Socks};
+use crate::timer::Timers;
+use crate::timewait::TimeWaits;
+
+/// Default size of both TCP buffers.
+const BUFFER: u32 = 256 * 1024;
+/// How many unused pairs of TCP buffers of the default size are kept.
+const SPARE: usize = 64;
+
+/// The interfaces.
+pub(crate) struct Net {
+    pub(crate) lo: NetIf,
+    pub(crate) link: Option<NetIf>,
+}
+
+impl Net {
+    pub(crate) fn at(&mut self, side: Side) -> &mut NetIf {
+        match (side, &mut self.link) {
+            (Side::Link, Some(link)) => link,
+            _ => &mut self.lo,
+        }
+    }
+
+    pub(crate) fn mtu(&self, side: Side) -> usize {
+        match (side, &self.link) {
+            (Side::Link, Some(link)) => link.mtu,
+            _ => self.lo.mtu,
+        }
+    }
+
+    /// Whether an address is the stack's own.
+    pub(crate) fn is_local(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.lo.has(ip) || self.link.as_ref().is_some_and(|l| l.has(ip))
+    }
+
+    /// Whether an address means all of a network.
+    pub(crate) fn is_broadcast(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(a) => is_broadcast(self.link.as_ref().map_or(&[], |l| &l.addresses), a),
+            IpAddr::V6(_) => false,
+        }
+    }
+}
+
+/// Small random numbers (SplitMix64), seeded from the system's.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Everything of a running stack.
+pub(crate) struct Core {
+    pub(crate) net: Net,
+    pub(crate) link: Option<Box<dyn Link>>,
+    /// Whether the link has failed.
+    pub(crate) link_down: bool,
+    /// Routes that were added; those of the addresses are not among them.
+    pub(crate) routes: Vec<Route>,
+    pub(crate) socks: Socks,
+    pub(crate) connections: Map<Tuple, Handle>,
+    pub(crate) tcp_ports: Ports,
+    pub(crate) udp_ports: Ports,
+    pub(crate) udp_peers: Map<Tuple, Handle>,
+    /// ICMP echo sockets by family and identifier.
+    pub(crate) echoes: Map<(bool, u16), Handle>,
+    /// Raw sockets: family, protocol, handle.
+    pub(crate) raws: Vec<(bool, u8, Handle)>,
+    /// Multicast groups with the number of members, by interface index.
+    pub(crate) groups: Map<(u32, IpAddr), u32>,
+    pub(crate) conduits: Conduits,
+    /// Connections that wait for a neighbor's address.
+    pub(crate) resolving: Vec<Handle>,
+    pub(crate) fragments: Fragments,
+    pub(crate) time_waits: TimeWaits,
+    pub(crate) queue: WaitQueue,
+    pub(crate) timers: Timers,
+    pub(crate) dirty: VecDeque<Handle>,
+    /// Datagram sockets that were refused since a queue was full.
+    pub(crate) blocked: Vec<Handle>,
+    pub(crate) stats: Statistics,
+    pub(crate) key: Keyed,
+    pub(crate) random: Random,
+    pub(crate) receive_buffer: BufferSizes,
+    pub(crate) send_buffer: BufferSizes,
+    pub(crate) port_range: (u16, u16),
+    /// The latest time that the stack was told.
+    pub(crate) now: Instant,
+    /// Until when multicast reports may be due, after a query.
+    pub(crate) reports_until: Option<Instant>,
+    spare: Vec<(SocketSet<'static>, SocketHandle)>,
+    /// Packets and sockets handled, for tests of what work is done.
+    pub(crate) work: u64,
+}
+
+/// A way to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) side: Side,
+    /// The source address that suits it.
+    pub(crate) src: IpAddr,
+    /// The neighbor that the packet goes to.
+    pub(crate) hop: IpAddr,
+}
+
+impl Core {
+    pub(crate) fn new(key: Keyed, now: Instant) -> Self {
+        let mut random = Random(key.of(&3u8));
+        let mut lo = NetIf::loopback(random.next(), now);
+        lo.addresses = [(IpAddr::V4(Ipv4Addr::LOCALHOST), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)]
+            .into_iter()
+            .filter_map(|(ip, prefix)| Cidr::new(ip, prefix))
+            .collect();
+        lo.sync_addresses();
+        Core {
+            net: Net { lo, link: None },
+            link: None,
+            link_down: false,
+            routes: Vec::new(),
+            socks: Socks::default(),
+            connections: Map::with_hasher(key),
+            tcp_ports: Ports::new(key, false),
+            udp_ports: Ports::new(key, true),
+            udp_peers: Map::with_hasher(key),
+            echoes: Map::with_hasher(key),
+            raws: Vec::new(),
+            groups: Map::with_hasher(key),
+            conduits: Conduits::new(key),
+            resolving: Vec::new(),
+            fragments: Fragments::new(),
+            time_waits: TimeWaits::new(key),
+            queue: WaitQueue::new(),
+            timers: Timers::default(),
+            dirty: VecDeque::new(),
+            blocked: Vec::new(),
+            stats: Statistics::default(),
+            key,
+            random,
+            receive_buffer: BufferSizes { min: 4096, default: BUFFER, max: 6 * 1024 * 1024 },
+            send_buffer: BufferSizes { min: 4096, default: BUFFER, max: 4 * 1024 * 1024 },
+            port_range: (32_768, 60_999),
+            now,
+            reports_until: None,
+            spare: Vec::new(),
+            work: 0,
+        }
+    }
+
+    /// Notes the time; it never goes back.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    /// Adds a socket without an address.
+    pub(crate) fn add_socket(
+        &mut self,
+        spec: SocketSpec,
+        options: Options,
+        owner: Owner,
+        body: Body,
+    ) -> Handle {
+        self.socks.insert(|handle| Sock {
+            handle,
+            owner,
+            spec,
+            options,
+            info: EventInfo::default(),
+            error: None,
+            bound: Bound::nowhere(spec.domain),
+            body,
+            dirty: false,
+            armed: None,
+        })
+    }
+
+    /// The way to an address.
+    ///
+    /// # Errors
+    /// [`Error::NetworkUnreachable`].
+    pub(crate) fn path(&self, dst: IpAddr) -> Result<Path> {
+        if self.net.is_local(dst) {
+            let src = match dst {
+                IpAddr::V4(a) if a.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+                _ => dst,
+            };
+            return Ok(Path { side: Side::Loopback, src, hop: dst });
+        }
+        let link = self.net.link.as_ref().ok_or(Error::NetworkUnreachable)?;
+        let source = |near: IpAddr| {
+            let family = || link.addresses.iter().filter(|c| c.addr().is_ipv4() == dst.is_ipv4());
+            let local = |c: &&Cidr| is_link_local(c.addr()) == is_link_local(dst);
+            family()
+                .find(|c| c.contains(near) && c.prefix() > 0)
+                .or_else(|| family().find(local))
+                .or_else(|| family().next())
+                .map(|c| c.addr())
+                .ok_or(Error::NetworkUnreachable)
+        };
+        if dst.is_multicast() || self.net.is_broadcast(dst) || is_link_local(dst) {
+            return Ok(Path { side: Side::Link, src: source(dst)?, hop: dst });
+        }
+        if link.addresses.iter().any(|c| c.contains(dst)) {
+            return Ok(Path { side: Side::Link, src: source(dst)?, hop: dst });
+        }
+        let gateway =
+            best_route(&self.routes, dst).and_then(|r| r.gateway).ok_or(Error::NetworkUnreachable)?;
+        let near = if is_link_local(gateway) { dst } else { gateway };
+        Ok(Path { side: Side::Link, src: source(near)?, hop: gateway })
+    }
+
+    /// Whether a socket may bind to an address.
+    pub(crate) fn may_bind(&self, ip: IpAddr, datagram: bool) -> bool {
+        ip.is_unspecified()
+            || self.net.is_local(ip)
+            || datagram && (ip.is_multicast() || self.net.is_broadcast(ip))
+    }
+
+    /// The port table entry of a socket.
+    pub(crate) fn bind_of(sock: &Sock, ip: IpAddr, role: Role) -> Bind {
+        Bind {
+            handle: sock.handle,
+            addr: (!ip.is_unspecified()).then_some(ip),
+            domain: sock.spec.domain,
+            v6_only: sock.options.v6_only,
+            reuse_address: sock.options.reuse_address,
+            reuse_port: sock.options.reuse_port,
+            role,
+        }
+    }
+
+    /// Binds a socket that has no port yet, to any free port if `port` is 0.
+    ///
+    /// # Errors
+    /// [`Error::AddressInUse`]
+    pub(crate) fn hold_port(&mut self, handle: Handle, ip: IpAddr, port: u16, role: Role) -> Result<()> {
+        let sock = self.socks.get_mut(handle).ok_or(Error::BadHandle)?;
+        let datagram = matches!(sock.body, Body::Datagrams(_));
+        let bind = Self::bind_of(sock, ip, role);
+        let ports = if datagram { &mut self.udp_ports } else { &mut self.tcp_ports };
+        let port = match port {
+            0 => {
+                // A port chosen for the program is one that it shares with nobody.
+                let alone = Bind { reuse_address: false, reuse_port: false, ..bind };
+                candidates(self.port_range, self.random.next())
+                    .find(|&p| ports.is_free(p, &alone))
+                    .ok_or(Error::AddressInUse)?
+            }
+            port if ports.is_free(port, &bind) => port,
+            _ => return Err(Error::AddressInUse),
+        };
+        ports.add(port, bind);
+        sock.bound = Bound { ip, port, hold: Hold::Entry };
+        Ok(())
+    }
+
+    /// Gives a socket's port back.
+    pub(crate) fn release_port(&mut self, sock: &mut Sock) {
+        let ports = match sock.body {
+            Body::Datagrams(_) => &mut self.udp_ports,
+            _ => &mut self.tcp_ports,
+        };
+        match sock.bound.hold {
+            Hold::Nothing => {}
+            Hold::Entry => ports.remove(sock.bound.port, sock.handle),
+            Hold::Connection(reuse) => ports.remove_connection(sock.bound.port, reuse),
+        }
+        sock.bound.hold = Hold::Nothing;
+    }
+
+    /// A free local port for a connection to `remote` (RFC 6056: from a random start).
+    ///
+    /// # Errors
+    /// [`Error::AddressNotAvailable`]
+    pub(crate) fn connect_port(&mut self, src: IpAddr, remote: SocketAddr) -> Result<u16> {
+        let start = self.random.next();
+        candidates(self.port_range, start)
+            .find(|&port| {
+                let local = SocketAddr::new(src, port);
+                let tuple = Tuple::new(local, remote);
+                self.tcp_ports.is_unbound(port)
+                    && local != remote
+                    && !self.connections.contains_key(&tuple)
+                    && self.time_waits.get(&tuple).is_none_or(|w| w.may_reuse(self.now))
+            })
+            .ok_or(Error::AddressNotAvailable)
+    }
+
+    /// A socket of smoltcp with buffers of these sizes.
+    pub(crate) fn make_tcp(&mut self, sizes: (usize, usize)) -> (SocketSet<'static>, SocketHandle) {
+        let default = (self.receive_buffer.default as usize, self.send_buffer.default as usize);
+        if sizes == default {
+            while let Some((set, inner)) = self.spare.pop() {
+                let socket = set.get::<tcp::Socket<'static>>(inner);
+                if (socket.recv_capacity(), socket.send_capacity()) == sizes {
+                    return (set, inner);
+                }
+            }
+        }
+        // Zeroed memory of this size comes from the kernel untouched: it costs nothing until it is used.
+        let buffer = |size: usize| tcp::SocketBuffer::new(vec![0; size]);
+        let mut set = SocketSet::new(Vec::with_capacity(1));
+        let inner = set.add(tcp::Socket::new(buffer(sizes.0), buffer(sizes.1)));
+        (set, inner)
+    }
+
+    /// Keeps the buffers of a connection that is over.
+    pub(crate) fn recycle_tcp(&mut self, mut set: SocketSet<'static>, inner: SocketHandle) {
+        let default = (self.receive_buffer.default as usize, self.send_buffer.default as usize);
+        let socket = set.get_mut::<tcp::Socket<'static>>(inner);
+        if self.spare.len() < SPARE && (socket.recv_capacity(), socket.send_capacity()) == default {
+            socket.abort();
+            socket.set_keep_alive(None);
+            self.spare.push((set, inner));
+        }
+    }
+
+    /// Queues a socket that may have something to send.
+    pub(crate) fn mark_dirty(&mut self, handle: Handle) {
+        if let Some(sock) = self.socks.get_mut(handle) {
+            if !sock.dirty {
+                sock.dirty = true;
+                self.dirty.push_back(handle);
+            }
+        }
+    }
+
+    /// Sets a socket's readiness anew; `news` says that a waiter must hear of it even if nothing changed.
+    pub(crate) fn update(&mut self, handle: Handle, news: bool) {
+        let Some(sock) = self.socks.get_mut(handle) else { return };
+        let ready = sock.readiness();
+        if news {
+            self.queue.notify(handle, &mut sock.info, ready);
+        } else {
+            self.queue.set_ready(handle, &mut sock.info, ready);
+        }
+    }
+
+    /// Sets a pending error and tells the waiters.
+    pub(crate) fn fail(&mut self, handle: Handle, error: Error) {
+        if let Some(sock) = self.socks.get_mut(handle) {
+            sock.error = Some(error);
+            self.update(handle, true);
+        }
+    }
+}
+
+/// The ports of a range, once each, from a random one on.
+pub(crate) fn candidates(range: (u16, u16), random: u64) -> impl Iterator<Item = u16> {
+    let (first, count) = (u32::from(range.0), u32::from(range.1 - range.0) + 1);
+    let start = (random % u64::from(count)) as u32;
+    (0..count).map(move |i| (first + (start + i) % count) as u16)
+}
+
+/// Whether an address is `fe80::/10` (RFC 4291 section 2.5.6).
+pub(crate) fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+    }
+}
+
+/// The loopback address of a family.
+pub(crate) const fn loopback(v4: bool) -> IpAddr {
+    if v4 { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) }
+}
+
+/// The destination that a program means by `addr`: "any" is the loopback (ip(7)).
+pub(crate) fn destination(addr: SocketAddr) -> SocketAddr {
+    if addr.ip().is_unspecified() {
+        return SocketAddr::new(loopback(addr.is_ipv4()), addr.port());
+    }
+    addr
+}
+
+/// Whether a socket of `domain` may send to `dst`.
+///
+/// # Errors
+/// [`Error::NetworkUnreachable`] from an IPv6-only socket to a mapped address.
+pub(crate) fn check_family(domain: Domain, options: &Options, dst: SocketAddr) -> Result<()> {
+    if domain == Domain::V6 && options.v6_only && dst.is_ipv4() {
+        Err(Error::NetworkUnreachable)
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_are_each_port_once() {
+        for random in [0, 1, 7, u64::MAX] {
+            let mut all: Vec<u16> = candidates((65_530, 65_535), random).collect();
+            all.sort_unstable();
+            assert_eq!(all, [65_530, 65_531, 65_532, 65_533, 65_534, 65_535]);
+        }
+    }
+}

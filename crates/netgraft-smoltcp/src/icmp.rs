@@ -1,0 +1,210 @@
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): errors for packets of ours, echo sockets (icmp(7)), raw sockets
+//! (raw(7)), and what multicast routers ask.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use netgraft_plugin::{Domain, Error, Handle, Result};
+
+use crate::core::{Core, candidates, check_family, destination};
+use crate::iface::Side;
+use crate::packet::{self, ICMP, ICMPV6, Packet};
+use crate::sock::{Body, Bound, Hold};
+use crate::udp::meta;
+
+impl Core {
+    /// An ICMP or ICMPv6 message.
+    pub(crate) fn icmp_input(&mut self, side: Side, frame: &[u8], packet: &Packet<'_>) {
+        let valid = !self.net.at(side).checksums && packet.protocol != ICMPV6
+            || side == Side::Loopback
+            || packet::checksum_holds(packet);
+        if valid {
+            self.echo_input(side, packet);
+            let error = error_of(packet);
+            if let (Some((error, hard)), Some(inner)) = (error, packet.payload.get(8..)) {
+                self.error_for(inner, error, hard);
+            }
+        }
+        // Echo requests, neighbor discovery and group queries are the interface's.
+        self.net.at(side).ingress_unclaimed(self.now, frame);
+        if side == Side::Link {
+            self.neighbors_may_have_come();
+            if matches!(packet.payload.first(), Some(130..=132)) && packet.protocol == ICMPV6 {
+                self.expect_reports();
+            }
+        }
+    }
+
+    /// IGMP: the interface answers queries after a random delay.
+    pub(crate) fn group_input(&mut self, side: Side, frame: &[u8]) {
+        self.net.at(side).ingress_unclaimed(self.now, frame);
+        self.expect_reports();
+    }
+
+    fn expect_reports(&mut self) {
+        // The longest response delay that routers use (RFC 3376 section 8.3).
+        self.reports_until = Some(self.now + Duration::from_secs(11));
+    }
+
+    /// Gives an echo reply to the socket that has its identifier.
+    pub(crate) fn echo_input(&mut self, side: Side, packet: &Packet<'_>) {
+        let reply = if packet.protocol == ICMP { 0 } else { 129 };
+        let &[kind, 0, _, _, hi, lo, ..] = packet.payload else { return };
+        if kind != reply {
+            return;
+        }
+        let ident = u16::from_be_bytes([hi, lo]);
+        let Some(&handle) = self.echoes.get(&(packet.protocol == ICMP, ident)) else { return };
+        let Some(sock) = self.socks.get(handle) else { return };
+        let Body::Datagrams(datagrams) = &sock.body else { return };
+        let meant = (sock.bound.ip.is_unspecified() || sock.bound.ip == packet.dst)
+            && datagrams.peer.is_none_or(|p| p.ip() == packet.src);
+        if meant {
+            let from = SocketAddr::new(packet.src, 0);
+            self.receive(handle, meta(side, packet, from), [packet.payload, &[]]);
+        }
+    }
+
+    /// Binds an echo socket to an identifier, to any free one if it is 0.
+    ///
+    /// # Errors
+    /// [`Error::AddressInUse`]
+    pub(crate) fn hold_ident(&mut self, handle: Handle, ip: IpAddr, ident: u16) -> Result<()> {
+        let sock = self.socks.get_mut(handle).ok_or(Error::BadHandle)?;
+        let v4 = sock.spec.domain == Domain::V4;
+        let ident = match ident {
+            0 => candidates((1, u16::MAX), self.random.next())
+                .find(|&i| !self.echoes.contains_key(&(v4, i)))
+                .ok_or(Error::AddressInUse)?,
+            ident if self.echoes.contains_key(&(v4, ident)) => return Err(Error::AddressInUse),
+            ident => ident,
+        };
+        self.echoes.insert((v4, ident), handle);
+        sock.bound = Bound { ip, port: ident, hold: Hold::Entry };
+        Ok(())
+    }
+
+    /// Sends an echo request with the socket's own identifier in it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is no echo request.
+    pub(crate) fn echo_send(&mut self, handle: Handle, data: &[u8], to: Option<SocketAddr>) -> Result<()> {
+        let sock = self.socks.held(handle)?;
+        let Body::Datagrams(datagrams) = &sock.body else { return Err(Error::NotSupported) };
+        let dst = destination(to.or(datagrams.peer).ok_or(Error::DestinationRequired)?);
+        let v4 = sock.spec.domain == Domain::V4;
+        if dst.is_ipv4() != v4 {
+            return Err(if v4 { Error::FamilyNotSupported } else { Error::NetworkUnreachable });
+        }
+        let (protocol, request) = if v4 { (ICMP, 8) } else { (ICMPV6, 128) };
+        if data.len() < 8 || data[0] != request || data[1] != 0 {
+            return Err(Error::Invalid);
+        }
+        if self.net.is_broadcast(dst.ip()) && !sock.options.broadcast {
+            return Err(Error::AccessDenied);
+        }
+        if sock.bound.hold == Hold::Nothing {
+            let ip = sock.bound.ip;
+            self.hold_ident(handle, ip, 0)?;
+        }
+        let ident = self.socks.held(handle)?.bound.port;
+        let (path, header) = self.datagram_header(handle, dst.ip(), protocol)?;
+        self.transmit(handle, path, &header, data.len(), false, |buf, _| {
+            buf.copy_from_slice(data);
+            buf[4..6].copy_from_slice(&ident.to_be_bytes());
+            packet::fill_icmp_checksum(buf, &header);
+        })
+    }
+
+    /// Gives a packet to the raw sockets of its protocol.
+    pub(crate) fn raw_input(&mut self, side: Side, packet: &Packet<'_>) {
+        let v4 = packet.dst.is_ipv4();
+        let wanted =
+            |&&(family, protocol, _): &&(bool, u8, Handle)| family == v4 && protocol == packet.protocol;
+        let handles: Vec<Handle> = self.raws.iter().filter(wanted).map(|r| r.2).collect();
+        // IPv4 gives the IP header too, IPv6 does not (raw(7), RFC 3542 section 3).
+        let data = if v4 { packet.ip } else { packet.payload };
+        for handle in handles {
+            let Some(sock) = self.socks.get(handle) else { continue };
+            let Body::Datagrams(datagrams) = &sock.body else { continue };
+            let meant = (sock.bound.ip.is_unspecified() || sock.bound.ip == packet.dst)
+                && datagrams.peer.is_none_or(|p| p.ip() == packet.src);
+            if meant {
+                let from = SocketAddr::new(packet.src, 0);
+                self.receive(handle, meta(side, packet, from), [data, &[]]);
+            }
+        }
+    }
+
+    /// Sends a packet of a raw socket; the IP header is made here.
+    ///
+    /// # Errors
+    /// As `Sockets::send`.
+    pub(crate) fn raw_send(
+        &mut self,
+        handle: Handle,
+        protocol: u8,
+        data: &[u8],
+        to: Option<SocketAddr>,
+    ) -> Result<()> {
+        let sock = self.socks.held(handle)?;
+        let Body::Datagrams(datagrams) = &sock.body else { return Err(Error::NotSupported) };
+        let dst = destination(to.or(datagrams.peer).ok_or(Error::DestinationRequired)?);
+        check_family(sock.spec.domain, &sock.options, dst)?;
+        if self.net.is_broadcast(dst.ip()) && !sock.options.broadcast {
+            return Err(Error::AccessDenied);
+        }
+        let (path, header) = self.datagram_header(handle, dst.ip(), protocol)?;
+        self.transmit(handle, path, &header, data.len(), false, |buf, _| {
+            buf.copy_from_slice(data);
+            // RFC 3542 section 3.1: the kernel does it for ICMPv6.
+            if protocol == ICMPV6 && buf.len() >= 4 {
+                packet::fill_icmp_checksum(buf, &header);
+            }
+        })
+    }
+
+    /// After a packet that may have brought a neighbor's address: what waited for it can leave.
+    pub(crate) fn neighbors_may_have_come(&mut self) {
+        for handle in std::mem::take(&mut self.resolving) {
+            self.mark_dirty(handle);
+        }
+        if self.conduits.is_empty() {
+            return;
+        }
+        let Some(netif) = &mut self.net.link else { return };
+        for handle in self.conduits.retry(netif, self.now) {
+            let connected = match self.socks.get(handle).map(|s| &s.body) {
+                Some(Body::Datagrams(datagrams)) => datagrams.peer.is_some(),
+                _ => false,
+            };
+            if connected {
+                self.fail(handle, Error::HostUnreachable);
+            }
+        }
+    }
+}
+
+/// What an ICMP error means (icmp_err_convert of Linux), and whether it is a hard one; `None` for what is none.
+fn error_of(packet: &Packet<'_>) -> Option<(Error, bool)> {
+    let &[kind, code, ..] = packet.payload else { return None };
+    if packet.protocol == ICMP {
+        return match (kind, code) {
+            (3, 0 | 6 | 9 | 11) => Some((Error::NetworkUnreachable, code != 0 && code != 11)),
+            (3, 2) => Some((Error::ProtocolNotSupported, true)),
+            (3, 3) => Some((Error::ConnectionRefused, true)),
+            (3, 4) => None,
+            (3, 5) => Some((Error::NotSupported, false)),
+            (3, 7 | 8 | 10) => Some((Error::HostUnreachable, true)),
+            (3, 1 | 12..=15) | (11, _) => Some((Error::HostUnreachable, code >= 13)),
+            _ => None,
+        };
+    }
+    match (kind, code) {
+        (1, 0) => Some((Error::NetworkUnreachable, false)),
+        (1, 1) => Some((Error::AccessDenied, true)),
+        (1, 2 | 3) | (3, _) => Some((Error::HostUnreachable, false)),
+        (1, 4) => Some((Error::ConnectionRefused, true)),
+        _ => None,
+    }
+}

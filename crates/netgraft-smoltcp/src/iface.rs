@@ -1,0 +1,189 @@
+//! The two interfaces: smoltcp's machine for each, with its queue of outgoing frames.
+
+use std::net::IpAddr;
+
+use netgraft_plugin::link::{Medium, Offload};
+use netgraft_plugin::{Cidr, Instant};
+use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
+use smoltcp::phy::{Checksum, DeviceCapabilities, Medium as SmolMedium};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+
+use crate::addr::address;
+use crate::device::{Edit, LARGE, Port, TxQueue};
+
+/// Which interface a packet or a connection is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Loopback,
+    Link,
+}
+
+impl Side {
+    /// The interface's index.
+    pub(crate) const fn index(self) -> u32 {
+        match self {
+            Side::Loopback => 1,
+            Side::Link => 2,
+        }
+    }
+}
+
+/// The loopback's MTU, as on Linux. A packet is one byte shorter: an IPv4 length has 16 bits.
+pub(crate) const LOOPBACK_MTU: u32 = 65_536;
+/// Most frames in a queue; TCP stops sending, datagram sockets say `Again`.
+const QUEUE: usize = 1024;
+/// Addresses that fit on an interface (a feature of smoltcp).
+pub(crate) const ADDRESSES: usize = 8;
+
+/// Time for smoltcp, in microseconds.
+pub(crate) fn smol(now: Instant) -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros(i64::try_from(now.micros()).unwrap_or(i64::MAX))
+}
+
+/// Time from smoltcp.
+pub(crate) fn unsmol(at: smoltcp::time::Instant) -> Instant {
+    Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0))
+}
+
+/// An interface.
+pub(crate) struct NetIf {
+    iface: Interface,
+    caps: DeviceCapabilities,
+    pub(crate) tx: TxQueue,
+    pub(crate) addresses: Vec<Cidr>,
+    /// Largest IP packet.
+    pub(crate) mtu: usize,
+    /// The Ethernet address, if there is one.
+    pub(crate) mac: Option<[u8; 6]>,
+    /// Length of the link's header.
+    pub(crate) header: usize,
+    /// Whether received checksums must be checked, and sent ones computed.
+    pub(crate) checksums: bool,
+    none: SocketSet<'static>,
+}
+
+impl NetIf {
+    /// The loopback: any address is its own, nothing is checked.
+    pub(crate) fn loopback(seed: u64, now: Instant) -> Self {
+        let mut caps = DeviceCapabilities::default();
+        caps.medium = SmolMedium::Ip;
+        caps.max_transmission_unit = LOOPBACK_MTU as usize - 1;
+        caps.checksum = smoltcp::phy::ChecksumCapabilities::ignored();
+        let mut loopback = Self::new(caps, HardwareAddress::Ip, seed, now);
+        loopback.iface.set_any_ip(true);
+        loopback.checksums = false;
+        loopback
+    }
+
+    /// The interface on a link.
+    pub(crate) fn on_link(medium: Medium, mtu: usize, offload: Offload, seed: u64, now: Instant) -> Self {
+        let mut caps = DeviceCapabilities::default();
+        let hardware = match medium {
+            Medium::Ethernet(mac) => {
+                caps.medium = SmolMedium::Ethernet;
+                HardwareAddress::Ethernet(EthernetAddress(mac))
+            }
+            Medium::Ip => {
+                caps.medium = SmolMedium::Ip;
+                HardwareAddress::Ip
+            }
+        };
+        let header = if caps.medium == SmolMedium::Ethernet { 14 } else { 0 };
+        caps.max_transmission_unit = mtu + header;
+        if offload.checksum {
+            caps.checksum.tcp = Checksum::None;
+            // smoltcp 0.14 drops IPv6 packets above the MTU even if the link would cut them.
+            let whole = offload.segment_v4.min(LARGE - 14 + header);
+            if whole > mtu {
+                caps.segmentation.tcpv4 = std::num::NonZeroUsize::new(whole);
+            }
+        }
+        let mut netif = Self::new(caps, hardware, seed, now);
+        netif.checksums = !offload.checksum;
+        netif.mac = crate::stack::mac_of(medium);
+        netif
+    }
+
+    fn new(caps: DeviceCapabilities, hardware: HardwareAddress, seed: u64, now: Instant) -> Self {
+        let header = if caps.medium == SmolMedium::Ethernet { 14 } else { 0 };
+        let mut config = Config::new(hardware);
+        config.random_seed = seed;
+        let mut tx = TxQueue::new(header, QUEUE);
+        let iface = Interface::new(config, &mut Port { rx: None, tx: &mut tx, caps: &caps }, smol(now));
+        let mtu = caps.ip_mtu();
+        NetIf {
+            iface,
+            caps,
+            tx,
+            addresses: Vec::new(),
+            mtu,
+            mac: None,
+            header,
+            checksums: true,
+            none: SocketSet::new(Vec::new()),
+        }
+    }
+
+    /// Gives a frame to the sockets of `set` and to the interface itself.
+    pub(crate) fn ingress(&mut self, now: Instant, frame: &[u8], set: &mut SocketSet<'static>, edit: Edit) {
+        self.tx.edit = edit;
+        let mut port = Port { rx: Some(frame), tx: &mut self.tx, caps: &self.caps };
+        let _ = self.iface.poll_ingress_single(smol(now), &mut port, set);
+        self.tx.edit = Edit::default();
+    }
+
+    /// Gives a frame to the interface: it answers what is for no socket.
+    pub(crate) fn ingress_unclaimed(&mut self, now: Instant, frame: &[u8]) {
+        let mut port = Port { rx: Some(frame), tx: &mut self.tx, caps: &self.caps };
+        let _ = self.iface.poll_ingress_single(smol(now), &mut port, &mut self.none);
+    }
+
+    /// Sends at most one packet of `set`; answers whether one was sent.
+    pub(crate) fn egress(&mut self, now: Instant, set: &mut SocketSet<'static>, edit: Edit) -> bool {
+        self.tx.edit = edit;
+        let mut port = Port { rx: None, tx: &mut self.tx, caps: &self.caps };
+        let sent = self.iface.poll_egress(smol(now), &mut port, set) == PollResult::SocketStateChanged;
+        self.tx.edit = Edit::default();
+        sent
+    }
+
+    /// Sends what the interface has of its own: fragments, multicast reports.
+    pub(crate) fn egress_own(&mut self, now: Instant) {
+        // A datagram of 64 KiB has at most 120 fragments at the least MTU; the queue bounds them too.
+        for _ in 0..128 {
+            let mut port = Port { rx: None, tx: &mut self.tx, caps: &self.caps };
+            let _ = self.iface.poll_egress(smol(now), &mut port, &mut self.none);
+            if self.iface.poll_at(smol(now), &self.none).is_none() {
+                break;
+            }
+        }
+    }
+
+    /// When `set` next has something to do; not after `now` for at once.
+    pub(crate) fn poll_at(&mut self, now: Instant, set: &SocketSet<'static>) -> Option<Instant> {
+        self.iface.poll_at(smol(now), set).map(unsmol)
+    }
+
+    /// smoltcp's interface, for addresses, routes and groups.
+    pub(crate) fn inner(&mut self) -> &mut Interface {
+        &mut self.iface
+    }
+
+    /// Tells smoltcp the addresses.
+    pub(crate) fn sync_addresses(&mut self) {
+        let addresses: Vec<IpCidr> =
+            self.addresses.iter().map(|c| IpCidr::new(address(c.addr()), c.prefix())).collect();
+        self.iface.update_ip_addrs(|list| {
+            list.clear();
+            for cidr in addresses {
+                // The caller keeps to `ADDRESSES`.
+                let _ = list.push(cidr);
+            }
+        });
+    }
+
+    /// Whether the interface has the address.
+    pub(crate) fn has(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|c| c.addr() == ip)
+    }
+}

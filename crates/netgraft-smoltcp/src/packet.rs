@@ -1,0 +1,447 @@
+//! IP packets: what the demultiplexer looks at, and what datagram sockets send. Every length is checked here,
+//! once; a packet that does not fit its own lengths is `None`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::device::Edit;
+
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const IGMP: u8 = 2;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMPV6: u8 = 58;
+const FRAGMENT_V6: u8 = 44;
+
+/// A parsed IP packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet<'a> {
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) hop_limit: u8,
+    pub(crate) traffic_class: u8,
+    /// Whether it is a part of a larger packet.
+    pub(crate) fragment: bool,
+    /// The whole packet, without padding of the link.
+    pub(crate) ip: &'a [u8],
+    /// What follows the IP header and the extension headers that are skipped.
+    pub(crate) payload: &'a [u8],
+}
+
+fn be16(b: &[u8], at: usize) -> u16 {
+    match b.get(at..at + 2) {
+        Some(&[hi, lo]) => u16::from_be_bytes([hi, lo]),
+        _ => 0,
+    }
+}
+
+fn be32(b: &[u8], at: usize) -> u32 {
+    u32::from(be16(b, at)) << 16 | u32::from(be16(b, at + 2))
+}
+
+/// Parses an IPv4 (RFC 791) or IPv6 packet (RFC 8200).
+pub(crate) fn parse(bytes: &[u8]) -> Option<Packet<'_>> {
+    match bytes.first()? >> 4 {
+        4 => parse_v4(bytes),
+        6 => parse_v6(bytes),
+        _ => None,
+    }
+}
+
+fn parse_v4(bytes: &[u8]) -> Option<Packet<'_>> {
+    let header = bytes.get(..20)?;
+    let header_len = usize::from(header[0] & 15) * 4;
+    let ip = bytes.get(..usize::from(be16(header, 2)))?;
+    if header_len < 20 {
+        return None;
+    }
+    Some(Packet {
+        src: Ipv4Addr::from_bits(be32(header, 12)).into(),
+        dst: Ipv4Addr::from_bits(be32(header, 16)).into(),
+        protocol: header[9],
+        hop_limit: header[8],
+        traffic_class: header[1],
+        fragment: be16(header, 6) & 0x3fff != 0,
+        ip,
+        payload: ip.get(header_len..)?,
+    })
+}
+
+fn parse_v6(bytes: &[u8]) -> Option<Packet<'_>> {
+    let header = bytes.get(..40)?;
+    let ip = bytes.get(..40 + usize::from(be16(header, 4)))?;
+    let address = |at: usize| header.get(at..at + 16).and_then(|b| <[u8; 16]>::try_from(b).ok());
+    let (mut protocol, mut payload) = (header[6], &ip[40..]);
+    // Hop-by-hop options come first if at all; MLD has them.
+    if protocol == 0 {
+        let len = usize::from(*payload.get(1)?) * 8 + 8;
+        (protocol, payload) = (*payload.first()?, payload.get(len..)?);
+    }
+    Some(Packet {
+        src: Ipv6Addr::from(address(8)?).into(),
+        dst: Ipv6Addr::from(address(24)?).into(),
+        protocol,
+        hop_limit: header[7],
+        traffic_class: (be16(header, 0) >> 4) as u8,
+        fragment: protocol == FRAGMENT_V6,
+        ip,
+        payload,
+    })
+}
+
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const ACK: u8 = 16;
+
+/// A TCP header (RFC 9293 section 3.1).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) src_port: u16,
+    pub(crate) dst_port: u16,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    pub(crate) window: u16,
+    pub(crate) payload_len: usize,
+    header_len: usize,
+}
+
+/// Parses a TCP header.
+pub(crate) fn segment(payload: &[u8]) -> Option<Segment> {
+    let header = payload.get(..20)?;
+    let header_len = usize::from(header[12] >> 4) * 4;
+    if header_len < 20 || header_len > payload.len() {
+        return None;
+    }
+    Some(Segment {
+        src_port: be16(header, 0),
+        dst_port: be16(header, 2),
+        seq: be32(header, 4),
+        ack: be32(header, 8),
+        flags: header[13],
+        window: be16(header, 14),
+        payload_len: payload.len() - header_len,
+        header_len,
+    })
+}
+
+/// What a SYN says of its sender.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SynOptions {
+    /// Where the MSS value stands in the TCP header, and the value.
+    pub(crate) mss: Option<(usize, u16)>,
+    /// Shift of the windows that follow.
+    pub(crate) window_scale: u8,
+}
+
+/// Reads the options of a SYN (RFC 9293 section 3.2, RFC 7323).
+pub(crate) fn syn_options(payload: &[u8], segment: &Segment) -> SynOptions {
+    let mut found = SynOptions::default();
+    let Some(options) = payload.get(..segment.header_len) else { return found };
+    let mut at = 20;
+    while let Some(&kind) = options.get(at) {
+        let len = match (kind, options.get(at + 1)) {
+            (0, _) | (_, None) => break,
+            (1, _) => 1,
+            (_, Some(&len)) if len >= 2 => usize::from(len),
+            _ => break,
+        };
+        match (kind, len) {
+            (2, 4) if at + 4 <= options.len() => found.mss = Some((at + 2, be16(options, at + 2))),
+            (3, 3) => found.window_scale = options.get(at + 2).map_or(0, |&s| s.min(14)),
+            _ => {}
+        }
+        at += len;
+    }
+    found
+}
+
+/// Whether an IP packet carries TCP.
+pub(crate) fn is_tcp(ip: &[u8]) -> bool {
+    match ip.first().map(|b| b >> 4) {
+        Some(4) => ip.get(9) == Some(&TCP),
+        Some(6) => ip.get(6) == Some(&TCP),
+        _ => false,
+    }
+}
+
+/// Whether an IP packet is a TCP reset.
+pub(crate) fn is_reset(ip: &[u8]) -> bool {
+    let flags = match ip.first().map(|b| b >> 4) {
+        Some(4) if ip.get(9) == Some(&TCP) => ip.get(usize::from(ip[0] & 15) * 4 + 13),
+        Some(6) if ip.get(6) == Some(&TCP) => ip.get(40 + 13),
+        _ => None,
+    };
+    flags.is_some_and(|f| f & RST != 0)
+}
+
+/// Changes an outgoing packet as `edit` says.
+pub(crate) fn edit(ip: &mut [u8], edit: Edit) {
+    if edit.traffic_class == 0 && edit.mss == 0 {
+        return;
+    }
+    match ip.first().map(|b| b >> 4) {
+        Some(4) if ip.len() >= 20 => {
+            ip[1] = edit.traffic_class;
+            if edit.checksums {
+                let header_len = (usize::from(ip[0] & 15) * 4).min(ip.len());
+                ip[10..12].fill(0);
+                let sum = !sum(&ip[..header_len], 0);
+                ip[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+        }
+        Some(6) if ip.len() >= 40 => {
+            ip[0] = 0x60 | edit.traffic_class >> 4;
+            ip[1] = ip[1] & 15 | edit.traffic_class << 4;
+        }
+        _ => return,
+    }
+    if edit.mss != 0 {
+        clamp_mss(ip, edit.mss, edit.checksums);
+    }
+}
+
+/// Lowers the MSS option of a SYN to `mss`, as a router does for a tunnel.
+pub(crate) fn clamp_mss(ip: &mut [u8], mss: u16, checksums: bool) {
+    let Some(packet) = parse(ip) else { return };
+    if packet.protocol != TCP || packet.fragment {
+        return;
+    }
+    let start = packet.ip.len() - packet.payload.len();
+    let Some(header) = segment(packet.payload).filter(|s| s.flags & SYN != 0) else { return };
+    let Some((at, old)) = syn_options(packet.payload, &header).mss else { return };
+    if old <= mss {
+        return;
+    }
+    let at = start + at;
+    ip[at..at + 2].copy_from_slice(&mss.to_be_bytes());
+    if checksums {
+        // RFC 1624 equation 3; the option is 16-bit aligned or not, which turns the bytes around.
+        let swap = |v: u16| if (at - start).is_multiple_of(2) { v } else { v.swap_bytes() };
+        let check = be16(ip, start + 16);
+        let mut sum = u32::from(!check) + u32::from(!swap(old)) + u32::from(swap(mss));
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        ip[start + 16..start + 18].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    }
+}
+
+/// One's complement sum of big-endian words (RFC 1071), begun with `start`.
+pub(crate) fn sum(bytes: &[u8], start: u32) -> u16 {
+    let mut total = u64::from(start);
+    let mut words = bytes.chunks_exact(4);
+    for word in &mut words {
+        total += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
+    }
+    for (i, &byte) in words.remainder().iter().enumerate() {
+        total += u64::from(byte) << (if i % 2 == 0 { 8 } else { 0 });
+    }
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    total as u16
+}
+
+/// The sum of the pseudo header of a transport protocol (RFC 9293 section 3.1, RFC 8200 section 8.1).
+pub(crate) fn pseudo(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> u32 {
+    let addresses = match (src, dst) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => u32::from(sum(&s.octets(), 0)) + u32::from(sum(&d.octets(), 0)),
+        (IpAddr::V6(s), IpAddr::V6(d)) => u32::from(sum(&s.octets(), 0)) + u32::from(sum(&d.octets(), 0)),
+        _ => 0,
+    };
+    addresses + u32::from(protocol) + (len >> 16) as u32 + (len & 0xffff) as u32
+}
+
+/// Whether the checksum of a UDP, ICMP or ICMPv6 payload holds.
+pub(crate) fn checksum_holds(packet: &Packet<'_>) -> bool {
+    let payload = packet.payload;
+    match packet.protocol {
+        ICMP => sum(payload, 0) == 0xffff,
+        UDP if packet.src.is_ipv4() && be16(payload, 6) == 0 => true,
+        UDP => {
+            let Some(covered) = payload.get(..usize::from(be16(payload, 4))) else { return false };
+            sum(covered, pseudo(packet.src, packet.dst, UDP, covered.len())) == 0xffff
+        }
+        other => sum(payload, pseudo(packet.src, packet.dst, other, payload.len())) == 0xffff,
+    }
+}
+
+/// A UDP header (RFC 768): ports, and the payload.
+pub(crate) fn udp<'a>(payload: &'a [u8]) -> Option<(u16, u16, &'a [u8])> {
+    let len = usize::from(be16(payload.get(..8)?, 4));
+    Some((be16(payload, 0), be16(payload, 2), payload.get(8..len)?))
+}
+
+/// What goes into the IP header of a datagram.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) hop_limit: u8,
+    pub(crate) traffic_class: u8,
+}
+
+impl Header {
+    /// Length of the IP header.
+    pub(crate) fn len(&self) -> usize {
+        if self.dst.is_ipv4() { 20 } else { 40 }
+    }
+
+    /// Writes the IP header, its checksum included, in front of the payload that `buf` has room for.
+    pub(crate) fn emit(&self, buf: &mut [u8]) {
+        let total = buf.len();
+        match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                buf[..20].fill(0);
+                buf[0] = 0x45;
+                buf[1] = self.traffic_class;
+                buf[2..4].copy_from_slice(&(total as u16).to_be_bytes());
+                buf[8] = self.hop_limit;
+                buf[9] = self.protocol;
+                buf[12..16].copy_from_slice(&src.octets());
+                buf[16..20].copy_from_slice(&dst.octets());
+                let check = !sum(&buf[..20], 0);
+                buf[10..12].copy_from_slice(&check.to_be_bytes());
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                buf[..8].fill(0);
+                buf[0] = 0x60 | self.traffic_class >> 4;
+                buf[1] = self.traffic_class << 4;
+                buf[4..6].copy_from_slice(&((total - 40) as u16).to_be_bytes());
+                buf[6] = self.protocol;
+                buf[7] = self.hop_limit;
+                buf[8..24].copy_from_slice(&src.octets());
+                buf[24..40].copy_from_slice(&dst.octets());
+            }
+            _ => buf.fill(0),
+        }
+    }
+}
+
+/// Writes a TCP header that only acknowledges.
+pub(crate) fn emit_ack(buf: &mut [u8], header: &Header, ports: (u16, u16), next: (u32, u32), checksum: bool) {
+    buf[..20].fill(0);
+    buf[0..2].copy_from_slice(&ports.0.to_be_bytes());
+    buf[2..4].copy_from_slice(&ports.1.to_be_bytes());
+    buf[4..8].copy_from_slice(&next.0.to_be_bytes());
+    buf[8..12].copy_from_slice(&next.1.to_be_bytes());
+    buf[12] = 5 << 4;
+    buf[13] = ACK;
+    buf[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
+    if checksum {
+        let check = !sum(&buf[..20], pseudo(header.src, header.dst, TCP, 20));
+        buf[16..18].copy_from_slice(&check.to_be_bytes());
+    }
+}
+
+/// The start of a packet that an ICMP error quotes: addresses, protocol, and what follows the IP header, at
+/// least 8 bytes (RFC 792, RFC 4443 section 3).
+pub(crate) fn quoted(inner: &[u8]) -> Option<(IpAddr, IpAddr, u8, &[u8])> {
+    match inner.first()? >> 4 {
+        4 => {
+            let header = inner.get(..20)?;
+            let src = Ipv4Addr::from_bits(be32(header, 12)).into();
+            let dst = Ipv4Addr::from_bits(be32(header, 16)).into();
+            let rest = inner.get(usize::from(header[0] & 15) * 4..)?;
+            (rest.len() >= 8).then_some((src, dst, header[9], rest))
+        }
+        6 => {
+            let header = inner.get(..40)?;
+            let address = |at: usize| <[u8; 16]>::try_from(&header[at..at + 16]).ok();
+            let (src, dst) = (Ipv6Addr::from(address(8)?), Ipv6Addr::from(address(24)?));
+            let rest = inner.get(40..)?;
+            (rest.len() >= 8).then_some((src.into(), dst.into(), header[6], rest))
+        }
+        _ => None,
+    }
+}
+
+/// Writes a UDP header in front of `data`.
+pub(crate) fn emit_udp(buf: &mut [u8], header: &Header, ports: (u16, u16), data: &[u8], checksum: bool) {
+    buf[0..2].copy_from_slice(&ports.0.to_be_bytes());
+    buf[2..4].copy_from_slice(&ports.1.to_be_bytes());
+    buf[4..6].copy_from_slice(&((8 + data.len()) as u16).to_be_bytes());
+    buf[6..8].fill(0);
+    buf[8..].copy_from_slice(data);
+    if checksum {
+        // Zero means "none", so a sum of zero is sent as its other form (RFC 768).
+        let check = match !sum(buf, pseudo(header.src, header.dst, UDP, buf.len())) {
+            0 => 0xffff,
+            check => check,
+        };
+        buf[6..8].copy_from_slice(&check.to_be_bytes());
+    }
+}
+
+/// Computes the checksum of an ICMP or ICMPv6 message.
+pub(crate) fn fill_icmp_checksum(buf: &mut [u8], header: &Header) {
+    buf[2..4].fill(0);
+    let start = match header.protocol {
+        ICMP => 0,
+        other => pseudo(header.src, header.dst, other, buf.len()),
+    };
+    let check = !sum(buf, start);
+    buf[2..4].copy_from_slice(&check.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(src: &str, dst: &str, protocol: u8) -> Header {
+        let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+        Header { src, dst, protocol, hop_limit: 64, traffic_class: 0x28 }
+    }
+
+    #[test]
+    fn what_is_emitted_parses_back() {
+        for h in [header("192.0.2.1", "192.0.2.2", UDP), header("2001:db8::1", "2001:db8::2", UDP)] {
+            for data in [&b""[..], b"a", b"abcd", b"abcdefg"] {
+                let mut buf = vec![0; h.len() + 8 + data.len()];
+                h.emit(&mut buf);
+                emit_udp(&mut buf[h.len()..], &h, (7, 9), data, true);
+                let packet = parse(&buf).unwrap();
+                assert_eq!((packet.src, packet.dst), (h.src, h.dst));
+                assert_eq!((packet.hop_limit, packet.traffic_class, packet.fragment), (64, 0x28, false));
+                assert!(checksum_holds(&packet));
+                assert_eq!(udp(packet.payload), Some((7, 9, data)));
+                *buf.last_mut().unwrap() ^= 1;
+                assert!(!checksum_holds(&parse(&buf).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn cut_packets_are_refused() {
+        let h = header("192.0.2.1", "192.0.2.2", UDP);
+        let mut buf = vec![0; 20 + 8 + 4];
+        h.emit(&mut buf);
+        emit_udp(&mut buf[20..], &h, (7, 9), b"data", true);
+        for len in 0..buf.len() {
+            assert!(parse(&buf[..len]).is_none(), "{len}");
+        }
+        buf[20 + 4..20 + 6].copy_from_slice(&100u16.to_be_bytes());
+        let packet = parse(&buf).unwrap();
+        assert_eq!(udp(packet.payload), None);
+        assert!(!checksum_holds(&packet));
+    }
+
+    #[test]
+    fn lowering_the_mss_keeps_the_checksum() {
+        let h = header("192.0.2.1", "192.0.2.2", TCP);
+        let mut buf = vec![0; 20 + 24];
+        h.emit(&mut buf);
+        buf[20 + 12] = 6 << 4;
+        buf[20 + 13] = SYN;
+        buf[40..44].copy_from_slice(&[2, 4, 0x05, 0xb4]);
+        let check = !sum(&buf[20..], pseudo(h.src, h.dst, TCP, 24));
+        buf[36..38].copy_from_slice(&check.to_be_bytes());
+        clamp_mss(&mut buf, 1000, true);
+        let packet = parse(&buf).unwrap();
+        assert!(checksum_holds(&packet));
+        let header = segment(packet.payload).unwrap();
+        assert_eq!(syn_options(packet.payload, &header).mss, Some((22 - 2 + 2, 1000)));
+    }
+}

@@ -1,0 +1,408 @@
+//! [`Sockets`] and [`PluginNotifier`]: each call finds the socket and what kind it is.
+
+use std::net::SocketAddr;
+
+use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
+use netgraft_plugin::{
+    Domain, Error, Events, Handle, Instant, Kind, PluginNotifier, Protocol, Received, RecvFlags, Result,
+    SendFlags, Shutdown, SocketSpec, Sockets,
+};
+
+use crate::addr::{Tuple, inward, outward, outward_ip};
+use crate::core::{Core, check_family, destination};
+use crate::datagram::Datagrams;
+use crate::options::Options;
+use crate::ports::Role;
+use crate::sock::{Body, Bound, Hold, Owner};
+use crate::stack::SmoltcpStack;
+
+/// Sockets that the program may hold.
+const MOST: u64 = 1 << 20;
+
+/// The kinds of sockets, for `StackInfo`.
+pub(crate) fn specs() -> Vec<SocketSpec> {
+    let mut specs = Vec::new();
+    for domain in [Domain::V4, Domain::V6] {
+        let echo = if domain == Domain::V4 { Protocol::Icmp } else { Protocol::Icmpv6 };
+        let raw = if domain == Domain::V4 { 1 } else { 58 };
+        specs.extend([
+            SocketSpec { domain, kind: Kind::Stream, protocol: Protocol::Tcp },
+            SocketSpec { domain, kind: Kind::Datagram, protocol: Protocol::Udp },
+            SocketSpec { domain, kind: Kind::Datagram, protocol: echo },
+            SocketSpec { domain, kind: Kind::Raw, protocol: Protocol::Raw(raw) },
+        ]);
+    }
+    specs
+}
+
+fn check_spec(spec: SocketSpec) -> Result<()> {
+    match (spec.kind, spec.protocol, spec.domain) {
+        (Kind::Stream, Protocol::Tcp, _)
+        | (Kind::Datagram, Protocol::Udp, _)
+        | (Kind::Datagram, Protocol::Icmp, Domain::V4)
+        | (Kind::Datagram, Protocol::Icmpv6, Domain::V6) => Ok(()),
+        // IPPROTO_RAW means that the program writes the IP header itself, which is not offered.
+        (Kind::Raw, Protocol::Raw(1..=254), _) => Ok(()),
+        _ => Err(Error::ProtocolNotSupported),
+    }
+}
+
+impl Core {
+    fn bind(&mut self, handle: Handle, addr: SocketAddr) -> Result<()> {
+        let sock = self.socks.held(handle)?;
+        let addr = inward(sock.spec.domain, addr)?;
+        let datagram = matches!(sock.body, Body::Datagrams(_));
+        if sock.bound.hold != Hold::Nothing {
+            return Err(Error::Invalid);
+        }
+        if sock.spec.domain == Domain::V6 && sock.options.v6_only && addr.is_ipv4() {
+            return Err(Error::Invalid);
+        }
+        if !self.may_bind(addr.ip(), datagram) {
+            return Err(Error::AddressNotAvailable);
+        }
+        // "Any" of a dual socket stays IPv6, also when it was written as ::ffff:0.0.0.0.
+        match sock.spec.protocol {
+            Protocol::Tcp => self.hold_port(handle, addr.ip(), addr.port(), Role::Bound),
+            Protocol::Udp => self.hold_port(handle, addr.ip(), addr.port(), Role::Receiving),
+            Protocol::Icmp | Protocol::Icmpv6 => self.hold_ident(handle, addr.ip(), addr.port()),
+            Protocol::Raw(protocol) => {
+                self.socks.held_mut(handle)?.bound =
+                    Bound { ip: addr.ip(), port: u16::from(protocol), hold: Hold::Entry };
+                Ok(())
+            }
+        }
+    }
+
+    fn datagram_connect(&mut self, handle: Handle, to: SocketAddr) -> Result<()> {
+        let sock = self.socks.held(handle)?;
+        let (spec, bound) = (sock.spec, sock.bound);
+        let remote = destination(to);
+        check_family(spec.domain, &sock.options, remote)?;
+        if self.net.is_broadcast(remote.ip()) && !sock.options.broadcast {
+            return Err(Error::AccessDenied);
+        }
+        self.datagram_disconnect(handle)?;
+        let (path, header) = self.datagram_header(handle, remote.ip(), crate::packet::UDP)?;
+        let _ = path;
+        if bound.hold == Hold::Nothing {
+            match spec.protocol {
+                Protocol::Udp => self.hold_port(handle, bound.ip, 0, Role::Receiving)?,
+                Protocol::Icmp | Protocol::Icmpv6 => self.hold_ident(handle, bound.ip, 0)?,
+                _ => {}
+            }
+        }
+        let sock = self.socks.held_mut(handle)?;
+        let Body::Datagrams(datagrams) = &mut sock.body else { return Err(Error::NotSupported) };
+        datagrams.peer = Some(remote);
+        datagrams.bound_before = Some(sock.bound.ip);
+        if sock.bound.ip.is_unspecified() {
+            sock.bound.ip = header.src;
+        }
+        if spec.protocol == Protocol::Udp && !remote.ip().is_multicast() {
+            let tuple = Tuple::new(sock.bound.addr(), remote);
+            if let Some(entry) = self.udp_ports.entry(sock.bound.port, handle) {
+                entry.role = Role::Bound;
+            }
+            self.udp_peers.insert(tuple, handle);
+        }
+        Ok(())
+    }
+
+    fn datagram_disconnect(&mut self, handle: Handle) -> Result<()> {
+        let sock = self.socks.held_mut(handle)?;
+        let Body::Datagrams(datagrams) = &mut sock.body else { return Err(Error::NotSupported) };
+        let Some(peer) = datagrams.peer.take() else { return Ok(()) };
+        let tuple = Tuple::new(sock.bound.addr(), peer);
+        if self.udp_peers.get(&tuple) == Some(&handle) {
+            self.udp_peers.remove(&tuple);
+        }
+        if let Some(ip) = datagrams.bound_before.take() {
+            sock.bound.ip = ip;
+        }
+        if let Some(entry) = self.udp_ports.entry(sock.bound.port, handle) {
+            entry.role = Role::Receiving;
+        }
+        Ok(())
+    }
+
+    fn datagram_send(&mut self, handle: Handle, data: &[u8], to: Option<SocketAddr>) -> Result<usize> {
+        let sock = self.socks.held_mut(handle)?;
+        if let Some(error) = sock.error.take() {
+            self.update(handle, false);
+            return Err(error);
+        }
+        let protocol = sock.spec.protocol;
+        let to = to.map(|addr| inward(sock.spec.domain, addr)).transpose()?;
+        if matches!(&sock.body, Body::Datagrams(d) if d.shut_write) {
+            return Err(Error::BrokenPipe);
+        }
+        match protocol {
+            Protocol::Udp => self.udp_send(handle, data, to)?,
+            Protocol::Icmp | Protocol::Icmpv6 => self.echo_send(handle, data, to)?,
+            Protocol::Raw(number) => self.raw_send(handle, number, data, to)?,
+            Protocol::Tcp => return Err(Error::NotSupported),
+        }
+        Ok(data.len())
+    }
+
+    fn datagram_recv(&mut self, handle: Handle, buf: &mut [u8], flags: RecvFlags) -> Result<Received> {
+        let sock = self.socks.held_mut(handle)?;
+        if let Some(error) = sock.error.take() {
+            self.update(handle, false);
+            return Err(error);
+        }
+        let domain = sock.spec.domain;
+        let Body::Datagrams(datagrams) = &mut sock.body else { return Err(Error::NotConnected) };
+        let Some((meta, mut received)) = datagrams.recv(buf, flags) else {
+            return if datagrams.shut_read { Ok(Received::default()) } else { Err(Error::Again) };
+        };
+        received.from = Some(outward(domain, meta.from));
+        received.to = Some(outward_ip(domain, meta.to));
+        let ready = sock.readiness();
+        self.queue.set_ready(handle, &mut sock.info, ready);
+        Ok(received)
+    }
+
+    fn datagram_shutdown(&mut self, handle: Handle, how: Shutdown) -> Result<()> {
+        let sock = self.socks.held_mut(handle)?;
+        let Body::Datagrams(datagrams) = &mut sock.body else { return Err(Error::NotSupported) };
+        if datagrams.peer.is_none() {
+            return Err(Error::NotConnected);
+        }
+        datagrams.shut_read |= how != Shutdown::Write;
+        datagrams.shut_write |= how != Shutdown::Read;
+        self.update(handle, true);
+        Ok(())
+    }
+
+    fn datagram_close(&mut self, handle: Handle) {
+        let _ = self.datagram_disconnect(handle);
+        let Some(sock) = self.socks.get_mut(handle) else { return };
+        let v4 = sock.spec.domain == Domain::V4;
+        match sock.spec.protocol {
+            Protocol::Icmp | Protocol::Icmpv6 if sock.bound.hold == Hold::Entry => {
+                self.echoes.remove(&(v4, sock.bound.port));
+                sock.bound.hold = Hold::Nothing;
+            }
+            Protocol::Raw(_) => {
+                self.raws.retain(|r| r.2 != handle);
+                sock.bound.hold = Hold::Nothing;
+            }
+            _ => {}
+        }
+        let groups = match &mut sock.body {
+            Body::Datagrams(datagrams) => std::mem::take(&mut datagrams.groups),
+            _ => Vec::new(),
+        };
+        for (index, group) in groups {
+            self.leave_group(index, group);
+        }
+        self.discard(handle);
+    }
+
+    fn close(&mut self, handle: Handle, rude: bool) -> Result<()> {
+        let sock = self.socks.held_mut(handle)?;
+        self.queue.set_mask(handle, &mut sock.info, None);
+        let datagram = matches!(sock.body, Body::Datagrams(_));
+        self.socks.held -= 1;
+        if datagram {
+            self.datagram_close(handle)
+        } else {
+            self.stream_close(handle, rude)
+        }
+        Ok(())
+    }
+}
+
+impl Sockets for SmoltcpStack {
+    fn socket(&mut self, spec: SocketSpec) -> Result<Handle> {
+        check_spec(spec)?;
+        let core = self.core_mut()?;
+        if core.socks.held >= MOST {
+            return Err(Error::TooManySockets);
+        }
+        let body = match spec.kind {
+            Kind::Stream => Body::Fresh,
+            _ => Body::Datagrams(Box::new(Datagrams::default())),
+        };
+        let handle = core.add_socket(spec, Options::default(), Owner::Program, body);
+        core.socks.held += 1;
+        if let Protocol::Raw(protocol) = spec.protocol {
+            core.raws.push((spec.domain == Domain::V4, protocol, handle));
+        }
+        core.update(handle, false);
+        Ok(handle)
+    }
+
+    fn bind(&mut self, handle: Handle, addr: SocketAddr) -> Result<()> {
+        self.core_mut()?.bind(handle, addr)
+    }
+
+    fn listen(&mut self, handle: Handle, backlog: u32) -> Result<()> {
+        self.core_mut()?.stream_listen(handle, backlog)
+    }
+
+    fn accept(&mut self, handle: Handle) -> Result<(Handle, SocketAddr)> {
+        self.core_mut()?.stream_accept(handle)
+    }
+
+    fn connect(&mut self, handle: Handle, addr: SocketAddr, now: Instant) -> Result<()> {
+        let core = self.core_mut()?;
+        core.tick(now);
+        let sock = core.socks.held(handle)?;
+        let datagram = matches!(sock.body, Body::Datagrams(_));
+        let addr = inward(sock.spec.domain, addr)?;
+        if datagram { core.datagram_connect(handle, addr) } else { core.stream_connect(handle, addr) }
+    }
+
+    fn disconnect(&mut self, handle: Handle) -> Result<()> {
+        self.core_mut()?.datagram_disconnect(handle)
+    }
+
+    fn local_addr(&self, handle: Handle) -> Result<SocketAddr> {
+        let sock = self.core()?.socks.held(handle)?;
+        Ok(outward(sock.spec.domain, sock.bound.addr()))
+    }
+
+    fn peer_addr(&self, handle: Handle) -> Result<SocketAddr> {
+        let sock = self.core()?.socks.held(handle)?;
+        let peer = match &sock.body {
+            Body::Conn(conn) if conn.life == crate::tcp::Life::Open => conn.remote,
+            Body::Datagrams(datagrams) => datagrams.peer.ok_or(Error::NotConnected)?,
+            _ => return Err(Error::NotConnected),
+        };
+        Ok(outward(sock.spec.domain, peer))
+    }
+
+    fn send(
+        &mut self,
+        handle: Handle,
+        data: &[u8],
+        to: Option<SocketAddr>,
+        flags: SendFlags,
+        now: Instant,
+    ) -> Result<usize> {
+        let core = self.core_mut()?;
+        core.tick(now);
+        if flags.contains(SendFlags::OUT_OF_BAND) {
+            return Err(Error::NotSupported);
+        }
+        match core.socks.held(handle)?.body {
+            Body::Datagrams(_) => core.datagram_send(handle, data, to),
+            _ => core.stream_send(handle, data, flags),
+        }
+    }
+
+    fn recv(&mut self, handle: Handle, buf: &mut [u8], flags: RecvFlags, now: Instant) -> Result<Received> {
+        let core = self.core_mut()?;
+        core.tick(now);
+        match core.socks.held(handle)?.body {
+            Body::Datagrams(_) => core.datagram_recv(handle, buf, flags),
+            _ => core.stream_recv(handle, buf, flags),
+        }
+    }
+
+    fn send_room(&self, handle: Handle) -> usize {
+        match self.core().and_then(|c| c.socks.held(handle)).map(|s| &s.body) {
+            Ok(Body::Conn(conn)) => conn.send_room(),
+            Ok(Body::Datagrams(_)) => 65_507,
+            _ => 0,
+        }
+    }
+
+    fn queued_in(&self, handle: Handle) -> Result<usize> {
+        match &self.core()?.socks.held(handle)?.body {
+            Body::Conn(conn) => Ok(conn.socket().recv_queue()),
+            Body::Datagrams(datagrams) => Ok(datagrams.first_len()),
+            Body::Fresh => Ok(0),
+            Body::Listener(_) => Err(Error::Invalid),
+        }
+    }
+
+    fn queued_out(&self, handle: Handle) -> Result<usize> {
+        match &self.core()?.socks.held(handle)?.body {
+            Body::Conn(conn) => Ok(conn.queued_out()),
+            Body::Datagrams(_) | Body::Fresh => Ok(0),
+            Body::Listener(_) => Err(Error::Invalid),
+        }
+    }
+
+    fn shutdown(&mut self, handle: Handle, how: Shutdown, now: Instant) -> Result<()> {
+        let core = self.core_mut()?;
+        core.tick(now);
+        match core.socks.held(handle)?.body {
+            Body::Datagrams(_) => core.datagram_shutdown(handle, how),
+            _ => core.stream_shutdown(handle, how),
+        }
+    }
+
+    fn close(&mut self, handle: Handle, now: Instant) -> Result<()> {
+        let core = self.core_mut()?;
+        core.tick(now);
+        core.close(handle, false)
+    }
+
+    fn abort(&mut self, handle: Handle, now: Instant) -> Result<()> {
+        let core = self.core_mut()?;
+        core.tick(now);
+        core.close(handle, true)
+    }
+
+    fn readiness(&self, handle: Handle) -> Result<Events> {
+        Ok(self.core()?.socks.held(handle)?.readiness())
+    }
+
+    fn take_error(&mut self, handle: Handle) -> Option<Error> {
+        let core = self.core_mut().ok()?;
+        let error = core.socks.held_mut(handle).ok()?.error.take();
+        if error.is_some() {
+            core.update(handle, false);
+        }
+        error
+    }
+
+    fn set_option(&mut self, handle: Handle, option: SocketOption) -> Result<()> {
+        self.core_mut()?.set_option(handle, option)
+    }
+
+    fn get_option(&self, handle: Handle, name: OptionName) -> Result<SocketOption> {
+        self.core()?.get_option(handle, name)
+    }
+
+    fn tcp_info(&self, handle: Handle) -> Result<TcpInfo> {
+        self.core()?.tcp_info(handle)
+    }
+}
+
+impl PluginNotifier for SmoltcpStack {
+    fn add_fd(&mut self, handle: Handle, mask: Events) -> Result<()> {
+        let core = self.core_mut()?;
+        let sock = core.socks.held_mut(handle)?;
+        if sock.info.mask().is_some() {
+            return Err(Error::Exists);
+        }
+        core.queue.set_mask(handle, &mut sock.info, Some(mask));
+        Ok(())
+    }
+
+    fn update_fd(&mut self, handle: Handle, mask: Events) -> Result<()> {
+        let core = self.core_mut()?;
+        let sock = core.socks.held_mut(handle)?;
+        if sock.info.mask().is_none() {
+            return Err(Error::BadHandle);
+        }
+        core.queue.set_mask(handle, &mut sock.info, Some(mask));
+        Ok(())
+    }
+
+    fn remove_fd(&mut self, handle: Handle) -> Result<()> {
+        let core = self.core_mut()?;
+        let sock = core.socks.held_mut(handle)?;
+        if sock.info.mask().is_none() {
+            return Err(Error::BadHandle);
+        }
+        core.queue.set_mask(handle, &mut sock.info, None);
+        Ok(())
+    }
+}

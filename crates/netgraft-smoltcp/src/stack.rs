@@ -1,0 +1,231 @@
+//! The stack as the contract has it.
+
+use std::sync::Arc;
+
+use netgraft_plugin::inet::Route;
+use netgraft_plugin::link::{Link, Medium};
+use netgraft_plugin::registry::Factory;
+use netgraft_plugin::stack::SetupError;
+use netgraft_plugin::{
+    Cidr, Error, Event, Events, InitStackArgs, Instant, LinkConfig, PluginStack, PreInitStack,
+    PreInitStackArgs, Result, StackConfig, StackInfo, SyscallRule, WakeFd,
+};
+
+use crate::core::Core;
+use crate::hash::Keyed;
+use crate::iface::{NetIf, Side};
+use crate::options::KNOWN;
+
+/// The built-in stack.
+pub struct SmoltcpStack {
+    config: StackConfig,
+    /// The secret of the hash tables, taken before the sentry is confined.
+    key: Keyed,
+    pub(crate) phase: Phase,
+}
+
+/// How far the stack has come.
+pub(crate) enum Phase {
+    /// Made, not initialised; perhaps with a link of the caller's.
+    Made(Option<Box<dyn Link>>),
+    /// Serving.
+    Running(Box<Core>),
+    /// Standing still.
+    Paused(Box<Core>),
+    /// Over.
+    Destroyed,
+}
+
+impl SmoltcpStack {
+    /// A stack for a configuration. Opens nothing.
+    ///
+    /// # Errors
+    /// A configuration that cannot work, in words.
+    pub fn new(config: StackConfig) -> Result<Self, SetupError> {
+        check(&config)?;
+        Ok(SmoltcpStack { config, key: Keyed::random(), phase: Phase::Made(None) })
+    }
+
+    /// A stack on a link of the caller's: a simulated wire, a wrapper around a device. The configuration's own
+    /// link is not opened.
+    ///
+    /// # Errors
+    /// As [`SmoltcpStack::new`].
+    pub fn with_link(config: StackConfig, link: Box<dyn Link>) -> Result<Self, SetupError> {
+        check_addresses(&config)?;
+        Ok(SmoltcpStack { config, key: Keyed::random(), phase: Phase::Made(Some(link)) })
+    }
+
+    pub(crate) fn core(&self) -> Result<&Core> {
+        match &self.phase {
+            Phase::Running(core) | Phase::Paused(core) => Ok(core),
+            _ => Err(Error::NetworkDown),
+        }
+    }
+
+    pub(crate) fn core_mut(&mut self) -> Result<&mut Core> {
+        match &mut self.phase {
+            Phase::Running(core) | Phase::Paused(core) => Ok(core),
+            _ => Err(Error::NetworkDown),
+        }
+    }
+
+    pub(crate) fn set_paused(&mut self, paused: bool) -> Result<()> {
+        self.phase = match (std::mem::replace(&mut self.phase, Phase::Destroyed), paused) {
+            (Phase::Running(core) | Phase::Paused(core), true) => Phase::Paused(core),
+            (Phase::Running(core) | Phase::Paused(core), false) => Phase::Running(core),
+            (other, _) => {
+                self.phase = other;
+                return Err(Error::NetworkDown);
+            }
+        };
+        Ok(())
+    }
+
+    /// How many packets and sockets were handled: the work done, for tests of what costs what.
+    #[must_use]
+    pub fn work(&self) -> u64 {
+        self.core().map_or(0, |c| c.work)
+    }
+
+    fn start(&self, link: Option<Box<dyn Link>>, now: Instant) -> Result<Core, SetupError> {
+        let mut core = Core::new(self.key, now);
+        let Some(link) = link else { return Ok(core) };
+        let seed = core.random.next();
+        let mut netif = NetIf::on_link(link.medium(), link.mtu(), link.offload(), seed, now);
+        if let Some(cidr) = netif.mac.and_then(link_local) {
+            netif.addresses.push(cidr);
+        }
+        core.net.link = Some(netif);
+        core.link = Some(link);
+        for &cidr in &self.config.addresses {
+            core.add_address(Side::Link.index(), cidr)
+                .map_err(|e| SetupError::new(format!("address {cidr} cannot be used: {e}")))?;
+        }
+        for &gateway in &self.config.gateways {
+            let any = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            let Ok(destination) = any.parse() else { continue };
+            let route = Route { destination, gateway: Some(gateway), interface: Side::Link.index() };
+            core.add_route(route).map_err(|e| {
+                SetupError::new(format!(
+                    "gateway {gateway} cannot be used: {e}; is it in the network of an --address?"
+                ))
+            })?;
+        }
+        core.now = now;
+        Ok(core)
+    }
+}
+
+/// `fe80::/64` with the interface identifier of a MAC address (RFC 4291 appendix A).
+fn link_local(mac: [u8; 6]) -> Option<Cidr> {
+    let [a, b, c, d, e, f] = mac;
+    let pair = |hi: u8, lo: u8| u16::from_be_bytes([hi, lo]);
+    let ip =
+        std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f));
+    Cidr::new(ip.into(), 64)
+}
+
+fn check(config: &StackConfig) -> Result<(), SetupError> {
+    if config.link == LinkConfig::None && !(config.addresses.is_empty() && config.gateways.is_empty()) {
+        return Err(SetupError::new(
+            "--address and --gateway need a link: give --link tap:NAME or --link packet:IFACE",
+        ));
+    }
+    check_addresses(config)
+}
+
+fn check_addresses(config: &StackConfig) -> Result<(), SetupError> {
+    for (i, cidr) in config.addresses.iter().enumerate() {
+        let ip = cidr.addr();
+        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
+            return Err(SetupError::new(format!("{cidr} is no address for an interface")));
+        }
+        if config.addresses[..i].iter().any(|c| c.addr() == ip) {
+            return Err(SetupError::new(format!("address {ip} is given twice")));
+        }
+    }
+    for gateway in &config.gateways {
+        let near = config.addresses.iter().any(|c| c.contains(*gateway));
+        if !near && !crate::core::is_link_local(*gateway) {
+            return Err(SetupError::new(format!("gateway {gateway} is in the network of no --address")));
+        }
+    }
+    Ok(())
+}
+
+impl PluginStack for SmoltcpStack {
+    fn info(&self) -> StackInfo {
+        StackInfo {
+            name: crate::NAME.to_owned(),
+            version: format!("{} on smoltcp 0.14", env!("CARGO_PKG_VERSION")),
+            sockets: crate::sockets::specs(),
+            options: KNOWN.to_vec(),
+            needs: match &self.config.link {
+                LinkConfig::None => String::new(),
+                LinkConfig::Tap(name) => format!("/dev/net/tun and CAP_NET_ADMIN for {name}"),
+                LinkConfig::Packet(name) => format!("CAP_NET_RAW on {name}"),
+                _ => String::new(),
+            },
+        }
+    }
+
+    fn pre_init(&mut self, args: PreInitStackArgs) -> Result<PreInitStack, SetupError> {
+        let _ = args;
+        crate::link::open(&self.config)
+    }
+
+    fn init(&mut self, args: InitStackArgs) -> Result<(), SetupError> {
+        let Phase::Made(given) = &mut self.phase else {
+            return Err(SetupError::new("the stack has been initialised already"));
+        };
+        let link = match given.take() {
+            Some(link) => Some(link),
+            None => crate::link::rebuild(&args.init_str, args.fds)?,
+        };
+        self.phase = Phase::Running(Box::new(self.start(link, args.now)?));
+        Ok(())
+    }
+
+    fn seccomp_filters(&self) -> Vec<SyscallRule> {
+        crate::link::syscalls(&self.config.link)
+    }
+
+    fn poll(&mut self, now: Instant) {
+        if let Phase::Running(core) = &mut self.phase {
+            core.poll(now);
+        }
+    }
+
+    fn drain_events(&mut self, sink: &mut dyn FnMut(Event) -> bool) {
+        if let Phase::Running(core) = &mut self.phase {
+            core.drain_events(sink);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Running(core) => core.next_deadline(),
+            _ => None,
+        }
+    }
+
+    fn wake_fds(&self) -> Vec<WakeFd<'_>> {
+        let fd = self.core().ok().and_then(|c| c.link.as_ref()).and_then(|l| l.fd());
+        fd.map(|fd| WakeFd { fd, events: Events::IN }).into_iter().collect()
+    }
+}
+
+/// Makes stacks of this kind; for the registry, under [`crate::NAME`].
+#[must_use]
+pub fn factory() -> Arc<Factory> {
+    Arc::new(|config| Ok(Box::new(SmoltcpStack::new(config.clone())?) as Box<dyn PluginStack>))
+}
+
+/// The MAC address of a medium that has one.
+pub(crate) fn mac_of(medium: Medium) -> Option<[u8; 6]> {
+    match medium {
+        Medium::Ethernet(mac) => Some(mac),
+        Medium::Ip => None,
+    }
+}

@@ -1,0 +1,298 @@
+//! The calls on stream sockets.
+
+use std::net::SocketAddr;
+
+use netgraft_plugin::{Error, Handle, Received, RecvFlags, Result, SendFlags, Shutdown};
+
+use crate::addr::{Tuple, endpoint};
+use crate::core::{Core, check_family, destination};
+use crate::iface::Side;
+use crate::listener::Listener;
+use crate::ports::Role;
+use crate::sock::{Body, Bound, Hold, Owner};
+use crate::tcp::{Conn, Life, buffer_sizes};
+
+impl Core {
+    /// Listens, or changes the backlog.
+    ///
+    /// # Errors
+    /// [`Error::AddressInUse`], [`Error::Invalid`] if the socket is connected.
+    pub(crate) fn stream_listen(&mut self, handle: Handle, backlog: u32) -> Result<()> {
+        let sock = self.socks.held_mut(handle)?;
+        match &mut sock.body {
+            Body::Listener(listener) => {
+                listener.set_backlog(backlog);
+                return Ok(());
+            }
+            Body::Fresh => {}
+            Body::Conn(_) => return Err(Error::Invalid),
+            Body::Datagrams(_) => return Err(Error::NotSupported),
+        }
+        let bound = sock.bound;
+        if bound.hold == Hold::Nothing {
+            self.hold_port(handle, bound.ip, 0, Role::Receiving)?;
+        } else {
+            let bind = Self::bind_of(sock, bound.ip, Role::Receiving);
+            if !self.tcp_ports.is_free(bound.port, &bind) {
+                return Err(Error::AddressInUse);
+            }
+            if let Some(entry) = self.tcp_ports.entry(bound.port, handle) {
+                entry.role = Role::Receiving;
+            }
+        }
+        self.socks.held_mut(handle)?.body = Body::Listener(Listener::new(backlog));
+        self.update(handle, false);
+        Ok(())
+    }
+
+    /// Takes a connection off a listener.
+    ///
+    /// # Errors
+    /// [`Error::Again`], [`Error::Invalid`] if the socket does not listen.
+    pub(crate) fn stream_accept(&mut self, handle: Handle) -> Result<(Handle, SocketAddr)> {
+        let sock = self.socks.held_mut(handle)?;
+        let Body::Listener(listener) = &mut sock.body else {
+            return Err(match sock.body {
+                Body::Datagrams(_) => Error::NotSupported,
+                _ => Error::Invalid,
+            });
+        };
+        let child = listener.ready.pop_front().ok_or(Error::Again)?;
+        self.update(handle, false);
+        let sock = self.socks.get_mut(child).ok_or(Error::ConnectionAborted)?;
+        sock.owner = Owner::Program;
+        self.socks.held += 1;
+        let sock = self.socks.held(child)?;
+        let Body::Conn(conn) = &sock.body else { return Err(Error::ConnectionAborted) };
+        Ok((child, crate::addr::outward(sock.spec.domain, conn.remote)))
+    }
+
+    /// Begins a connection.
+    ///
+    /// # Errors
+    /// [`Error::InProgress`] when it has begun; [`Error::Already`], [`Error::IsConnected`],
+    /// [`Error::NetworkUnreachable`], [`Error::AddressNotAvailable`], [`Error::Invalid`].
+    pub(crate) fn stream_connect(&mut self, handle: Handle, to: SocketAddr) -> Result<()> {
+        self.reset_failed_attempt(handle)?;
+        let sock = self.socks.held(handle)?;
+        let remote = destination(to);
+        check_family(sock.spec.domain, &sock.options, remote)?;
+        if remote.ip().is_multicast() || self.net.is_broadcast(remote.ip()) {
+            return Err(Error::NetworkUnreachable);
+        }
+        if remote.port() == 0 {
+            return Err(Error::ConnectionRefused);
+        }
+        let path = self.path(remote.ip())?;
+        let bound = sock.bound;
+        let src = if bound.ip.is_unspecified() { path.src } else { bound.ip };
+        if src.is_ipv4() != remote.is_ipv4() {
+            return Err(Error::NetworkUnreachable);
+        }
+        if src.is_loopback() && path.side == Side::Link {
+            return Err(Error::Invalid);
+        }
+        let (port, hold) = match bound.hold {
+            Hold::Nothing => (self.connect_port(src, remote)?, Hold::Connection(false)),
+            hold => (bound.port, hold),
+        };
+        let local = SocketAddr::new(src, port);
+        let tuple = Tuple::new(local, remote);
+        let waits = self.time_waits.get(&tuple);
+        if self.connections.contains_key(&tuple) || waits.is_some_and(|w| !w.may_reuse(self.now)) {
+            return Err(Error::AddressNotAvailable);
+        }
+        self.forget_time_wait(&tuple);
+        self.begin(handle, path.side, (local, remote), hold)?;
+        Err(Error::InProgress)
+    }
+
+    fn begin(
+        &mut self,
+        handle: Handle,
+        side: Side,
+        ends: (SocketAddr, SocketAddr),
+        hold: Hold,
+    ) -> Result<()> {
+        let now = self.now;
+        let options = self.socks.held(handle)?.options.clone();
+        let sizes = buffer_sizes(&options, self.receive_buffer, self.send_buffer);
+        let socket = self.make_tcp(sizes);
+        let life = Life::Connecting { since: now, unresolved: None };
+        let mut conn = Conn::new(socket, sizes, side, ends, life, now);
+        let netif = self.net.at(side);
+        conn.apply(&options, netif.checksums);
+        let (local, remote) = (endpoint(ends.0), endpoint(ends.1));
+        let context = netif.inner().context();
+        conn.socket_mut().connect(context, remote, local).map_err(|_| Error::Invalid)?;
+        self.connections.insert(conn.tuple(), handle);
+        if let (Hold::Connection(reuse), port) = (hold, ends.0.port()) {
+            self.tcp_ports.add_connection(port, reuse);
+        }
+        let sock = self.socks.held_mut(handle)?;
+        sock.bound = Bound { ip: ends.0.ip(), port: ends.0.port(), hold };
+        sock.body = Body::Conn(Box::new(conn));
+        self.stats.tcp_active_opens += 1;
+        self.update(handle, false);
+        self.mark_dirty(handle);
+        Ok(())
+    }
+
+    /// A socket whose attempt has failed may try again; any other connection is in the way.
+    fn reset_failed_attempt(&mut self, handle: Handle) -> Result<()> {
+        let sock = self.socks.held_mut(handle)?;
+        let Body::Conn(conn) = &sock.body else {
+            return match sock.body {
+                Body::Listener(_) => Err(Error::IsConnected),
+                _ => Ok(()),
+            };
+        };
+        match conn.life {
+            Life::Connecting { .. } => return Err(Error::Already),
+            Life::Ended { connected: false } => {}
+            _ => return Err(Error::IsConnected),
+        }
+        if let Some(error) = sock.error.take() {
+            return Err(error);
+        }
+        if let Body::Conn(conn) = std::mem::replace(&mut sock.body, Body::Fresh) {
+            let (set, inner) = (conn.set, conn.inner);
+            let hold = sock.bound.hold;
+            if let Hold::Connection(reuse) = hold {
+                self.tcp_ports.remove_connection(sock.bound.port, reuse);
+                sock.bound = Bound::nowhere(sock.spec.domain);
+            }
+            self.recycle_tcp(set, inner);
+        }
+        Ok(())
+    }
+
+    /// Takes bytes of a stream.
+    ///
+    /// # Errors
+    /// As `Sockets::send`.
+    pub(crate) fn stream_send(&mut self, handle: Handle, data: &[u8], flags: SendFlags) -> Result<usize> {
+        let now = self.now;
+        let sock = self.socks.held_mut(handle)?;
+        if let Some(error) = sock.error.take() {
+            self.update(handle, false);
+            return Err(error);
+        }
+        let Body::Conn(conn) = &mut sock.body else { return Err(Error::BrokenPipe) };
+        let mtu = self.net.mtu(conn.side);
+        let taken = conn.send(data, flags, sock.options.cork, mtu, now);
+        if let Ok(1..) = taken
+            && !sock.dirty
+        {
+            sock.dirty = true;
+            self.dirty.push_back(handle);
+        }
+        let ready = sock.readiness();
+        self.queue.set_ready(handle, &mut sock.info, ready);
+        taken
+    }
+
+    /// Gives bytes of a stream.
+    ///
+    /// # Errors
+    /// As `Sockets::recv`.
+    pub(crate) fn stream_recv(
+        &mut self,
+        handle: Handle,
+        buf: &mut [u8],
+        flags: RecvFlags,
+    ) -> Result<Received> {
+        let sock = self.socks.held_mut(handle)?;
+        let Body::Conn(conn) = &mut sock.body else { return Err(Error::NotConnected) };
+        if buf.is_empty() {
+            return Ok(Received::default());
+        }
+        let before = conn.socket().recv_queue();
+        let got = conn.recv(buf, flags);
+        let grew = conn.window_grew(before);
+        let failed = !matches!(got, Ok(Some(_)));
+        if failed && let Some(error) = sock.error.take() {
+            self.update(handle, false);
+            return Err(error);
+        }
+        if grew && !sock.dirty {
+            sock.dirty = true;
+            self.dirty.push_back(handle);
+        }
+        let ready = sock.readiness();
+        self.queue.set_ready(handle, &mut sock.info, ready);
+        Ok(got?.unwrap_or_default())
+    }
+
+    /// Closes one or both halves.
+    ///
+    /// # Errors
+    /// [`Error::NotConnected`]
+    pub(crate) fn stream_shutdown(&mut self, handle: Handle, how: Shutdown) -> Result<()> {
+        let sock = self.socks.held_mut(handle)?;
+        let conn = match &mut sock.body {
+            Body::Conn(conn) => conn,
+            // Linux stops listening when the reading half is closed.
+            Body::Listener(_) if how != Shutdown::Write => {
+                self.stop_listening(handle);
+                return Ok(());
+            }
+            Body::Listener(_) => return Ok(()),
+            _ => return Err(Error::NotConnected),
+        };
+        match conn.life {
+            Life::Ended { .. } | Life::HalfOpen { .. } => return Err(Error::NotConnected),
+            Life::Connecting { .. } => {
+                self.end(handle, None);
+                return Ok(());
+            }
+            Life::Open => {}
+        }
+        conn.shut_read |= how != Shutdown::Write;
+        if how != Shutdown::Read && !conn.shut_write {
+            conn.finish();
+        }
+        self.update(handle, false);
+        self.mark_dirty(handle);
+        Ok(())
+    }
+
+    /// Ends listening: connections that nobody accepted are reset.
+    pub(crate) fn stop_listening(&mut self, handle: Handle) {
+        let Some(sock) = self.socks.get_mut(handle) else { return };
+        let Body::Listener(listener) = std::mem::replace(&mut sock.body, Body::Fresh) else { return };
+        if let Some(entry) = self.tcp_ports.entry(sock.bound.port, handle) {
+            entry.role = Role::Bound;
+        }
+        for child in listener.half_open.into_iter().chain(listener.ready) {
+            self.reset(child);
+            self.discard(child);
+        }
+        self.update(handle, false);
+    }
+
+    /// Closes a stream socket whose handle is gone; `rude` resets a connection.
+    pub(crate) fn stream_close(&mut self, handle: Handle, rude: bool) {
+        let Some(sock) = self.socks.get_mut(handle) else { return };
+        let Body::Conn(conn) = &mut sock.body else {
+            self.stop_listening(handle);
+            return self.discard(handle);
+        };
+        let rude = rude || sock.options.linger.is_some_and(|l| l.is_zero()) || conn.socket().can_recv();
+        match conn.life {
+            Life::Connecting { .. } | Life::HalfOpen { .. } | Life::Ended { .. } => self.discard(handle),
+            Life::Open if rude => {
+                self.reset(handle);
+                self.discard(handle);
+            }
+            Life::Open => {
+                if !conn.shut_write {
+                    conn.finish();
+                }
+                conn.heard = self.now;
+                sock.owner = Owner::Orphan;
+                self.mark_dirty(handle);
+            }
+        }
+    }
+}
