@@ -18,7 +18,11 @@ impl Core {
     /// Takes one frame in.
     pub(crate) fn input(&mut self, side: Side, frame: &[u8]) {
         self.work += 1;
-        let header = self.net.at(side).header;
+        let netif = self.net.at(side);
+        let header = netif.header;
+        if netif.mac.is_some_and(|mac| !is_for(frame, mac)) {
+            return;
+        }
         let ethertype = if header == 14 { frame.get(12..14) } else { None };
         let ip = match ethertype {
             None if header == 0 => frame,
@@ -205,6 +209,8 @@ impl Core {
         let (now, netif) = (self.now, self.net.at(side));
         let header = netif.header;
         let Some(whole) = self.fragments.take(netif, frame, now) else { return };
+        // The answer to a large echo request leaves in parts.
+        netif.egress_own(now);
         if let Some(packet) = packet::parse(&whole[header..]).filter(|p| !p.fragment) {
             match packet.protocol {
                 TCP if self.net.is_local(packet.dst) => self.tcp_input(side, &whole, &packet),
@@ -278,3 +284,8 @@ impl Conn {
 
 /// What may be set in a packet that goes nowhere special.
 pub(crate) const PLAIN: Edit = Edit { traffic_class: 0, mss: 0, checksums: false };
+
+/// Whether an Ethernet frame is for the station `mac`, or for many.
+fn is_for(frame: &[u8], mac: [u8; 6]) -> bool {
+    frame.len() >= 14 && (frame[0] & 1 == 1 || frame[..6] == mac)
+}

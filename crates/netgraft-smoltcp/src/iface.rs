@@ -92,6 +92,7 @@ impl NetIf {
         caps.max_transmission_unit = mtu + header;
         if offload.checksum {
             caps.checksum.tcp = Checksum::None;
+            caps.checksum.udp = Checksum::Tx;
             // smoltcp 0.14 drops IPv6 packets above the MTU even if the link would cut them.
             let whole = offload.segment_v4.min(LARGE - 14 + header);
             if whole > mtu {

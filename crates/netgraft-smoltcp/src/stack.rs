@@ -93,8 +93,9 @@ impl SmoltcpStack {
         let Some(link) = link else { return Ok(core) };
         let seed = core.random.next();
         let mut netif = NetIf::on_link(link.medium(), link.mtu(), link.offload(), seed, now);
-        if let Some(cidr) = netif.mac.and_then(link_local) {
-            netif.addresses.push(cidr);
+        if netif.mac.is_some() {
+            netif.addresses.extend(link_local(core.random.next()));
+            netif.sync_addresses();
         }
         core.net.link = Some(netif);
         core.link = Some(link);
@@ -117,13 +118,11 @@ impl SmoltcpStack {
     }
 }
 
-/// `fe80::/64` with the interface identifier of a MAC address (RFC 4291 appendix A).
-fn link_local(mac: [u8; 6]) -> Option<Cidr> {
-    let [a, b, c, d, e, f] = mac;
-    let pair = |hi: u8, lo: u8| u16::from_be_bytes([hi, lo]);
-    let ip =
-        std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f));
-    Cidr::new(ip.into(), 64)
+/// A link-local address with a random interface identifier (RFC 7217): an interface that is shared with the
+/// kernel has one from its MAC address already.
+fn link_local(random: u64) -> Option<Cidr> {
+    let bits = 0xfe80 << 112 | u128::from(random);
+    Cidr::new(std::net::Ipv6Addr::from_bits(bits).into(), 64)
 }
 
 fn check(config: &StackConfig) -> Result<(), SetupError> {

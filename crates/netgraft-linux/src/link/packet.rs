@@ -1,0 +1,292 @@
+//! AF_PACKET on an interface of the kernel (packet(7)).
+//!
+//! The kernel sees the interface's frames too. So the interface must carry no IP address of the stack's, or the
+//! kernel would answer with resets what the stack accepts; best none at all.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::{Device, FRAME, OpenError, check, control_socket, flags_of, interface_ioctl, vnet};
+
+/// `PACKET_VNET_HDR`, `PACKET_IGNORE_OUTGOING` (linux/if_packet.h)
+const PACKET_VNET_HDR: libc::c_int = 15;
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+/// Frames of one receiving call.
+const RECEIVE: usize = 32;
+/// Frames and bytes of one sending call.
+const SEND: usize = 64;
+const SEND_BYTES: usize = 256 * 1024;
+/// Receive buffer of the socket.
+const BUFFER: libc::c_int = 4 * 1024 * 1024;
+
+/// A packet socket on an interface.
+#[derive(Debug)]
+pub struct Packet {
+    fd: OwnedFd,
+    /// `RECEIVE` times a header and a frame.
+    buf: Box<[u8]>,
+    lengths: [usize; RECEIVE],
+    /// Outgoing headers and frames, one behind the other, and where each ends.
+    out: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Packet {
+    /// Takes over the interface `name` of the caller's network namespace, whose address the stack uses.
+    ///
+    /// # Errors
+    /// That the interface is missing, down, or no Ethernet; that CAP_NET_RAW is missing.
+    pub fn open(name: &str) -> Result<(Packet, Device), OpenError> {
+        let problem = |what: &str, e| OpenError::io(format!("interface {name}: {what}"), e);
+        let flags = flags_of(name).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENODEV) => {
+                OpenError::new(format!("there is no interface {name} in this network namespace"))
+            }
+            _ => problem("cannot be looked at", e),
+        })?;
+        if flags & libc::IFF_UP == 0 {
+            return Err(OpenError::new(format!("interface {name} is down: ip link set {name} up")));
+        }
+        let (mac, index) = Self::identify(name).map_err(|e| problem("is no Ethernet interface", e))?;
+        let mtu = super::mtu_of(name).map_err(|e| problem("has no MTU", e))?;
+        let fd = Self::bind(index).map_err(|e| match e.raw_os_error() {
+            Some(libc::EPERM) => problem("needs CAP_NET_RAW over the network namespace (run as root)", e),
+            _ => problem("cannot be opened", e),
+        })?;
+        Ok((Self::from_fd(fd), Device { name: name.to_owned(), mac, mtu }))
+    }
+
+    fn identify(name: &str) -> io::Result<([u8; 6], libc::c_int)> {
+        let socket = control_socket()?;
+        let mut request = super::request(name)?;
+        interface_ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &mut request)?;
+        // SAFETY: SIOCGIFHWADDR has filled `ifru_hwaddr`.
+        let hardware = unsafe { request.ifr_ifru.ifru_hwaddr };
+        if hardware.sa_family != libc::ARPHRD_ETHER {
+            return Err(io::Error::from(io::ErrorKind::Unsupported));
+        }
+        let mut mac = [0; 6];
+        for (to, from) in mac.iter_mut().zip(hardware.sa_data) {
+            *to = from as u8;
+        }
+        let mut request = super::request(name)?;
+        interface_ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &mut request)?;
+        // SAFETY: SIOCGIFINDEX has filled `ifru_ifindex`.
+        Ok((mac, unsafe { request.ifr_ifru.ifru_ifindex }))
+    }
+
+    fn bind(index: libc::c_int) -> io::Result<OwnedFd> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // Protocol 0 receives nothing until the socket is bound to its interface.
+        // SAFETY: socket has no memory arguments.
+        let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+        // SAFETY: the kernel just gave this descriptor to us alone.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        set(fd.as_raw_fd(), libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+        set(fd.as_raw_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+        // Beyond rmem_max only with CAP_NET_ADMIN; without it the default has to do.
+        let forced = set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER);
+        forced.or_else(|_| set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, BUFFER))?;
+        // SAFETY: `sockaddr_ll` is plain data for which zero is valid.
+        let mut addr: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        addr.sll_family = libc::AF_PACKET as u16;
+        addr.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        addr.sll_ifindex = index;
+        let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: the address lives through the call and has the length that is passed.
+        check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const addr).cast(), len) })?;
+        Ok(fd)
+    }
+
+    /// The device again, from its descriptor.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Packet {
+        Packet {
+            fd,
+            // Pages that no frame touches cost nothing.
+            buf: vec![0; RECEIVE * (vnet::LEN + FRAME)].into_boxed_slice(),
+            lengths: [0; RECEIVE],
+            out: Vec::new(),
+            ends: Vec::new(),
+        }
+    }
+
+    /// The descriptor, to be handed to another process.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Receives at most `limit` frames with one system call and hands each to `deliver`; answers how many came,
+    /// and whether more may wait.
+    ///
+    /// # Errors
+    /// ENETDOWN once after the interface went down, ENODEV if it is gone.
+    pub fn receive(&mut self, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> io::Result<(usize, bool)> {
+        let wanted = limit.min(RECEIVE);
+        let got = match self.receive_batch(wanted) {
+            Ok(got) => got,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Err(e) => return Err(e),
+        };
+        for (slot, &len) in self.buf.chunks_exact(vnet::LEN + FRAME).zip(&self.lengths[..got]) {
+            let (header, frame) = slot.split_at(vnet::LEN);
+            let frame = &frame[..len.saturating_sub(vnet::LEN).min(FRAME)];
+            if vnet::is_intact(header, frame) {
+                deliver(frame);
+            }
+        }
+        Ok((got, got == wanted))
+    }
+
+    fn receive_batch(&mut self, wanted: usize) -> io::Result<usize> {
+        // SAFETY: `iovec` and `mmsghdr` are plain data for which zero is valid.
+        let mut parts: [libc::iovec; RECEIVE] = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        let mut messages: [libc::mmsghdr; RECEIVE] = unsafe { std::mem::zeroed() };
+        for (part, slot) in parts.iter_mut().zip(self.buf.chunks_exact_mut(vnet::LEN + FRAME)) {
+            *part = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() };
+        }
+        for (message, part) in messages.iter_mut().zip(&mut parts) {
+            message.msg_hdr.msg_iov = part;
+            message.msg_hdr.msg_iovlen = 1;
+        }
+        let flags = libc::MSG_DONTWAIT as _;
+        let count = wanted as libc::c_uint;
+        // SAFETY: the first `wanted` messages each point to one part, which points to its own slot of `buf`; all
+        // live through the call and nothing else refers to them.
+        let got = check(unsafe {
+            libc::recvmmsg(self.fd.as_raw_fd(), messages.as_mut_ptr(), count, flags, std::ptr::null_mut())
+        })?;
+        let got = (got as usize).min(wanted);
+        for (len, message) in self.lengths.iter_mut().zip(&messages[..got]) {
+            *len = message.msg_len as usize;
+        }
+        Ok(got)
+    }
+
+    /// Queues one frame for [`Packet::flush`]; a TCP segment may lack its checksum, and is cut into pieces of
+    /// `segment` bytes unless that is 0.
+    ///
+    /// # Errors
+    /// As [`Packet::flush`], which makes room.
+    pub fn send(&mut self, frame: &[u8], segment: u16) -> io::Result<()> {
+        let full = self.ends.len() >= SEND || self.out.len() + frame.len() > SEND_BYTES;
+        if full && !self.ends.is_empty() {
+            self.flush()?;
+        }
+        let start = self.out.len();
+        self.out.extend_from_slice(&[0; vnet::LEN]);
+        self.out.extend_from_slice(frame);
+        let (header, copy) = self.out[start..].split_at_mut(vnet::LEN);
+        header.copy_from_slice(&vnet::describe(copy, frame.len(), segment));
+        self.ends.push(self.out.len());
+        Ok(())
+    }
+
+    /// Sends what is queued. A frame that the interface cannot take is dropped, as a full queue of the kernel's
+    /// drops it.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the kernel has no room; the rest stays queued. ENETDOWN, ENODEV, ENXIO.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let mut done = 0;
+        let result = loop {
+            if done == self.ends.len() {
+                break Ok(());
+            }
+            match self.send_batch(done) {
+                Ok(sent) => done += sent,
+                Err(e) => match e.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::ENETDOWN | libc::ENODEV | libc::ENXIO) => {
+                        done = self.ends.len();
+                        break Err(e);
+                    }
+                    Some(libc::EAGAIN) => break Err(e),
+                    _ => done += 1,
+                },
+            }
+        };
+        let cut = if done == 0 { 0 } else { self.ends[done - 1] };
+        self.out.drain(..cut);
+        self.ends.drain(..done);
+        for end in &mut self.ends {
+            *end -= cut;
+        }
+        result
+    }
+
+    fn send_batch(&mut self, from: usize) -> io::Result<usize> {
+        // SAFETY: `iovec` and `mmsghdr` are plain data for which zero is valid.
+        let mut parts: [libc::iovec; SEND] = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        let mut messages: [libc::mmsghdr; SEND] = unsafe { std::mem::zeroed() };
+        let mut start = if from == 0 { 0 } else { self.ends[from - 1] };
+        let count = (self.ends.len() - from).min(SEND);
+        for ((part, message), &end) in parts.iter_mut().zip(&mut messages).zip(&self.ends[from..]) {
+            let frame = &mut self.out[start..end];
+            *part = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() };
+            message.msg_hdr.msg_iov = part;
+            message.msg_hdr.msg_iovlen = 1;
+            start = end;
+        }
+        let flags = libc::MSG_DONTWAIT as _;
+        // SAFETY: the first `count` messages each point to one part, which points into `out`; all live through
+        // the call, and the kernel only reads them, but for the lengths in `messages`.
+        let sent = check(unsafe {
+            libc::sendmmsg(self.fd.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, flags)
+        })?;
+        Ok((sent as usize).min(count))
+    }
+}
+
+impl AsFd for Packet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value lives through the call and has the length that is passed.
+    check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), len) }).map(drop)
+}
+
+/// The IP addresses of an interface of the caller's network namespace (getifaddrs(3)).
+///
+/// # Errors
+/// Those of getifaddrs.
+pub fn addresses(name: &str) -> io::Result<Vec<std::net::IpAddr>> {
+    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: getifaddrs writes one pointer, to a list that is freed below.
+    check(unsafe { libc::getifaddrs(&raw mut list) })?;
+    let mut found = Vec::new();
+    let mut next = list;
+    // SAFETY: the list is valid until freeifaddrs; each entry is followed by the next or by null.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        next = entry.ifa_next;
+        // SAFETY: `ifa_name` is a C string of the list.
+        let entry_name = unsafe { std::ffi::CStr::from_ptr(entry.ifa_name) };
+        if entry_name.to_bytes() != name.as_bytes() || entry.ifa_addr.is_null() {
+            continue;
+        }
+        // SAFETY: `ifa_addr` is not null and points to an address of the family that it begins with.
+        match i32::from(unsafe { (*entry.ifa_addr).sa_family }) {
+            libc::AF_INET => {
+                // SAFETY: an AF_INET address is a `sockaddr_in`; it may be unaligned for one.
+                let addr = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
+                found.push(std::net::Ipv4Addr::from(addr.sin_addr.s_addr.to_ne_bytes()).into());
+            }
+            libc::AF_INET6 => {
+                // SAFETY: an AF_INET6 address is a `sockaddr_in6`; it may be unaligned for one.
+                let addr = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
+                found.push(std::net::Ipv6Addr::from(addr.sin6_addr.s6_addr).into());
+            }
+            _ => {}
+        }
+    }
+    // SAFETY: the list came from getifaddrs and is not used any more.
+    unsafe { libc::freeifaddrs(list) };
+    Ok(found)
+}

@@ -1,0 +1,166 @@
+//! The header in front of a frame that says what is left to do (`struct virtio_net_hdr`, linux/virtio_net.h):
+//! checksums to compute, segments to cut.
+
+/// Length of the header.
+pub const LEN: usize = 10;
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`
+const NEEDS_CSUM: u8 = 1;
+/// `VIRTIO_NET_HDR_F_DATA_VALID`
+const DATA_VALID: u8 = 2;
+/// `VIRTIO_NET_HDR_GSO_TCPV4`, `VIRTIO_NET_HDR_GSO_TCPV6`
+const GSO_V4: u8 = 1;
+const GSO_V6: u8 = 4;
+
+/// The most bytes at the start of a frame that [`describe`] looks at or changes.
+pub const HEAD: usize = 14 + 60 + 60;
+
+/// Where the headers of a frame are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    v4: bool,
+    protocol: u8,
+    fragment: bool,
+    /// Offset of the transport header.
+    transport: usize,
+    /// End of the IP packet.
+    end: usize,
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<usize> {
+    let pair = bytes.get(at..at + 2)?;
+    Some(usize::from(u16::from_be_bytes([pair[0], pair[1]])))
+}
+
+fn layout(frame: &[u8]) -> Option<Layout> {
+    match frame.get(12..14)? {
+        [0x08, 0x00] => {
+            let transport = 14 + usize::from(*frame.get(14)? & 15) * 4;
+            let fragment = be16(frame, 20)? & 0x3fff != 0;
+            let end = 14 + be16(frame, 16)?;
+            Some(Layout { v4: true, protocol: *frame.get(23)?, fragment, transport, end })
+        }
+        [0x86, 0xdd] => {
+            let end = 54 + be16(frame, 18)?;
+            Some(Layout { v4: false, protocol: *frame.get(20)?, fragment: false, transport: 54, end })
+        }
+        _ => None,
+    }
+}
+
+fn add(bytes: &[u8], mut sum: u64) -> u64 {
+    let mut words = bytes.chunks_exact(4);
+    for word in &mut words {
+        sum += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
+    }
+    for (i, &byte) in words.remainder().iter().enumerate() {
+        sum += u64::from(byte) << (if i % 2 == 0 { 8 } else { 0 });
+    }
+    sum
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Sum of the pseudo header.
+fn pseudo(frame: &[u8], layout: &Layout, len: usize) -> u64 {
+    let addresses = if layout.v4 { 26..34 } else { 22..54 };
+    add(frame.get(addresses).unwrap_or(&[]), 0) + u64::from(layout.protocol) + len as u64
+}
+
+/// Describes an outgoing frame of `len` bytes whose first bytes are `head` (at least [`HEAD`] of them, or the
+/// whole frame): a TCP segment leaves with its checksum begun, to be finished by the other side, and is cut
+/// into pieces of `segment` payload bytes unless that is 0.
+pub fn describe(head: &mut [u8], len: usize, segment: u16) -> [u8; LEN] {
+    let mut header = [0; LEN];
+    let Some(found) = layout(head).filter(|l| l.protocol == 6 && !l.fragment && l.end <= len) else {
+        return header;
+    };
+    let at = found.transport;
+    let Some(&offset) = head.get(at + 12) else { return header };
+    let begun = fold(pseudo(head, &found, found.end.saturating_sub(at)));
+    let Some(field) = head.get_mut(at + 16..at + 18) else { return header };
+    field.copy_from_slice(&begun.to_be_bytes());
+    header[0] = NEEDS_CSUM;
+    header[6..8].copy_from_slice(&(at as u16).to_ne_bytes());
+    header[8..10].copy_from_slice(&16u16.to_ne_bytes());
+    if segment > 0 {
+        header[1] = if found.v4 { GSO_V4 } else { GSO_V6 };
+        let headers = at + usize::from(offset >> 4) * 4;
+        header[2..4].copy_from_slice(&(headers as u16).to_ne_bytes());
+        header[4..6].copy_from_slice(&segment.to_ne_bytes());
+    }
+    header
+}
+
+/// Whether a received frame's transport checksum holds: the kernel says so, or has still to compute it, or it
+/// is computed here. Frames without one hold.
+#[must_use]
+pub fn is_intact(header: &[u8], frame: &[u8]) -> bool {
+    if header.first().is_some_and(|flags| flags & (NEEDS_CSUM | DATA_VALID) != 0) {
+        return true;
+    }
+    let Some(found) = layout(frame).filter(|l| !l.fragment) else { return true };
+    let Some(data) = frame.get(found.transport..found.end) else { return false };
+    match found.protocol {
+        17 if found.v4 && data.get(6..8) == Some(&[0, 0]) => true,
+        6 | 17 => fold(add(data, pseudo(frame, &found, data.len()))) == 0xffff,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp_frame(payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 14 + 20 + 20];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        frame[16..18].copy_from_slice(&((40 + payload.len()) as u16).to_be_bytes());
+        frame[23] = 6;
+        frame[26..34].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 2]);
+        frame[34 + 12] = 5 << 4;
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    #[test]
+    fn a_segment_is_described_and_its_checksum_can_be_finished() {
+        let mut frame = tcp_frame(b"hello");
+        let len = frame.len();
+        let header = describe(&mut frame, len, 3);
+        assert_eq!(header[0..2], [NEEDS_CSUM, GSO_V4]);
+        assert_eq!(u16::from_ne_bytes([header[2], header[3]]), 54);
+        assert_eq!(u16::from_ne_bytes([header[4], header[5]]), 3);
+        assert_eq!(u16::from_ne_bytes([header[6], header[7]]), 34);
+        assert!(!is_intact(&[0; LEN], &frame));
+        assert!(is_intact(&header, &frame));
+        // What the kernel does with such a frame.
+        let check = !fold(add(&frame[34..], 0));
+        frame[50..52].copy_from_slice(&check.to_be_bytes());
+        assert!(is_intact(&[0; LEN], &frame));
+        frame[54] ^= 1;
+        assert!(!is_intact(&[0; LEN], &frame));
+    }
+
+    #[test]
+    fn short_and_foreign_frames_are_left_alone() {
+        let whole = tcp_frame(b"x");
+        for len in 0..whole.len() {
+            let mut cut = whole[..len].to_vec();
+            let before = cut.clone();
+            if describe(&mut cut, len, 100)[0] == 0 {
+                assert_eq!(cut, before);
+            }
+            let _ = is_intact(&[], &cut);
+        }
+        let mut arp = vec![0; 42];
+        arp[12..14].copy_from_slice(&[8, 6]);
+        assert_eq!(describe(&mut arp, 42, 0), [0; LEN]);
+        assert!(is_intact(&[0; LEN], &arp));
+    }
+}
