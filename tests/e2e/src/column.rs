@@ -6,8 +6,8 @@ use std::process::Command;
 use crate::netns::Namespace;
 use crate::stage::Stage;
 
-/// The user and group id of "an ordinary user": it needs no entry in the user database.
-pub const ORDINARY_ID: u32 = 65_534;
+/// The user and group id of the ordinary user.
+pub const ORDINARY_ID: u32 = 65_533;
 
 /// What carries the program's sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,6 +113,6 @@ impl Column {
             Network::Sandbox => netgraft("sandbox"),
             Network::None => netgraft("none"),
         };
-        namespace.command_as(self.user, &words)
+        namespace.command_as(self.user, &stage.accounts(), &words)
     }
 }

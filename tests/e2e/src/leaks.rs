@@ -58,7 +58,9 @@ fn name_of(folder: &Path) -> String {
     String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned()
 }
 
-fn marked_processes(mark: &str) -> Vec<(i32, String)> {
+/// The processes of a job, with their command lines.
+#[must_use]
+pub fn marked_processes(mark: &str) -> Vec<(i32, String)> {
     let needle = format!("{MARK}={mark}");
     let carries = |folder: &Path| {
         let environment = fs::read(folder.join("environ")).unwrap_or_default();

@@ -10,6 +10,7 @@ pub mod leaks;
 pub mod machine;
 pub mod netns;
 pub mod process;
+pub mod programs;
 pub mod report;
 pub mod skips;
 pub mod stage;

@@ -1,5 +1,6 @@
 //! Network namespaces of the tests' own, removed when they go out of scope.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -62,11 +63,15 @@ impl Namespace {
     }
 
     /// A command that runs inside it as a user.
+    ///
+    /// `accounts` stands in for the user database, so that the ordinary user has a name and a shell: some
+    /// programs insist. Only the command sees it, since `ip netns exec` gives it mounts of its own.
     #[must_use]
-    pub fn command_as(&self, user: User, words: &[String]) -> Command {
+    pub fn command_as(&self, user: User, accounts: &Path, words: &[String]) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]);
         if user == User::Ordinary {
+            command.args(["sh", "-c", "mount --bind \"$0\" /etc/passwd && exec \"$@\""]).arg(accounts);
             command.arg("setpriv");
             command.arg(format!("--reuid={ORDINARY_ID}")).arg(format!("--regid={ORDINARY_ID}"));
             command.args(["--clear-groups", "--inh-caps=-all", "--"]);

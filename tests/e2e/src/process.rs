@@ -19,6 +19,7 @@ pub const MARK: &str = "NETGRAFT_E2E_JOB";
 pub struct Running {
     child: Child,
     log: PathBuf,
+    errors: Option<PathBuf>,
     started: Instant,
     ended: bool,
 }
@@ -30,6 +31,8 @@ pub struct Ended {
     pub status: Option<ExitStatus>,
     /// What it printed, on standard output and standard error.
     pub output: String,
+    /// What it printed on standard error, when the two were kept apart.
+    pub errors: String,
     /// How long it ran.
     pub took: Duration,
 }
@@ -41,9 +44,33 @@ impl Running {
     /// When it can't be started.
     pub fn start(command: &mut Command, scratch: &Scratch, name: &str) -> Result<Self, String> {
         let log = scratch.path().join(format!("{name}.log"));
-        let open = |error| format!("{}: {error}", log.display());
-        let file = File::create(&log).map_err(open)?;
-        let copy = file.try_clone().map_err(open)?;
+        let file = create(&log)?;
+        let copy = file.try_clone().map_err(|error| format!("{}: {error}", log.display()))?;
+        Self::start_with(command.stdin(Stdio::null()), scratch, (file, log), (copy, None))
+    }
+
+    /// Like [`Self::start`], with standard error kept apart and standard input read from a file.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_apart(
+        command: &mut Command,
+        scratch: &Scratch,
+        name: &str,
+        input: Stdio,
+    ) -> Result<Self, String> {
+        let log = scratch.path().join(format!("{name}.log"));
+        let errors = scratch.path().join(format!("{name}.err"));
+        let (out, err) = (create(&log)?, create(&errors)?);
+        Self::start_with(command.stdin(input), scratch, (out, log), (err, Some(errors)))
+    }
+
+    fn start_with(
+        command: &mut Command,
+        scratch: &Scratch,
+        (out, log): (File, PathBuf),
+        (err, errors): (File, Option<PathBuf>),
+    ) -> Result<Self, String> {
         command
             .env_clear()
             .env("PATH", SEARCH_PATH)
@@ -53,15 +80,16 @@ impl Running {
             .env("WORK", scratch.work())
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("RUST_BACKTRACE", "1")
+            // No name server is in reach: those who ask for one are not to wait long.
+            .env("RES_OPTIONS", "timeout:1 attempts:1")
             .env(MARK, scratch.mark())
             .envs(scratch.variables())
             .current_dir(scratch.work())
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(copy)
+            .stdout(out)
+            .stderr(err)
             .process_group(0);
         let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
-        Ok(Running { child, log, started: Instant::now(), ended: false })
+        Ok(Running { child, log, errors, started: Instant::now(), ended: false })
     }
 
     /// The process id of what was started.
@@ -70,24 +98,26 @@ impl Running {
         self.child.id()
     }
 
-    /// Waits for the end, and kills the process group at the time limit.
+    /// Waits for the end, and kills the process group when it has not come within `limit` from now.
     ///
     /// # Errors
     /// When the program can't be waited for or its output can't be read.
     pub fn finish(mut self, limit: Duration) -> Result<Ended, String> {
+        let deadline = Instant::now() + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait().map_err(|error| error.to_string())? {
                 self.ended = true;
                 break Some(status);
             }
-            if self.started.elapsed() > limit {
+            if Instant::now() > deadline {
                 self.kill();
                 break None;
             }
             std::thread::sleep(Duration::from_millis(4));
         };
         let took = self.started.elapsed();
-        Ok(Ended { status, output: read_log(&self.log)?, took })
+        let errors = self.errors.as_deref().map(read_log).transpose()?.unwrap_or_default();
+        Ok(Ended { status, output: read_log(&self.log)?, errors, took })
     }
 
     /// Whether it is still there.
@@ -141,10 +171,16 @@ impl Ended {
     pub fn success(&self) -> Result<(), String> {
         match self.status {
             Some(status) if status.success() => Ok(()),
-            Some(status) => Err(format!("{status}\n{}", tail(&self.output))),
-            None => Err(format!("no end within {:.0?}\n{}", self.took, tail(&self.output))),
+            Some(status) => Err(format!("{status}\n{}{}", tail(&self.output), tail(&self.errors))),
+            None => {
+                Err(format!("no end within {:.0?}\n{}{}", self.took, tail(&self.output), tail(&self.errors)))
+            }
         }
     }
+}
+
+fn create(path: &Path) -> Result<File, String> {
+    File::create(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn read_log(path: &Path) -> Result<String, String> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::column::Column;
+use crate::column::{Column, ORDINARY_ID};
 use crate::leaks;
 use crate::machine::{self, run_tool};
 
@@ -42,6 +42,9 @@ impl Stage {
             io(&path, fs::create_dir(&path))?;
             io(&path, fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))?;
         }
+        let mut accounts = io(Path::new("/etc/passwd"), fs::read_to_string("/etc/passwd"))?;
+        accounts.push_str(&format!("guest:x:{ORDINARY_ID}:{ORDINARY_ID}:an ordinary user:/:/bin/sh\n"));
+        io(&stage.folder, fs::write(stage.accounts(), accounts))?;
         let binary = netgraft_binary()?;
         io(&binary, fs::copy(&binary, stage.netgraft()))?;
         Ok(stage)
@@ -53,10 +56,22 @@ impl Stage {
         self.folder.join("bin/netgraft")
     }
 
+    /// A user database in which the ordinary user has a name and a shell.
+    #[must_use]
+    pub fn accounts(&self) -> PathBuf {
+        self.folder.join("passwd")
+    }
+
     /// A program of the stage.
     #[must_use]
     pub fn bin(&self, name: &str) -> PathBuf {
         self.folder.join("bin").join(name)
+    }
+
+    /// Where [`Self::copy_folder`] puts a folder.
+    #[must_use]
+    pub fn copied(&self, folder: &str) -> PathBuf {
+        self.folder.join(folder.replace('/', "-"))
     }
 
     /// Copies a folder of `tests/` here and gives its path.
@@ -64,7 +79,7 @@ impl Stage {
     /// # Errors
     /// When it can't be copied.
     pub fn copy_folder(&self, folder: &str) -> Result<PathBuf, String> {
-        let (from, to) = (in_tree(folder), self.folder.join(folder.replace('/', "-")));
+        let (from, to) = (in_tree(folder), self.copied(folder));
         copy_tree(&from, &to)?;
         Ok(to)
     }
@@ -136,6 +151,23 @@ impl Stage {
         } else {
             Err(format!("go build: {}", String::from_utf8_lossy(&output.stderr)))
         }
+    }
+
+    /// Makes the keys of the ssh server and its user, in a folder that every user can read.
+    ///
+    /// # Errors
+    /// When `ssh-keygen` is missing, or what it printed.
+    pub fn make_keys(&self) -> Result<PathBuf, String> {
+        let folder = self.folder.join("keys");
+        io(&folder, fs::create_dir(&folder))?;
+        io(&folder, fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)))?;
+        let keygen = machine::find("ssh-keygen")?.display().to_string();
+        for name in ["host", "user"] {
+            let key = folder.join(name);
+            run_tool(&keygen, &["-q", "-t", "ed25519", "-N", "", "-f", &key.display().to_string()])?;
+            io(&key, fs::set_permissions(&key, fs::Permissions::from_mode(0o644)))?;
+        }
+        Ok(folder)
     }
 
     /// A scratch folder for one job in one column.

@@ -1,1 +1,432 @@
-fn main() {}
+//! What `netgraft run` promises as a command: statuses, signals, errors, descriptors, speed, and that all of it
+//! goes away, however it ends.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use netgraft_e2e::Outcome;
+use netgraft_e2e::column::{Column, Network, User};
+use netgraft_e2e::leaks::marked_processes;
+use netgraft_e2e::netns::Namespace;
+use netgraft_e2e::process::{Ended, Running};
+use netgraft_e2e::report::{self, Job};
+use netgraft_e2e::stage::{Scratch, Stage};
+use rustix::process::{Pid, Signal, kill_process};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The start-up tax that is promised, over starting the program directly.
+const START_UP_TAX: Duration = Duration::from_millis(15);
+
+type Check = fn(&Place<'_>) -> Outcome;
+
+const CHECKS: &[(&str, Check)] = &[
+    ("exit statuses", exit_statuses),
+    ("programs that can't be run", programs_that_cannot_be_run),
+    ("bad arguments", bad_arguments),
+    ("standard streams", standard_streams),
+    ("arguments, environment and folder", arguments_and_environment),
+    ("descriptors", descriptors),
+    ("signals", signals),
+    ("the launcher is killed", |place| killed(place, Victim::Launcher)),
+    ("the sentry is killed", |place| killed(place, Victim::Sentry)),
+    ("the program is killed", |place| killed(place, Victim::Program)),
+    ("a terminal", terminal),
+    ("a second listener", second_listener),
+    ("no user namespaces", no_user_namespaces),
+    ("links without privileges", links_without_privileges),
+    ("isolation", isolation),
+    ("summary", summary),
+    ("help", help),
+    ("start-up", start_up),
+];
+
+fn main() -> ExitCode {
+    report::main("the command", jobs, Vec::new)
+}
+
+fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
+    stage.copy_folder("e2e/programs")?;
+    let mut jobs = Vec::new();
+    for column in Column::ALL.into_iter().filter(|column| column.network != Network::Native) {
+        for (name, check) in CHECKS {
+            let run = Box::new(move || {
+                let place =
+                    Place { stage, column, namespace: Namespace::new()?, scratch: stage.scratch(column)? };
+                let outcome = check(&place);
+                outcome.and(place.scratch.finish())
+            });
+            jobs.push(Job { name: (*name).to_owned(), column: column.to_string(), skip: None, run });
+        }
+    }
+    Ok(jobs)
+}
+
+/// Where a check runs.
+struct Place<'a> {
+    stage: &'a Stage,
+    column: Column,
+    namespace: Namespace,
+    scratch: Scratch,
+}
+
+impl Place<'_> {
+    fn network(&self) -> &'static str {
+        match self.column.network {
+            Network::Native | Network::Sandbox => "sandbox",
+            Network::Host => "host",
+            Network::None => "none",
+        }
+    }
+
+    /// A command as this column's user, in this check's namespace.
+    fn as_user(&self, words: &[&str]) -> Command {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        self.namespace.command_as(self.column.user, &self.stage.accounts(), &words)
+    }
+
+    /// `netgraft run --network N OPTIONS -- PROGRAM`.
+    fn netgraft(&self, options: &[&str], program: &[&str]) -> Command {
+        let binary = self.stage.netgraft().display().to_string();
+        let mut words = vec![binary.as_str(), "run", "--network", self.network()];
+        words.extend_from_slice(options);
+        words.push("--");
+        words.extend_from_slice(program);
+        self.as_user(&words)
+    }
+
+    fn start(&self, command: &mut Command) -> Result<Running, String> {
+        Running::start_apart(command, &self.scratch, "run", Stdio::null())
+    }
+
+    fn run(&self, options: &[&str], program: &[&str]) -> Result<Ended, String> {
+        self.start(&mut self.netgraft(options, program))?.finish(LIMIT)
+    }
+
+    /// Runs netgraft with raw arguments, without the options that every other check has.
+    fn run_raw(&self, arguments: &[&str]) -> Result<Ended, String> {
+        let binary = self.stage.netgraft().display().to_string();
+        let mut words = vec![binary.as_str()];
+        words.extend_from_slice(arguments);
+        self.start(&mut self.as_user(&words))?.finish(LIMIT)
+    }
+}
+
+/// Asserts an exit status.
+fn status(what: &str, ended: &Ended, wanted: i32) -> Outcome {
+    match ended.status {
+        None => Err(format!("{what}: no end; {} {}", ended.output, ended.errors)),
+        Some(status) if status.code() == Some(wanted) => Ok(()),
+        Some(status) => {
+            Err(format!("{what}: expected status {wanted}, saw {status}; {} {}", ended.output, ended.errors))
+        }
+    }
+}
+
+/// Asserts netgraft's own failure: status 125 (or another one) and one line that says what.
+fn one_line(what: &str, ended: &Ended, wanted: i32, about: &[&str]) -> Outcome {
+    status(what, ended, wanted)?;
+    let lines = ended.errors.lines().count();
+    if lines != 1 {
+        return Err(format!("{what}: expected one line, saw {lines}: {}", ended.errors));
+    }
+    match about.iter().find(|word| !ended.errors.to_lowercase().contains(&word.to_lowercase())) {
+        Some(word) => Err(format!("{what}: the line does not say {word}: {}", ended.errors)),
+        None => Ok(()),
+    }
+}
+
+fn holds(what: &str, condition: bool, seen: &str) -> Outcome {
+    if condition { Ok(()) } else { Err(format!("{what}: {seen}")) }
+}
+
+fn exit_statuses(place: &Place<'_>) -> Outcome {
+    status("true", &place.run(&[], &["true"])?, 0)?;
+    status("exit 42", &place.run(&[], &["sh", "-c", "exit 42"])?, 42)?;
+    for (signal, number) in [("TERM", 143), ("KILL", 137), ("SEGV", 139)] {
+        let ended = place.run(&[], &["sh", "-c", &format!("kill -{signal} $$")])?;
+        status(signal, &ended, number)?;
+    }
+    let quiet = place.run(&[], &["true"])?;
+    holds(
+        "netgraft prints nothing of its own",
+        quiet.output.is_empty() && quiet.errors.is_empty(),
+        &quiet.errors,
+    )
+}
+
+fn programs_that_cannot_be_run(place: &Place<'_>) -> Outcome {
+    one_line("a missing program", &place.run(&[], &["no-such-program"])?, 127, &["no-such-program"])?;
+    one_line("a missing path", &place.run(&[], &["/no/such/program"])?, 127, &["/no/such/program"])?;
+    one_line("a file that is no program", &place.run(&[], &["/etc/hostname"])?, 126, &["/etc/hostname"])?;
+    one_line("a folder", &place.run(&[], &["/tmp"])?, 126, &["/tmp"])
+}
+
+fn bad_arguments(place: &Place<'_>) -> Outcome {
+    let cases: [(&[&str], &[&str]); 9] = [
+        (&["run", "--network", "moon", "--", "true"], &["moon"]),
+        (&["run", "--link", "moon:x", "--", "true"], &["moon"]),
+        (&["run", "--link", "packet:nosuchif0", "--", "true"], &["nosuchif0"]),
+        (&["run", "--address", "10.0.0.300/24", "--", "true"], &["10.0.0.300"]),
+        (&["run", "--address", "10.0.0.1/99", "--", "true"], &["99"]),
+        (&["run", "--gateway", "nowhere", "--", "true"], &["nowhere"]),
+        (&["run", "--network", "plugin", "--plugin", "nosuchstack", "--", "true"], &["nosuchstack"]),
+        (&["run", "--network", "plugin", "--", "true"], &["--plugin"]),
+        (&["run", "--no-such-option", "--", "true"], &["--no-such-option"]),
+    ];
+    for (arguments, about) in cases {
+        let wants_root = arguments.contains(&"packet:nosuchif0") && place.column.user == User::Ordinary;
+        // Without privileges, those are what the line may speak of.
+        one_line(
+            &arguments.join(" "),
+            &place.run_raw(arguments)?,
+            125,
+            if wants_root { &[] } else { about },
+        )?;
+    }
+    Ok(())
+}
+
+fn standard_streams(place: &Place<'_>) -> Outcome {
+    let ended = place.run(&[], &["sh", "-c", "echo out; echo err >&2"])?;
+    holds("standard output", ended.output == "out\n", &ended.output)?;
+    holds("standard error", ended.errors == "err\n", &ended.errors)?;
+    let file = place.scratch.path().join("input");
+    let text: String = (0..200_000u32).map(|number| format!("{number}\n")).collect();
+    fs::write(&file, &text).map_err(|error| error.to_string())?;
+    let input = fs::File::open(&file).map_err(|error| error.to_string())?;
+    let mut command = place.netgraft(&[], &["cat"]);
+    let ended =
+        Running::start_apart(&mut command, &place.scratch, "cat", Stdio::from(input))?.finish(LIMIT)?;
+    status("cat", &ended, 0)?;
+    holds("standard input comes through", ended.output == text, "not what was sent")
+}
+
+fn arguments_and_environment(place: &Place<'_>) -> Outcome {
+    let program = ["printf", "<%s>", "two words", "", "--network", "*", "\u{e9}"];
+    let ended = place.run(&[], &program)?;
+    holds("arguments", ended.output == "<two words><><--network><*><\u{e9}>", &ended.output)?;
+    let binary = place.stage.netgraft().display().to_string();
+    let script = "echo $GREETING; pwd; id -u";
+    let words =
+        ["env", "GREETING=hello", &binary, "run", "--network", place.network(), "--", "sh", "-c", script];
+    let ended = place.start(&mut place.as_user(&words))?.finish(LIMIT)?;
+    let wanted = format!("hello\n{}\n{}\n", place.scratch.work().display(), place.column.owner());
+    holds("environment, folder and user id", ended.output == wanted, &ended.output)
+}
+
+fn descriptors(place: &Place<'_>) -> Outcome {
+    // `ls` itself opens one, the folder.
+    let ended = place.run(&[], &["sh", "-c", "exec ls /proc/self/fd"])?;
+    let seen: Vec<&str> = ended.output.split_whitespace().collect();
+    holds("the program has its own three and no others", seen == ["0", "1", "2", "3"], &ended.output)?;
+    let program = ["sh", "-c", "exec 7</dev/null; exec ls /proc/self/fd"];
+    let ended = place.run(&[], &program)?;
+    holds("and those that it opens", ended.output.split_whitespace().any(|fd| fd == "7"), &ended.output)
+}
+
+fn await_output(running: &Running, text: &str) -> Outcome {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !running.output().contains(text) {
+        if Instant::now() > deadline {
+            return Err(format!("the program did not print {text}: {}", running.output()));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn signals(place: &Place<'_>) -> Outcome {
+    for (signal, name) in [
+        (Signal::TERM, "TERM"),
+        (Signal::INT, "INT"),
+        (Signal::HUP, "HUP"),
+        (Signal::USR1, "USR1"),
+        (Signal::QUIT, "QUIT"),
+    ] {
+        let script = format!("trap 'exit 7' {name}; echo ready; while :; do sleep 0.05; done");
+        let running = place.start(&mut place.netgraft(&[], &["sh", "-c", &script]))?;
+        await_output(&running, "ready")?;
+        running.signal(signal);
+        status(name, &running.finish(Duration::from_secs(10))?, 7)?;
+    }
+    let running = place.start(&mut place.netgraft(&[], &["sh", "-c", "echo ready; exec sleep 60"]))?;
+    await_output(&running, "ready")?;
+    running.signal(Signal::TERM);
+    status("TERM that is not caught", &running.finish(Duration::from_secs(10))?, 143)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Launcher,
+    Sentry,
+    Program,
+}
+
+/// Kills one of the three processes and asserts that the others go too.
+fn killed(place: &Place<'_>, victim: Victim) -> Outcome {
+    let script = "python3 -c 'import socket,time; s=socket.create_server((\"127.0.0.1\",0)); print(\"ready\",flush=True); time.sleep(60)' & wait";
+    let running = place.start(&mut place.netgraft(&[], &["sh", "-c", script]))?;
+    await_output(&running, "ready")?;
+    let all = marked_processes(place.scratch.mark());
+    let is_netgraft =
+        |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == place.stage.netgraft());
+    let launcher = running.id().cast_signed();
+    let targets: Vec<i32> = match victim {
+        Victim::Launcher => vec![launcher],
+        Victim::Sentry => {
+            all.iter().map(|(pid, _)| *pid).filter(|pid| *pid != launcher && is_netgraft(*pid)).collect()
+        }
+        Victim::Program => {
+            let shell =
+                all.iter().find(|(pid, line)| line.starts_with("sh -c python3") && !is_netgraft(*pid));
+            shell.map(|(pid, _)| *pid).into_iter().collect()
+        }
+    };
+    if targets.is_empty() {
+        return Err(format!("{victim:?} was not found among {all:?}"));
+    }
+    for pid in targets {
+        let pid = Pid::from_raw(pid).ok_or("no such process id")?;
+        kill_process(pid, Signal::KILL).map_err(|error| error.to_string())?;
+    }
+    let ended = running.finish(Duration::from_secs(10))?;
+    let seen = ended.status.ok_or("netgraft did not end")?;
+    match victim {
+        Victim::Launcher => holds("killed", seen.signal() == Some(9), &seen.to_string()),
+        Victim::Sentry => one_line("the sentry's death", &ended, 125, &["sentry"]),
+        Victim::Program => status("the program's death", &ended, 137),
+    }
+    // That the others are gone is asserted when the scratch folder is given back.
+}
+
+fn terminal(place: &Place<'_>) -> Outcome {
+    let script = place.stage.copied("e2e/programs").join("terminal.py").display().to_string();
+    let binary = place.stage.netgraft().display().to_string();
+    let words = ["python3", &script, &binary, place.network()];
+    place.start(&mut place.as_user(&words))?.finish(Duration::from_secs(60))?.success()
+}
+
+fn second_listener(place: &Place<'_>) -> Outcome {
+    let binary = place.stage.netgraft().display().to_string();
+    let inner = [binary.as_str(), "run", "--network", "none", "--", "true"];
+    one_line("netgraft inside netgraft", &place.run(&[], &inner)?, 125, &[])
+}
+
+fn no_user_namespaces(place: &Place<'_>) -> Outcome {
+    let binary = place.stage.netgraft();
+    let script = format!(
+        "echo 0 >/proc/sys/user/max_user_namespaces && exec {} run --network {} -- true",
+        binary.display(),
+        place.network()
+    );
+    let ended = place.start(&mut place.as_user(&["unshare", "-Ur", "sh", "-c", &script]))?.finish(LIMIT)?;
+    one_line("no user namespaces", &ended, 125, &["user namespace"])
+}
+
+fn links_without_privileges(place: &Place<'_>) -> Outcome {
+    if place.column.user == User::Root {
+        // Root has them: the device is made, and gone afterwards.
+        if place.column.network != Network::Sandbox {
+            return one_line(
+                "a link for a stack without one",
+                &place.run(&["--link", "tap:ngtap1"], &["true"])?,
+                125,
+                &["link"],
+            );
+        }
+        let options = ["--link", "tap:ngtap1", "--address", "10.9.9.2/24"];
+        status("a TAP device", &place.run(&options, &["true"])?, 0)?;
+        let left = place.namespace.interfaces()?;
+        return holds("the device is gone", left == ["lo"], &left.join(" "));
+    }
+    for link in ["tap:ngtap1", "packet:lo"] {
+        one_line(link, &place.run(&["--link", link, "--address", "10.9.9.2/24"], &["true"])?, 125, &[])?;
+    }
+    Ok(())
+}
+
+fn isolation(place: &Place<'_>) -> Outcome {
+    let server = "import socket,time; s=socket.create_server((\"127.0.0.1\",22222)); print(\"ready\",flush=True); time.sleep(20)";
+    let mut command = place.as_user(&["python3", "-c", server]);
+    let outside = Running::start(&mut command, &place.scratch, "outside")?;
+    await_output(&outside, "ready")?;
+    let client = "import socket; print(socket.socket().connect_ex((\"127.0.0.1\",22222)))";
+    let ended = place.run(&[], &["python3", "-c", client])?;
+    // 111 is ECONNREFUSED.
+    let wanted = if place.column.network == Network::Host { "0\n" } else { "111\n" };
+    holds(
+        "a server outside of the sandbox",
+        ended.output == wanted,
+        &format!("{}{}", ended.output, ended.errors),
+    )?;
+    let ended = place.run(&[], &["readlink", "/proc/self/ns/net"])?;
+    let mine = fs::read_link("/proc/self/ns/net").map_err(|error| error.to_string())?;
+    holds("its own network namespace", ended.output.trim() != mine.display().to_string(), &ended.output)?;
+    if place.column.network == Network::Host && place.column.user == User::Ordinary {
+        let client = "import socket; s=socket.socket(); s.bind((\"127.0.0.1\",80))";
+        let ended = place.run(&[], &["python3", "-c", client])?;
+        holds("port 80 is refused to a user", ended.errors.contains("PermissionError"), &ended.errors)?;
+    }
+    Ok(())
+}
+
+fn summary(place: &Place<'_>) -> Outcome {
+    let client = "import socket; s=socket.create_server((\"127.0.0.1\",0)); c=socket.create_connection(s.getsockname()); a,_=s.accept(); c.sendall(b\"x\"*1000); c.close()\nwhile a.recv(100): pass";
+    let ended = place.run(&["--summary"], &["python3", "-c", client])?;
+    status("a program with one connection", &ended, 0)?;
+    for word in ["connection", "byte"] {
+        holds(word, ended.errors.to_lowercase().contains(word), &ended.errors)?;
+    }
+    Ok(())
+}
+
+fn help(place: &Place<'_>) -> Outcome {
+    let ended = place.run_raw(&["run", "--help"])?;
+    status("--help", &ended, 0)?;
+    for word in [
+        "--network",
+        "none",
+        "host",
+        "sandbox",
+        "plugin",
+        "--link",
+        "tap:",
+        "packet:",
+        "--address",
+        "--gateway",
+    ] {
+        holds("help", ended.output.contains(word), &format!("nothing of {word} in {}", ended.output))?;
+    }
+    status("--version", &place.run_raw(&["--version"])?, 0)
+}
+
+fn start_up(place: &Place<'_>) -> Outcome {
+    let mut direct = Vec::new();
+    let mut sandboxed = Vec::new();
+    let timed = |command: &mut Command| -> Result<Duration, String> {
+        let started = Instant::now();
+        let status = command.stdin(Stdio::null()).status().map_err(|error| error.to_string())?;
+        if status.success() { Ok(started.elapsed()) } else { Err(format!("`true` ended with {status}")) }
+    };
+    // Pairs, so that both meet the same load of the machine; the smallest difference is the tax itself.
+    for _ in 0..15 {
+        direct.push(timed(&mut place.as_user(&["true"]))?);
+        sandboxed.push(timed(&mut place.netgraft(&[], &["true"]))?);
+    }
+    let mut taxes: Vec<Duration> =
+        sandboxed.iter().zip(&direct).map(|(with, without)| with.saturating_sub(*without)).collect();
+    taxes.sort();
+    let (least, median) = (taxes[0], taxes[taxes.len() / 2]);
+    println!("       start-up tax @ {}: median {median:.1?}, least {least:.1?}", place.column);
+    // Two jobs run at once on two cores, so the median has the other job's work in it: the quartile is
+    // held to the promise.
+    let quartile = taxes[taxes.len() / 4];
+    holds(
+        "start-up",
+        quartile <= START_UP_TAX,
+        &format!("a quarter of the starts take over {quartile:.1?} more"),
+    )
+}

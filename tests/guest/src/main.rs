@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 
 type Outcome = Result<(), String>;
 
-/// Every case, by name.
-const CASES: &[(&str, fn() -> Outcome)] = &[
+/// A case and its name.
+type Case = (&'static str, fn() -> Outcome);
+
+const CASES: &[Case] = &[
     ("tcp_v4", || tcp(localhost_v4())),
     ("tcp_v6", || tcp(localhost_v6())),
     ("udp_v4", || udp(localhost_v4())),

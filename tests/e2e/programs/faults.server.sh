@@ -1,0 +1,1 @@
+exec python3 "$PROGRAMS/peer.py" misbehave

@@ -1,0 +1,3 @@
+. "$PROGRAMS/lib.sh"
+wait_port
+exec python3 "$PROGRAMS/peer.py" many

@@ -1,0 +1,3 @@
+. "$PROGRAMS/lib.sh"
+wait_port
+exec "$BIN/goweb" fetch "$HOST" "$PORT"

@@ -1,0 +1,1 @@
+exec "$BIN/goweb" serve "$BIND" "$PORT"

@@ -1,0 +1,24 @@
+. "$PROGRAMS/lib.sh"
+wait_port
+# Runs one test and asserts that the receiver counted bytes.
+run() {
+    tries=0
+    until iperf3 -c "$HOST" -p "$PORT" --connect-timeout 5000 -J "$@" >"$WORK/iperf" 2>"$WORK/iperf.err"; do
+        # The server serves one test at a time: the last one, or wait_port's, may still be ending.
+        tries=$((tries + 1))
+        [ "$tries" -lt 10 ] || fail "iperf3 $*: $(grep error "$WORK/iperf" "$WORK/iperf.err")"
+        sleep 0.3
+    done
+    python3 - "$WORK/iperf" "$*" <<'PY' || fail "iperf3 $*"
+import json, sys
+end = json.load(open(sys.argv[1]))["end"]
+total = end.get("sum_received") or end["sum"]
+print(f"iperf3 {sys.argv[2]}: {total['bytes']} bytes, {total['bits_per_second'] / 1e9:.2f} Gbit/s")
+sys.exit(0 if total["bytes"] > 0 else 1)
+PY
+}
+run -t 2
+run -t 2 -R
+run -t 1 -P 4
+run -t 1 -u -b 20M -l 1200
+run -t 1 -u -b 20M -l 1200 -R

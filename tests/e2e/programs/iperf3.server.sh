@@ -1,0 +1,1 @@
+exec iperf3 -s -B "$BIND" -p "$PORT"

@@ -1,0 +1,15 @@
+# Takes a file and gives one over the same connection, and then says on the next port what it got.
+family=-4
+case "$BIND" in *:*) family=-6 ;; esac
+trap 'kill $! 2>/dev/null; exit 0' TERM
+head -c 3000000 /dev/zero | tr '\0' 'n' >"$WORK/given"
+nc $family -l -N "$BIND" "$PORT" <"$WORK/given" >"$WORK/taken" &
+wait $!
+sha256sum <"$WORK/taken" >"$WORK/sum"
+nc $family -l -N "$BIND" "$((PORT + 1))" <"$WORK/sum" >"$WORK/nothing" &
+wait $!
+# One datagram, answered with one.
+echo answer | nc $family -u -l -W 1 "$BIND" "$((PORT + 2))" >"$WORK/datagram" &
+wait $!
+sleep 5 &
+wait $!

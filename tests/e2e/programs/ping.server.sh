@@ -1,0 +1,2 @@
+# Nothing listens: the stack itself answers.
+exec sleep 60

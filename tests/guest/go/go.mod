@@ -1,0 +1,3 @@
+module netgraft.test/goweb
+
+go 1.19
