@@ -100,106 +100,162 @@ pub struct Statistics {
     pub sockets: u64,
 }
 
-/// The settings of a whole stack. A setting that the stack does not have answers [`Error::NotSupported`].
+/// The sizes of TCP buffers that a stack has which says nothing else: fixed.
+const FIXED: BufferSizes = BufferSizes { min: 65_536, default: 65_536, max: 65_536 };
+
+/// The settings of a whole stack. A setting that the stack does not have answers [`Error::NotSupported`], and so
+/// do all of them by default.
 pub trait Stack {
     /// The interfaces, the loopback first.
-    fn interfaces(&self) -> Vec<Interface>;
+    fn interfaces(&self) -> Vec<Interface> {
+        Vec::new()
+    }
 
     /// Adds an address to an interface.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Exists`], [`Error::NoBuffers`] if no more fit.
-    fn add_address(&mut self, interface: u32, address: Cidr) -> Result<()>;
+    fn add_address(&mut self, interface: u32, address: Cidr) -> Result<()> {
+        let _ = (interface, address);
+        Err(Error::NotSupported)
+    }
 
     /// Removes an address.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the interface has not this address.
-    fn remove_address(&mut self, interface: u32, address: Cidr) -> Result<()>;
+    fn remove_address(&mut self, interface: u32, address: Cidr) -> Result<()> {
+        let _ = (interface, address);
+        Err(Error::NotSupported)
+    }
 
     /// The routes, the most specific first.
-    fn routes(&self) -> Vec<Route>;
+    fn routes(&self) -> Vec<Route> {
+        Vec::new()
+    }
 
     /// Adds a route.
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::NetworkUnreachable`] if the gateway is on no link, [`Error::NoBuffers`].
-    fn add_route(&mut self, route: Route) -> Result<()>;
+    fn add_route(&mut self, route: Route) -> Result<()> {
+        let _ = route;
+        Err(Error::NotSupported)
+    }
 
     /// Removes a route.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    fn remove_route(&mut self, route: Route) -> Result<()>;
+    fn remove_route(&mut self, route: Route) -> Result<()> {
+        let _ = route;
+        Err(Error::NotSupported)
+    }
 
     /// Sizes of TCP receive buffers.
-    fn tcp_receive_buffer(&self) -> BufferSizes;
+    fn tcp_receive_buffer(&self) -> BufferSizes {
+        FIXED
+    }
 
     /// Changes them, for sockets made later.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless 0 < min ≤ default ≤ max.
-    fn set_tcp_receive_buffer(&mut self, sizes: BufferSizes) -> Result<()>;
+    fn set_tcp_receive_buffer(&mut self, sizes: BufferSizes) -> Result<()> {
+        check_buffer_sizes(sizes)?;
+        Err(Error::NotSupported)
+    }
 
     /// Sizes of TCP send buffers.
-    fn tcp_send_buffer(&self) -> BufferSizes;
+    fn tcp_send_buffer(&self) -> BufferSizes {
+        FIXED
+    }
 
     /// Changes them, for sockets made later.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless 0 < min ≤ default ≤ max.
-    fn set_tcp_send_buffer(&mut self, sizes: BufferSizes) -> Result<()>;
+    fn set_tcp_send_buffer(&mut self, sizes: BufferSizes) -> Result<()> {
+        check_buffer_sizes(sizes)?;
+        Err(Error::NotSupported)
+    }
 
     /// Whether selective acknowledgements are used (RFC 2018).
-    fn tcp_sack(&self) -> bool;
+    fn tcp_sack(&self) -> bool {
+        false
+    }
 
     /// Turns them on or off.
     ///
     /// # Errors
     /// [`Error::NotSupported`].
-    fn set_tcp_sack(&mut self, on: bool) -> Result<()>;
+    fn set_tcp_sack(&mut self, on: bool) -> Result<()> {
+        let _ = on;
+        Err(Error::NotSupported)
+    }
 
     /// How TCP recovers from loss.
-    fn tcp_recovery(&self) -> Recovery;
+    fn tcp_recovery(&self) -> Recovery {
+        Recovery::Timeout
+    }
 
     /// Changes it.
     ///
     /// # Errors
     /// [`Error::NotSupported`].
-    fn set_tcp_recovery(&mut self, recovery: Recovery) -> Result<()>;
+    fn set_tcp_recovery(&mut self, recovery: Recovery) -> Result<()> {
+        let _ = recovery;
+        Err(Error::NotSupported)
+    }
 
     /// The counters.
-    fn statistics(&self) -> Statistics;
+    fn statistics(&self) -> Statistics {
+        Statistics::default()
+    }
 
     /// First and last port that are given to sockets which ask for none (`ip_local_port_range`, ip(7)).
-    fn port_range(&self) -> (u16, u16);
+    fn port_range(&self) -> (u16, u16) {
+        (32_768, 60_999)
+    }
 
     /// Changes it.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless 0 < first ≤ last.
-    fn set_port_range(&mut self, first: u16, last: u16) -> Result<()>;
+    fn set_port_range(&mut self, first: u16, last: u16) -> Result<()> {
+        Err(if first == 0 || first > last { Error::Invalid } else { Error::NotSupported })
+    }
 
     /// Whether packets for others are forwarded (`ip_forward`, ip(7)).
-    fn forwarding(&self, domain: Domain) -> bool;
+    fn forwarding(&self, domain: Domain) -> bool {
+        let _ = domain;
+        false
+    }
 
     /// Turns it on or off.
     ///
     /// # Errors
     /// [`Error::NotSupported`].
-    fn set_forwarding(&mut self, domain: Domain, on: bool) -> Result<()>;
+    fn set_forwarding(&mut self, domain: Domain, on: bool) -> Result<()> {
+        let _ = (domain, on);
+        Err(Error::NotSupported)
+    }
 
     /// Stops all traffic and timers: the stack stands still until [`Stack::resume`].
     ///
     /// # Errors
     /// [`Error::NotSupported`].
-    fn pause(&mut self) -> Result<()>;
+    fn pause(&mut self) -> Result<()> {
+        Err(Error::NotSupported)
+    }
 
     /// Goes on after [`Stack::pause`].
     ///
     /// # Errors
     /// [`Error::NotSupported`].
-    fn resume(&mut self) -> Result<()>;
+    fn resume(&mut self) -> Result<()> {
+        Err(Error::NotSupported)
+    }
 
     /// Ends the stack: connections are reset, devices closed. Every later call answers
     /// [`Error::NetworkDown`].

@@ -17,7 +17,7 @@
 //! as an event later. No call reads a clock: time is an argument. Addresses, options and lengths that reach
 //! a stack were checked by the sentry.
 //!
-//! `examples/echo_stack.rs` is a complete stack in under 200 lines.
+//! `examples/echo_stack` is a complete stack in under 200 lines, and a program that drives it.
 #![forbid(unsafe_code)]
 
 pub mod config;

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use crate::error::Result;
-use crate::event::Events;
+use crate::error::{Error, Result};
+use crate::event::{Event, Events};
 use crate::socket::Handle;
 
 /// Tells a stack which events of a socket are waited for.
@@ -91,6 +91,31 @@ impl WaitQueue {
         Self::default()
     }
 
+    /// What [`PluginNotifier::add_fd`] does for a socket that exists and whose readiness is kept up to date with
+    /// [`WaitQueue::set_ready`] or [`WaitQueue::notify`].
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if it was added before.
+    pub fn add(&mut self, handle: Handle, info: &mut EventInfo, mask: Events) -> Result<()> {
+        if info.mask.is_some() {
+            return Err(Error::Exists);
+        }
+        self.set_mask(handle, info, Some(mask));
+        Ok(())
+    }
+
+    /// What [`PluginNotifier::update_fd`] does, and with `None` [`PluginNotifier::remove_fd`].
+    ///
+    /// # Errors
+    /// [`Error::BadHandle`] if it was not added.
+    pub fn change(&mut self, handle: Handle, info: &mut EventInfo, mask: Option<Events>) -> Result<()> {
+        if info.mask.is_none() {
+            return Err(Error::BadHandle);
+        }
+        self.set_mask(handle, info, mask);
+        Ok(())
+    }
+
     /// Registers or changes the mask; queues the socket if it has some of the events already.
     pub fn set_mask(&mut self, handle: Handle, info: &mut EventInfo, mask: Option<Events>) {
         info.mask = mask;
@@ -118,6 +143,17 @@ impl WaitQueue {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Does what [`crate::PluginStack::drain_events`] is to do: `take` answers [`EventInfo::take`] of a socket, or
+    /// nothing if it is gone.
+    pub fn drain(&mut self, mut take: impl FnMut(Handle) -> Events, sink: &mut dyn FnMut(Event) -> bool) {
+        while let Some(handle) = self.pop() {
+            let events = take(handle);
+            if !events.is_empty() && !sink(Event { handle, events }) {
+                return;
+            }
+        }
     }
 
     /// Takes the first socket off the queue. The stack looks up its bookkeeping, if the socket still exists,
@@ -148,6 +184,23 @@ mod tests {
         assert_eq!(wq.pop(), Some(Handle(7)));
         assert_eq!(info.take(), Events::IN);
         assert_eq!(wq.pop(), None, "queued once");
+    }
+
+    #[test]
+    fn a_socket_is_added_once_and_changed_only_while_added() {
+        let (mut wq, mut info) = (WaitQueue::new(), EventInfo::default());
+        wq.set_ready(Handle(3), &mut info, Events::OUT);
+        assert_eq!(wq.change(Handle(3), &mut info, None), Err(Error::BadHandle));
+        assert_eq!(wq.add(Handle(3), &mut info, Events::OUT), Ok(()));
+        assert_eq!(wq.add(Handle(3), &mut info, Events::OUT), Err(Error::Exists));
+        let mut seen = Vec::new();
+        wq.drain(|_| info.take(), &mut |event| {
+            seen.push(event);
+            true
+        });
+        assert_eq!(seen, [Event { handle: Handle(3), events: Events::OUT }]);
+        assert_eq!(wq.change(Handle(3), &mut info, None), Ok(()));
+        assert_eq!(info.mask(), None);
     }
 
     #[test]

@@ -145,13 +145,19 @@ pub trait Sockets {
     /// # Errors
     /// [`Error::AddressInUse`], [`Error::Invalid`] if the socket is connected, [`Error::NotSupported`] if it
     /// is no stream socket.
-    fn listen(&mut self, handle: Handle, backlog: u32) -> Result<()>;
+    fn listen(&mut self, handle: Handle, backlog: u32) -> Result<()> {
+        let _ = (handle, backlog);
+        Err(Error::NotSupported)
+    }
 
     /// Takes the first waiting connection off a listener: its handle and its peer.
     ///
     /// # Errors
     /// [`Error::Again`] if none waits, [`Error::Invalid`] if the socket does not listen.
-    fn accept(&mut self, handle: Handle) -> Result<(Handle, SocketAddr)>;
+    fn accept(&mut self, handle: Handle) -> Result<(Handle, SocketAddr)> {
+        let _ = handle;
+        Err(Error::Invalid)
+    }
 
     /// Connects. A stream socket answers [`Error::InProgress`], later reports OUT, or ERR with the reason in
     /// [`Sockets::take_error`]; asked again it answers [`Error::Already`], or [`Error::IsConnected`]. A
@@ -165,7 +171,10 @@ pub trait Sockets {
     ///
     /// # Errors
     /// [`Error::NotSupported`] for a stream socket.
-    fn disconnect(&mut self, handle: Handle) -> Result<()>;
+    fn disconnect(&mut self, handle: Handle) -> Result<()> {
+        let _ = handle;
+        Err(Error::NotSupported)
+    }
 
     /// The local address; unspecified with port 0 before the socket is bound.
     ///
@@ -243,7 +252,9 @@ pub trait Sockets {
     ///
     /// # Errors
     /// [`Error::BadHandle`].
-    fn abort(&mut self, handle: Handle, now: Instant) -> Result<()>;
+    fn abort(&mut self, handle: Handle, now: Instant) -> Result<()> {
+        self.close(handle, now)
+    }
 
     /// What the socket is ready for now.
     ///
@@ -251,8 +262,11 @@ pub trait Sockets {
     /// [`Error::BadHandle`].
     fn readiness(&self, handle: Handle) -> Result<Events>;
 
-    /// Takes the pending error (`SO_ERROR`).
-    fn take_error(&mut self, handle: Handle) -> Option<Error>;
+    /// Takes the pending error (`SO_ERROR`). A stack that never reports ERR has none.
+    fn take_error(&mut self, handle: Handle) -> Option<Error> {
+        let _ = handle;
+        None
+    }
 
     /// Sets an option.
     ///

@@ -13,7 +13,7 @@ use crate::socket::{Handle, SocketSpec, Sockets};
 use crate::time::Instant;
 
 /// What a stack says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StackInfo {
     /// The name under which it is registered.
     pub name: String,
@@ -101,7 +101,10 @@ pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
     ///
     /// # Errors
     /// A text for the operator; the sandbox is not started.
-    fn pre_init(&mut self, args: PreInitStackArgs) -> Result<PreInitStack, SetupError>;
+    fn pre_init(&mut self, args: PreInitStackArgs) -> Result<PreInitStack, SetupError> {
+        let _ = args;
+        Ok(PreInitStack::default())
+    }
 
     /// Runs in the confined sentry.
     ///
@@ -121,8 +124,11 @@ pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
     /// Reports events until none is left or `sink` answers `false`.
     fn drain_events(&mut self, sink: &mut dyn FnMut(Event) -> bool);
 
-    /// When [`PluginStack::poll`] is to be called at the latest, if nothing else happens; `None` for never.
-    fn next_deadline(&self) -> Option<Instant>;
+    /// When [`PluginStack::poll`] is to be called at the latest, if nothing else happens; `None` for never,
+    /// as for a stack without timers.
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
 
     /// The host descriptors that mean work for [`PluginStack::poll`]. They do not change after `init`.
     fn wake_fds(&self) -> Vec<WakeFd<'_>> {
