@@ -84,7 +84,7 @@ session.type(b"sleep 100\n")
 time.sleep(0.5)
 session.type(b"\x1a")
 check("Ctrl-Z stops a job", session.wait_for(b"Stopped"), session.seen)
-session.type(b"kill %1; wait; exit 5\n")
+session.type(b"kill -9 %1; wait; exit 5\n")
 check("and the shell ends with its own status", session.end() == 5, session.seen)
 
 print("FAILED" if FAILED else "the terminal works")
