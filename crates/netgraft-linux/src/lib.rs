@@ -2,11 +2,20 @@
 //! unsafe code. It knows nothing of stacks or of sockets' semantics.
 
 pub mod broker;
+pub mod capability;
+pub mod confine;
 pub mod epoll;
+pub mod fdpass;
 pub mod filter;
 pub mod inet_socket;
 pub mod inotify;
 pub mod link;
 pub mod listener;
+pub mod mount;
+pub mod namespace;
+pub mod netdev;
+pub mod process;
+pub mod signal;
 pub mod task;
+pub mod terminal;
 pub mod unix;

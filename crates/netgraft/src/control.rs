@@ -1,5 +1,10 @@
 //! What the launcher and the sentry say to each other, one message a packet of a `SOCK_SEQPACKET` pair.
 
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use netgraft_linux::fdpass;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// A message of the sentry to the launcher.
@@ -45,4 +50,26 @@ pub struct Summary {
     pub packets: (u64, u64),
     /// System calls that were answered by the sentry.
     pub calls: u64,
+}
+
+/// The most bytes that a message has.
+const LIMIT: usize = 64 * 1024;
+
+/// Sends a message ([`FromSentry`] or [`ToSentry`]).
+///
+/// # Errors
+/// [`io::ErrorKind::BrokenPipe`] if the other side is gone.
+pub fn send<T: Serialize>(control: BorrowedFd<'_>, message: &T) -> io::Result<()> {
+    fdpass::send(control, &serde_json::to_vec(message)?, &[])
+}
+
+/// Receives a message; `None` if the other side is gone. Blocks unless the descriptor does not.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`] for what is no message, [`io::ErrorKind::WouldBlock`].
+pub fn receive<T: DeserializeOwned>(control: BorrowedFd<'_>) -> io::Result<Option<T>> {
+    match fdpass::receive(control, LIMIT)? {
+        None => Ok(None),
+        Some((bytes, _)) => Ok(Some(serde_json::from_slice(&bytes)?)),
+    }
 }

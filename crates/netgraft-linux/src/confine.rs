@@ -1,0 +1,219 @@
+//! What a process gives up: privileges to gain, a readable memory image, system calls.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::io;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+
+use crate::process::{check, check_long};
+
+fn prctl(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
+    let zero: libc::c_ulong = 0;
+    // SAFETY: the options used here take integers, or for PR_SET_NAME a pointer to a string that the caller
+    // keeps alive; unused arguments must be zero.
+    check(unsafe { libc::prctl(option, value, zero, zero, zero) }).map(drop)
+}
+
+/// Gives up gaining privileges through execve(2), for good (`PR_SET_NO_NEW_PRIVS`).
+///
+/// # Errors
+/// None are known.
+pub fn no_new_privileges() -> io::Result<()> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+}
+
+/// Closes the process's memory to every other process that has no capability for it, and lets it leave no
+/// core file (`PR_SET_DUMPABLE`).
+///
+/// # Errors
+/// None are known.
+pub fn not_dumpable() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 0)
+}
+
+/// Lets the kernel kill the caller when the thread that made it ends (`PR_SET_PDEATHSIG`). A change of user
+/// resets this, so it comes after.
+///
+/// # Errors
+/// None are known.
+pub fn die_with_parent() -> io::Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
+}
+
+/// Names the calling thread for ps(1), at most 15 bytes (`PR_SET_NAME`).
+///
+/// # Errors
+/// None are known.
+pub fn set_name(name: &CStr) -> io::Result<()> {
+    prctl(libc::PR_SET_NAME, name.as_ptr().addr() as libc::c_ulong)
+}
+
+/// Raises the number of descriptors that the process may have to its hard limit (setrlimit(2)).
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives through the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
+/// Forbids core files (setrlimit(2)).
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn no_core_file() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives through the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) }).map(drop)
+}
+
+/// What the kernel lacks for a system call listener (seccomp_unotify(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// seccomp(2) with filters: `CONFIG_SECCOMP_FILTER`.
+    Filters,
+    /// User notification: Linux 5.0.
+    Listener,
+}
+
+/// Looks for what the listener needs; `None` if everything is there.
+#[must_use]
+pub fn missing_listener_feature() -> Option<Missing> {
+    let seccomp = |operation: libc::c_uint, flags: libc::c_ulong, args: *mut libc::c_void| {
+        // SAFETY: `args` points to what the operation reads or writes, or is null, which is answered EFAULT.
+        check_long(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, args) })
+    };
+    let mut action: u32 = libc::SECCOMP_RET_USER_NOTIF;
+    match seccomp(libc::SECCOMP_GET_ACTION_AVAIL, 0, (&raw mut action).cast()) {
+        Ok(_) => {}
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return Some(Missing::Listener),
+        Err(_) => return Some(Missing::Filters),
+    }
+    let mut sizes = libc::seccomp_notif_sizes { seccomp_notif: 0, seccomp_notif_resp: 0, seccomp_data: 0 };
+    if seccomp(libc::SECCOMP_GET_NOTIF_SIZES, 0, (&raw mut sizes).cast()).is_err() {
+        return Some(Missing::Listener);
+    }
+    None
+}
+
+/// One rule of an allow-list: a system call, and conditions on its arguments that must all hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// The system call's number.
+    pub number: i64,
+    /// Index, mask and value of each argument that is looked at: `argument & mask == value`.
+    pub conditions: Vec<(u8, u64, u64)>,
+}
+
+/// A compiled allow-list.
+pub struct AllowList(BpfProgram);
+
+impl AllowList {
+    /// Compiles rules; several for one system call are alternatives.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] with the reason: an argument that does not exist, too many rules.
+    pub fn compile(rules: &[Allow]) -> io::Result<AllowList> {
+        let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        let anything: std::collections::BTreeSet<i64> =
+            rules.iter().filter(|r| r.conditions.is_empty()).map(|r| r.number).collect();
+        for rule in rules {
+            let entry = table.entry(rule.number).or_default();
+            // An empty list is how the compiler is told "with any arguments".
+            if anything.contains(&rule.number) {
+                continue;
+            }
+            let conditions = rule
+                .conditions
+                .iter()
+                .map(|&(index, mask, value)| {
+                    let compare = SeccompCmpOp::MaskedEq(mask);
+                    SeccompCondition::new(index, SeccompCmpArgLen::Qword, compare, value)
+                })
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(invalid)?;
+            entry.push(SeccompRule::new(conditions).map_err(invalid)?);
+        }
+        let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(invalid)?;
+        let filter = SeccompFilter::new(table, SeccompAction::KillProcess, SeccompAction::Allow, arch)
+            .map_err(invalid)?;
+        Ok(AllowList(filter.try_into().map_err(invalid)?))
+    }
+
+    /// Installs the list on the calling thread, for good: any other system call kills the process with SIGSYS
+    /// (seccomp(2)). Also sets `no_new_privs`.
+    ///
+    /// # Errors
+    /// As seccomp(2).
+    pub fn install(&self) -> io::Result<()> {
+        seccompiler::apply_filter(&self.0).map_err(|e| match e {
+            seccompiler::Error::Prctl(e) | seccompiler::Error::Seccomp(e) => e,
+            other => io::Error::other(other),
+        })
+    }
+}
+
+fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{Change, Wait, exit_now, fork, wait};
+
+    fn allow(number: i64, conditions: &[(u8, u64, u64)]) -> Allow {
+        Allow { number, conditions: conditions.to_vec() }
+    }
+
+    fn confined(rules: &[Allow], child: impl FnOnce() -> i32) -> Change {
+        let list = AllowList::compile(rules).unwrap();
+        let pid = fork(|| if list.install().is_err() { 99 } else { exit_now(child()) }).unwrap();
+        wait(pid, Wait::Block).unwrap().unwrap()
+    }
+
+    #[test]
+    fn what_is_not_allowed_kills() {
+        let exit = allow(libc::SYS_exit_group, &[]);
+        let id = allow(libc::SYS_getppid, &[]);
+        let call = || {
+            // SAFETY: getppid has no arguments and cannot fail.
+            unsafe { libc::getppid() };
+            3
+        };
+        assert_eq!(confined(&[exit.clone(), id], call), Change::Exited(3));
+        assert_eq!(confined(&[exit], call), Change::Signaled(libc::SIGSYS));
+    }
+
+    #[test]
+    fn conditions_are_alternatives_between_rules_and_all_needed_within_one() {
+        let rules = [
+            allow(libc::SYS_exit_group, &[(0, 0xff, 3)]),
+            allow(libc::SYS_exit_group, &[(0, 0x0f, 5), (0, 0xf0, 0x10)]),
+        ];
+        assert_eq!(confined(&rules, || 3), Change::Exited(3));
+        assert_eq!(confined(&rules, || 0x15), Change::Exited(0x15));
+        assert_eq!(confined(&rules, || 0x25), Change::Signaled(libc::SIGSYS));
+        let with_any = [rules[0].clone(), allow(libc::SYS_exit_group, &[])];
+        assert_eq!(confined(&with_any, || 0x25), Change::Exited(0x25));
+    }
+
+    #[test]
+    fn an_argument_that_does_not_exist_is_an_error() {
+        let error = AllowList::compile(&[allow(libc::SYS_ioctl, &[(6, 1, 1)])]).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn this_kernel_has_the_listener() {
+        assert_eq!(missing_listener_feature(), None);
+    }
+}

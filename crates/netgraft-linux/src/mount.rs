@@ -1,0 +1,95 @@
+//! Mounts (mount(2)).
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::path::Path;
+use std::ptr;
+
+use crate::process::{check, check_long};
+
+/// What a mount does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading and writing; no devices, programs or set-user-id files.
+    Data,
+    /// Reading; no devices, programs or set-user-id files.
+    ReadOnly,
+}
+
+impl Access {
+    const fn flags(self) -> libc::c_ulong {
+        let data = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        match self {
+            Access::Data => data,
+            Access::ReadOnly => data | libc::MS_RDONLY,
+        }
+    }
+}
+
+/// Mounts a new file system of a kernel type that has no device, such as proc or tmpfs.
+///
+/// # Errors
+/// As mount(2); EPERM where the user namespace may not see what it would reveal.
+pub fn mount_new(kind: &CStr, target: &Path, access: Access, options: &CStr) -> io::Result<()> {
+    let target = text(target)?;
+    // SAFETY: all strings end with a zero byte and outlive the call.
+    check(unsafe {
+        libc::mount(
+            kind.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            access.flags(),
+            options.as_ptr().cast::<libc::c_void>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Shows a file or directory at another place too (`MS_BIND`).
+///
+/// # Errors
+/// As mount(2).
+pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
+    let (source, target) = (text(source)?, text(target)?);
+    // SAFETY: the strings end with a zero byte and outlive the call; type and data are unused for a bind.
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), ptr::null(), libc::MS_BIND, ptr::null()) })
+        .map(drop)
+}
+
+/// Makes a mount read-only (`MS_REMOUNT`).
+///
+/// # Errors
+/// As mount(2).
+pub fn make_read_only(target: &Path) -> io::Result<()> {
+    let target = text(target)?;
+    let flags = Access::ReadOnly.flags() | libc::MS_REMOUNT;
+    // SAFETY: as in `bind`; a remount has no source.
+    check(unsafe { libc::mount(ptr::null(), target.as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
+}
+
+/// Takes a mount out of the tree; it ends when nobody uses it (`MNT_DETACH`, umount2(2)).
+///
+/// # Errors
+/// As umount2(2).
+pub fn detach(target: &Path) -> io::Result<()> {
+    let target = text(target)?;
+    // SAFETY: the string ends with a zero byte and outlives the call.
+    check(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) }).map(drop)
+}
+
+/// Makes the working directory, a mount point, the root of the mount namespace, and drops the old root
+/// (pivot_root(2), "pivot_root(".", ".")").
+///
+/// # Errors
+/// As pivot_root(2); EINVAL if the old root is the initial ram disk.
+pub fn pivot_to_working_directory() -> io::Result<()> {
+    let here = c".".as_ptr();
+    // SAFETY: the strings are constants.
+    check_long(unsafe { libc::syscall(libc::SYS_pivot_root, here, here) })?;
+    detach(Path::new("."))?;
+    std::env::set_current_dir("/")
+}
+
+fn text(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_encoded_bytes())?)
+}

@@ -1,0 +1,371 @@
+//! Processes: forks without exec, siblings, waiting, killing, execve(2).
+
+use std::ffi::{CStr, CString, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+
+use crate::namespace::Namespaces;
+
+/// The exit status of a forked child that panicked.
+pub const PANICKED: i32 = 70;
+
+pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+pub(crate) fn check_long(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Forks (fork(2)); the child runs `child` and exits with what it returns, and never comes back from here.
+///
+/// Only the calling thread exists in the child. A lock that another thread held at that moment stays locked
+/// there, except those of the allocator; so call it before threads are made.
+///
+/// # Errors
+/// EAGAIN or ENOMEM, as fork(2).
+pub fn fork(child: impl FnOnce() -> i32) -> io::Result<i32> {
+    // SAFETY: the child gets a copy of the memory, so no reference of this thread dangles in it; it does not
+    // return into the caller's frames (`finish` does not return).
+    let pid = check(unsafe { libc::fork() })?;
+    if pid == 0 { finish(child) } else { Ok(pid) }
+}
+
+/// Makes a process whose parent is the caller's own parent (`CLONE_PARENT`, clone(2)), in new namespaces or,
+/// after unshare(2) of the process-id namespace, as the next process of that one. The child runs `child` as
+/// with [`fork`].
+///
+/// The caller must have one thread only: unlike [`fork`], this does not make the allocator usable in the child.
+///
+/// # Errors
+/// As clone(2); EINVAL if the caller is the first process of its process-id namespace.
+pub fn clone_sibling(namespaces: Namespaces, child: impl FnOnce() -> i32) -> io::Result<i32> {
+    let flags = i64::from(namespaces.bits() | libc::CLONE_PARENT | libc::SIGCHLD);
+    // SAFETY: without CLONE_VM and with no stack given this is fork(2): a copy of the memory, the same stack
+    // pointer in it. The remaining arguments are unused without their flags. See `fork` for the rest.
+    let pid = check_long(unsafe { libc::syscall(libc::SYS_clone, flags, 0_i64, 0_i64, 0_i64, 0_i64) })?;
+    if pid == 0 { finish(child) } else { Ok(pid as i32) }
+}
+
+fn finish(child: impl FnOnce() -> i32) -> ! {
+    // A panic must not unwind into the frames of the parent's copy.
+    let status = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
+    exit_now(status)
+}
+
+/// Ends the process at once: no destructors, no exit handlers (_exit(2)).
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(status) }
+}
+
+/// How a child changed (wait(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It exited with this status.
+    Exited(i32),
+    /// This signal ended it.
+    Signaled(i32),
+    /// This signal stopped it.
+    Stopped(i32),
+}
+
+/// Whether to wait for a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until the child has ended.
+    Block,
+    /// Only look whether it has ended or stopped.
+    Look,
+}
+
+/// Waits for a child, or looks whether it has changed; `None` if it has not.
+///
+/// # Errors
+/// ECHILD if it is no child of the caller.
+pub fn wait(pid: i32, how: Wait) -> io::Result<Option<Change>> {
+    let options = match how {
+        Wait::Block => 0,
+        Wait::Look => libc::WNOHANG | libc::WUNTRACED,
+    };
+    let mut status = 0;
+    let got = loop {
+        // SAFETY: `status` lives through the call.
+        match check(unsafe { libc::waitpid(pid, &raw mut status, options) }) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
+    Ok(match got {
+        0 => None,
+        _ if libc::WIFEXITED(status) => Some(Change::Exited(libc::WEXITSTATUS(status))),
+        _ if libc::WIFSIGNALED(status) => Some(Change::Signaled(libc::WTERMSIG(status))),
+        _ if libc::WIFSTOPPED(status) => Some(Change::Stopped(libc::WSTOPSIG(status))),
+        _ => None,
+    })
+}
+
+/// Sends a signal to a process (kill(2)).
+///
+/// # Errors
+/// ESRCH, EPERM, and EINVAL for a process id that means a group or everything.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    if pid <= 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: kill has no memory arguments.
+    check(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Sends a signal to a process group; 0 is the caller's own (killpg(3)).
+///
+/// # Errors
+/// ESRCH, EPERM.
+pub fn kill_group(group: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: killpg has no memory arguments.
+    check(unsafe { libc::killpg(group, signal) }).map(drop)
+}
+
+/// A descriptor for a process (pidfd_open(2)).
+///
+/// # Errors
+/// ESRCH, EMFILE.
+pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open has no memory arguments.
+    let fd = check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, i64::from(pid), 0_i64) })?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Takes a duplicate of another process's descriptor (pidfd_getfd(2)).
+///
+/// # Errors
+/// EBADF if it has none of that number, EPERM, ESRCH.
+pub fn take_fd(pidfd: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
+    let (pidfd, number) = (i64::from(pidfd.as_raw_fd()), i64::from(number));
+    // SAFETY: pidfd_getfd has no memory arguments.
+    let fd = check_long(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd, number, 0_i64) })?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Moves a process to a process group; 0 stands for the caller and for a group named after the process
+/// (setpgid(2)).
+///
+/// # Errors
+/// EACCES if the child has called execve(2), ESRCH, EPERM.
+pub fn set_group(pid: i32, group: i32) -> io::Result<()> {
+    // SAFETY: setpgid has no memory arguments.
+    check(unsafe { libc::setpgid(pid, group) }).map(drop)
+}
+
+/// The caller's process group (getpgrp(2)).
+#[must_use]
+pub fn own_group() -> i32 {
+    // SAFETY: getpgrp cannot fail.
+    unsafe { libc::getpgrp() }
+}
+
+/// Leaves the session and its terminal for a session of its own (setsid(2)).
+///
+/// # Errors
+/// EPERM if the caller leads a process group.
+pub fn new_session() -> io::Result<()> {
+    // SAFETY: setsid has no arguments.
+    check(unsafe { libc::setsid() }).map(drop)
+}
+
+/// Real and effective user id, real and effective group id.
+#[must_use]
+pub fn ids() -> (u32, u32, u32, u32) {
+    // SAFETY: these cannot fail.
+    unsafe { (libc::getuid(), libc::geteuid(), libc::getgid(), libc::getegid()) }
+}
+
+/// Closes every descriptor but standard error and those in `keep` (close_range(2)), for a process that forked
+/// off and must hold nothing of its parent's open. The caller must not use any other descriptor afterwards.
+///
+/// # Errors
+/// As close_range(2).
+pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut kept: Vec<u32> =
+        keep.iter().filter_map(|&fd| u32::try_from(fd).ok()).chain([libc::STDERR_FILENO as u32]).collect();
+    kept.sort_unstable();
+    let mut first = 0_u32;
+    for fd in kept {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: only descriptor numbers are passed. Owners of closed descriptors exist only in frames that this
+    // forked process never returns to (see `close_all_but`).
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, i64::from(first), i64::from(last), 0_i64) })
+        .map(drop)
+}
+
+/// Puts `source` in the place of standard input and output (dup2(2)).
+///
+/// # Errors
+/// As dup2(2).
+pub fn replace_stdin_and_stdout(source: BorrowedFd<'_>) -> io::Result<()> {
+    for target in [libc::STDIN_FILENO, libc::STDOUT_FILENO] {
+        // SAFETY: 0 and 1 are never owned by an `OwnedFd`: std does not own them, and we open nothing there.
+        check(unsafe { libc::dup2(source.as_raw_fd(), target) })?;
+    }
+    Ok(())
+}
+
+/// What execve(2) takes, prepared before the fork.
+pub struct Exec {
+    /// The paths to try, in order.
+    candidates: Vec<CString>,
+    argv: Vec<CString>,
+    envp: Vec<CString>,
+}
+
+impl Exec {
+    /// Prepares to run `program` with `args` and `environment`, looked for as execvp(3) does: a name without
+    /// a slash in the directories of `search_path`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] if a text holds a zero byte, NotFound if the program's name is empty.
+    pub fn new(
+        program: OsString,
+        args: Vec<OsString>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+        search_path: Option<OsString>,
+    ) -> io::Result<Exec> {
+        let text = |s: OsString| CString::new(s.into_vec()).map_err(io::Error::from);
+        let name = text(program)?;
+        let candidates = candidates(name.to_bytes(), search_path.map(OsString::into_vec));
+        if candidates.is_empty() {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
+        let mut argv = vec![name];
+        for arg in args {
+            argv.push(text(arg)?);
+        }
+        let mut envp = Vec::new();
+        for (mut key, value) in environment {
+            key.push("=");
+            key.push(value);
+            envp.push(text(key)?);
+        }
+        Ok(Exec { candidates, argv, envp })
+    }
+
+    /// Becomes the program; returns only to say why it did not. A file without a known format is given to
+    /// the shell, as execvp(3) does.
+    #[must_use]
+    pub fn run(&self) -> io::Error {
+        let mut denied = false;
+        for path in &self.candidates {
+            let argv: Vec<&CStr> = self.argv.iter().map(CString::as_c_str).collect();
+            let mut error = execve(path, &argv, &self.envp);
+            if error.raw_os_error() == Some(libc::ENOEXEC) {
+                let script: Vec<&CStr> = [c"/bin/sh", path.as_c_str()]
+                    .into_iter()
+                    .chain(self.argv.iter().skip(1).map(CString::as_c_str))
+                    .collect();
+                error = execve(c"/bin/sh", &script, &self.envp);
+            }
+            match error.raw_os_error() {
+                Some(libc::EACCES) => denied = true,
+                Some(libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT) => {}
+                _ => return error,
+            }
+            // With one candidate the program was named by a path, and its own error is the answer.
+            if self.candidates.len() == 1 {
+                return error;
+            }
+        }
+        io::Error::from_raw_os_error(if denied { libc::EACCES } else { libc::ENOENT })
+    }
+}
+
+fn candidates(name: &[u8], search_path: Option<Vec<u8>>) -> Vec<CString> {
+    if name.is_empty() {
+        return Vec::new();
+    }
+    if name.contains(&b'/') {
+        return CString::new(name).into_iter().collect();
+    }
+    let path = search_path.unwrap_or_else(|| b"/bin:/usr/bin".to_vec());
+    path.split(|&b| b == b':')
+        .filter_map(|dir| {
+            let mut full = dir.to_vec();
+            if !full.is_empty() {
+                full.push(b'/');
+            }
+            full.extend_from_slice(name);
+            CString::new(full).ok()
+        })
+        .collect()
+}
+
+fn execve(path: &CStr, argv: &[&CStr], envp: &[CString]) -> io::Error {
+    let argv: Vec<_> = argv.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect();
+    let envp: Vec<_> = envp.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect();
+    // SAFETY: both arrays end with a null pointer and point to strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_ends_with_the_status_of_its_function_and_a_panic_does_not_escape() {
+        let pid = fork(|| 7).unwrap();
+        assert_eq!(wait(pid, Wait::Block).unwrap(), Some(Change::Exited(7)));
+        let pid = fork(|| {
+            std::panic::set_hook(Box::new(|_| {}));
+            panic!("in the child")
+        })
+        .unwrap();
+        assert_eq!(wait(pid, Wait::Block).unwrap(), Some(Change::Exited(PANICKED)));
+    }
+
+    #[test]
+    fn names_are_looked_up_as_execvp_does() {
+        let list = |name: &str, path: Option<&str>| -> Vec<String> {
+            candidates(name.as_bytes(), path.map(|p| p.as_bytes().to_vec()))
+                .into_iter()
+                .map(|c| c.into_string().unwrap())
+                .collect()
+        };
+        assert_eq!(list("ls", Some("/a:/b")), ["/a/ls", "/b/ls"]);
+        assert_eq!(list("ls", Some(":/b")), ["ls", "/b/ls"]);
+        assert_eq!(list("./ls", Some("/a")), ["./ls"]);
+        assert_eq!(list("ls", None), ["/bin/ls", "/usr/bin/ls"]);
+        assert!(list("", Some("/a")).is_empty());
+    }
+
+    #[test]
+    fn exec_errors_come_back() {
+        let run = |program: &str| {
+            Exec::new(program.into(), Vec::new(), std::iter::empty(), Some("/usr/bin".into()))
+                .map(|e| e.run().raw_os_error())
+        };
+        assert_eq!(run("/nonexistent/x").unwrap(), Some(libc::ENOENT));
+        assert_eq!(run("/etc").unwrap(), Some(libc::EACCES));
+        assert_eq!(run("no-such-program").unwrap(), Some(libc::ENOENT));
+        assert_eq!(run("").unwrap_err().raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn groups_cannot_be_killed_by_accident() {
+        for pid in [0, -1, -5] {
+            assert_eq!(kill(pid, 0).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        }
+    }
+}

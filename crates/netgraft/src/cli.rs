@@ -1,0 +1,359 @@
+//! The command line, and what is printed.
+
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use netgraft::RunOptions;
+use netgraft::control::Summary;
+use netgraft_plugin::registry::plugin_stack_names;
+use netgraft_plugin::{Cidr, LinkConfig, NetworkType, StackConfig, StackInfo, get_plugin_stack};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+const EXAMPLES: &str = "\
+Examples:
+  netgraft run -- redis-server
+      a server whose loopback is the built-in stack's: clients run in the same sandbox
+  netgraft run --summary -- sh -c 'python3 -m http.server 8000 & sleep 1; curl -s http://127.0.0.1:8000/'
+      server and client in one sandbox; says at the end what went through the stack
+  netgraft run --link tap:ng0 --address 192.0.2.2/24 --gateway 192.0.2.1 --dns 192.0.2.1 -- nginx -g 'daemon off;'
+      a server that the host reaches through the TAP device ng0 (as root)
+  netgraft run --network host -- curl https://example.com/
+      host sockets, made by the sentry
+
+Exit status: the program's, or 128+N if signal N ended it; 125 if netgraft itself failed, 126 if the program
+cannot be executed, 127 if it does not exist.";
+
+/// Runs any Linux program, unchanged, on any TCP/IP stack.
+#[derive(Parser)]
+#[command(name = "netgraft", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Run a program in a sandbox whose sockets a network stack serves
+    #[command(after_help = EXAMPLES)]
+    Run(RunArgs),
+    /// List the stacks that --plugin can name
+    Stacks,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// How the network is set up: none (a loopback only), host (the host's sockets), sandbox (the built-in
+    /// TCP/IP stack) or plugin (the stack that --plugin names)
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    network: NetworkType,
+
+    /// The stack of --network plugin ('netgraft stacks' lists them)
+    #[arg(long, value_name = "NAME")]
+    plugin: Option<String>,
+
+    /// A text that the stack is given as it is
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    plugin_arg: Option<String>,
+
+    /// Where the stack's packets go: none, tap:NAME (a TAP device in this network namespace, made if absent)
+    /// or packet:IFACE (an existing interface, such as one end of a veth pair)
+    #[arg(long, value_name = "LINK", default_value_t)]
+    link: LinkConfig,
+
+    /// An address of the stack with its prefix length, such as 192.0.2.2/24 or 2001:db8::2/64; repeatable
+    #[arg(long = "address", value_name = "CIDR")]
+    addresses: Vec<Cidr>,
+
+    /// A default gateway of the stack; repeatable, one for IPv4 and one for IPv6
+    #[arg(long = "gateway", value_name = "ADDR")]
+    gateways: Vec<IpAddr>,
+
+    /// A name server for the program instead of those in /etc/resolv.conf; repeatable
+    #[arg(long = "dns", value_name = "ADDR")]
+    dns: Vec<IpAddr>,
+
+    /// Say at the end what went through the stack
+    #[arg(long)]
+    summary: bool,
+
+    /// Say more of what happens; repeatable
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// The program and its arguments; options of netgraft end here
+    #[arg(
+        value_name = "PROGRAM [ARGS]",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<OsString>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Run a program.
+    Run {
+        /// What, and how.
+        options: Box<RunOptions>,
+        /// Whether to print the summary.
+        summary: bool,
+        /// How often -v was given.
+        verbosity: u8,
+    },
+    /// List the stacks.
+    Stacks,
+}
+
+/// Why there is no command.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Help or version, as asked for.
+    Text(String),
+    /// What is wrong, in one line.
+    Error(String),
+}
+
+/// Parses a command line; the first element is this program's name.
+pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
+    let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error))?;
+    let run = match cli.command {
+        Subcommands::Stacks => return Ok(Command::Stacks),
+        Subcommands::Run(run) => run,
+    };
+    let mut command = run.command.into_iter();
+    let program = command.next().unwrap_or_default();
+    // A program's name may begin with '-' only behind "--": anything else is a misspelt option.
+    if program.as_encoded_bytes().starts_with(b"-") {
+        let place = args.len() - 1 - command.len();
+        if place.checked_sub(1).and_then(|i| args.get(i)).is_none_or(|before| before != "--") {
+            let text = format!("unknown option '{}': see 'netgraft run --help'", program.display());
+            return Err(Stop::Error(text));
+        }
+    }
+    let mut options = RunOptions::new(program);
+    options.network = run.network;
+    options.plugin = run.plugin;
+    options.config = StackConfig {
+        link: run.link,
+        addresses: run.addresses,
+        gateways: run.gateways,
+        argument: run.plugin_arg,
+    };
+    options.name_servers = run.dns;
+    options.args = command.collect();
+    Ok(Command::Run { options: Box::new(options), summary: run.summary, verbosity: run.verbose })
+}
+
+fn stop(error: &clap::Error) -> Stop {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return Stop::Text(text),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return Stop::Error(
+                "what to do? 'netgraft run -- PROGRAM' runs a program: see 'netgraft --help'".into(),
+            );
+        }
+        _ => {}
+    }
+    // The first paragraph says what; the rest is usage.
+    let what: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let what = what.join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    let hint = if what.contains(": use ") { "" } else { " (see 'netgraft run --help')" };
+    Stop::Error(format!("{what}{hint}"))
+}
+
+/// The registered stacks, for people.
+pub(crate) fn stacks_text() -> String {
+    let mut text = String::new();
+    for name in plugin_stack_names() {
+        let made = get_plugin_stack(&name).map_err(|e| e.to_string()).and_then(|factory| {
+            factory(&StackConfig::default()).map(|stack| stack.info()).map_err(|e| e.to_string())
+        });
+        let _ = match made {
+            Ok(info) => write!(text, "{}", StackText(&info)),
+            Err(error) => writeln!(text, "{name}: {error}"),
+        };
+    }
+    text
+}
+
+struct StackText<'a>(&'a StackInfo);
+
+impl fmt::Display for StackText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let info = self.0;
+        writeln!(f, "{} {}", info.name, info.version)?;
+        let mut sockets: Vec<String> =
+            info.sockets.iter().map(|s| format!("{:?}/{:?}", s.protocol, s.domain).to_lowercase()).collect();
+        sockets.dedup();
+        writeln!(f, "  sockets: {}", sockets.join(", "))?;
+        writeln!(f, "  options: {} known", info.options.len())?;
+        writeln!(f, "  needs:   {}", if info.needs.is_empty() { "nothing" } else { &info.needs })
+    }
+}
+
+/// What happened in a sandbox, for people.
+pub(crate) fn summary_text(summary: Option<&Summary>) -> String {
+    let Some(s) = summary else {
+        return "netgraft: the sentry did not say in time what happened\n".to_owned();
+    };
+    format!(
+        "netgraft: stack        {}\n\
+         netgraft: sockets      {} ({} calls answered)\n\
+         netgraft: connections  {} out, {} in\n\
+         netgraft: bytes        {} sent, {} received\n\
+         netgraft: datagrams    {} sent, {} received\n\
+         netgraft: IP packets   {} sent, {} received\n",
+        s.stack,
+        s.sockets,
+        s.calls,
+        s.connections_out,
+        s.connections_in,
+        s.bytes_sent,
+        s.bytes_received,
+        s.datagrams_sent,
+        s.datagrams_received,
+        s.packets.1,
+        s.packets.0,
+    )
+}
+
+/// Prints warnings, and with more `verbosity` more, to standard error.
+pub(crate) fn log_to_stderr(verbosity: u8) {
+    let level = match verbosity {
+        0 => Level::WARN,
+        1 => Level::INFO,
+        2 => Level::DEBUG,
+        _ => Level::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .event_format(Line)
+        .init();
+}
+
+/// One event: "netgraft: warning: text".
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let level = match *event.metadata().level() {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            Level::INFO => "info",
+            Level::DEBUG => "debug",
+            Level::TRACE => "trace",
+        };
+        write!(writer, "netgraft: {level}: ")?;
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, Stop> {
+        parse(line.split_ascii_whitespace().map(OsString::from).collect())
+    }
+
+    fn run(line: &str) -> RunOptions {
+        match parsed(line) {
+            Ok(Command::Run { options, .. }) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn error(line: &str) -> String {
+        match parsed(line) {
+            Err(Stop::Error(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_end_at_the_program() {
+        let options = run("netgraft run --network none ls --network host -v --summary -- x");
+        assert_eq!(options.network, NetworkType::None);
+        assert_eq!(options.program, "ls");
+        assert_eq!(options.args, ["--network", "host", "-v", "--summary", "--", "x"]);
+        let options = run("netgraft run -- curl -s -- y");
+        assert_eq!((options.program.to_str(), options.args.len()), (Some("curl"), 3));
+        let options = run("netgraft run -- --odd-name");
+        assert_eq!(options.program, "--odd-name");
+        assert_eq!(run("netgraft run true").network, NetworkType::Sandbox);
+    }
+
+    #[test]
+    fn everything_about_the_stack_is_parsed() {
+        let options =
+            run("netgraft run --network plugin --plugin mine --plugin-arg -x=1 --link packet:eth1 \
+             --address 192.0.2.2/24 --address 2001:db8::2/64 --gateway 192.0.2.1 --dns 192.0.2.53 -- p");
+        assert_eq!(options.plugin.as_deref(), Some("mine"));
+        assert_eq!(options.config.argument.as_deref(), Some("-x=1"));
+        assert_eq!(options.config.link, LinkConfig::Packet("eth1".into()));
+        assert_eq!(options.config.addresses.len(), 2);
+        assert_eq!(options.config.gateways.len(), 1);
+        assert_eq!(options.name_servers.len(), 1);
+    }
+
+    #[test]
+    fn bad_input_is_told_in_one_line() {
+        for (line, part) in [
+            ("netgraft run --network tun -- p", "use none, host, sandbox or plugin"),
+            ("netgraft run --link wire -- p", "use none, tap:NAME or packet:IFACE"),
+            ("netgraft run --link tap:a/b -- p", "cannot be an interface name"),
+            ("netgraft run --address 192.0.2.2 -- p", "address with a prefix length"),
+            ("netgraft run --gateway here -- p", "--gateway"),
+            ("netgraft run --dns 1.2.3 -- p", "--dns"),
+            ("netgraft run --bogus p", "unknown option '--bogus'"),
+            ("netgraft run", "PROGRAM"),
+            ("netgraft run --", "PROGRAM"),
+            ("netgraft", "what to do?"),
+            ("netgraft walk", "walk"),
+        ] {
+            let text = error(line);
+            assert!(text.contains(part), "{line}: {text}");
+            assert!(!text.contains('\n') && !text.starts_with("error"), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn help_is_text_and_has_examples() {
+        for line in ["netgraft --help", "netgraft run --help", "netgraft --version"] {
+            assert!(matches!(parsed(line), Err(Stop::Text(_))), "{line}");
+        }
+        let Err(Stop::Text(help)) = parsed("netgraft run --help") else { panic!() };
+        assert!(help.contains("Examples:") && help.contains("Exit status"));
+    }
+
+    #[test]
+    fn summaries_are_readable() {
+        let summary = Summary { stack: "smoltcp 0.1".into(), packets: (3, 4), ..Summary::default() };
+        let text = summary_text(Some(&summary));
+        assert!(text.contains("smoltcp 0.1") && text.contains("4 sent, 3 received"));
+        assert!(text.lines().all(|line| line.starts_with("netgraft: ")));
+        assert!(summary_text(None).contains("did not say"));
+    }
+}

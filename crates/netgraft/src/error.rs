@@ -1,0 +1,233 @@
+//! Why a sandbox could not be run, each in one line that says what and what to do.
+
+use std::ffi::OsString;
+use std::io;
+
+use netgraft_linux::confine::Missing;
+use netgraft_linux::process::Change;
+use netgraft_plugin::registry::RegistryError;
+use netgraft_plugin::stack::SetupError;
+
+use crate::launch::Step;
+
+/// Exit status for netgraft's own failures.
+pub const EXIT_FAILURE: u8 = 125;
+/// Exit status when the program cannot be executed.
+pub const EXIT_NOT_EXECUTABLE: u8 = 126;
+/// Exit status when the program does not exist.
+pub const EXIT_NOT_FOUND: u8 = 127;
+
+/// Why a sandbox was not run to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The options do not go together.
+    #[error("{0}")]
+    Options(String),
+    /// The stack's name is unknown.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The stack could not be set up; the text is its own.
+    #[error(transparent)]
+    Stack(#[from] SetupError),
+    /// The sentry could not be set up or gave up; the text is its own.
+    #[error("{0}")]
+    Sentry(String),
+    /// The host refused a step of the sandbox's making.
+    #[error("{}", step_text(*.step, .source))]
+    Step {
+        /// What was done.
+        step: Step,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The kernel has no system call listener.
+    #[error("{}", missing_text(*.0))]
+    Kernel(Missing),
+    /// The sentry ended before the program.
+    #[error("the sentry {}; the program was killed", change_text(*.0))]
+    SentryDied(Change),
+    /// A signal came before the program was started.
+    #[error("signal {0} came before the program was started")]
+    Interrupted(i32),
+    /// The program does not exist.
+    #[error("{}: no such program: check its name and PATH", .0.display())]
+    NotFound(OsString),
+    /// The program exists and cannot be executed.
+    #[error("{}: cannot be executed: {source}", .program.display())]
+    NotExecutable {
+        /// Its name.
+        program: OsString,
+        /// What execve(2) said.
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    /// The exit status that tells a shell the same.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            RunError::NotFound(_) => EXIT_NOT_FOUND,
+            RunError::NotExecutable { .. } => EXIT_NOT_EXECUTABLE,
+            RunError::Interrupted(signal) => signal_status(*signal),
+            _ => EXIT_FAILURE,
+        }
+    }
+
+    /// What execve(2) said, as the error that the caller sees.
+    pub(crate) fn exec(program: OsString, errno: i32) -> RunError {
+        match errno {
+            libc::ENOENT | libc::ENOTDIR => RunError::NotFound(program),
+            _ => RunError::NotExecutable { program, source: io::Error::from_raw_os_error(errno) },
+        }
+    }
+}
+
+/// The status that a shell gives a program which a signal ended.
+pub(crate) fn signal_status(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
+}
+
+fn change_text(change: Change) -> String {
+    match change {
+        Change::Exited(status) => format!("exited with status {status}"),
+        Change::Signaled(libc::SIGSYS) => "was killed by signal 31 (SIGSYS): it made a system call that \
+            neither its allow-list nor the stack's has; the kernel's audit log names the call"
+            .to_owned(),
+        Change::Signaled(signal) | Change::Stopped(signal) => {
+            format!("was killed by signal {signal} ({})", signal_name(signal))
+        }
+    }
+}
+
+/// The usual name of a signal that can end a process.
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGSYS => "SIGSYS",
+        _ => "see signal(7)",
+    }
+}
+
+fn missing_text(missing: Missing) -> &'static str {
+    match missing {
+        Missing::Filters => {
+            "this kernel has no system call filters (seccomp), or they are blocked here: use a kernel with \
+             CONFIG_SECCOMP_FILTER=y, or allow seccomp(2) in the container that runs netgraft"
+        }
+        Missing::Listener => {
+            "this kernel has no system call listener (seccomp user notification): use Linux 5.19 or later with \
+             CONFIG_SECCOMP_FILTER=y"
+        }
+    }
+}
+
+fn step_text(step: Step, error: &io::Error) -> String {
+    let hint = match (step, error.raw_os_error()) {
+        (Step::Filter, Some(libc::EBUSY)) => {
+            return "netgraft already runs inside a sandbox with a system call listener, and the kernel allows \
+                    one only: start it outside of that sandbox"
+                .to_owned();
+        }
+        (Step::UserNamespace, Some(errno)) => user_namespace_hint(errno),
+        (_, Some(libc::EPERM | libc::EACCES)) => restricted_hint(),
+        (_, Some(libc::ENOSPC)) => {
+            "; a limit is reached: raise the values in /proc/sys/user/max_*_namespaces".to_owned()
+        }
+        (_, Some(libc::EMFILE)) => "; raise the limit of open files (ulimit -n)".to_owned(),
+        _ => String::new(),
+    };
+    format!("cannot {}: {error}{hint}", step.text())
+}
+
+/// Reads a sysctl; `None` if this kernel has none of that name.
+fn sysctl(name: &str) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|text| text.trim().to_owned())
+}
+
+fn user_namespace_hint(errno: i32) -> String {
+    let is = |name: &str, value: &str| sysctl(name).as_deref() == Some(value);
+    match errno {
+        libc::ENOSPC if is("user/max_user_namespaces", "0") => {
+            "; user namespaces are turned off: sysctl user.max_user_namespaces=15000 turns them on".to_owned()
+        }
+        libc::ENOSPC | libc::EUSERS => {
+            "; too many user namespaces, or too many in each other: see sysctl user.max_user_namespaces"
+                .to_owned()
+        }
+        libc::EPERM if is("kernel/unprivileged_userns_clone", "0") => {
+            "; ordinary users may not make user namespaces here: sysctl kernel.unprivileged_userns_clone=1 \
+             allows it, or run netgraft as root"
+                .to_owned()
+        }
+        libc::EINVAL | libc::ENOSYS => {
+            "; this kernel has no user namespaces: CONFIG_USER_NS=y is needed".to_owned()
+        }
+        _ => restricted_hint(),
+    }
+}
+
+fn restricted_hint() -> String {
+    if sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
+        "; AppArmor restricts user namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0 lifts \
+         that, or give netgraft a profile with 'userns,'"
+            .to_owned()
+    } else {
+        "; if this is a container or a chroot, its configuration must allow user namespaces".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: Step, errno: i32) -> String {
+        RunError::Step { step, source: io::Error::from_raw_os_error(errno) }.to_string()
+    }
+
+    #[test]
+    fn exit_statuses_are_those_of_a_shell() {
+        let exec = |errno| RunError::exec("p".into(), errno).exit_status();
+        assert_eq!(exec(libc::ENOENT), 127);
+        assert_eq!(exec(libc::ENOTDIR), 127);
+        assert_eq!(exec(libc::EACCES), 126);
+        assert_eq!(exec(libc::ENOEXEC), 126);
+        assert_eq!(RunError::Options("x".into()).exit_status(), 125);
+        assert_eq!(RunError::SentryDied(Change::Signaled(9)).exit_status(), 125);
+        assert_eq!(RunError::Interrupted(2).exit_status(), 130);
+    }
+
+    #[test]
+    fn each_text_is_one_line_that_says_what_to_do() {
+        let texts = [
+            step(Step::Filter, libc::EBUSY),
+            step(Step::UserNamespace, libc::EPERM),
+            step(Step::UserNamespace, libc::EINVAL),
+            step(Step::ProgramNamespaces, libc::ENOSPC),
+            missing_text(Missing::Filters).to_owned(),
+            missing_text(Missing::Listener).to_owned(),
+            RunError::SentryDied(Change::Signaled(libc::SIGSYS)).to_string(),
+        ];
+        for text in &texts {
+            assert!(!text.contains('\n') && !text.contains("  "), "{text}");
+        }
+        assert!(texts[0].contains("outside"));
+        assert!(texts[2].contains("CONFIG_USER_NS"));
+        assert!(texts[3].contains("max_*_namespaces"));
+        assert!(texts[6].contains("SIGSYS"));
+        assert!(RunError::SentryDied(Change::Signaled(9)).to_string().contains("SIGKILL"));
+    }
+}

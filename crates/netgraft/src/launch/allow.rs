@@ -1,0 +1,263 @@
+//! The sentry's allow-list: the system calls that an event loop over sockets, a listener and /proc makes.
+//!
+//! A call with conditions goes through the filter program each time; one without is answered from the
+//! kernel's bitmap. So conditions stand only where they keep something out.
+
+use netgraft_linux::confine::Allow;
+use netgraft_plugin::SyscallRule;
+
+const fn any(number: i64) -> (i64, &'static [(u8, u64, u64)]) {
+    (number, &[])
+}
+
+/// All bits of an argument that the kernel reads as an int.
+const INT: u64 = 0xffff_ffff;
+const EXEC: u64 = libc::PROT_EXEC as u64;
+/// The type byte of an ioctl number, and its value for the listener's own.
+const IOCTL_TYPE: u64 = 0xff00;
+const LISTENER: u64 = 0x2100;
+const SOCKET: u64 = 0x8900;
+
+/// System call, and conditions that must all hold: index, mask and value of an argument.
+type Entry = (i64, &'static [(u8, u64, u64)]);
+
+const BASE: &[Entry] = &[
+    // Waiting.
+    any(libc::SYS_epoll_create1),
+    any(libc::SYS_epoll_ctl),
+    any(libc::SYS_epoll_pwait),
+    any(libc::SYS_epoll_pwait2),
+    any(libc::SYS_ppoll),
+    any(libc::SYS_eventfd2),
+    any(libc::SYS_timerfd_create),
+    any(libc::SYS_timerfd_settime),
+    any(libc::SYS_timerfd_gettime),
+    any(libc::SYS_setitimer),
+    any(libc::SYS_inotify_init1),
+    any(libc::SYS_inotify_add_watch),
+    any(libc::SYS_inotify_rm_watch),
+    any(libc::SYS_clock_gettime),
+    any(libc::SYS_clock_nanosleep),
+    any(libc::SYS_nanosleep),
+    any(libc::SYS_gettimeofday),
+    // The program: its descriptors, its memory, its entries in /proc. The root file system is read-only.
+    any(libc::SYS_pidfd_open),
+    any(libc::SYS_pidfd_getfd),
+    any(libc::SYS_pidfd_send_signal),
+    any(libc::SYS_process_vm_readv),
+    any(libc::SYS_process_vm_writev),
+    any(libc::SYS_kcmp),
+    any(libc::SYS_openat),
+    any(libc::SYS_readlinkat),
+    any(libc::SYS_newfstatat),
+    any(libc::SYS_fstat),
+    any(libc::SYS_statx),
+    any(libc::SYS_faccessat),
+    any(libc::SYS_getdents64),
+    any(libc::SYS_chdir),
+    any(libc::SYS_fchdir),
+    any(libc::SYS_getcwd),
+    // Sockets that are no way out: surrogates.
+    (libc::SYS_socket, &[(0, INT, libc::AF_UNIX as u64)]),
+    (libc::SYS_socketpair, &[(0, INT, libc::AF_UNIX as u64)]),
+    any(libc::SYS_connect),
+    any(libc::SYS_bind),
+    any(libc::SYS_listen),
+    any(libc::SYS_accept4),
+    any(libc::SYS_shutdown),
+    any(libc::SYS_getsockname),
+    any(libc::SYS_getpeername),
+    any(libc::SYS_getsockopt),
+    any(libc::SYS_setsockopt),
+    any(libc::SYS_sendto),
+    any(libc::SYS_recvfrom),
+    any(libc::SYS_sendmsg),
+    any(libc::SYS_recvmsg),
+    any(libc::SYS_sendmmsg),
+    any(libc::SYS_recvmmsg),
+    // Descriptors.
+    any(libc::SYS_read),
+    any(libc::SYS_write),
+    any(libc::SYS_readv),
+    any(libc::SYS_writev),
+    any(libc::SYS_pread64),
+    any(libc::SYS_pwrite64),
+    any(libc::SYS_lseek),
+    any(libc::SYS_close),
+    any(libc::SYS_close_range),
+    any(libc::SYS_dup),
+    any(libc::SYS_dup3),
+    any(libc::SYS_fcntl),
+    any(libc::SYS_pipe2),
+    any(libc::SYS_splice),
+    any(libc::SYS_memfd_create),
+    any(libc::SYS_ftruncate),
+    (libc::SYS_ioctl, &[(1, IOCTL_TYPE, LISTENER)]),
+    (libc::SYS_ioctl, &[(1, IOCTL_TYPE, SOCKET)]),
+    (libc::SYS_ioctl, &[(1, INT, libc::FIONREAD)]),
+    (libc::SYS_ioctl, &[(1, INT, libc::FIONBIO)]),
+    (libc::SYS_ioctl, &[(1, INT, libc::FIOCLEX)]),
+    (libc::SYS_ioctl, &[(1, INT, libc::TIOCOUTQ)]),
+    (libc::SYS_ioctl, &[(1, INT, libc::TCGETS)]), // isatty(3) on standard error
+    // Memory, never executable.
+    (libc::SYS_mmap, &[(2, EXEC, 0)]),
+    (libc::SYS_mprotect, &[(2, EXEC, 0)]),
+    any(libc::SYS_munmap),
+    any(libc::SYS_mremap),
+    any(libc::SYS_madvise),
+    any(libc::SYS_brk),
+    // The process itself, and its end, an abort included.
+    any(libc::SYS_futex),
+    any(libc::SYS_getrandom),
+    any(libc::SYS_getpid),
+    any(libc::SYS_gettid),
+    any(libc::SYS_getuid),
+    any(libc::SYS_geteuid),
+    any(libc::SYS_getgid),
+    any(libc::SYS_getegid),
+    any(libc::SYS_getrusage),
+    any(libc::SYS_rt_sigaction),
+    any(libc::SYS_rt_sigprocmask),
+    any(libc::SYS_rt_sigreturn),
+    any(libc::SYS_sigaltstack),
+    any(libc::SYS_restart_syscall),
+    any(libc::SYS_sched_yield),
+    any(libc::SYS_sched_getaffinity),
+    any(libc::SYS_sched_setaffinity),
+    any(libc::SYS_getcpu),
+    (libc::SYS_prctl, &[(0, INT, libc::PR_SET_NAME as u64)]),
+    (libc::SYS_prctl, &[(0, INT, libc::PR_SET_TIMERSLACK as u64)]),
+    (libc::SYS_prlimit64, &[(0, INT, 0), (2, u64::MAX, 0)]), // its own limits, read only
+    any(libc::SYS_tgkill),
+    any(libc::SYS_exit),
+    any(libc::SYS_exit_group),
+];
+
+/// Older forms of the same calls, which only some architectures have.
+#[cfg(target_arch = "x86_64")]
+const OLDER: &[Entry] = &[
+    any(libc::SYS_epoll_wait),
+    any(libc::SYS_poll),
+    any(libc::SYS_open),
+    any(libc::SYS_stat),
+    any(libc::SYS_lstat),
+    any(libc::SYS_readlink),
+    any(libc::SYS_access),
+    any(libc::SYS_dup2),
+    any(libc::SYS_time),
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER: &[Entry] = &[];
+
+fn base() -> impl Iterator<Item = Allow> {
+    BASE.iter().chain(OLDER).map(|&(number, conditions)| Allow { number, conditions: conditions.to_vec() })
+}
+
+fn of_stack(rule: &SyscallRule) -> Allow {
+    let conditions = rule.conditions.iter().map(|c| (c.index, c.mask, c.value)).collect();
+    Allow { number: rule.number, conditions }
+}
+
+/// The base and what a stack adds.
+pub(super) fn rules(stack: &[SyscallRule]) -> Vec<Allow> {
+    base().chain(stack.iter().map(of_stack)).collect()
+}
+
+/// The rules of a stack that the base does not contain, as texts.
+pub(super) fn wider_than_base(stack: &[SyscallRule]) -> Vec<String> {
+    stack
+        .iter()
+        .map(of_stack)
+        .filter(|rule| !base().any(|b| covers(&b, rule)))
+        .map(|rule| match rule.conditions.len() {
+            0 => format!("system call {}", rule.number),
+            n => format!("system call {} under {n} conditions", rule.number),
+        })
+        .collect()
+}
+
+/// Whether everything that `inner` allows is allowed by `outer`: each condition of `outer` follows from one of
+/// `inner`.
+fn covers(outer: &Allow, inner: &Allow) -> bool {
+    outer.number == inner.number
+        && outer.conditions.iter().all(|&(index, mask, value)| {
+            inner.conditions.iter().any(|&(i, m, v)| i == index && m & mask == mask && v & mask == value)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netgraft_linux::confine::AllowList;
+
+    #[test]
+    fn the_base_compiles_and_has_no_way_out() {
+        assert!(AllowList::compile(&rules(&[])).is_ok());
+        let forbidden = [
+            libc::SYS_execve,
+            libc::SYS_execveat,
+            libc::SYS_fork,
+            libc::SYS_clone,
+            libc::SYS_clone3,
+            libc::SYS_ptrace,
+            libc::SYS_mount,
+            libc::SYS_setns,
+            libc::SYS_unshare,
+            libc::SYS_bpf,
+            libc::SYS_io_uring_setup,
+            libc::SYS_kill,
+            libc::SYS_tkill,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_seccomp,
+        ];
+        assert!(base().all(|rule| !forbidden.contains(&rule.number)));
+        let guarded =
+            [libc::SYS_socket, libc::SYS_socketpair, libc::SYS_ioctl, libc::SYS_mmap, libc::SYS_mprotect];
+        for number in guarded {
+            assert!(base().filter(|r| r.number == number).all(|r| !r.conditions.is_empty()));
+        }
+    }
+
+    #[test]
+    fn no_rule_of_the_base_is_contained_in_another() {
+        let all: Vec<Allow> = base().collect();
+        for (i, outer) in all.iter().enumerate() {
+            for (j, inner) in all.iter().enumerate() {
+                assert!(i == j || !covers(outer, inner), "{outer:?} covers {inner:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_listener_s_ioctls_are_allowed_and_a_terminal_s_input_is_not() {
+        let allowed = |request: u64| {
+            base().filter(|r| r.number == libc::SYS_ioctl).any(|r| {
+                r.conditions.iter().all(|&(index, mask, value)| index == 1 && request & mask == value)
+            })
+        };
+        for request in [0xc050_2100, 0xc018_2101, 0x4008_2102, 0x4018_2103, 0x4008_2104] {
+            assert!(allowed(request), "{request:x}");
+        }
+        assert!(allowed(libc::FIONREAD));
+        assert!(!allowed(libc::TIOCSTI));
+    }
+
+    #[test]
+    fn what_a_stack_adds_is_told_unless_the_base_has_it() {
+        let stack = [
+            SyscallRule::any(libc::SYS_read),
+            SyscallRule::any(libc::SYS_execve),
+            SyscallRule::masked(libc::SYS_socket, 0, u64::MAX, libc::AF_UNIX as u64),
+            SyscallRule::masked(libc::SYS_socket, 0, 0xffff_ffff, libc::AF_INET as u64),
+            SyscallRule::any(libc::SYS_socket),
+        ];
+        let told = wider_than_base(&stack);
+        let (execve, socket) = (libc::SYS_execve, libc::SYS_socket);
+        let expected = [
+            format!("system call {execve}"),
+            format!("system call {socket} under 1 conditions"),
+            format!("system call {socket}"),
+        ];
+        assert_eq!(told, expected);
+    }
+}

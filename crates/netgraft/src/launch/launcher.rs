@@ -1,0 +1,361 @@
+//! The launcher's side of a running sandbox: what its processes report, signals, and the end.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use netgraft_linux::fdpass::{self, wait_readable};
+use netgraft_linux::process::{self, Change, Wait};
+use netgraft_linux::signal::{self, Arrived, Signals};
+use netgraft_plugin::{PluginStack, PreInitStack, PreInitStackArgs};
+
+use super::jobs::{AfterStop, Jobs};
+use super::report::{Report, Role, Step};
+use super::sentry::{HANDOVER_LIMIT, Handover};
+use super::tree::LauncherEnds;
+use crate::control::{self, FromSentry, Summary, ToSentry};
+use crate::error::RunError;
+
+/// How long a sentry may take for its last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long a process may take to end by itself, and again when it was killed.
+const REAP_TIME: Duration = Duration::from_secs(1);
+
+/// Something that came to the launcher.
+enum Incoming {
+    /// A report and its sender's process id.
+    Report(Report, i32),
+    /// Every process that reports is gone or, as the program does, has called execve(2).
+    ReportsClosed,
+    Sentry(FromSentry),
+    SentryGone,
+    Signal(Arrived),
+}
+
+/// A sandbox that is being made or runs. Dropping it ends every process of it.
+pub(super) struct Launcher {
+    /// `None` once the sandbox is being ended: the first processes of both namespaces then end too.
+    ends: Option<LauncherEnds>,
+    reports_open: bool,
+    control_open: bool,
+    signals: OwnedFd,
+    /// Process ids by [`Role`], not yet reaped.
+    pids: [Option<i32>; Role::ALL.len()],
+    /// Whether processes may exist that have not reported yet.
+    starting: bool,
+    jobs: Jobs,
+    program_name: OsString,
+    /// The launcher's duplicate: a later sentry could take the program over.
+    listener: Option<OwnedFd>,
+}
+
+fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Step { step, source }
+}
+
+impl Launcher {
+    /// Takes over after the first fork; every signal is blocked.
+    pub(super) fn new(
+        ends: LauncherEnds,
+        helper: i32,
+        jobs: Jobs,
+        program_name: OsString,
+    ) -> Result<Launcher, RunError> {
+        let mut pids = [None; Role::ALL.len()];
+        pids[Role::SentryHelper as usize] = Some(helper);
+        // Without a descriptor for signals nothing works; the helper then ends by its closed pipes.
+        let signals = Signals::all_but_faults().descriptor().map_err(step(Step::Supervise))?;
+        Ok(Launcher {
+            ends: Some(ends),
+            reports_open: true,
+            control_open: true,
+            signals,
+            pids,
+            starting: true,
+            jobs,
+            program_name,
+            listener: None,
+        })
+    }
+
+    fn pid(&self, role: Role) -> Option<i32> {
+        self.pids[role as usize]
+    }
+
+    fn ends(&self) -> Result<&LauncherEnds, RunError> {
+        self.ends.as_ref().ok_or_else(|| step(Step::Supervise)(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// Waits for the next thing to come; `None` when the time is over.
+    ///
+    /// Reports come first, so that a process's last words are heard before its end, then the sentry's.
+    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Incoming>, RunError> {
+        let ends = self.ends()?;
+        let fds = [
+            self.reports_open.then(|| ends.reports.as_fd()),
+            self.control_open.then(|| ends.control.as_fd()),
+            Some(self.signals.as_fd()),
+        ];
+        let [report, sentry, signal] = wait_readable(fds, timeout).map_err(step(Step::Supervise))?;
+        if report {
+            let received = Report::receive(ends.reports.as_fd()).map_err(step(Step::Supervise))?;
+            self.reports_open = received.is_some();
+            let incoming = received.map(|(report, sender)| Incoming::Report(report, sender));
+            return Ok(Some(incoming.unwrap_or(Incoming::ReportsClosed)));
+        }
+        if sentry {
+            let message = match control::receive(ends.control.as_fd()) {
+                Ok(message) => message,
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => None,
+                Err(e) => return Err(RunError::Sentry(format!("the sentry sent nonsense: {e}"))),
+            };
+            self.control_open = message.is_some();
+            return Ok(Some(message.map_or(Incoming::SentryGone, Incoming::Sentry)));
+        }
+        if signal {
+            let arrived = signal::read(self.signals.as_fd()).map_err(step(Step::Supervise))?;
+            return Ok(arrived.map(Incoming::Signal));
+        }
+        Ok(None)
+    }
+
+    /// Brings the sandbox up to the point where the program is executed.
+    pub(super) fn start(
+        &mut self,
+        maps: &netgraft_linux::namespace::IdMaps,
+        stack: &mut dyn PluginStack,
+    ) -> Result<(), RunError> {
+        let mut handed_over: Option<PreInitStack> = None;
+        loop {
+            match self.next(None)? {
+                Some(Incoming::Report(Report::NeedsIdMaps, helper)) => {
+                    maps.write(helper).map_err(step(Step::IdMaps))?;
+                    go(&self.ends()?.mapped)?;
+                }
+                Some(Incoming::Report(Report::Made(role), pid)) => {
+                    self.pids[role as usize] = Some(pid);
+                    if role == Role::Program {
+                        // Its namespaces exist from here on.
+                        handed_over = Some(stack.pre_init(PreInitStackArgs { pid: pid.unsigned_abs() })?);
+                    }
+                }
+                Some(Incoming::Report(Report::Listener(number), program)) => {
+                    self.hand_over(program, number, handed_over.take().unwrap_or_default())?;
+                }
+                Some(Incoming::Report(report, _)) => self.report(report)?,
+                Some(Incoming::Sentry(FromSentry::Ready)) => {
+                    let program = self.pid(Role::Program).unwrap_or(0);
+                    self.jobs.place(program).map_err(step(Step::Supervise))?;
+                    self.starting = false;
+                    return go(&self.ends()?.go);
+                }
+                Some(Incoming::Sentry(message)) => said(message)?,
+                Some(Incoming::Signal(arrived)) => match arrived.signal {
+                    // Whoever ended also closed its pipe or reported.
+                    libc::SIGCHLD | libc::SIGCONT | libc::SIGWINCH | libc::SIGURG => {}
+                    signal => return Err(RunError::Interrupted(signal)),
+                },
+                Some(Incoming::SentryGone) => return Err(self.sentry_died()),
+                Some(Incoming::ReportsClosed) => {
+                    let source = io::Error::other("its process ended without a word");
+                    return Err(RunError::Step { step: Step::Start, source });
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Gives the sentry the listener, and what the stack's `pre_init` returned.
+    fn hand_over(&mut self, program: i32, listener: i32, stack: PreInitStack) -> Result<(), RunError> {
+        let pidfd = process::pidfd(program).map_err(step(Step::Listener))?;
+        let listener = process::take_fd(pidfd.as_fd(), listener).map_err(step(Step::Listener))?;
+        let message = serde_json::to_vec(&Handover { init_str: stack.init_str })
+            .map_err(|e| step(Step::Handover)(e.into()))?;
+        if message.len() > HANDOVER_LIMIT || stack.fds.len() >= fdpass::MAX_FDS {
+            return Err(RunError::Sentry("the stack hands over more than one message can carry".to_owned()));
+        }
+        let fds: Vec<_> = std::iter::once(&listener).chain(&stack.fds).map(AsFd::as_fd).collect();
+        fdpass::send(self.ends()?.control.as_fd(), &message, &fds).map_err(step(Step::Handover))?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    fn report(&mut self, report: Report) -> Result<(), RunError> {
+        match report {
+            Report::Failed(step, errno) => {
+                Err(RunError::Step { step, source: io::Error::from_raw_os_error(errno) })
+            }
+            Report::Skipped(step, errno) => {
+                tracing::warn!("cannot {}: {}", step.text(), io::Error::from_raw_os_error(errno));
+                Ok(())
+            }
+            Report::ExecFailed(errno) => Err(RunError::exec(self.program_name.clone(), errno)),
+            Report::Made(_) | Report::Listener(_) | Report::NeedsIdMaps => Ok(()),
+        }
+    }
+
+    /// Watches over the program until it ends.
+    pub(super) fn supervise(&mut self) -> Result<Change, RunError> {
+        // The program may have ended before its signal could be told from others.
+        if let Some(end) = self.look()? {
+            return Ok(end);
+        }
+        loop {
+            match self.next(None)? {
+                Some(Incoming::Report(report, _)) => self.report(report)?,
+                Some(Incoming::Sentry(message)) => said(message)?,
+                Some(Incoming::SentryGone) => {
+                    // Both may have been killed with their namespaces: then the program's end counts.
+                    return self.look()?.map_or_else(|| Err(self.sentry_died()), Ok);
+                }
+                Some(Incoming::Signal(arrived)) => {
+                    if let Some(end) = self.signal(arrived)? {
+                        return Ok(end);
+                    }
+                }
+                Some(Incoming::ReportsClosed) | None => {}
+            }
+        }
+    }
+
+    fn signal(&mut self, arrived: Arrived) -> Result<Option<Change>, RunError> {
+        let Some(program) = self.pid(Role::Program) else { return Ok(None) };
+        match arrived.signal {
+            libc::SIGCHLD => return self.look(),
+            libc::SIGCONT => self.jobs.resume(program).map_err(step(Step::Supervise))?,
+            _ if arrived.from_kernel && self.jobs.terminal_reaches_program() => {}
+            signal => match process::kill(program, signal) {
+                // A program that just ended is told by SIGCHLD.
+                Err(e) if e.raw_os_error() != Some(libc::ESRCH) => return Err(step(Step::Supervise)(e)),
+                _ => {}
+            },
+        }
+        Ok(None)
+    }
+
+    /// Looks how the program has changed: its end, or a stop, which the launcher follows.
+    fn look(&mut self) -> Result<Option<Change>, RunError> {
+        let Some(program) = self.pid(Role::Program) else { return Ok(None) };
+        match process::wait(program, Wait::Look).map_err(step(Step::Supervise))? {
+            None => Ok(None),
+            Some(Change::Stopped(_)) => {
+                if self.jobs.stop().map_err(step(Step::Supervise))? == AfterStop::Continue {
+                    self.jobs.resume(program).map_err(step(Step::Supervise))?;
+                }
+                Ok(None)
+            }
+            Some(end) => {
+                self.pids[Role::Program as usize] = None;
+                Ok(Some(end))
+            }
+        }
+    }
+
+    fn sentry_died(&mut self) -> RunError {
+        let Some(sentry) = self.pids[Role::Sentry as usize].take() else {
+            return RunError::Sentry("the sentry could not be started".to_owned());
+        };
+        // It closed its socket, so it is ending, and then the signal changes nothing.
+        let _ = process::kill(sentry, libc::SIGKILL);
+        match process::wait(sentry, Wait::Block) {
+            Ok(Some(change)) => RunError::SentryDied(change),
+            Ok(None) => RunError::Sentry("the sentry ended".to_owned()),
+            Err(error) => step(Step::Supervise)(error),
+        }
+    }
+
+    /// Asks the sentry what happened, now that the program has ended.
+    pub(super) fn last_words(&mut self) -> Option<Summary> {
+        let ends = self.ends.as_ref()?;
+        control::send(ends.control.as_fd(), &ToSentry::Stop).ok()?;
+        let deadline = Instant::now() + LAST_WORDS;
+        loop {
+            let left = deadline.checked_duration_since(Instant::now())?;
+            match self.next(Some(left)).ok()?? {
+                Incoming::Sentry(FromSentry::Summary(summary)) => return Some(summary),
+                Incoming::Sentry(message) => said(message).err().map_or(Some(()), |_| None)?,
+                Incoming::SentryGone => return None,
+                Incoming::Report(..) | Incoming::ReportsClosed | Incoming::Signal(_) => {}
+            }
+        }
+    }
+
+    /// Ends and reaps every process. The order matters: see [`Role::ALL`].
+    fn end(&mut self) {
+        self.jobs.take_back();
+        let Some(ends) = self.ends.take() else { return };
+        let LauncherEnds { lifetime, reports, mapped, go, control } = ends;
+        drop((mapped, go));
+        // A process that was made and has not said so cannot be reaped: so the helpers end by themselves, and
+        // what they say they made is waited for.
+        for (helper, children) in [
+            (Role::SentryHelper, [Role::SentryInit, Role::ProgramHelper, Role::Sentry].as_slice()),
+            (Role::ProgramHelper, &[Role::ProgramInit, Role::Program]),
+        ] {
+            let Some(pid) = self.pids[helper as usize].take() else { continue };
+            if reap(pid) == Some(Change::Exited(0)) && self.starting {
+                self.collect_made(reports.as_fd(), children);
+            }
+        }
+        drop(lifetime);
+        for pid in self.pids.iter().flatten() {
+            let _ = process::kill(*pid, libc::SIGKILL);
+        }
+        for pid in &mut self.pids {
+            if let Some(pid) = pid.take() {
+                reap(pid);
+            }
+        }
+        drop(control);
+    }
+
+    /// Reads reports until all of `roles` are known, for a bounded time.
+    fn collect_made(&mut self, reports: BorrowedFd<'_>, roles: &[Role]) {
+        while roles.iter().any(|role| self.pid(*role).is_none())
+            && matches!(wait_readable([Some(reports)], Some(REAP_TIME)), Ok([true]))
+        {
+            match Report::receive(reports) {
+                Ok(Some((Report::Made(role), pid))) => self.pids[role as usize] = Some(pid),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Waits for the end of a process, and kills it if that takes too long; `None` if even that does not end it
+/// in time (it waits for a device, or for a process that is not known): whoever reaps after the launcher
+/// takes it over.
+fn reap(pid: i32) -> Option<Change> {
+    for _ in 0..2 {
+        let ended = process::pidfd(pid).and_then(|fd| wait_readable([Some(fd.as_fd())], Some(REAP_TIME)));
+        if matches!(ended, Ok([true])) {
+            return process::wait(pid, Wait::Block).ok().flatten();
+        }
+        let _ = process::kill(pid, libc::SIGKILL);
+    }
+    None
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Lets a process that waits for a byte go on.
+fn go(mut pipe: impl io::Write) -> Result<(), RunError> {
+    pipe.write_all(&[1]).map_err(step(Step::Start))
+}
+
+fn said(message: FromSentry) -> Result<(), RunError> {
+    match message {
+        FromSentry::Failed(text) => Err(RunError::Sentry(text)),
+        FromSentry::Warning(text) => {
+            tracing::warn!("{text}");
+            Ok(())
+        }
+        FromSentry::Ready | FromSentry::Summary(_) => Ok(()),
+    }
+}

@@ -1,0 +1,148 @@
+//! The sentry's process: it drops everything that it does not need, then brings the stack up and serves.
+
+use std::any::Any;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use netgraft_linux::capability::{self, Capability};
+use netgraft_linux::confine::{self, AllowList};
+use netgraft_linux::mount::{self, Access};
+use netgraft_linux::namespace::{Namespaces, unshare};
+use netgraft_linux::signal::Signals;
+use netgraft_linux::{fdpass, process};
+use netgraft_plugin::registry::Factory;
+use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig};
+use serde::{Deserialize, Serialize};
+
+use super::allow;
+use crate::clock;
+use crate::control::{self, FromSentry};
+use crate::runtime::{self, SentryArgs};
+
+/// The user that the sentry becomes where it may ("nobody").
+pub(super) const NOBODY: u32 = 65534;
+
+/// What the sentry does, decided in the launcher.
+pub(super) struct SentryPlan {
+    /// Makes the stack.
+    pub(super) factory: Arc<Factory>,
+    /// What the operator chose for it.
+    pub(super) config: StackConfig,
+    /// Whether the sentry stays in the caller's network namespace, for host sockets.
+    pub(super) host_network: bool,
+    /// Whether it becomes [`NOBODY`].
+    pub(super) become_nobody: bool,
+    /// Whether rules of the stack beyond the base are worth a warning: those of the stacks in this tree are
+    /// reviewed with them.
+    pub(super) warn_of_rules: bool,
+}
+
+/// The launcher's one message before [`FromSentry::Ready`]; its descriptors are the listener and those of
+/// `pre_init`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Handover {
+    /// What `pre_init` returned.
+    pub(super) init_str: String,
+}
+
+/// The most bytes that a [`Handover`] has: what a socket's default send buffer takes.
+pub(super) const HANDOVER_LIMIT: usize = 128 * 1024;
+
+/// Runs the sentry; the exit status is 0 after an orderly end.
+pub(super) fn main(plan: &SentryPlan, control: BorrowedFd<'_>) -> i32 {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(plan, control)));
+    let text = match result {
+        Ok(Ok(())) => return 0,
+        Ok(Err(text)) => text,
+        Err(panic) => format!("the sentry panicked: {}", panic_text(panic.as_ref())),
+    };
+    // If the launcher is gone nobody can be told.
+    let _ = control::send(control, &FromSentry::Failed(text));
+    1
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
+
+fn serve(plan: &SentryPlan, control: BorrowedFd<'_>) -> Result<(), String> {
+    let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(cannot("open /dev/null"))?;
+    process::replace_stdin_and_stdout(null.as_fd()).map_err(cannot("replace its input and output"))?;
+    process::close_all_but(&[0, 1, control.as_raw_fd()]).map_err(cannot("close descriptors"))?;
+    // `null` was closed there: nothing must close that number again.
+    std::mem::forget(null);
+    enter_empty_namespaces(plan.host_network).map_err(cannot("enter empty namespaces"))?;
+    drop_privileges(plan.become_nobody).map_err(cannot("drop its privileges"))?;
+
+    let message = fdpass::receive(control, HANDOVER_LIMIT).map_err(cannot("receive the handover"))?;
+    let Some((bytes, mut fds)) = message else { return Err("the launcher is gone".to_owned()) };
+    let handover: Handover =
+        serde_json::from_slice(&bytes).map_err(|e| format!("the handover is malformed: {e}"))?;
+    if fds.is_empty() {
+        return Err("the handover has no listener".to_owned());
+    }
+    let listener = fds.remove(0);
+    let control = control.try_clone_to_owned().map_err(cannot("duplicate its control socket"))?;
+
+    let stack = start_stack(plan, handover, fds, control.as_fd())?;
+    control::send(control.as_fd(), &FromSentry::Ready).map_err(cannot("tell the launcher"))?;
+    runtime::serve(SentryArgs { stack, listener, control }).map_err(cannot("go on"))
+}
+
+fn start_stack(
+    plan: &SentryPlan,
+    handover: Handover,
+    fds: Vec<OwnedFd>,
+    control: BorrowedFd<'_>,
+) -> Result<Box<dyn PluginStack>, String> {
+    let mut stack = (plan.factory)(&plan.config).map_err(|e| e.to_string())?;
+    let own = stack.seccomp_filters();
+    if plan.warn_of_rules {
+        let wider = allow::wider_than_base(&own);
+        if !wider.is_empty() {
+            let text = format!("the stack widens the sentry's allow-list by {}", wider.join(", "));
+            control::send(control, &FromSentry::Warning(text)).map_err(|e| e.to_string())?;
+        }
+    }
+    AllowList::compile(&allow::rules(&own))
+        .and_then(|list| list.install())
+        .map_err(|e| format!("the sentry cannot install its allow-list: {e}"))?;
+    let now = clock::now();
+    stack.init(InitStackArgs { init_str: handover.init_str, fds, now }).map_err(|e| e.to_string())?;
+    Ok(stack)
+}
+
+/// Namespaces of the sentry's own, with nothing in them but its process-id namespace's /proc.
+fn enter_empty_namespaces(host_network: bool) -> io::Result<()> {
+    process::new_session()?; // away from the terminal's signals, and from the terminal
+    let network = if host_network { Namespaces::NONE } else { Namespaces::NET };
+    unshare(network | Namespaces::MOUNT | Namespaces::IPC | Namespaces::UTS)?;
+    // /proc is the one directory that is there in every sandboxable system: the new root begins on top of it.
+    let root = Path::new("/proc");
+    mount::mount_new(c"tmpfs", root, Access::Data, c"size=4k,mode=755")?;
+    fs::create_dir(root.join("proc"))?;
+    mount::mount_new(c"proc", &root.join("proc"), Access::ReadOnly, c"subset=pid")?;
+    std::env::set_current_dir(root)?;
+    mount::pivot_to_working_directory()?;
+    mount::make_read_only(Path::new("/"))
+}
+
+fn drop_privileges(become_nobody: bool) -> io::Result<()> {
+    if become_nobody {
+        capability::become_user(NOBODY, NOBODY)?;
+    }
+    capability::keep_only(Capability::SYS_PTRACE)?;
+    confine::no_new_privileges()?;
+    confine::not_dumpable()?;
+    confine::die_with_parent()?;
+    confine::no_core_file()?;
+    confine::raise_descriptor_limit()?;
+    confine::set_name(c"netgraft-sentry")?;
+    // The launcher's mask, which blocks everything, was inherited.
+    Signals::none().block_exactly().map(drop)
+}

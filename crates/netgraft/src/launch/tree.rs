@@ -1,0 +1,222 @@
+//! The processes that make the sandbox's namespaces and the program's process.
+//!
+//! All of these are forks of the launcher and its children: the helpers make the others as *siblings*, so that
+//! the launcher can wait for them, and since only a process in a user namespace can make the next one below
+//! it. Each runs one function here and exits.
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use netgraft_linux::mount::{self, Access};
+use netgraft_linux::namespace::{IdMaps, Namespaces, unshare};
+use netgraft_linux::process::{self, Exec, clone_sibling};
+use netgraft_linux::signal::{self, Signals};
+use netgraft_linux::{confine, fdpass, filter, netdev};
+
+use super::report::{Report, Role, Step};
+use super::sentry::{self, SentryPlan};
+
+/// What the children work from; decided before the first fork.
+pub(super) struct Plan {
+    /// The ids that the sandbox's user namespaces have.
+    pub(super) maps: IdMaps,
+    /// What the sentry does.
+    pub(super) sentry: SentryPlan,
+    /// The program.
+    pub(super) exec: Exec,
+    /// Whether the program's sockets are the host's own.
+    pub(super) host_sockets: bool,
+    /// What the program's resolv.conf says, if not what the host's says.
+    pub(super) resolv_conf: Option<String>,
+    /// The signal state that the program gets.
+    pub(super) signals: InheritedSignals,
+}
+
+/// The signal state that the launcher was started with.
+pub(super) struct InheritedSignals {
+    /// The mask of blocked signals.
+    pub(super) mask: Signals,
+    /// Signals that were ignored and that the launcher or the Rust runtime treats otherwise.
+    pub(super) ignored: Vec<(i32, bool)>,
+}
+
+/// The ends of pipes and sockets that the launcher alone holds.
+pub(super) struct LauncherEnds {
+    /// Nothing is ever written: its closing is the launcher's end.
+    pub(super) lifetime: PipeWriter,
+    pub(super) reports: OwnedFd,
+    pub(super) mapped: PipeWriter,
+    pub(super) go: PipeWriter,
+    pub(super) control: OwnedFd,
+}
+
+/// The ends that the children hold.
+pub(super) struct ChildEnds {
+    lifetime: PipeReader,
+    reports: File,
+    mapped: PipeReader,
+    program_mapped: PipeReader,
+    /// Only the first helper keeps it, so that its end is seen at the other end.
+    map_program: RefCell<Option<PipeWriter>>,
+    go: PipeReader,
+    control: OwnedFd,
+}
+
+/// Makes the pipes.
+pub(super) fn ends() -> io::Result<(LauncherEnds, ChildEnds)> {
+    let lifetime = io::pipe()?;
+    let reports = fdpass::pair()?;
+    fdpass::tell_senders(reports.0.as_fd())?;
+    let mapped = io::pipe()?;
+    let go = io::pipe()?;
+    let program_mapped = io::pipe()?;
+    let control = fdpass::pair()?;
+    let launcher = LauncherEnds {
+        lifetime: lifetime.1,
+        reports: reports.0,
+        mapped: mapped.1,
+        go: go.1,
+        control: control.0,
+    };
+    let children = ChildEnds {
+        lifetime: lifetime.0,
+        reports: File::from(reports.1),
+        mapped: mapped.0,
+        program_mapped: program_mapped.0,
+        map_program: RefCell::new(Some(program_mapped.1)),
+        go: go.0,
+        control: control.1,
+    };
+    Ok((launcher, children))
+}
+
+/// Why a child gives up: what the launcher is told, or nothing when the launcher itself is gone.
+enum Failure {
+    Step(Step, io::Error),
+    Alone,
+}
+
+fn at(step: Step) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure::Step(step, error)
+}
+
+fn status(result: Result<(), Failure>, reports: &File) -> i32 {
+    match result {
+        Ok(()) => return 0,
+        Err(Failure::Step(step, error)) => Report::failed(step, &error).send(reports),
+        Err(Failure::Alone) => {}
+    }
+    1
+}
+
+/// Waits for the byte that says "go on".
+fn wait_for_byte(mut pipe: &PipeReader) -> Result<(), Failure> {
+    pipe.read_exact(&mut [0]).map_err(|_| Failure::Alone)
+}
+
+/// The first child: makes the sentry's user and process-id namespaces and, in them, the sentry, the first
+/// process and the helper for the program.
+pub(super) fn sentry_helper(plan: &Plan, ends: ChildEnds) -> i32 {
+    let work = || {
+        confine::die_with_parent().map_err(at(Step::Start))?;
+        unshare(Namespaces::USER).map_err(at(Step::UserNamespace))?;
+        Report::NeedsIdMaps.send(&ends.reports);
+        wait_for_byte(&ends.mapped)?;
+        unshare(Namespaces::PID).map_err(at(Step::PidNamespace))?;
+        // The first process of the namespace must be the first to be made.
+        let first = || first_process(&ends, Role::SentryInit);
+        clone_sibling(Namespaces::NONE, first).map_err(at(Step::Start))?;
+        let program = clone_sibling(Namespaces::USER, || program_helper(plan, &ends))
+            .map_err(at(Step::ProgramUserNamespace))?;
+        let sentry = || {
+            Report::Made(Role::Sentry).send(&ends.reports);
+            sentry::main(&plan.sentry, ends.control.as_fd())
+        };
+        clone_sibling(Namespaces::NONE, sentry).map_err(at(Step::Start))?;
+        plan.maps.write(program).map_err(at(Step::IdMaps))?;
+        match ends.map_program.take() {
+            Some(mut pipe) => pipe.write_all(&[1]).map_err(at(Step::Start)),
+            None => Err(Failure::Alone),
+        }
+    };
+    status(work(), &ends.reports)
+}
+
+/// The second child: makes the program's namespaces and, in them, the first process and the program's.
+fn program_helper(plan: &Plan, ends: &ChildEnds) -> i32 {
+    let work = || {
+        Report::Made(Role::ProgramHelper).send(&ends.reports);
+        drop(ends.map_program.take());
+        confine::die_with_parent().map_err(at(Step::Start))?;
+        // Possible before the ids are mapped, and the longest step: it runs beside the sentry's.
+        let all = Namespaces::NET | Namespaces::MOUNT | Namespaces::IPC | Namespaces::UTS | Namespaces::PID;
+        unshare(all).map_err(at(Step::ProgramNamespaces))?;
+        netdev::loopback_up().map_err(at(Step::Loopback))?;
+        wait_for_byte(&ends.program_mapped)?;
+        if let Some(text) = &plan.resolv_conf {
+            cover_resolv_conf(text).map_err(at(Step::Dns))?;
+        }
+        let first = || first_process(ends, Role::ProgramInit);
+        clone_sibling(Namespaces::NONE, first).map_err(at(Step::Start))?;
+        clone_sibling(Namespaces::NONE, || program(plan, ends)).map_err(at(Step::Start))?;
+        Ok(())
+    };
+    status(work(), &ends.reports)
+}
+
+/// The first process of a process-id namespace: takes over orphans, and ends the namespace with the launcher.
+fn first_process(ends: &ChildEnds, role: Role) -> i32 {
+    Report::Made(role).send(&ends.reports);
+    let alive = ends.lifetime.as_raw_fd();
+    let ready = process::new_session()
+        .and_then(|()| confine::set_name(c"netgraft-init"))
+        // The kernel then reaps the orphans itself (wait(2)).
+        .and_then(|()| signal::set_ignored(libc::SIGCHLD, true))
+        .and_then(|()| confine::not_dumpable())
+        .and_then(|()| confine::die_with_parent())
+        .and_then(|()| process::close_all_but(&[alive]));
+    if ready.is_err() {
+        return 1;
+    }
+    // The launcher may have ended before `die_with_parent`: the pipe tells that too.
+    let _ = (&ends.lifetime).read(&mut [0]);
+    0
+}
+
+/// The program's process, up to execve(2).
+fn program(plan: &Plan, ends: &ChildEnds) -> i32 {
+    let work = || {
+        Report::Made(Role::Program).send(&ends.reports);
+        if let Err(error) = mount::mount_new(c"proc", Path::new("/proc"), Access::Data, c"") {
+            Report::Skipped(Step::Proc, error.raw_os_error().unwrap_or(libc::EIO)).send(&ends.reports);
+        }
+        for &(signal, ignored) in &plan.signals.ignored {
+            signal::set_ignored(signal, ignored).map_err(at(Step::Start))?;
+        }
+        plan.signals.mask.block_exactly().map_err(at(Step::Start))?;
+        confine::no_new_privileges().map_err(at(Step::NoNewPrivileges))?;
+        // From here on only calls that the filter lets through: the sentry does not serve yet.
+        let listener = filter::install(plan.host_sockets).map_err(at(Step::Filter))?;
+        Report::Listener(listener.as_raw_fd()).send(&ends.reports);
+        wait_for_byte(&ends.go)?;
+        drop(listener);
+        let error = plan.exec.run();
+        Report::ExecFailed(error.raw_os_error().unwrap_or(libc::EIO)).send(&ends.reports);
+        Err(Failure::Alone)
+    };
+    status(work(), &ends.reports)
+}
+
+/// Mounts a file with this text over /etc/resolv.conf. It lies in a file system of its own, which nothing but
+/// this mount leads to.
+fn cover_resolv_conf(text: &str) -> io::Result<()> {
+    let place = Path::new("/proc");
+    mount::mount_new(c"tmpfs", place, Access::Data, c"size=64k,mode=755")?;
+    let file = place.join("resolv.conf");
+    let done = fs::write(&file, text).and_then(|()| mount::bind(&file, Path::new("/etc/resolv.conf")));
+    mount::detach(place)?;
+    done
+}

@@ -1,0 +1,97 @@
+//! The built-in stacks, and which one a network type means.
+
+use std::sync::Arc;
+
+use netgraft_plugin::registry::{Factory, RegistryError};
+use netgraft_plugin::{LinkConfig, NetworkType, StackConfig, get_plugin_stack, register_plugin_stack};
+
+use crate::error::RunError;
+
+/// The name of the built-in TCP/IP stack.
+pub const SMOLTCP: &str = "smoltcp";
+/// The name of the stack of host sockets.
+pub const HOST: &str = "host";
+
+/// Registers the stacks that netgraft brings: [`SMOLTCP`] and [`HOST`].
+///
+/// # Errors
+/// [`RegistryError::Duplicate`] if one of the names is taken.
+pub fn register_builtin_stacks() -> Result<(), RegistryError> {
+    //register_plugin_stack(SMOLTCP, netgraft_smoltcp::factory())?;
+    register_plugin_stack(HOST, netgraft_host::factory())
+}
+
+/// A stack that was chosen.
+pub(crate) struct Choice {
+    pub(crate) factory: Arc<Factory>,
+}
+
+/// Finds the stack that a network type means, and checks that the options go together.
+pub(crate) fn choose(
+    network: NetworkType,
+    plugin: Option<&str>,
+    config: &StackConfig,
+) -> Result<Choice, RunError> {
+    let name = match (network, plugin) {
+        (NetworkType::Plugin, Some(name)) => name,
+        (NetworkType::Plugin, None) => {
+            return Err(RunError::Options(
+                "--network plugin needs --plugin NAME; 'netgraft stacks' lists the names".to_owned(),
+            ));
+        }
+        (_, Some(_)) => {
+            return Err(RunError::Options(format!(
+                "--plugin goes with --network plugin, not with --network {network}"
+            )));
+        }
+        (NetworkType::Host, None) => HOST,
+        _ => SMOLTCP,
+    };
+    check_link(network, config)?;
+    Ok(Choice { factory: get_plugin_stack(name)? })
+}
+
+fn check_link(network: NetworkType, config: &StackConfig) -> Result<(), RunError> {
+    let linked = config.link != LinkConfig::None;
+    let addressed = !config.addresses.is_empty() || !config.gateways.is_empty();
+    let text = match network {
+        NetworkType::None if linked || addressed => {
+            "--network none has a loopback only: leave --link, --address and --gateway out, or use --network \
+             sandbox"
+        }
+        NetworkType::Host if linked || addressed => {
+            "--network host uses the host's interfaces: leave --link, --address and --gateway out, or use \
+             --network sandbox"
+        }
+        NetworkType::Sandbox if addressed && !linked => {
+            "--address and --gateway need a --link: tap:NAME or packet:IFACE"
+        }
+        _ => return Ok(()),
+    };
+    Err(RunError::Options(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(network: NetworkType, plugin: Option<&str>, config: &StackConfig) -> String {
+        choose(network, plugin, config).err().map(|e| e.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn options_that_do_not_go_together_are_told() {
+        let bare = StackConfig::default();
+        let linked = StackConfig { link: LinkConfig::Tap("t0".into()), ..StackConfig::default() };
+        let addressed =
+            StackConfig { addresses: vec!["192.0.2.1/24".parse().unwrap()], ..StackConfig::default() };
+        assert!(text(NetworkType::Plugin, None, &bare).contains("--plugin NAME"));
+        assert!(text(NetworkType::Host, Some("x"), &bare).contains("not with --network host"));
+        for config in [&linked, &addressed] {
+            assert!(text(NetworkType::None, None, config).contains("loopback only"));
+            assert!(text(NetworkType::Host, None, config).contains("host's interfaces"));
+        }
+        assert!(text(NetworkType::Sandbox, None, &addressed).contains("need a --link"));
+        assert!(text(NetworkType::Plugin, Some("none-such"), &linked).contains("no stack is named"));
+    }
+}
