@@ -41,6 +41,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("summary", summary),
     ("help", help),
     ("start-up", start_up),
+    ("descriptors of the sentry", sentry_descriptors),
+    ("an idle sentry", idle_sentry),
 ];
 
 fn main() -> ExitCode {
@@ -272,17 +274,14 @@ fn killed(place: &Place<'_>, victim: Victim) -> Outcome {
     let running = place.start(&mut place.netgraft(&[], &["sh", "-c", script]))?;
     await_output(&running, "ready")?;
     let all = marked_processes(place.scratch.mark());
-    let is_netgraft =
-        |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == place.stage.netgraft());
     let launcher = running.id().cast_signed();
     let targets: Vec<i32> = match victim {
         Victim::Launcher => vec![launcher],
-        Victim::Sentry => {
-            all.iter().map(|(pid, _)| *pid).filter(|pid| *pid != launcher && is_netgraft(*pid)).collect()
-        }
+        Victim::Sentry => sentries(place, &running),
         Victim::Program => {
-            let shell =
-                all.iter().find(|(pid, line)| line.starts_with("sh -c python3") && !is_netgraft(*pid));
+            let shell = all
+                .iter()
+                .find(|(pid, line)| line.starts_with("sh -c python3") && !runs_netgraft(place, *pid));
             shell.map(|(pid, _)| *pid).into_iter().collect()
         }
     };
@@ -402,6 +401,84 @@ fn help(place: &Place<'_>) -> Outcome {
         holds("help", ended.output.contains(word), &format!("nothing of {word} in {}", ended.output))?;
     }
     status("--version", &place.run_raw(&["--version"])?, 0)
+}
+
+/// The processes of netgraft beside the launcher.
+fn sentries(place: &Place<'_>, running: &Running) -> Vec<i32> {
+    let all = marked_processes(place.scratch.mark()).into_iter().map(|(pid, _)| pid);
+    let launcher = running.id().cast_signed();
+    all.filter(|pid| *pid != launcher && runs_netgraft(place, *pid)).collect()
+}
+
+fn runs_netgraft(place: &Place<'_>, pid: i32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == place.stage.netgraft())
+}
+
+/// Starts a python program that prints `ready`, does `work` once it gets SIGUSR1, prints `done` and sleeps.
+fn in_two_steps(place: &Place<'_>, before: &str, work: &str) -> Result<Running, String> {
+    let script = format!(
+        "import signal, socket, time\n{before}\nsignal.signal(signal.SIGUSR1, lambda *_: None)\n\
+         print('ready', flush=True)\nsignal.pause()\n{work}\nprint('done', flush=True)\ntime.sleep(60)\n"
+    );
+    let running = place.start(&mut place.netgraft(&[], &["python3", "-c", &script]))?;
+    await_output(&running, "ready")?;
+    Ok(running)
+}
+
+fn sentry_descriptors(place: &Place<'_>) -> Outcome {
+    let work = "\
+for number in range(500):
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted = server.accept()[0]
+        client.close()
+        accepted.recv(1)
+        accepted.close()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(('127.0.0.1', 0))
+        sock.sendto(b'x', sock.getsockname())
+        sock.recvfrom(10)
+time.sleep(0.5)";
+    let running = in_two_steps(place, "", work)?;
+    let sentries = sentries(place, &running);
+    let count = |pid: &i32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let before: Vec<usize> = sentries.iter().map(count).collect();
+    running.signal(Signal::USR1);
+    await_output(&running, "done")?;
+    let after: Vec<usize> = sentries.iter().map(count).collect();
+    running.signal(Signal::TERM);
+    running.finish(Duration::from_secs(10))?;
+    if sentries.is_empty() {
+        return Err("no sentry was found".to_owned());
+    }
+    // A few may be kept for reuse; 1500 sockets have come and gone.
+    let grown = before.iter().zip(&after).any(|(before, after)| *after > before + 16);
+    holds("1500 sockets later", !grown, &format!("the sentry had {before:?} descriptors and has {after:?}"))
+}
+
+fn idle_sentry(place: &Place<'_>) -> Outcome {
+    let before = "\
+server = socket.create_server(('127.0.0.1', 0), backlog=256)
+clients = [socket.create_connection(server.getsockname()) for _ in range(200)]
+accepted = [server.accept()[0] for _ in range(200)]";
+    let running = in_two_steps(place, before, "")?;
+    // In ticks of 10 ms: fields 14 and 15 of /proc/PID/stat, after the name in parentheses.
+    let ticks = |pid: &i32| -> u64 {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = text.rsplit(") ").next().unwrap_or_default();
+        after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+    };
+    let sentries = sentries(place, &running);
+    std::thread::sleep(Duration::from_millis(300));
+    let start: u64 = sentries.iter().map(ticks).sum();
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = sentries.iter().map(ticks).sum::<u64>() - start;
+    running.signal(Signal::TERM);
+    running.finish(Duration::from_secs(10))?;
+    if sentries.is_empty() {
+        return Err("no sentry was found".to_owned());
+    }
+    holds("200 idle connections for a second", spent <= 3, &format!("the sentry used {} ms", spent * 10))
 }
 
 fn start_up(place: &Place<'_>) -> Outcome {

@@ -98,7 +98,7 @@ void tcp_pair(int family, int ends[2])
 
 int main(int count, char **arguments)
 {
-    const struct guest_case *groups[] = {call_cases, signal_cases, thread_cases, event_cases};
+    const struct guest_case *groups[] = {call_cases, signal_cases, thread_cases, event_cases, nonsense_cases};
     int list = count == 2 && strcmp(arguments[1], "list") == 0;
     const char *wanted = count == 3 && strcmp(arguments[1], "run") == 0 ? arguments[2] : NULL;
 

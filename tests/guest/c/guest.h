@@ -32,7 +32,7 @@ struct guest_case {
     void (*run)(void);
 };
 
-extern const struct guest_case call_cases[], signal_cases[], thread_cases[], event_cases[];
+extern const struct guest_case call_cases[], signal_cases[], thread_cases[], event_cases[], nonsense_cases[];
 
 /* Notes one assertion, and prints it when it does not hold. */
 void check_at(const char *file, int line, int ok, const char *what);

@@ -229,3 +229,23 @@ def data_ping_pong():
     client.close()
     task.finish()
     check("2000 requests and responses", True)
+
+
+@case
+def data_more():
+    client, server = tcp_pair()
+    client.send(b"first ", socket.MSG_MORE)
+    client.send(b"second")
+    eq("MSG_MORE is only a hint", receive_exactly(server, 12), b"first second")
+
+
+@case
+def data_long_idle():
+    pairs = [tcp_pair() for _ in range(100)]
+    time.sleep(1)
+    for number, (client, server) in enumerate(pairs):
+        client.sendall(b"%03d" % number)
+        if receive_exactly(server, 3) != b"%03d" % number:
+            eq("an idle connection", "silent", "alive")
+            return
+    check("100 idle connections are alive", True)

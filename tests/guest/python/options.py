@@ -243,3 +243,12 @@ def option_reuseport():
             taken += 1
         counts.append(taken)
     eq("each connection is accepted by one of two listeners", sum(counts), len(clients))
+
+
+@case
+def option_error_queue():
+    # What the C library's resolver asks for on its sockets.
+    with socket.socket(V4, UDP) as sock:
+        eq("IP_RECVERR", error_of(sock.setsockopt, IP, 11, 1), "success")
+    with socket.socket(V6, UDP) as sock:
+        eq("IPV6_RECVERR", error_of(sock.setsockopt, IPV6, 25, 1), "success")
