@@ -17,6 +17,8 @@ const PACKETS: usize = 64;
 const BYTES: usize = 128 * 1024;
 /// How long a neighbor is asked.
 const UNRESOLVED: Duration = Duration::from_secs(3);
+/// How often.
+const ASK: Duration = Duration::from_secs(1);
 /// Neighbors with packets waiting, at most.
 const MOST: usize = 256;
 
@@ -24,8 +26,9 @@ struct Conduit {
     set: SocketSet<'static>,
     inner: SocketHandle,
     since: Instant,
-    /// When to try again.
+    /// When to try again, and when the neighbor was last asked.
     retry: Instant,
+    asked: Instant,
     /// Who sent what is waiting.
     senders: Vec<Handle>,
     edit: Edit,
@@ -43,7 +46,8 @@ impl Conduits {
         Conduits { waiting: Map::with_hasher(key), spare: None }
     }
 
-    /// Sends an IP packet of `len` bytes that `fill` writes to the neighbor `hop`.
+    /// Sends an IP packet of `len` bytes that `fill` writes to the neighbor `hop`. Answers whether the neighbor
+    /// must be asked for its address: the packet waits for it.
     ///
     /// # Errors
     /// [`Error::NoBuffers`] if too much waits for neighbors.
@@ -54,14 +58,14 @@ impl Conduits {
         len: usize,
         now: Instant,
         fill: impl FnOnce(&mut [u8]),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if let Some(conduit) = self.waiting.get_mut(&hop) {
             let socket = conduit.set.get_mut::<raw::Socket<'static>>(conduit.inner);
             fill(socket.send(len).map_err(|_| Error::NoBuffers)?);
             if !conduit.senders.contains(&sender) {
                 conduit.senders.push(sender);
             }
-            return Ok(());
+            return Ok(false);
         }
         let (mut set, inner) = self.spare.take().unwrap_or_else(make);
         match set.get_mut::<raw::Socket<'static>>(inner).send(len) {
@@ -71,18 +75,22 @@ impl Conduits {
                 return Err(Error::MessageTooLong);
             }
         }
+        let before = netif.tx.packets;
         netif.egress(now, &mut set, edit);
         netif.egress_own(now);
+        let asked = netif.tx.packets != before;
         if set.get::<raw::Socket<'static>>(inner).send_queue() == 0 {
             self.spare = Some((set, inner));
         } else if self.waiting.len() < MOST {
             let retry = netif.poll_at(now, &set).unwrap_or(now);
-            let conduit = Conduit { set, inner, since: now, retry, senders: vec![sender], edit };
+            let senders = vec![sender];
+            let conduit = Conduit { set, inner, since: now, retry, asked: now, senders, edit };
             self.waiting.insert(hop, conduit);
+            return Ok(!asked);
         } else {
             return Err(Error::NoBuffers);
         }
-        Ok(())
+        Ok(false)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -94,10 +102,10 @@ impl Conduits {
         self.waiting.values().map(|c| c.retry.min(c.since + UNRESOLVED)).min()
     }
 
-    /// Tries again; answers who sent to neighbors that are given up now.
-    pub(crate) fn retry(&mut self, netif: &mut NetIf, now: Instant) -> Vec<Handle> {
-        let mut lost = Vec::new();
-        self.waiting.retain(|_, conduit| {
+    /// Tries again; answers who sent to neighbors that are given up now, and whom to ask again.
+    pub(crate) fn retry(&mut self, netif: &mut NetIf, now: Instant) -> (Vec<Handle>, Vec<IpAddr>) {
+        let (mut lost, mut ask) = (Vec::new(), Vec::new());
+        self.waiting.retain(|hop, conduit| {
             while netif.egress(now, &mut conduit.set, conduit.edit) {
                 netif.egress_own(now);
             }
@@ -108,13 +116,17 @@ impl Conduits {
                 lost.append(&mut conduit.senders);
                 return false;
             }
+            if now >= conduit.asked + ASK {
+                conduit.asked = now;
+                ask.push(*hop);
+            }
             conduit.retry = netif
                 .poll_at(now, &conduit.set)
                 .map_or(now, |at| at.max(now))
                 .max(now + Duration::from_millis(1));
             true
         });
-        lost
+        (lost, ask)
     }
 
     pub(crate) fn clear(&mut self) {

@@ -339,11 +339,11 @@ impl Core {
 
     /// Queues a socket that may have something to send.
     pub(crate) fn mark_dirty(&mut self, handle: Handle) {
-        if let Some(sock) = self.socks.get_mut(handle) {
-            if !sock.dirty {
-                sock.dirty = true;
-                self.dirty.push_back(handle);
-            }
+        if let Some(sock) = self.socks.get_mut(handle)
+            && !sock.dirty
+        {
+            sock.dirty = true;
+            self.dirty.push_back(handle);
         }
     }
 

@@ -176,7 +176,10 @@ impl Core {
         }
         let edit = Edit { traffic_class: header.traffic_class, mss: 0, checksums: true };
         let to = (path.hop, sender, edit);
-        self.conduits.send(netif, to, total, self.now, |buf| write(buf, true))
+        if self.conduits.send(netif, to, total, self.now, |buf| write(buf, true))? {
+            self.solicit(path.hop);
+        }
+        Ok(())
     }
 
     fn refuse(&mut self, sender: Handle) -> Error {

@@ -171,7 +171,11 @@ impl Core {
             return;
         }
         let Some(netif) = &mut self.net.link else { return };
-        for handle in self.conduits.retry(netif, self.now) {
+        let (lost, ask) = self.conduits.retry(netif, self.now);
+        for hop in ask {
+            self.solicit(hop);
+        }
+        for handle in lost {
             let connected = match self.socks.get(handle).map(|s| &s.body) {
                 Some(Body::Datagrams(datagrams)) => datagrams.peer.is_some(),
                 _ => false,

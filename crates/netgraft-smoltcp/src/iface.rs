@@ -47,7 +47,8 @@ pub(crate) fn unsmol(at: smoltcp::time::Instant) -> Instant {
 
 /// An interface.
 pub(crate) struct NetIf {
-    iface: Interface,
+    /// Boxed: it has buffers of 64 KiB in itself.
+    iface: Box<Interface>,
     caps: DeviceCapabilities,
     pub(crate) tx: TxQueue,
     pub(crate) addresses: Vec<Cidr>,
@@ -110,7 +111,8 @@ impl NetIf {
         let mut config = Config::new(hardware);
         config.random_seed = seed;
         let mut tx = TxQueue::new(header, QUEUE);
-        let iface = Interface::new(config, &mut Port { rx: None, tx: &mut tx, caps: &caps }, smol(now));
+        let iface =
+            Box::new(Interface::new(config, &mut Port { rx: None, tx: &mut tx, caps: &caps }, smol(now)));
         let mtu = caps.ip_mtu();
         NetIf {
             iface,

@@ -25,6 +25,7 @@ mod iface;
 mod inet;
 mod link;
 mod listener;
+mod neighbor;
 mod options;
 mod packet;
 mod poll;
@@ -39,6 +40,9 @@ mod tcp;
 mod timer;
 mod timewait;
 mod udp;
+
+#[cfg(test)]
+mod tests;
 
 pub use stack::{SmoltcpStack, factory};
 

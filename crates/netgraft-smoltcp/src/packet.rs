@@ -268,7 +268,7 @@ pub(crate) fn checksum_holds(packet: &Packet<'_>) -> bool {
 }
 
 /// A UDP header (RFC 768): ports, and the payload.
-pub(crate) fn udp<'a>(payload: &'a [u8]) -> Option<(u16, u16, &'a [u8])> {
+pub(crate) fn udp(payload: &[u8]) -> Option<(u16, u16, &[u8])> {
     let len = usize::from(be16(payload.get(..8)?, 4));
     Some((be16(payload, 0), be16(payload, 2), payload.get(8..len)?))
 }

@@ -80,9 +80,7 @@ impl Ports {
         let Some(used) = self.ports.get(&port) else { return true };
         let shared = |old: &Bind| {
             old.reuse_port && new.reuse_port
-                || old.reuse_address
-                    && new.reuse_address
-                    && (self.datagram || old.role == Role::Bound && new.role == Role::Bound)
+                || old.reuse_address && new.reuse_address && (self.datagram || old.role == Role::Bound)
         };
         (used.connections[0] == 0 || new.reuse_address || new.reuse_port)
             && used.binds.iter().all(|old| old.handle == new.handle || !old.overlaps(new) || shared(old))

@@ -72,10 +72,16 @@ impl Core {
             conn.life = Life::Connecting { since, unresolved };
         }
         let asked = sent > 0 && !netif.tx.tcp_since(before) || !conn.spoke;
-        if conn.side == Side::Link && asked {
-            self.resolving.push(handle);
-        }
+        let neighbor = (conn.side == Side::Link && asked).then_some(conn.remote.ip());
         conn.observe(now);
+        if let Some(remote) = neighbor {
+            self.resolving.push(handle);
+            if sent == 0
+                && let Ok(path) = self.path(remote)
+            {
+                self.solicit(path.hop);
+            }
+        }
         self.settle(handle);
         self.rest(handle, turn);
         sent

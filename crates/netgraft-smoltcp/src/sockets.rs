@@ -10,7 +10,6 @@ use netgraft_plugin::{
 
 use crate::addr::{Tuple, inward, outward, outward_ip};
 use crate::core::{Core, check_family, destination};
-use crate::datagram::Datagrams;
 use crate::options::Options;
 use crate::ports::Role;
 use crate::sock::{Body, Bound, Hold, Owner};
@@ -224,7 +223,7 @@ impl Sockets for SmoltcpStack {
         }
         let body = match spec.kind {
             Kind::Stream => Body::Fresh,
-            _ => Body::Datagrams(Box::new(Datagrams::default())),
+            _ => Body::Datagrams(Box::default()),
         };
         let handle = core.add_socket(spec, Options::default(), Owner::Program, body);
         core.socks.held += 1;

@@ -162,10 +162,13 @@ impl Conn {
         let delay = (!options.quick_ack).then_some(smoltcp::time::Duration::from_millis(10));
         socket.set_ack_delay(delay);
         socket.set_hop_limit(Some(hop_limit));
-        let congestion = match options.congestion {
-            Congestion::Cubic => CongestionControl::Cubic,
-            Congestion::Reno => CongestionControl::Reno,
+        let congestion = match (self.side, options.congestion) {
+            // Nothing is lost between two queues of one process: the peer's window is the only limit.
+            (Side::Loopback, _) => CongestionControl::None,
+            (Side::Link, Congestion::Cubic) => CongestionControl::Cubic,
+            (Side::Link, Congestion::Reno) => CongestionControl::Reno,
         };
+        let socket = self.socket_mut();
         if socket.congestion_control() != congestion || !socket.is_active() {
             socket.set_congestion_control(congestion);
         }

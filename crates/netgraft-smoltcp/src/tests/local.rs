@@ -1,0 +1,265 @@
+//! The loopback, ports, options and events.
+
+use netgraft_plugin::inet::Stack;
+use netgraft_plugin::option::{OptionName, SocketOption};
+use netgraft_plugin::{Error, Events, Sockets};
+
+use super::*;
+
+fn listener(stack: &mut SmoltcpStack, spec: SocketSpec, at: &str) -> Handle {
+    let handle = stack.socket(spec).unwrap();
+    stack.bind(handle, addr(at)).unwrap();
+    stack.listen(handle, 4096).unwrap();
+    handle
+}
+
+fn connect(stack: &mut SmoltcpStack, to: &str, now: Instant) -> Handle {
+    let to = addr(to);
+    let handle = stack.socket(if to.is_ipv4() { TCP4 } else { TCP6 }).unwrap();
+    assert_eq!(stack.connect(handle, to, now), Err(Error::InProgress));
+    rest(stack, now);
+    handle
+}
+
+const NOW: Instant = Instant::from_millis(5);
+
+#[test]
+fn every_loopback_address_works() {
+    let mut stack = alone();
+    let server = listener(&mut stack, TCP6, "[::]:80");
+    for to in ["127.0.0.1:80", "127.9.8.7:80", "[::1]:80", "0.0.0.0:80", "[::]:80", "[::ffff:127.0.0.1]:80"] {
+        let client = connect(&mut stack, to, NOW);
+        assert_eq!(stack.readiness(client), Ok(Events::OUT), "{to}");
+        let (accepted, peer) = stack.accept(server).unwrap();
+        assert_eq!(stack.local_addr(client).unwrap().port(), peer.port());
+        stack.send(accepted, b"hi", None, SendFlags::empty(), NOW).unwrap();
+        rest(&mut stack, NOW);
+        assert_eq!(recv(&mut stack, client, NOW).unwrap(), b"hi");
+    }
+    let refused = connect(&mut stack, "127.0.0.1:81", NOW);
+    assert_eq!(stack.take_error(refused), Some(Error::ConnectionRefused));
+    let far = stack.socket(TCP4).unwrap();
+    assert_eq!(stack.connect(far, addr("192.0.2.1:1"), NOW), Err(Error::NetworkUnreachable));
+}
+
+#[test]
+fn a_stack_reaches_its_own_outer_address() {
+    let mut world = World::new();
+    let server = world.listen(0, TCP4, "192.0.2.1:80", 5);
+    let client = world.connect(0, TCP4, "192.0.2.1:80");
+    assert_eq!(world.ready(0, client), Events::OUT);
+    let (_, peer) = world.stacks[0].accept(server).unwrap();
+    assert_eq!(peer.ip().to_string(), "192.0.2.1");
+}
+
+#[test]
+fn ports_are_shared_as_on_linux() {
+    let mut stack = alone();
+    let a = stack.socket(TCP4).unwrap();
+    assert_eq!(stack.bind(a, addr("192.0.2.7:80")), Err(Error::AddressNotAvailable));
+    assert_eq!(stack.bind(a, addr("[::1]:80")), Err(Error::FamilyNotSupported));
+    stack.bind(a, addr("0.0.0.0:80")).unwrap();
+    assert_eq!(stack.bind(a, addr("0.0.0.0:81")), Err(Error::Invalid));
+    let b = stack.socket(TCP4).unwrap();
+    assert_eq!(stack.bind(b, addr("127.0.0.1:80")), Err(Error::AddressInUse));
+    // Both with SO_REUSEADDR: binding works, a second listener does not.
+    for handle in [a, b] {
+        stack.set_option(handle, SocketOption::ReuseAddress(true)).unwrap();
+    }
+    stack.bind(b, addr("127.0.0.1:80")).unwrap();
+    stack.listen(a, 1).unwrap();
+    assert_eq!(stack.listen(b, 1), Err(Error::AddressInUse));
+    // A connection that is left keeps the port from those without SO_REUSEADDR.
+    let client = connect(&mut stack, "127.0.0.1:80", NOW);
+    let (server, _) = stack.accept(a).unwrap();
+    for handle in [server, client, a, b] {
+        stack.close(handle, NOW).unwrap();
+        rest(&mut stack, NOW);
+    }
+    let c = stack.socket(TCP4).unwrap();
+    stack.set_option(c, SocketOption::ReuseAddress(true)).unwrap();
+    stack.bind(c, addr("0.0.0.0:80")).unwrap();
+    stack.listen(c, 1).unwrap();
+    let any = stack.socket(TCP4).unwrap();
+    stack.set_port_range(5000, 5001).unwrap();
+    stack.listen(any, 1).unwrap();
+    assert!((5000..=5001).contains(&stack.local_addr(any).unwrap().port()));
+}
+
+#[test]
+fn reuse_port_spreads_connections() {
+    let mut stack = alone();
+    let listeners: Vec<Handle> = (0..4)
+        .map(|_| {
+            let handle = stack.socket(TCP4).unwrap();
+            stack.set_option(handle, SocketOption::ReusePort(true)).unwrap();
+            stack.bind(handle, addr("0.0.0.0:80")).unwrap();
+            stack.listen(handle, 4096).unwrap();
+            handle
+        })
+        .collect();
+    for _ in 0..200 {
+        connect(&mut stack, "127.0.0.1:80", NOW);
+    }
+    for handle in listeners {
+        let count = std::iter::from_fn(|| stack.accept(handle).ok()).count();
+        assert!((10..120).contains(&count), "{count} of 200");
+    }
+}
+
+#[test]
+fn ports_run_out_and_come_back() {
+    let mut stack = alone();
+    listener(&mut stack, TCP4, "127.0.0.1:80");
+    listener(&mut stack, TCP4, "127.0.0.2:80");
+    stack.set_port_range(6000, 6003).unwrap();
+    let clients: Vec<Handle> = (0..4).map(|_| connect(&mut stack, "127.0.0.1:80", NOW)).collect();
+    let fifth = stack.socket(TCP4).unwrap();
+    assert_eq!(stack.connect(fifth, addr("127.0.0.1:80"), NOW), Err(Error::AddressNotAvailable));
+    // The same ports do for another destination.
+    connect(&mut stack, "127.0.0.2:80", NOW);
+    stack.abort(clients[0], NOW).unwrap();
+    assert_eq!(stack.connect(fifth, addr("127.0.0.1:80"), NOW), Err(Error::InProgress));
+}
+
+#[test]
+fn options_read_back_and_unknown_ones_are_told() {
+    let mut stack = alone();
+    let tcp = stack.socket(TCP4).unwrap();
+    let udp = stack.socket(UDP4).unwrap();
+    for option in [
+        SocketOption::NoDelay(true),
+        SocketOption::KeepAlive(true),
+        SocketOption::Congestion("reno".into()),
+        SocketOption::SendBuffer(100_000),
+        SocketOption::Linger(Some(std::time::Duration::from_secs(3))),
+        SocketOption::TypeOfService(16),
+        SocketOption::Ttl(3),
+    ] {
+        stack.set_option(tcp, option.clone()).unwrap();
+        assert_eq!(stack.get_option(tcp, option.name()), Ok(option));
+    }
+    assert_eq!(stack.set_option(tcp, SocketOption::Congestion("bbr".into())), Err(Error::NotFound));
+    assert_eq!(stack.set_option(tcp, SocketOption::KeepCount(1000)), Err(Error::Invalid));
+    assert_eq!(stack.set_option(udp, SocketOption::NoDelay(true)), Err(Error::UnknownOption));
+    assert_eq!(stack.set_option(tcp, SocketOption::V6Only(true)), Err(Error::UnknownOption));
+    assert_eq!(stack.get_option(tcp, OptionName::WindowClamp), Err(Error::UnknownOption));
+    assert_eq!(stack.set_option(Handle(12345), SocketOption::NoDelay(true)), Err(Error::BadHandle));
+}
+
+#[test]
+fn buffers_have_the_size_that_was_asked_for() {
+    let mut stack = alone();
+    let server = listener(&mut stack, TCP4, "127.0.0.1:80");
+    let client = stack.socket(TCP4).unwrap();
+    stack.set_option(client, SocketOption::SendBuffer(10_000)).unwrap();
+    stack.connect(client, addr("127.0.0.1:80"), NOW).unwrap_err();
+    rest(&mut stack, NOW);
+    stack.accept(server).unwrap();
+    assert_eq!(stack.send_room(client), 20_000);
+    assert_eq!(stack.send(client, &[0; 50_000], None, SendFlags::empty(), NOW), Ok(20_000));
+    assert_eq!(stack.send_room(client), 0);
+    assert_eq!(stack.send(client, &[0; 50_000], None, SendFlags::empty(), NOW), Err(Error::Again));
+    rest(&mut stack, Instant::from_millis(50));
+    rest(&mut stack, Instant::from_millis(70));
+    assert_eq!(stack.send_room(client), 20_000);
+}
+
+#[test]
+fn each_arrival_is_an_event_and_a_registration_tells_what_holds() {
+    let mut stack = alone();
+    let server = listener(&mut stack, TCP4, "127.0.0.1:80");
+    let client = connect(&mut stack, "127.0.0.1:80", NOW);
+    let (conn, _) = stack.accept(server).unwrap();
+    stack.set_option(client, SocketOption::NoDelay(true)).unwrap();
+    watch(&mut stack, conn, Events::IN);
+    assert_eq!(events(&mut stack), []);
+    for _ in 0..3 {
+        stack.send(client, b"x", None, SendFlags::empty(), NOW).unwrap();
+        rest(&mut stack, NOW);
+        let now = events(&mut stack);
+        assert_eq!(now, [Event { handle: conn, events: Events::IN }], "without a read in between");
+    }
+    assert_eq!(stack.add_fd(conn, Events::IN), Err(Error::Exists));
+    stack.update_fd(conn, Events::OUT).unwrap();
+    assert_eq!(events(&mut stack), [Event { handle: conn, events: Events::OUT }]);
+    stack.remove_fd(conn).unwrap();
+    assert_eq!(stack.update_fd(conn, Events::IN), Err(Error::BadHandle));
+    assert_eq!(stack.queued_in(conn), Ok(3));
+    let mut one = [0; 1];
+    stack.recv(conn, &mut one, RecvFlags::PEEK, NOW).unwrap();
+    assert_eq!(stack.queued_in(conn), Ok(3));
+}
+
+#[test]
+fn ten_thousand_idle_sockets_do_not_slow_a_ping_pong() {
+    let mut steps = Vec::new();
+    for idle in [0, 10_000] {
+        let mut stack = alone();
+        let server = listener(&mut stack, TCP4, "127.0.0.1:80");
+        let mut pairs = Vec::new();
+        for _ in 0..=idle {
+            let client = connect(&mut stack, "127.0.0.1:80", NOW);
+            pairs.push((client, stack.accept(server).unwrap().0));
+        }
+        let (client, conn) = pairs[idle / 2];
+        let before = stack.work();
+        let mut now = NOW;
+        for _ in 0..100 {
+            now = now + std::time::Duration::from_micros(10);
+            stack.send(client, b"ping", None, SendFlags::empty(), now).unwrap();
+            rest(&mut stack, now);
+            assert_eq!(recv(&mut stack, conn, now).unwrap(), b"ping");
+            stack.send(conn, b"pong", None, SendFlags::empty(), now).unwrap();
+            rest(&mut stack, now);
+            assert_eq!(recv(&mut stack, client, now).unwrap(), b"pong");
+        }
+        steps.push(stack.work() - before);
+    }
+    assert_eq!(steps[0], steps[1]);
+    assert!(steps[0] <= 700, "{steps:?}");
+}
+
+#[test]
+fn closed_connections_leave_nothing() {
+    let mut stack = alone();
+    let server = listener(&mut stack, TCP4, "127.0.0.1:80");
+    let mut now = NOW;
+    for _ in 0..1000 {
+        let client = connect(&mut stack, "127.0.0.1:80", now);
+        let (conn, _) = stack.accept(server).unwrap();
+        stack.close(client, now).unwrap();
+        rest(&mut stack, now);
+        assert_eq!(recv(&mut stack, conn, now).unwrap(), b"");
+        stack.close(conn, now).unwrap();
+        rest(&mut stack, now);
+        now = now + std::time::Duration::from_millis(1);
+    }
+    stack.close(server, now).unwrap();
+    assert_eq!(stack.statistics().sockets, 0);
+    assert_eq!(stack.statistics().tcp_established, 0);
+    rest(&mut stack, now + std::time::Duration::from_secs(61));
+    assert_eq!(stack.next_deadline(), None);
+    let again = stack.socket(TCP4).unwrap();
+    stack.bind(again, addr("127.0.0.1:80")).unwrap();
+}
+
+#[test]
+fn configurations_that_cannot_work_are_refused() {
+    let config = |addresses: &[&str], gateways: &[&str]| StackConfig {
+        link: netgraft_plugin::LinkConfig::Tap("ng0".into()),
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        gateways: gateways.iter().map(|g| g.parse().unwrap()).collect(),
+        argument: None,
+    };
+    assert!(SmoltcpStack::new(config(&["192.0.2.2/24"], &["192.0.2.1"])).is_ok());
+    for (addresses, gateways) in [
+        (&["127.0.0.1/8"][..], &[][..]),
+        (&["192.0.2.2/24", "192.0.2.2/25"], &[]),
+        (&["192.0.2.2/24"], &["198.51.100.1"]),
+    ] {
+        assert!(SmoltcpStack::new(config(addresses, gateways)).is_err(), "{addresses:?} {gateways:?}");
+    }
+    let none = StackConfig { link: netgraft_plugin::LinkConfig::None, ..config(&["192.0.2.2/24"], &[]) };
+    assert!(SmoltcpStack::new(none).is_err());
+}

@@ -1,0 +1,398 @@
+//! TCP across a wire.
+
+use std::time::Duration;
+
+use netgraft_plugin::inet::Stack;
+use netgraft_plugin::option::{OptionName, SocketOption};
+use netgraft_plugin::{Error, Events, SendFlags, Shutdown, Sockets, TcpState};
+
+use super::*;
+
+const FAILED: Events = Events::from_bits_retain(
+    Events::IN.bits() | Events::OUT.bits() | Events::ERR.bits() | Events::HUP.bits() | Events::RDHUP.bits(),
+);
+
+#[test]
+fn connections_of_both_families_and_dual_stack() {
+    for (spec, at, client, to, seen) in [
+        (TCP4, "0.0.0.0:80", TCP4, "192.0.2.2:80", "192.0.2.1"),
+        (TCP6, "[::]:80", TCP6, "[2001:db8::2]:80", "2001:db8::1"),
+        (TCP6, "[::]:80", TCP4, "192.0.2.2:80", "::ffff:192.0.2.1"),
+        (TCP4, "192.0.2.2:80", TCP6, "[::ffff:192.0.2.2]:80", "192.0.2.1"),
+    ] {
+        let mut world = World::new();
+        let listener = world.listen(1, spec, at, 5);
+        watch(&mut world.stacks[1], listener, Events::IN);
+        let client = world.connect(0, client, to);
+        assert_eq!(world.ready(0, client), Events::OUT, "{to}");
+        assert_eq!(events(&mut world.stacks[1]), [Event { handle: listener, events: Events::IN }]);
+        let (server, peer) = world.stacks[1].accept(listener).unwrap();
+        assert_eq!(peer.ip().to_string(), seen);
+        assert_eq!(world.stacks[1].peer_addr(server), Ok(peer));
+        assert_eq!(world.stacks[0].peer_addr(client).unwrap(), addr(to));
+        assert_eq!(world.send(0, client, b"hello"), Ok(5));
+        world.settle();
+        assert_eq!(world.recv(1, server).unwrap(), b"hello");
+        assert_eq!(world.recv(1, server), Err(Error::Again));
+        assert_eq!(world.stacks[0].tcp_info(client).unwrap().state, TcpState::Established);
+    }
+}
+
+#[test]
+fn an_ipv6_only_listener_refuses_ipv4() {
+    let mut world = World::new();
+    let listener = world.stacks[1].socket(TCP6).unwrap();
+    world.stacks[1].set_option(listener, SocketOption::V6Only(true)).unwrap();
+    world.stacks[1].bind(listener, addr("[::]:80")).unwrap();
+    world.stacks[1].listen(listener, 5).unwrap();
+    let client = world.connect(0, TCP4, "192.0.2.2:80");
+    assert_eq!(world.stacks[0].take_error(client), Some(Error::ConnectionRefused));
+}
+
+#[test]
+fn refused() {
+    let mut world = World::new();
+    let client = world.connect(0, TCP4, "192.0.2.2:81");
+    assert_eq!(world.ready(0, client), FAILED);
+    assert_eq!(world.stacks[0].take_error(client), Some(Error::ConnectionRefused));
+    assert_eq!(world.stacks[0].take_error(client), None);
+    assert_eq!(world.recv(0, client).unwrap(), b"");
+    assert_eq!(world.send(0, client, b"x"), Err(Error::BrokenPipe));
+    assert_eq!(world.stacks[0].statistics().tcp_attempt_fails, 1);
+    assert_eq!(world.stacks[1].statistics().tcp_resets_sent, 1);
+    // Linux lets the program try again with the same socket.
+    world.listen(1, TCP4, "0.0.0.0:81", 1);
+    assert_eq!(world.stacks[0].connect(client, addr("192.0.2.2:81"), world.now), Err(Error::InProgress));
+    world.settle();
+    assert_eq!(world.ready(0, client), Events::OUT);
+}
+
+#[test]
+fn a_host_that_is_not_there_is_unreachable_after_three_seconds() {
+    let mut world = World::new();
+    let client = world.connect(0, TCP4, "192.0.2.77:80");
+    let client6 = world.connect(0, TCP6, "[2001:db8::77]:80");
+    world.pass(Duration::from_millis(2900));
+    assert_eq!(world.ready(0, client), Events::empty());
+    world.pass(Duration::from_millis(300));
+    assert_eq!(world.stacks[0].take_error(client), Some(Error::HostUnreachable));
+    world.pass(Duration::from_millis(3000));
+    assert_eq!(world.stacks[0].take_error(client6), Some(Error::HostUnreachable));
+    let client = world.stacks[0].socket(TCP4).unwrap();
+    let far = world.stacks[0].connect(client, addr("198.51.100.1:80"), world.now);
+    assert_eq!(far, Err(Error::NetworkUnreachable));
+}
+
+fn is_tcp(frame: &[u8]) -> bool {
+    frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6
+}
+
+#[test]
+fn a_silent_peer_times_out_as_the_options_say() {
+    for (option, seconds) in [
+        (SocketOption::SynCount(6), 127),
+        (SocketOption::SynCount(2), 7),
+        (SocketOption::UserTimeout(Duration::from_secs(4)), 4),
+    ] {
+        let mut world = World::filtered(|_, frame| !is_tcp(frame));
+        let client = world.stacks[0].socket(TCP4).unwrap();
+        world.stacks[0].set_option(client, option).unwrap();
+        world.stacks[0].connect(client, addr("192.0.2.2:80"), world.now).unwrap_err();
+        world.pass(Duration::from_millis(seconds * 1000 - 500));
+        assert_eq!(world.ready(0, client), Events::empty());
+        world.pass(Duration::from_secs(1));
+        assert_eq!(world.ready(0, client), FAILED);
+        assert_eq!(world.stacks[0].take_error(client), Some(Error::TimedOut));
+    }
+}
+
+#[test]
+fn lost_handshakes_and_data_are_repeated() {
+    let mut lost = 0;
+    let mut world = World::filtered(move |_, frame| {
+        lost += usize::from(is_tcp(frame));
+        !is_tcp(frame) || !lost.is_multiple_of(3)
+    });
+    let listener = world.listen(1, TCP4, "0.0.0.0:80", 5);
+    let client = world.connect(0, TCP4, "192.0.2.2:80");
+    world.pass(Duration::from_secs(10));
+    let (server, _) = world.stacks[1].accept(listener).unwrap();
+    let mut sent = Vec::new();
+    let mut got = Vec::new();
+    for n in 0..20u8 {
+        let data = vec![n; 1000];
+        sent.extend_from_slice(&data);
+        assert_eq!(world.send(0, client, &data), Ok(1000));
+        world.pass(Duration::from_secs(20));
+        while let Ok(data) = world.recv(1, server) {
+            got.extend(data);
+        }
+    }
+    assert_eq!(got, sent);
+}
+
+#[test]
+fn bulk_at_mtu_1500_with_loss_arrives_whole() {
+    let mut count = 0u32;
+    let mut world = World::filtered(move |_, _| {
+        count += 1;
+        !count.is_multiple_of(97)
+    });
+    let listener = world.listen(1, TCP4, "0.0.0.0:80", 5);
+    let client = world.connect(0, TCP4, "192.0.2.2:80");
+    world.pass(Duration::from_secs(5));
+    let (server, _) = world.stacks[1].accept(listener).unwrap();
+    let total = 2_000_000usize;
+    let (mut sent, mut got) = (0usize, 0usize);
+    for _ in 0..4000 {
+        while sent < total {
+            let data: Vec<u8> = (sent..(sent + 10_000).min(total)).map(|i| (i % 251) as u8).collect();
+            match world.send(0, client, &data) {
+                Ok(len) => sent += len,
+                Err(error) => {
+                    assert_eq!(error, Error::Again);
+                    break;
+                }
+            }
+        }
+        world.pass(Duration::from_millis(50));
+        while let Ok(data) = world.recv(1, server) {
+            assert!(data.iter().enumerate().all(|(i, &b)| b == ((got + i) % 251) as u8), "at {got}");
+            got += data.len();
+        }
+        if got == total {
+            return;
+        }
+    }
+    panic!("{got} of {total} bytes came");
+}
+
+#[test]
+fn half_close_and_close() {
+    let mut world = World::new();
+    let (client, server) = world.pair();
+    watch(&mut world.stacks[1], server, Events::IN | Events::RDHUP);
+    world.send(0, client, b"last").unwrap();
+    world.stacks[0].shutdown(client, Shutdown::Write, world.now).unwrap();
+    world.settle();
+    assert_eq!(world.send(0, client, b"x"), Err(Error::BrokenPipe));
+    assert_eq!(world.ready(1, server), Events::IN | Events::OUT | Events::RDHUP);
+    assert_eq!(world.recv(1, server).unwrap(), b"last");
+    assert_eq!(world.recv(1, server).unwrap(), b"");
+    assert_eq!(world.recv(1, server).unwrap(), b"", "the end stays");
+    assert_eq!(world.send(1, server, b"answer"), Ok(6));
+    world.stacks[1].close(server, world.now).unwrap();
+    world.settle();
+    assert_eq!(world.recv(0, client).unwrap(), b"answer");
+    assert_eq!(world.recv(0, client).unwrap(), b"");
+    assert_eq!(world.ready(0, client), Events::IN | Events::OUT | Events::RDHUP | Events::HUP);
+    world.stacks[0].close(client, world.now).unwrap();
+    assert_eq!(world.stacks[0].readiness(client), Err(Error::BadHandle));
+    world.pass(Duration::from_secs(61));
+    assert!(world.stacks.iter().all(|s| s.next_deadline().is_none()), "nothing is left");
+    assert!(world.stacks.iter().all(|s| s.statistics().tcp_established == 0));
+}
+
+#[test]
+fn resets() {
+    let mut world = World::new();
+    let (client, server) = world.pair();
+    world.send(0, client, b"data").unwrap();
+    world.settle();
+    world.stacks[0].abort(client, world.now).unwrap();
+    world.settle();
+    assert_eq!(world.ready(1, server), FAILED);
+    assert_eq!(world.recv(1, server).unwrap(), b"data", "what came before the reset");
+    assert_eq!(world.recv(1, server), Err(Error::ConnectionReset));
+    assert_eq!(world.recv(1, server).unwrap(), b"");
+    assert_eq!(world.send(1, server, b"x"), Err(Error::BrokenPipe));
+    assert_eq!(world.stacks[1].statistics().tcp_resets_received, 1);
+}
+
+#[test]
+fn closing_with_unread_data_or_no_linger_resets() {
+    for linger in [None, Some(Duration::ZERO)] {
+        let mut world = World::new();
+        let (client, server) = world.pair();
+        if linger.is_some() {
+            world.stacks[1].set_option(server, SocketOption::Linger(linger)).unwrap();
+        } else {
+            world.send(0, client, b"unread").unwrap();
+            world.settle();
+        }
+        world.stacks[1].close(server, world.now).unwrap();
+        world.settle();
+        assert_eq!(world.stacks[0].take_error(client), Some(Error::ConnectionReset));
+    }
+}
+
+#[test]
+fn data_for_a_closed_socket_is_reset() {
+    let mut world = World::new();
+    let (client, server) = world.pair();
+    world.stacks[1].close(server, world.now).unwrap();
+    world.settle();
+    assert_eq!(world.send(0, client, b"x"), Ok(1));
+    world.settle();
+    assert_eq!(world.stacks[0].take_error(client), Some(Error::BrokenPipe));
+}
+
+#[test]
+fn the_backlog_holds_one_more_and_drops_the_rest() {
+    let mut world = World::new();
+    let listener = world.listen(1, TCP4, "0.0.0.0:80", 2);
+    let clients: Vec<Handle> = (0..5).map(|_| world.connect(0, TCP4, "192.0.2.2:80")).collect();
+    let up = |w: &World| clients.iter().filter(|&&c| w.ready(0, c) == Events::OUT).count();
+    assert_eq!(up(&world), 3);
+    assert_eq!(world.stacks[1].statistics().tcp_listen_overflows, 2);
+    while world.stacks[1].accept(listener).is_ok() {}
+    // The peers try again.
+    world.pass(Duration::from_secs(4));
+    assert_eq!(up(&world), 5);
+    assert_eq!(std::iter::from_fn(|| world.stacks[1].accept(listener).ok()).count(), 2);
+}
+
+#[test]
+fn closing_a_listener_resets_who_waits() {
+    let mut world = World::new();
+    let listener = world.listen(1, TCP4, "0.0.0.0:80", 2);
+    let client = world.connect(0, TCP4, "192.0.2.2:80");
+    world.stacks[1].close(listener, world.now).unwrap();
+    world.settle();
+    assert_eq!(world.stacks[0].take_error(client), Some(Error::ConnectionReset));
+    assert_eq!(world.stacks[1].statistics().sockets, 0);
+    let again = world.listen(1, TCP4, "0.0.0.0:80", 2);
+    assert_eq!(world.ready(1, again), Events::empty());
+}
+
+#[test]
+fn a_cut_wire_ends_a_connection_by_user_timeout_and_by_keep_alive() {
+    let mut world = World::new();
+    let (client, server) = world.pair();
+    world.stacks[0].set_option(client, SocketOption::UserTimeout(Duration::from_secs(5))).unwrap();
+    for option in [
+        SocketOption::KeepAlive(true),
+        SocketOption::KeepIdle(Duration::from_secs(10)),
+        SocketOption::KeepInterval(Duration::from_secs(2)),
+        SocketOption::KeepCount(3),
+    ] {
+        world.stacks[1].set_option(server, option).unwrap();
+    }
+    // Answered probes keep it alive.
+    world.pass(Duration::from_secs(100));
+    assert_eq!(world.ready(1, server), Events::OUT);
+    world.filter(|_, _| false);
+    world.send(0, client, b"x").unwrap();
+    world.pass(Duration::from_secs(6));
+    assert_eq!(world.stacks[0].take_error(client), Some(Error::TimedOut));
+    world.pass(Duration::from_secs(12));
+    assert_eq!(world.stacks[1].take_error(server), Some(Error::TimedOut));
+}
+
+#[test]
+fn cork_holds_back_parts_of_segments_for_200_ms() {
+    let mut world = World::new();
+    let (client, server) = world.pair();
+    world.stacks[0].set_option(client, SocketOption::Cork(true)).unwrap();
+    world.send(0, client, &[1; 2000]).unwrap();
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.recv(1, server).unwrap().len(), 1460);
+    world.pass(Duration::from_millis(150));
+    assert_eq!(world.recv(1, server).unwrap().len(), 540);
+    world.send(0, client, b"abc").unwrap();
+    world.settle();
+    assert_eq!(world.recv(1, server), Err(Error::Again));
+    world.stacks[0].set_option(client, SocketOption::Cork(false)).unwrap();
+    world.settle();
+    assert_eq!(world.recv(1, server).unwrap(), b"abc");
+    world.pass(Duration::from_millis(20));
+    world.stacks[0].send(client, b"x", None, SendFlags::MORE, world.now).unwrap();
+    world.settle();
+    assert_eq!(world.recv(1, server), Err(Error::Again));
+    world.send(0, client, b"y").unwrap();
+    world.settle();
+    assert_eq!(world.recv(1, server).unwrap(), b"xy");
+}
+
+#[test]
+fn deferred_accept_waits_for_data() {
+    let mut world = World::new();
+    let listener = world.stacks[1].socket(TCP4).unwrap();
+    world.stacks[1].bind(listener, addr("0.0.0.0:80")).unwrap();
+    world.stacks[1].set_option(listener, SocketOption::DeferAccept(Duration::from_secs(30))).unwrap();
+    world.stacks[1].listen(listener, 5).unwrap();
+    let client = world.connect(0, TCP4, "192.0.2.2:80");
+    assert_eq!(world.ready(0, client), Events::OUT);
+    assert_eq!(world.stacks[1].accept(listener), Err(Error::Again));
+    world.send(0, client, b"GET").unwrap();
+    world.settle();
+    let (server, _) = world.stacks[1].accept(listener).unwrap();
+    assert_eq!(world.recv(1, server).unwrap(), b"GET");
+}
+
+#[test]
+fn a_full_buffer_says_again_and_then_out() {
+    let mut world = World::new();
+    let (client, server) = world.pair();
+    watch(&mut world.stacks[0], client, Events::OUT);
+    events(&mut world.stacks[0]);
+    let data = vec![0; 65_536];
+    let mut sent = 0;
+    while let Ok(len) = world.send(0, client, &data) {
+        sent += len;
+        world.pass(Duration::from_millis(50));
+    }
+    assert!(sent > 400_000, "{sent}");
+    assert_eq!(world.ready(0, client), Events::empty());
+    world.pass(Duration::from_millis(100));
+    assert_eq!(events(&mut world.stacks[0]), []);
+    let mut got = 0;
+    while got < sent {
+        if let Ok(data) = world.recv(1, server) {
+            got += data.len();
+        }
+        world.pass(Duration::from_millis(20));
+    }
+    assert_eq!(events(&mut world.stacks[0]), [Event { handle: client, events: Events::OUT }]);
+    assert_eq!(world.stacks[0].queued_out(client), Ok(0));
+}
+
+#[test]
+fn a_small_maximum_segment_is_kept() {
+    let mut world = World::new();
+    let listener = world.listen(1, TCP4, "0.0.0.0:80", 5);
+    let client = world.stacks[0].socket(TCP4).unwrap();
+    world.stacks[0].set_option(client, SocketOption::MaxSegment(500)).unwrap();
+    world.stacks[0].connect(client, addr("192.0.2.2:80"), world.now).unwrap_err();
+    world.settle();
+    let (server, _) = world.stacks[1].accept(listener).unwrap();
+    world.filter(|_, frame| {
+        assert!(frame.len() <= 14 + 40 + 500, "{} bytes", frame.len());
+        true
+    });
+    world.send(0, client, &[0; 3000]).unwrap();
+    world.send(1, server, &[0; 3000]).unwrap();
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.recv(0, client).unwrap().len(), 3000);
+    assert_eq!(world.recv(1, server).unwrap().len(), 3000);
+    assert_eq!(world.stacks[1].get_option(server, OptionName::MaxSegment), Ok(SocketOption::MaxSegment(500)));
+}
+
+#[test]
+fn pause_stands_still_and_destroy_resets() {
+    let mut world = World::new();
+    let (client, server) = world.pair();
+    world.stacks[1].pause().unwrap();
+    world.send(0, client, b"x").unwrap();
+    for stack in &mut world.stacks {
+        stack.poll(world.now);
+    }
+    assert_eq!(world.recv(1, server), Err(Error::Again));
+    world.stacks[1].resume().unwrap();
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.recv(1, server).unwrap(), b"x");
+    world.stacks[1].destroy();
+    world.stacks[0].poll(world.now);
+    assert_eq!(world.stacks[0].take_error(client), Some(Error::ConnectionReset));
+    assert_eq!(world.stacks[1].socket(TCP4), Err(Error::NetworkDown));
+}
