@@ -133,3 +133,35 @@ impl Footprint {
         Err(format!("left on the machine: namespaces {mounts:?}, interfaces {interfaces:?}, files {files:?}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_stays_is_named_and_ended() {
+        let mark = format!("self-test-{}", std::process::id());
+        let mut child = std::process::Command::new("sleep").arg("60").env(MARK, &mark).spawn().unwrap();
+        let why = no_processes(&mark).unwrap_err();
+        assert!(why.contains("sleep 60"), "{why}");
+        assert!(!child.wait().unwrap().success());
+        no_processes(&mark).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_stays_is_named() {
+        let folder = std::env::temp_dir().join(format!("netgraft-e2e-self-test-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        empty_folder(&folder).unwrap();
+        fs::write(folder.join("left"), "").unwrap();
+        assert!(empty_folder(&folder).unwrap_err().contains("left"));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_binary_that_runs_is_found() {
+        let this = std::env::current_exe().unwrap();
+        assert!(nobody_runs(&this).is_err());
+        nobody_runs(Path::new("/no/such/binary")).unwrap();
+    }
+}

@@ -221,3 +221,36 @@ fn close_report(
     );
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn skipped(name: &str) -> Job<'static> {
+        let skip = Some(Skipped { stack: "host".to_owned(), reason: "why".to_owned() });
+        Job { name: name.to_owned(), column: "host-root".to_owned(), skip, run: Box::new(|| Ok(())) }
+    }
+
+    #[test]
+    fn a_skip_is_stale_when_its_job_passes_in_every_column() {
+        let jobs = [skipped("a"), skipped("a"), skipped("b"), skipped("b")];
+        let results: Vec<_> = [true, true, true, false]
+            .map(|passed| (Verdict::Skipped { passed }, Duration::ZERO))
+            .into_iter()
+            .collect();
+        assert_eq!(stale_skips(&jobs, &results), ["stale skip: a passes on host"]);
+    }
+
+    #[test]
+    fn jobs_run_once_each_and_keep_their_order() {
+        let failing = |name: &str| Job {
+            name: name.to_owned(),
+            column: "c".to_owned(),
+            skip: None,
+            run: Box::new(|| Err("no".to_owned())),
+        };
+        let results = run_all(&[failing("x"), skipped("y")]);
+        assert!(matches!(results[0].0, Verdict::Failed(_)));
+        assert!(matches!(results[1].0, Verdict::Skipped { passed: true }));
+    }
+}
