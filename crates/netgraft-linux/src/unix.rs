@@ -174,6 +174,15 @@ pub fn readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(poll.revents != 0)
 }
 
+/// Whether the other end of a stream was closed, or both directions shut down.
+#[must_use]
+pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: `poll` is one writable entry.
+    let result = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    result == 1 && poll.revents & libc::POLLHUP != 0
+}
+
 /// Whether the open file is non-blocking.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ pub const HOST: &str = "host";
 /// # Errors
 /// [`RegistryError::Duplicate`] if one of the names is taken.
 pub fn register_builtin_stacks() -> Result<(), RegistryError> {
-    //register_plugin_stack(SMOLTCP, netgraft_smoltcp::factory())?;
+    register_plugin_stack(SMOLTCP, netgraft_smoltcp::factory())?;
     register_plugin_stack(HOST, netgraft_host::factory())
 }
 

@@ -1,8 +1,32 @@
 //! The sentry's event loop: system calls of the program, surrogates and the stack.
+//!
+//! One thread, one epoll. A round of the loop answers the calls that wait, moves bytes from surrogates to the
+//! stack, lets the stack run once, and moves what it reports back to the surrogates: the more is under way,
+//! the more is done in a round.
 
+mod accept;
+mod caller;
+mod calls;
+mod connect;
+mod create;
+mod datagram;
+mod engine;
+mod host;
+mod listener;
+mod messages;
+mod names;
+mod options;
+mod parked;
+mod pump;
+mod stream;
+mod table;
+
+use std::io;
 use std::os::fd::OwnedFd;
 
 use netgraft_plugin::PluginStack;
+
+use engine::Engine;
 
 /// What the event loop works on.
 pub struct SentryArgs {
@@ -21,7 +45,6 @@ pub struct SentryArgs {
 ///
 /// # Errors
 /// What makes it impossible to go on.
-pub fn serve(args: SentryArgs) -> std::io::Result<()> {
-    let _ = args;
-    Err(std::io::Error::from(std::io::ErrorKind::Unsupported))
+pub fn serve(args: SentryArgs) -> io::Result<()> {
+    Engine::new(args)?.run()
 }

@@ -1,0 +1,293 @@
+//! `connect`, in both its forms.
+//!
+//! A blocking call leaves the surrogate fresh and waits for its answer, so that it can be made again after a
+//! failure. A non-blocking one connects the surrogate to the sentry with its gate closed: it polls as a
+//! connecting socket does, until the sentry opens the gate or closes its end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use netgraft_linux::epoll::bits;
+use netgraft_linux::unix;
+use netgraft_plugin::{Error, Events, Handle};
+use netgraft_sentry::call::{Buffer, Call};
+use netgraft_sentry::sockaddr::{self, Given};
+use netgraft_sentry::sockopt::Direction;
+
+use super::caller::Caller;
+use super::create::errno;
+use super::engine::{Answer, Engine, Outcome};
+use super::stream::Stream;
+use super::table::{Socket, SocketId, State};
+
+/// Half of what `SO_SNDBUF` shows: the kernel doubles what is set.
+fn settable(shown: i32) -> i32 {
+    shown / 2
+}
+
+impl Engine {
+    /// connect(2)
+    pub(super) fn connect(&mut self, caller: &Caller, call: Call, fd: i32, addr: Buffer) -> Outcome {
+        let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
+        let (bytes, len) = caller.read_address(addr)?;
+        let Some(socket) = self.table.get(id) else { return Ok(Answer::Kernel) };
+        let domain = socket.spec.domain;
+        let given = sockaddr::parse(domain, &bytes[..len])?;
+        if matches!(socket.state, State::Datagram(_)) {
+            return self.connect_datagram(id, &file, given);
+        }
+        let Given::Inet(addr) = given else {
+            // Disconnecting a stream socket that has no connection does nothing.
+            return match socket.state {
+                State::Fresh | State::Ended => Ok(Answer::Value(0)),
+                _ => Err(libc::EOPNOTSUPP),
+            };
+        };
+        let blocking = !unix::is_nonblocking(file.as_fd()).map_err(|e| errno(&e))?;
+        match &socket.state {
+            State::Fresh => {}
+            State::Ended => {
+                if let Some(error) = self.table.get_mut(id).and_then(|s| s.pending_error.take()) {
+                    return Err(error.errno());
+                }
+                // The surrogate was used up by the connection before.
+                self.renew(caller, id, fd)?;
+                let Some(file) = self.find_file(id) else { return Err(libc::EBADF) };
+                return self.begin_connect(caller, call, id, &file, addr, blocking);
+            }
+            State::ConnectingBlocked | State::ConnectingGated(_) if blocking => {
+                return Ok(self.park_connect(caller, call, id));
+            }
+            State::ConnectingBlocked | State::ConnectingGated(_) => return Err(libc::EALREADY),
+            State::Stream(_) => return Err(libc::EISCONN),
+            State::Listening(_) => return Err(libc::EISCONN),
+            State::Datagram(_) => return Err(libc::EINVAL),
+        }
+        self.begin_connect(caller, call, id, &file, addr, blocking)
+    }
+
+    fn begin_connect(
+        &mut self,
+        caller: &Caller,
+        call: Call,
+        id: SocketId,
+        file: &OwnedFd,
+        addr: std::net::SocketAddr,
+        blocking: bool,
+    ) -> Outcome {
+        let handle = self.handle_of(id)?;
+        let result = self.stack.connect(handle, addr, self.now);
+        self.stack_busy = true;
+        match result {
+            Ok(()) => {
+                self.establish(id, file.as_fd(), false)?;
+                Ok(Answer::Value(0))
+            }
+            Err(Error::InProgress) if blocking => {
+                if let Some(socket) = self.table.get_mut(id) {
+                    socket.state = State::ConnectingBlocked;
+                }
+                Ok(self.park_connect(caller, call, id))
+            }
+            Err(Error::InProgress) => {
+                self.close_gate(id, file.as_fd())?;
+                Err(libc::EINPROGRESS)
+            }
+            Err(error) => Err(error.errno()),
+        }
+    }
+
+    fn park_connect(&mut self, caller: &Caller, call: Call, id: SocketId) -> Answer {
+        self.park(caller, call, id, Direction::Send)
+    }
+
+    fn connect_datagram(&mut self, id: SocketId, file: &OwnedFd, given: Given) -> Outcome {
+        let Some(Socket { state: State::Datagram(datagram), handle: Some(handle), .. }) = self.table.get(id)
+        else {
+            return Err(libc::EINVAL);
+        };
+        let (handle, end_name) = (*handle, datagram.end_name);
+        match given {
+            Given::Inet(addr) => {
+                self.stack.connect(handle, addr, self.now).map_err(Error::errno)?;
+                unix::connect(file.as_fd(), end_name).map_err(|e| errno(&e))?;
+            }
+            Given::Unspecified => {
+                self.stack.disconnect(handle).map_err(Error::errno)?;
+                unix::disconnect(file.as_fd()).map_err(|e| errno(&e))?;
+            }
+        }
+        self.stack_busy = true;
+        Ok(Answer::Value(0))
+    }
+
+    /// Connects the program's file to the sentry and gives the sentry's end.
+    fn join(&mut self, file: BorrowedFd<'_>) -> Result<OwnedFd, i32> {
+        unix::connect(file, self.rendezvous.1).map_err(|e| errno(&e))?;
+        unix::accept(self.rendezvous.0.as_fd(), true).map_err(|e| errno(&e))
+    }
+
+    fn close_gate(&mut self, id: SocketId, file: BorrowedFd<'_>) -> Result<(), i32> {
+        let end = self.join(file)?;
+        unix::set_send_buffer(file, 0).map_err(|e| errno(&e))?;
+        // Two writes of a byte are more than the smallest buffer lets be writable.
+        for _ in 0..2 {
+            unix::send(file, b"g").map_err(|e| errno(&e))?;
+        }
+        // A program that gives the attempt up hangs up.
+        self.epoll.add(end.as_fd(), bits::RDHUP | bits::EDGE, id.token()).map_err(|e| errno(&e))?;
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.state = State::ConnectingGated(end);
+        }
+        Ok(())
+    }
+
+    /// A connection attempt has ended.
+    pub(super) fn connect_event(&mut self, id: SocketId, events: Events) {
+        let Some(handle) = self.table.get(id).and_then(|s| s.handle) else { return };
+        if events.intersects(Events::ERR | Events::HUP)
+            && let Some(error) = self.stack.take_error(handle)
+        {
+            return self.connect_failed(id, error);
+        }
+        if events.contains(Events::OUT) {
+            self.connected(id, handle);
+        }
+    }
+
+    fn connected(&mut self, id: SocketId, _handle: Handle) {
+        let Some(socket) = self.table.get_mut(id) else { return };
+        match std::mem::replace(&mut socket.state, State::Ended) {
+            State::ConnectingGated(end) => {
+                socket.state = State::ConnectingGated(end);
+                self.open_gate(id);
+            }
+            _ => self.answer_connected(id),
+        }
+    }
+
+    /// The attempt of a blocking call has succeeded: only now is the surrogate connected.
+    fn answer_connected(&mut self, id: SocketId) {
+        let waiting = self.parked.take_all(id);
+        let file = waiting
+            .iter()
+            .find_map(|parked| {
+                let fd = parked.call.fd()?;
+                let file = self.tasks.duplicate(parked.caller.tid, fd).ok()?;
+                (self.identify(file.as_fd()) == Some(id)).then_some(file)
+            })
+            .or_else(|| self.find_file(id));
+        let result = match &file {
+            Some(file) => self.establish(id, file.as_fd(), false),
+            None => Err(libc::ECONNABORTED),
+        };
+        for parked in waiting {
+            self.answer(&parked.caller, result.map(|()| Answer::Value(0)));
+        }
+        if result.is_err() {
+            self.discard_with_reset(id);
+        }
+    }
+
+    /// Connects the surrogate of a stream that is connected in the stack.
+    fn establish(&mut self, id: SocketId, file: BorrowedFd<'_>, narrow: bool) -> Result<(), i32> {
+        let end = self.join(file)?;
+        self.become_stream(id, end, narrow);
+        Ok(())
+    }
+
+    fn become_stream(&mut self, id: SocketId, end: OwnedFd, narrow: bool) {
+        if let Some(socket) = self.table.get_mut(id) {
+            let mut stream = Stream::new(end);
+            stream.narrow = narrow;
+            socket.state = State::Stream(stream);
+        }
+        self.summary.connections_out += 1;
+        self.start_stream(id);
+    }
+
+    fn open_gate(&mut self, id: SocketId) {
+        let file = self.find_file(id);
+        let Some(socket) = self.table.get_mut(id) else { return };
+        let State::ConnectingGated(end) = std::mem::replace(&mut socket.state, State::Ended) else { return };
+        let _ = self.epoll.remove(end.as_fd());
+        // The sentry's end was never changed: its size is the default.
+        if let Some(file) = &file
+            && let Ok(size) = unix::send_buffer(end.as_fd())
+        {
+            let _ = unix::set_send_buffer(file.as_fd(), settable(size));
+        }
+        // Reading the two bytes makes the program's socket writable: it wakes.
+        let mut junk = [0; 2];
+        let _ = unix::recv(end.as_fd(), &mut junk, 0);
+        // One that waited in a blocking call is answered too.
+        for parked in self.parked.take_all(id) {
+            self.answer(&parked.caller, Ok(Answer::Value(0)));
+        }
+        self.become_stream(id, end, file.is_none());
+    }
+
+    /// Restores the send buffer of a stream whose file could not be found when its gate was opened.
+    pub(super) fn widen(&mut self, id: SocketId, file: BorrowedFd<'_>) {
+        if let Some(Socket { state: State::Stream(stream), .. }) = self.table.get_mut(id)
+            && stream.narrow
+            && let Ok(size) = unix::send_buffer(stream.end().as_fd())
+            && unix::set_send_buffer(file, settable(size)).is_ok()
+        {
+            stream.narrow = false;
+        }
+    }
+
+    fn connect_failed(&mut self, id: SocketId, error: Error) {
+        let waiting = self.parked.take_all(id);
+        let blocked = self.table.get(id).is_some_and(|s| matches!(s.state, State::ConnectingBlocked));
+        if blocked {
+            // The surrogate is as it was: the program may try again.
+            if let Some(handle) = self.table.set_handle(id, None) {
+                let _ = self.stack.close(handle, self.now);
+                self.stack_busy = true;
+            }
+            if let Some(socket) = self.table.get_mut(id) {
+                socket.state = State::Fresh;
+            }
+        } else {
+            self.fail_stream(id, error);
+            if !waiting.is_empty()
+                && let Some(socket) = self.table.get_mut(id)
+            {
+                socket.pending_error = None;
+            }
+        }
+        for parked in waiting {
+            self.answer(&parked.caller, Err(error.errno()));
+        }
+    }
+
+    /// Puts a new surrogate in the place of one whose connection is over, so that the program can connect
+    /// again. Only this descriptor gets it: duplicates keep the old one.
+    fn renew(&mut self, caller: &Caller, id: SocketId, fd: i32) -> Result<(), i32> {
+        let old = self.tasks.duplicate(caller.tid, fd).map_err(|e| errno(&e))?;
+        let nonblocking = unix::is_nonblocking(old.as_fd()).map_err(|e| errno(&e))?;
+        let file = unix::stream(nonblocking).map_err(|e| errno(&e))?;
+        let cookie = unix::cookie(file.as_fd()).map_err(|e| errno(&e))?;
+        if let Some(watch) = self.table.take_watch(id) {
+            self.closes.unwatch(watch);
+        }
+        self.table.set_cookie(id, cookie);
+        let _ = self.nursery.add(file.as_fd(), bits::HUP, id.token());
+        let number = u32::try_from(fd).map_err(|_| libc::EBADF)?;
+        let close_on_exec = is_closed_on_exec(caller.tid, number);
+        self.listener.replace_fd(caller.id, file.as_fd(), number, close_on_exec).map_err(|e| errno(&e))?;
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.state = State::Fresh;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a descriptor of the program is closed on exec, from `/proc/PID/fdinfo` (proc(5)).
+fn is_closed_on_exec(tid: u32, fd: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{tid}/fdinfo/{fd}")).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|f| i32::from_str_radix(f.trim(), 8).ok());
+    flags.is_some_and(|f| f & libc::O_CLOEXEC != 0)
+}

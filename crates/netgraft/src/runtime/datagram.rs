@@ -1,0 +1,36 @@
+//! A datagram socket: its surrogate, and what is in it.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use netgraft_linux::unix::{self, Name};
+use netgraft_plugin::Received;
+
+/// Most bytes of a datagram, headers aside (ip(7)).
+pub(super) const MAX_DATAGRAM: usize = 65_535;
+
+/// A datagram socket.
+///
+/// At most one datagram lies in the surrogate, so that what is known of it (its sender) is never ambiguous.
+#[derive(Debug)]
+pub(super) struct Datagram {
+    /// The sentry's end, connected to the surrogate.
+    pub(super) end: OwnedFd,
+    /// The end's name, to which the surrogate connects when the program connects its socket.
+    pub(super) end_name: Name,
+    /// What is known of the datagram that was put into the surrogate last.
+    pub(super) last: Received,
+    /// A datagram of the program that the stack had no room for.
+    pub(super) held: Option<Vec<u8>>,
+}
+
+impl Datagram {
+    /// A datagram socket on the sentry's end.
+    pub(super) fn new(end: OwnedFd, end_name: Name) -> Datagram {
+        Datagram { end, end_name, last: Received::default(), held: None }
+    }
+
+    /// Whether the program has read all that was put into the surrogate.
+    pub(super) fn is_empty(&self) -> bool {
+        unix::unread(self.end.as_fd()).is_ok_and(|n| n == 0)
+    }
+}
