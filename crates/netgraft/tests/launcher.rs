@@ -1,0 +1,497 @@
+//! The process model, seen from outside: exit statuses, signals, descriptors, confinement, and that nothing is
+//! left behind. Run as root, each case is also tried as an ordinary user.
+#![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+const NOBODY: u32 = 65534;
+const MARK: &str = "NETGRAFT_TEST_MARK";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum User {
+    Own,
+    Nobody,
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+}
+
+/// The users to try as: an ordinary user can only be itself.
+fn users() -> &'static [User] {
+    if is_root() { &[User::Own, User::Nobody] } else { &[User::Own] }
+}
+
+/// The command at a place that every user can reach.
+fn binary() -> &'static Path {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let dir = std::env::temp_dir().join(format!("netgraft-launcher-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let place = dir.join("netgraft");
+        fs::copy(env!("CARGO_BIN_EXE_netgraft"), &place).unwrap();
+        place
+    })
+}
+
+fn mark() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn as_user(mut command: Command, user: User) -> Command {
+    command.current_dir("/").env("PATH", "/usr/bin:/bin");
+    if user == User::Nobody {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+fn netgraft(user: User, args: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(args);
+    as_user(command, user)
+}
+
+fn output(user: User, args: &[&str]) -> Output {
+    netgraft(user, args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn run_sh(user: User, script: &str) -> Output {
+    output(user, &["run", "--network", "none", "--", "sh", "-c", script])
+}
+
+/// A sandbox that runs, and has printed its first line.
+struct Running {
+    launcher: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+    mark: String,
+}
+
+fn start(user: User, script: &str) -> Running {
+    let mark = mark();
+    let mut launcher = netgraft(user, &["run", "--network", "none", "--", "sh", "-c", script])
+        .env(MARK, &mark)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(launcher.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    Running { launcher, stdout, mark }
+}
+
+impl Running {
+    /// The launcher's child of this name.
+    fn child(&self, name: &str) -> u32 {
+        let found = processes().find(|p| p.parent == self.launcher.id() && p.name == name);
+        found.unwrap_or_else(|| panic!("no child {name}")).pid
+    }
+
+    fn finish(mut self) -> (Option<i32>, String) {
+        let status = self.launcher.wait().unwrap();
+        let mut errors = String::new();
+        self.launcher.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        (status.code(), errors)
+    }
+}
+
+struct Process {
+    pid: u32,
+    parent: u32,
+    name: String,
+}
+
+fn processes() -> impl Iterator<Item = Process> {
+    fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        Some(Process {
+            pid,
+            parent: field(&status, "PPid").parse().ok()?,
+            name: field(&status, "Name").to_owned(),
+        })
+    })
+}
+
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let find = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
+    status.lines().find_map(find).unwrap_or_default().trim()
+}
+
+/// Processes of the sandbox with this mark in their environment, forks of the launcher included.
+fn left(mark: &str) -> Vec<String> {
+    let wanted = format!("{MARK}={mark}");
+    processes()
+        .filter(|p| {
+            let environ = fs::read(format!("/proc/{}/environ", p.pid)).unwrap_or_default();
+            environ.split(|&b| b == 0).any(|v| v == wanted.as_bytes())
+        })
+        .map(|p| format!("{} {}", p.pid, p.name))
+        .collect()
+}
+
+fn assert_nothing_is_left(mark: &str) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let left = left(mark);
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left: {left:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn kill(pid: u32, signal: &str) {
+    assert!(Command::new("kill").args(["-s", signal, &pid.to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn the_exit_status_is_the_program_s() {
+    for &user in users() {
+        for (script, status) in
+            [("true", 0), ("exit 3", 3), ("exit 255", 255), ("kill -TERM $$", 143), ("kill -9 $$", 137)]
+        {
+            let got = run_sh(user, script);
+            assert_eq!(got.status.code(), Some(status), "{user:?} {script}: {}", text(&got.stderr));
+            assert_eq!(text(&got.stderr), "", "{user:?} {script}");
+        }
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_run_is_told_as_a_shell_would() {
+    let dir = binary().parent().unwrap();
+    let plain = dir.join("not-executable");
+    fs::write(&plain, "text").unwrap();
+    fs::set_permissions(&plain, fs::Permissions::from_mode(0o644)).unwrap();
+    let script = dir.join("no-first-line");
+    fs::write(&script, "echo by the shell, $1").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    for &user in users() {
+        for (program, status, part) in [
+            ("no-such-program-here", 127, "no such program"),
+            ("/nonexistent/program", 127, "no such program"),
+            ("", 127, "no such program"),
+            (plain.to_str().unwrap(), 126, "cannot be executed"),
+            ("/etc", 126, "cannot be executed"),
+        ] {
+            let got = output(user, &["run", "--network", "none", "--", program]);
+            let errors = text(&got.stderr);
+            assert_eq!(got.status.code(), Some(status), "{user:?} {program}: {errors}");
+            assert!(errors.starts_with("netgraft: ") && errors.contains(part), "{errors}");
+            assert_eq!(errors.lines().count(), 1, "{errors}");
+        }
+        let got = output(user, &["run", "--network", "none", "--", script.to_str().unwrap(), "once"]);
+        assert_eq!(text(&got.stdout), "by the shell, once\n", "{}", text(&got.stderr));
+    }
+}
+
+#[test]
+fn bad_options_end_with_125_and_one_line() {
+    for (args, part) in [
+        (&["run", "--network", "tun", "--", "true"][..], "none, host, sandbox or plugin"),
+        (&["run", "--network", "plugin", "--plugin", "nope", "--", "true"], "no stack is named 'nope'"),
+        (&["run", "--network", "plugin", "--", "true"], "--plugin NAME"),
+        (&["run", "--network", "none", "--link", "tap:x", "--", "true"], "loopback only"),
+        (&["run", "--link", "wire:x", "--", "true"], "unknown link"),
+        (&["run", "--address", "nowhere", "--", "true"], "prefix length"),
+        (&["run", "--link", "packet:ng-absent", "--address", "192.0.2.1/24", "--", "true"], "ng-absent"),
+        (&["run", "--frobnicate", "true"], "--frobnicate"),
+        (&["run"], "PROGRAM"),
+        (&[], "netgraft run"),
+    ] {
+        let got = output(User::Own, args);
+        let errors = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(125), "{args:?}: {errors}");
+        assert!(errors.starts_with("netgraft: ") && errors.contains(part), "{args:?}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{args:?}: {errors}");
+    }
+}
+
+#[test]
+fn a_second_listener_is_refused_in_one_line() {
+    let inner = binary().to_str().unwrap();
+    let got = output(User::Own, &["run", "--network", "none", "--", inner, "run", "--", "true"]);
+    let errors = text(&got.stderr);
+    assert_eq!(got.status.code(), Some(125), "{errors}");
+    assert!(errors.contains("one only") && errors.lines().count() == 1, "{errors}");
+}
+
+#[test]
+fn input_and_output_are_the_program_s_own() {
+    for &user in users() {
+        let mut child = netgraft(user, &["run", "--network", "none", "--", "cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let data: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
+        let mut stdin = child.stdin.take().unwrap();
+        let copy = data.clone();
+        let writer = std::thread::spawn(move || stdin.write_all(&copy));
+        let got = child.wait_with_output().unwrap();
+        writer.join().unwrap().unwrap();
+        assert!(got.status.success() && got.stdout == data);
+    }
+}
+
+#[test]
+fn the_program_s_surroundings_are_as_without_netgraft() {
+    let script = "cd /proc/self/fd && echo * && cd - >/dev/null; pwd; umask; ulimit -n; echo $NETGRAFT_X; \
+                  grep -E '^Sig(Ign|Blk|Cgt)|^Uid|^Gid' /proc/self/status";
+    for &user in users() {
+        // Descriptor 7 is inherited, SIGUSR1 is ignored.
+        let outer =
+            format!("exec 7</dev/null; trap '' USR1; umask 027; ulimit -n 100; exec \"$@\"; {script}");
+        let run = |inner: &[&str]| {
+            let mut command = Command::new("bash");
+            command.args(["-c", &outer, "bash"]).args(inner).env("NETGRAFT_X", "kept");
+            as_user(command, user).stdin(Stdio::null()).output().unwrap()
+        };
+        let direct = run(&["sh", "-c", script]);
+        let name = binary().to_str().unwrap();
+        let inside = run(&[name, "run", "--network", "none", "--", "sh", "-c", script]);
+        assert_eq!(text(&inside.stderr), "");
+        assert_eq!(text(&inside.stdout), text(&direct.stdout), "{user:?}");
+        assert!(text(&direct.stdout).contains("kept"));
+    }
+}
+
+#[test]
+fn signals_are_forwarded() {
+    for &user in users() {
+        for (signal, status) in [("TERM", 40), ("HUP", 41), ("USR1", 42), ("INT", 43)] {
+            let script = format!(
+                "trap 'exit {status}' {signal}; echo ready; while :; do read -t 0.05 x <> /dev/fd/9; done 2>/dev/null; sleep 5"
+            );
+            let script = script.replace("read -t 0.05 x <> /dev/fd/9", "sleep 0.02");
+            let running = start(user, &script);
+            kill(running.launcher.id(), signal);
+            let (code, errors) = running.finish();
+            assert_eq!(code, Some(status), "{user:?} {signal}: {errors}");
+        }
+    }
+}
+
+#[test]
+fn a_stopped_program_stops_the_launcher_and_goes_on_with_it() {
+    let running = start(User::Own, "echo ready; sleep 0.1; kill -STOP $$; exit 9");
+    let launcher = running.launcher.id();
+    let state =
+        || field(&fs::read_to_string(format!("/proc/{launcher}/status")).unwrap(), "State").to_owned();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let orphaned = loop {
+        if state().starts_with('T') {
+            break false;
+        }
+        // In an orphaned process group nobody could continue it: the kernel does not stop it then.
+        if Instant::now() > deadline {
+            break true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    kill(launcher, "CONT");
+    let (code, errors) = running.finish();
+    assert_eq!(code, Some(9), "orphaned: {orphaned}, {errors}");
+}
+
+#[test]
+fn the_program_sees_its_own_processes_only() {
+    for &user in users() {
+        let got = run_sh(user, "echo $$; cd /proc; echo [0-9]*; cat 1/comm");
+        let out = text(&got.stdout);
+        assert_eq!(out, "2\n1 2\nnetgraft-init\n", "{user:?}: {}", text(&got.stderr));
+    }
+}
+
+#[test]
+fn orphans_are_reaped_and_end_with_the_program() {
+    for &user in users() {
+        let mark = mark();
+        let script =
+            "(sleep 0.05 &) ; (sleep 100 &); sleep 0.3; cd /proc; grep -l '^State:.Z' [0-9]*/status; exit 4";
+        let got = netgraft(user, &["run", "--network", "none", "--", "sh", "-c", script])
+            .env(MARK, &mark)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!((got.status.code(), text(&got.stdout).as_str()), (Some(4), ""), "{user:?}");
+        assert_nothing_is_left(&mark);
+    }
+}
+
+#[test]
+fn the_network_namespace_has_a_loopback_and_nothing_else() {
+    for &user in users() {
+        let got = run_sh(user, "cat /proc/net/dev; cat /proc/net/fib_trie /proc/net/if_inet6");
+        let out = text(&got.stdout);
+        let devices: Vec<&str> =
+            out.lines().filter_map(|l| l.split_once(':')).map(|(n, _)| n.trim()).collect();
+        assert_eq!(devices.first(), Some(&"lo"), "{out}");
+        assert!(out.contains("127.0.0.1") && out.contains("00000000000000000000000000000001"), "{out}");
+        assert!(!devices.iter().any(|d| d.starts_with("eth") || d.starts_with("veth")), "{out}");
+    }
+}
+
+#[test]
+fn the_sentry_has_one_capability_and_empty_namespaces() {
+    for &user in users() {
+        let running = start(user, "echo ready; sleep 100");
+        let sentry = running.child("netgraft-sentry");
+        let status = fs::read_to_string(format!("/proc/{sentry}/status")).unwrap();
+        let only = "0000000000080000"; // CAP_SYS_PTRACE
+        let none = "0000000000000000";
+        for (name, value) in [
+            ("CapPrm", only),
+            ("CapEff", only),
+            ("CapBnd", only),
+            ("CapInh", none),
+            ("CapAmb", none),
+            ("NoNewPrivs", "1"),
+            ("Seccomp", "2"),
+        ] {
+            assert_eq!(field(&status, name), value, "{user:?} {name}");
+        }
+        if is_root() {
+            assert_eq!(field(&status, "Uid"), format!("{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}"), "{user:?}");
+            let program = running.child("sh");
+            for kind in ["user", "net", "mnt", "pid", "ipc", "uts"] {
+                let of = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+                assert_ne!(of(sentry), of(running.launcher.id()), "{user:?} {kind}");
+                assert_ne!(of(sentry), of(program), "{user:?} {kind}");
+            }
+            let root: Vec<_> = fs::read_dir(format!("/proc/{sentry}/root"))
+                .unwrap()
+                .map(|e| e.unwrap().file_name())
+                .collect();
+            assert_eq!(root, ["proc"], "{user:?}");
+            let mounts = fs::read_to_string(format!("/proc/{sentry}/mounts")).unwrap();
+            assert_eq!(mounts.lines().count(), 2, "{mounts}");
+            assert!(mounts.lines().all(|l| l.contains(" ro,")), "{mounts}");
+        }
+        kill(running.launcher.id(), "KILL");
+        assert_nothing_is_left(&running.mark.clone());
+        drop(running.finish());
+    }
+}
+
+#[test]
+fn killing_any_of_the_three_leaves_nothing() {
+    for &user in users() {
+        let running = start(user, "echo ready; sleep 100 & sleep 100");
+        let mark = running.mark.clone();
+        kill(running.launcher.id(), "KILL");
+        drop(running.finish());
+        assert_nothing_is_left(&mark);
+
+        let running = start(user, "echo ready; sleep 100 & sleep 100");
+        let mark = running.mark.clone();
+        kill(running.child("netgraft-sentry"), "KILL");
+        let (code, errors) = running.finish();
+        assert_eq!(code, Some(125), "{user:?} {errors}");
+        assert!(errors.contains("signal 9 (SIGKILL)") && errors.lines().count() == 1, "{errors}");
+        assert_nothing_is_left(&mark);
+
+        let running = start(user, "echo ready; sleep 100 & sleep 100");
+        let mark = running.mark.clone();
+        kill(running.child("sh"), "KILL");
+        let (code, errors) = running.finish();
+        assert_eq!((code, errors.as_str()), (Some(137), ""), "{user:?}");
+        assert_nothing_is_left(&mark);
+    }
+}
+
+#[test]
+fn killing_the_first_processes_ends_everything_too() {
+    let mut running = start(User::Own, "echo ready; sleep 100");
+    let mark = running.mark.clone();
+    let inits: Vec<u32> = processes()
+        .filter(|p| p.parent == running.launcher.id() && p.name == "netgraft-init")
+        .map(|p| p.pid)
+        .collect();
+    assert_eq!(inits.len(), 2);
+    for init in inits {
+        let _ = Command::new("kill").args(["-9", &init.to_string()]).stderr(Stdio::null()).status().unwrap();
+    }
+    let mut rest = String::new();
+    running.stdout.read_to_string(&mut rest).unwrap();
+    let (code, _) = running.finish();
+    assert!(code == Some(137) || code == Some(125), "{code:?}");
+    assert_nothing_is_left(&mark);
+}
+
+#[test]
+fn killed_while_starting_nothing_is_left() {
+    for delay in 0..12 {
+        let mark = mark();
+        let mut child = netgraft(User::Own, &["run", "--network", "none", "--", "sleep", "100"])
+            .env(MARK, &mark)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_micros(delay * 700));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_nothing_is_left(&mark);
+    }
+}
+
+#[test]
+fn name_servers_can_be_given() {
+    for &user in users() {
+        let host = fs::read_to_string("/etc/resolv.conf").unwrap();
+        let args = [
+            "run",
+            "--network",
+            "none",
+            "--dns",
+            "192.0.2.53",
+            "--dns",
+            "2001:db8::53",
+            "--",
+            "cat",
+            "/etc/resolv.conf",
+        ];
+        let got = output(user, &args);
+        let out = text(&got.stdout);
+        assert!(
+            out.ends_with("nameserver 192.0.2.53\nnameserver 2001:db8::53\n"),
+            "{user:?} {out} {}",
+            text(&got.stderr)
+        );
+        assert_eq!(fs::read_to_string("/etc/resolv.conf").unwrap(), host);
+    }
+}
+
+#[test]
+fn the_terminal_works() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/terminal.py");
+    let got = Command::new("python3").arg(script).arg(binary()).output().unwrap();
+    assert!(got.status.success(), "{}{}", text(&got.stdout), text(&got.stderr));
+}
+
+#[test]
+fn stacks_are_listed() {
+    let got = output(User::Own, &["stacks"]);
+    let out = text(&got.stdout);
+    assert!(got.status.success() && out.contains("smoltcp") && out.contains("host"), "{out}");
+}

@@ -1,0 +1,143 @@
+"""Drives `netgraft run` from an interactive bash at a pseudo-terminal: job control, ctrl-C, window size.
+
+Usage: terminal.py PATH-OF-NETGRAFT
+"""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+
+NETGRAFT = sys.argv[1]
+
+
+class Terminal:
+    def __init__(self):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ["PS1"] = "$ "
+            os.environ["TERM"] = "dumb"
+            os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
+        self.text = ""
+
+    def send(self, text):
+        os.write(self.fd, text.encode())
+
+    def expect(self, pattern, seconds=8.0):
+        """Reads until the pattern appears, and forgets what came before its end."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = re.search(pattern, self.text)
+            if found:
+                self.text = self.text[found.end():]
+                return found
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.fd], [], [], left)[0]:
+                sys.exit(f"{pattern!r} did not appear; there is {self.text!r}")
+            try:
+                self.text += os.read(self.fd, 4096).decode(errors="replace")
+            except OSError:
+                sys.exit(f"the terminal was closed before {pattern!r}; there is {self.text!r}")
+
+    def run(self, arguments):
+        self.send(f"{NETGRAFT} run --network none -- {arguments}\n")
+
+    def status(self, expected):
+        self.send("echo status=$?.\n")
+        got = self.expect(r"status=(\d+)\.").group(1)
+        if got != str(expected):
+            sys.exit(f"status {got} and not {expected}")
+
+    def close(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.fd)
+
+
+def main():
+    t = Terminal()
+    t.expect(r"\$ ")
+
+    # ctrl-C ends the program, not the shell.
+    t.run("sh -c 'echo up; exec sleep 50'")
+    t.expect(r"\nup")
+    t.send("\x03")
+    t.status(130)
+
+    # ctrl-C is the program's to handle.
+    t.run("""sh -c 'trap "echo caught; exit 5" INT; echo up; while :; do sleep 0.05; done'""")
+    t.expect(r"\nup")
+    t.send("\x03")
+    t.expect("caught")
+    t.status(5)
+
+    # ctrl-Z stops the job, fg and bg continue it.
+    t.run("sh -c 'echo up; read x; echo got $x; exit 6'")
+    t.expect(r"\nup")
+    t.send("\x1a")
+    t.expect("Stopped")
+    t.send("fg\n")
+    t.expect("netgraft run")
+    t.send("line\n")
+    t.expect("got line")
+    t.status(6)
+
+    t.run("sh -c 'echo up; sleep 0.5; echo over; exit 0'")
+    t.expect(r"\nup")
+    t.send("\x1a")
+    t.expect("Stopped")
+    t.send("bg\n")
+    t.expect("over\r\n")
+    t.send("\n")
+    t.expect("Done")
+
+    # A background job that reads from the terminal is stopped.
+    t.send("%s run --network none -- sh -c 'read x; echo got $x' &\n" % NETGRAFT)
+    time.sleep(0.3)
+    t.send("\n")
+    t.expect("Stopped")
+    t.send("fg\n")
+    t.expect("netgraft run")
+    t.send("word\n")
+    t.expect("got word")
+    t.status(0)
+
+    # A pipeline shares the terminal.
+    t.send("%s run --network none -- sh -c 'echo up; read x; echo got $x; sleep 50' | cat\n" % NETGRAFT)
+    t.expect(r"\nup")
+    t.send("piped\n")
+    t.expect("got piped")
+    t.send("\x03")
+    t.send("echo alive$((1+1))\n")
+    t.expect("alive2")
+
+    # An interactive shell inside has job control of its own, and its end gives the terminal back.
+    t.run("bash --norc --noprofile -i")
+    t.expect(r"\$ ")
+    t.send("sleep 50\n")
+    time.sleep(0.3)
+    t.send("\x1a")
+    t.expect("Stopped")
+    t.send("kill %1; echo inner$((2+3))\n")
+    t.expect("inner5")
+    t.send("exit 8\n")
+    t.expect("exit")
+    t.status(8)
+
+    # The window's size, and its change.
+    fcntl.ioctl(t.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 97, 0, 0))
+    t.run("sh -c 'trap \"stty size; exit 0\" WINCH; stty size; while :; do sleep 0.05; done'")
+    t.expect("41 97")
+    fcntl.ioctl(t.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 23, 79, 0, 0))
+    t.expect("23 79")
+    t.status(0)
+    t.close()
+
+
+main()
