@@ -77,7 +77,6 @@ impl Conduits {
         }
         let before = netif.tx.packets;
         netif.egress(now, &mut set, edit);
-        netif.egress_own(now);
         let asked = netif.tx.packets != before;
         if set.get::<raw::Socket<'static>>(inner).send_queue() == 0 {
             self.spare = Some((set, inner));
@@ -106,9 +105,7 @@ impl Conduits {
     pub(crate) fn retry(&mut self, netif: &mut NetIf, now: Instant) -> (Vec<Handle>, Vec<IpAddr>) {
         let (mut lost, mut ask) = (Vec::new(), Vec::new());
         self.waiting.retain(|hop, conduit| {
-            while netif.egress(now, &mut conduit.set, conduit.edit) {
-                netif.egress_own(now);
-            }
+            while netif.egress(now, &mut conduit.set, conduit.edit) {}
             if conduit.set.get::<raw::Socket<'static>>(conduit.inner).send_queue() == 0 {
                 return false;
             }

@@ -170,11 +170,11 @@ impl Core {
         if netif.tx.is_full() {
             return Err(self.refuse(sender));
         }
-        // smoltcp cuts IPv4 packets; IPv6 ones it drops.
-        if total > netif.mtu && !header.dst.is_ipv4() {
+        // smoltcp carries IPv6 packets of up to 65535 bytes with their header.
+        if total > 65_535 {
             return Err(Error::MessageTooLong);
         }
-        let edit = Edit { traffic_class: header.traffic_class, mss: 0, checksums: true };
+        let edit = Edit { traffic_class: header.traffic_class, header_checksum: true, ..Edit::default() };
         let to = (path.hop, sender, edit);
         if self.conduits.send(netif, to, total, self.now, |buf| write(buf, true))? {
             self.solicit(path.hop);

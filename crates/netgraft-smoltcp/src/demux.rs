@@ -8,7 +8,7 @@ use smoltcp::socket::tcp::{Socket, State};
 use crate::addr::Tuple;
 use crate::core::Core;
 use crate::device::Edit;
-use crate::iface::Side;
+use crate::iface::{NetIf, Side};
 use crate::packet::{self, ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, Segment, TCP, UDP};
 use crate::sock::{Body, Bound, Hold, Owner};
 use crate::tcp::{Conn, Life, buffer_sizes};
@@ -101,12 +101,11 @@ impl Core {
         let now = self.now;
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let Body::Conn(conn) = &mut sock.body else { return };
-        let clamp = sock.options.max_segment;
         let before = (conn.socket().recv_queue(), conn.socket().state());
         let netif = self.net.at(conn.side);
         if segment.flags & SYN != 0 {
             conn.meet(packet, segment);
-            conn.ingress_syn(netif, frame, clamp, now);
+            conn.ingress_syn(netif, frame, now);
         } else {
             netif.ingress(now, frame, &mut conn.set, conn.edit);
         }
@@ -150,9 +149,9 @@ impl Core {
         }
         let mut conn = Conn::new((set, inner), sizes, side, ends, Life::HalfOpen { since: now }, now);
         let netif = self.net.at(side);
-        conn.apply(&options, netif.checksums);
         conn.meet(packet, segment);
-        conn.ingress_syn(netif, frame, options.max_segment, now);
+        conn.apply(&options, netif);
+        conn.ingress_syn(netif, frame, now);
         conn.hear(0, segment, now);
         if conn.socket().state() != State::SynReceived {
             self.stats.packets_dropped += 1;
@@ -209,8 +208,6 @@ impl Core {
         let (now, netif) = (self.now, self.net.at(side));
         let header = netif.header;
         let Some(whole) = self.fragments.take(netif, frame, now) else { return };
-        // The answer to a large echo request leaves in parts.
-        netif.egress_own(now);
         if let Some(packet) = packet::parse(&whole[header..]).filter(|p| !p.fragment) {
             match packet.protocol {
                 TCP if self.net.is_local(packet.dst) => self.tcp_input(side, &whole, &packet),
@@ -259,14 +256,17 @@ impl Conn {
         self.peer_shift = options.window_scale;
     }
 
-    /// Gives smoltcp a SYN, with the MSS option lowered to what the program asked for.
-    fn ingress_syn(&mut self, netif: &mut crate::iface::NetIf, frame: &[u8], clamp: u16, now: Instant) {
-        if clamp == 0 || self.peer_mss <= clamp {
+    /// Gives smoltcp a SYN, with the MSS option lowered to what the program asked for and the link can carry.
+    fn ingress_syn(&mut self, netif: &mut NetIf, frame: &[u8], now: Instant) {
+        let most = self.edit.mss;
+        if most == 0 || self.peer_mss <= most {
+            self.edit.segment = self.edit.segment.min(self.peer_mss);
             return netif.ingress(now, frame, &mut self.set, self.edit);
         }
         let mut lowered = frame.to_vec();
-        packet::clamp_mss(&mut lowered[netif.header..], clamp, true);
-        self.peer_mss = clamp;
+        packet::clamp_mss(&mut lowered[netif.header..], most, true);
+        self.peer_mss = most;
+        self.edit.segment = most;
         netif.ingress(now, &lowered, &mut self.set, self.edit);
     }
 
@@ -283,7 +283,8 @@ impl Conn {
 }
 
 /// What may be set in a packet that goes nowhere special.
-pub(crate) const PLAIN: Edit = Edit { traffic_class: 0, mss: 0, checksums: false };
+pub(crate) const PLAIN: Edit =
+    Edit { traffic_class: 0, mss: 0, segment: 0, header_checksum: false, tcp_checksum: false };
 
 /// Whether an Ethernet frame is for the station `mac`, or for many.
 fn is_for(frame: &[u8], mac: [u8; 6]) -> bool {

@@ -6,8 +6,11 @@ use netgraft_plugin::link::FrameMeta;
 use smoltcp::phy::{Device, DeviceCapabilities, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 
-/// Room for the largest frame: an IP packet of 65535 bytes and an Ethernet header.
-pub(crate) const LARGE: usize = 65_535 + 14;
+use crate::packet;
+use crate::split::pieces;
+
+/// Room for the largest frame: 65535 bytes behind the headers of IPv6 and Ethernet.
+const LARGE: usize = 65_535 + 40 + 14;
 /// Room for a frame of common size.
 const SMALL: usize = 2048;
 /// How many unused buffers are kept, of each size.
@@ -42,6 +45,10 @@ pub(crate) struct TxQueue {
     pub(crate) edit: Edit,
     /// Bytes of link header before the IP header.
     header: usize,
+    /// Largest IP packet; larger ones that are no TCP segments are cut here.
+    mtu: usize,
+    /// The identification of the next packet that is cut.
+    ident: u32,
     /// Frames beyond this many are refused.
     limit: usize,
 }
@@ -53,12 +60,15 @@ pub(crate) struct Edit {
     pub(crate) traffic_class: u8,
     /// Upper bound of the MSS option in a SYN; 0 for none.
     pub(crate) mss: u16,
-    /// Whether checksums that the edit invalidates are computed again.
-    pub(crate) checksums: bool,
+    /// Payload of the pieces that a TCP segment above the MTU is to be cut into.
+    pub(crate) segment: u16,
+    /// Which checksums that the edit invalidates are computed again.
+    pub(crate) header_checksum: bool,
+    pub(crate) tcp_checksum: bool,
 }
 
 impl TxQueue {
-    pub(crate) fn new(header: usize, limit: usize) -> Self {
+    pub(crate) fn new(header: usize, mtu: usize, ident: u32, limit: usize) -> Self {
         TxQueue {
             frames: VecDeque::new(),
             large: Vec::new(),
@@ -69,6 +79,8 @@ impl TxQueue {
             resets: 0,
             edit: Edit::default(),
             header,
+            mtu,
+            ident,
             limit,
         }
     }
@@ -94,23 +106,51 @@ impl TxQueue {
         self.last_tcp > packets
     }
 
-    /// Queues a frame that `fill` writes.
-    pub(crate) fn push<R>(&mut self, len: usize, meta: FrameMeta, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn buffer(&mut self, len: usize) -> Box<[u8]> {
         let (stock, size) = if len <= SMALL { (&mut self.small, SMALL) } else { (&mut self.large, LARGE) };
-        let mut buf = match stock.pop() {
-            Some(buf) if buf.len() >= len => buf,
-            _ => vec![0; size.max(len)].into_boxed_slice(),
-        };
+        stock.pop().unwrap_or_else(|| vec![0; size].into_boxed_slice())
+    }
+
+    /// Queues a frame of at most 64 KiB of IP packet that `fill` writes.
+    pub(crate) fn push<R>(&mut self, len: usize, meta: FrameMeta, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut buf = self.buffer(len);
         let result = fill(&mut buf[..len]);
-        crate::packet::edit(&mut buf[self.header..len], self.edit);
-        self.packets += 1;
-        self.bytes += (len - self.header.min(len)) as u64;
-        if crate::packet::is_tcp(&buf[self.header.min(len)..len]) {
-            self.last_tcp = self.packets;
+        let ip = &mut buf[self.header.min(len)..len];
+        packet::edit(ip, &self.edit);
+        let tcp = packet::is_tcp(ip);
+        let mut frame = Frame { buf, len, meta };
+        if tcp {
+            self.resets += u64::from(packet::is_reset(&frame.buf[self.header..len]));
+            // smoltcp 0.14 says nothing of IPv6 segments that are to be cut.
+            if len > self.header + self.mtu && frame.meta.segment_size == 0 {
+                frame.meta.segment_size = self.edit.segment;
+            }
+            self.last_tcp = self.packets + 1;
+        } else if len > self.header + self.mtu {
+            self.split(frame);
+            return result;
         }
-        self.resets += u64::from(crate::packet::is_reset(&buf[self.header.min(len)..len]));
-        self.frames.push_back(Frame { buf, len, meta });
+        self.enqueue(frame);
         result
+    }
+
+    fn enqueue(&mut self, frame: Frame) {
+        self.packets += 1;
+        self.bytes += (frame.len - self.header.min(frame.len)) as u64;
+        self.frames.push_back(frame);
+    }
+
+    fn split(&mut self, frame: Frame) {
+        let header = self.header;
+        self.ident = self.ident.wrapping_add(1);
+        for piece in pieces(&frame.bytes()[header..], self.mtu, self.ident) {
+            let len = header + piece.len();
+            let mut buf = self.buffer(len);
+            buf[..header].copy_from_slice(&frame.buf[..header]);
+            piece.write(&frame.bytes()[header..], &mut buf[header..len]);
+            self.enqueue(Frame { buf, len, meta: FrameMeta::default() });
+        }
+        self.recycle(frame);
     }
 
     pub(crate) fn pop(&mut self) -> Option<Frame> {

@@ -9,7 +9,7 @@ use smoltcp::phy::{Checksum, DeviceCapabilities, Medium as SmolMedium};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
 use crate::addr::address;
-use crate::device::{Edit, LARGE, Port, TxQueue};
+use crate::device::{Edit, Port, TxQueue};
 
 /// Which interface a packet or a connection is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ impl Side {
 
 /// The loopback's MTU, as on Linux. A packet is one byte shorter: an IPv4 length has 16 bits.
 pub(crate) const LOOPBACK_MTU: u32 = 65_536;
+/// The largest IPv4 packet.
+const LARGEST: usize = 65_535;
 /// Most frames in a queue; TCP stops sending, datagram sockets say `Again`.
 const QUEUE: usize = 1024;
 /// Addresses that fit on an interface (a feature of smoltcp).
@@ -68,9 +70,9 @@ impl NetIf {
     pub(crate) fn loopback(seed: u64, now: Instant) -> Self {
         let mut caps = DeviceCapabilities::default();
         caps.medium = SmolMedium::Ip;
-        caps.max_transmission_unit = LOOPBACK_MTU as usize - 1;
+        caps.max_transmission_unit = LARGEST;
         caps.checksum = smoltcp::phy::ChecksumCapabilities::ignored();
-        let mut loopback = Self::new(caps, HardwareAddress::Ip, seed, now);
+        let mut loopback = Self::new(caps, HardwareAddress::Ip, LARGEST, seed, now);
         loopback.iface.set_any_ip(true);
         loopback.checksums = false;
         loopback
@@ -90,30 +92,32 @@ impl NetIf {
             }
         };
         let header = if caps.medium == SmolMedium::Ethernet { 14 } else { 0 };
-        caps.max_transmission_unit = mtu + header;
+        // smoltcp sees an MTU that nothing exceeds. TCP keeps to the real one by its MSS options; what else is
+        // larger is cut as it is queued, which smoltcp can do for IPv4 only.
+        caps.max_transmission_unit = LARGEST + header;
         if offload.checksum {
             caps.checksum.tcp = Checksum::None;
             caps.checksum.udp = Checksum::Tx;
-            // smoltcp 0.14 drops IPv6 packets above the MTU even if the link would cut them.
-            let whole = offload.segment_v4.min(LARGE - 14 + header);
-            if whole > mtu {
-                caps.segmentation.tcpv4 = std::num::NonZeroUsize::new(whole);
-            }
+            let whole = |bytes: usize| {
+                let bytes = bytes.min(LARGEST);
+                if bytes > mtu { std::num::NonZeroUsize::new(bytes + header) } else { None }
+            };
+            caps.segmentation.tcpv4 = whole(offload.segment_v4);
+            caps.segmentation.tcpv6 = whole(offload.segment_v6);
         }
-        let mut netif = Self::new(caps, hardware, seed, now);
+        let mut netif = Self::new(caps, hardware, mtu, seed, now);
         netif.checksums = !offload.checksum;
         netif.mac = crate::stack::mac_of(medium);
         netif
     }
 
-    fn new(caps: DeviceCapabilities, hardware: HardwareAddress, seed: u64, now: Instant) -> Self {
+    fn new(caps: DeviceCapabilities, hardware: HardwareAddress, mtu: usize, seed: u64, now: Instant) -> Self {
         let header = if caps.medium == SmolMedium::Ethernet { 14 } else { 0 };
         let mut config = Config::new(hardware);
         config.random_seed = seed;
-        let mut tx = TxQueue::new(header, QUEUE);
+        let mut tx = TxQueue::new(header, mtu, seed as u32, QUEUE);
         let iface =
             Box::new(Interface::new(config, &mut Port { rx: None, tx: &mut tx, caps: &caps }, smol(now)));
-        let mtu = caps.ip_mtu();
         NetIf {
             iface,
             caps,
@@ -150,16 +154,10 @@ impl NetIf {
         sent
     }
 
-    /// Sends what the interface has of its own: fragments, multicast reports.
+    /// Sends what the interface has of its own: multicast reports.
     pub(crate) fn egress_own(&mut self, now: Instant) {
-        // A datagram of 64 KiB has at most 120 fragments at the least MTU; the queue bounds them too.
-        for _ in 0..128 {
-            let mut port = Port { rx: None, tx: &mut self.tx, caps: &self.caps };
-            let _ = self.iface.poll_egress(smol(now), &mut port, &mut self.none);
-            if self.iface.poll_at(smol(now), &self.none).is_none() {
-                break;
-            }
-        }
+        let mut port = Port { rx: None, tx: &mut self.tx, caps: &self.caps };
+        let _ = self.iface.poll_egress(smol(now), &mut port, &mut self.none);
     }
 
     /// When `set` next has something to do; not after `now` for at once.
@@ -188,5 +186,19 @@ impl NetIf {
     /// Whether the interface has the address.
     pub(crate) fn has(&self, ip: IpAddr) -> bool {
         self.addresses.iter().any(|c| c.addr() == ip)
+    }
+
+    /// What is changed in a connection's packets: `class` and the largest segment that the program wants, or 0.
+    pub(crate) fn edit(&self, v4: bool, class: u8, wanted: u16, peer_mss: u16) -> Edit {
+        let fits = (self.mtu - if v4 { 40 } else { 60 }) as u16;
+        let loopback = self.mtu == LARGEST && self.mac.is_none();
+        let mss = match wanted {
+            0 if loopback => 0,
+            0 => fits,
+            wanted => wanted.min(fits),
+        };
+        let segment = if mss == 0 { fits } else { mss }.min(peer_mss);
+        let header_checksum = !loopback;
+        Edit { traffic_class: class, mss, segment, header_checksum, tcp_checksum: self.checksums }
     }
 }

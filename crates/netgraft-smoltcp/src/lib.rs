@@ -34,6 +34,7 @@ mod service;
 mod sock;
 mod sockets;
 mod sockopt;
+mod split;
 mod stack;
 mod stream;
 mod tcp;

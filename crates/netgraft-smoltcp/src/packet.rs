@@ -10,7 +10,7 @@ pub(crate) const IGMP: u8 = 2;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
-const FRAGMENT_V6: u8 = 44;
+pub(crate) const FRAGMENT_V6: u8 = 44;
 
 /// A parsed IP packet.
 #[derive(Clone, Copy, Debug)]
@@ -177,14 +177,20 @@ pub(crate) fn is_reset(ip: &[u8]) -> bool {
 }
 
 /// Changes an outgoing packet as `edit` says.
-pub(crate) fn edit(ip: &mut [u8], edit: Edit) {
-    if edit.traffic_class == 0 && edit.mss == 0 {
-        return;
+pub(crate) fn edit(ip: &mut [u8], edit: &Edit) {
+    if edit.traffic_class != 0 {
+        set_class(ip, edit);
     }
+    if edit.mss != 0 {
+        clamp_mss(ip, edit.mss, edit.tcp_checksum);
+    }
+}
+
+fn set_class(ip: &mut [u8], edit: &Edit) {
     match ip.first().map(|b| b >> 4) {
         Some(4) if ip.len() >= 20 => {
             ip[1] = edit.traffic_class;
-            if edit.checksums {
+            if edit.header_checksum {
                 let header_len = (usize::from(ip[0] & 15) * 4).min(ip.len());
                 ip[10..12].fill(0);
                 let sum = !sum(&ip[..header_len], 0);
@@ -195,10 +201,7 @@ pub(crate) fn edit(ip: &mut [u8], edit: Edit) {
             ip[0] = 0x60 | edit.traffic_class >> 4;
             ip[1] = ip[1] & 15 | edit.traffic_class << 4;
         }
-        _ => return,
-    }
-    if edit.mss != 0 {
-        clamp_mss(ip, edit.mss, edit.checksums);
+        _ => {}
     }
 }
 

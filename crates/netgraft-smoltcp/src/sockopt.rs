@@ -81,8 +81,7 @@ impl Core {
         if let Body::Conn(conn) = &mut sock.body
             && !conn.has_ended()
         {
-            let checksums = self.net.at(conn.side).checksums;
-            conn.apply(&sock.options, checksums);
+            conn.apply(&sock.options, self.net.at(conn.side));
             if !sock.options.cork || name == OptionName::NoDelay {
                 conn.uncork();
             }

@@ -121,7 +121,8 @@ impl Core {
         let life = Life::Connecting { since: now, unresolved: None };
         let mut conn = Conn::new(socket, sizes, side, ends, life, now);
         let netif = self.net.at(side);
-        conn.apply(&options, netif.checksums);
+        conn.peer_mss = u16::MAX;
+        conn.apply(&options, netif);
         let (local, remote) = (endpoint(ends.0), endpoint(ends.1));
         let context = netif.inner().context();
         conn.socket_mut().connect(context, remote, local).map_err(|_| Error::Invalid)?;

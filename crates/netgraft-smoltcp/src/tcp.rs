@@ -11,7 +11,7 @@ use smoltcp::socket::tcp::{CongestionControl, Socket, State};
 
 use crate::addr::Tuple;
 use crate::device::Edit;
-use crate::iface::Side;
+use crate::iface::{NetIf, Side};
 use crate::options::{Congestion, Options};
 
 /// How long unsent bytes of a corked connection wait at most (tcp(7), `TCP_CORK`).
@@ -153,9 +153,9 @@ impl Conn {
     }
 
     /// Applies the socket's options to smoltcp's socket.
-    pub(crate) fn apply(&mut self, options: &Options, checksums: bool) {
+    pub(crate) fn apply(&mut self, options: &Options, netif: &NetIf) {
         let v4 = self.remote.is_ipv4();
-        self.edit = Edit { traffic_class: options.class(v4), mss: options.max_segment, checksums };
+        self.edit = netif.edit(v4, options.class(v4), options.max_segment, self.peer_mss);
         let hop_limit = options.hop_limit(v4);
         let socket = self.socket_mut();
         socket.set_nagle_enabled(!options.no_delay);
