@@ -94,6 +94,7 @@ def main():
     t.expect("Stopped")
     t.send("bg\n")
     t.expect("over\r\n")
+    time.sleep(0.5)
     t.send("\n")
     t.expect("Done")
 

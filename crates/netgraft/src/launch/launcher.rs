@@ -247,9 +247,27 @@ impl Launcher {
             }
             Some(end) => {
                 self.pids[Role::Program as usize] = None;
+                self.hear_last_reports()?;
                 Ok(Some(end))
             }
         }
+    }
+
+    /// Reads what the program's process reported before it ended: that it could not call execve(2).
+    fn hear_last_reports(&mut self) -> Result<(), RunError> {
+        while self.reports_open {
+            let reports = self.ends()?.reports.as_fd();
+            let [more] =
+                wait_readable([Some(reports)], Some(Duration::ZERO)).map_err(step(Step::Supervise))?;
+            if !more {
+                break;
+            }
+            match Report::receive(reports).map_err(step(Step::Supervise))? {
+                Some((report, _)) => self.report(report)?,
+                None => self.reports_open = false,
+            }
+        }
+        Ok(())
     }
 
     fn sentry_died(&mut self) -> RunError {

@@ -26,10 +26,10 @@ use std::io;
 use std::net::IpAddr;
 
 use netgraft_linux::capability::{self, Capability};
-use netgraft_linux::confine;
 use netgraft_linux::namespace::IdMaps;
-use netgraft_linux::process::{self, Change, Exec};
+use netgraft_linux::process::{self, Change, Exec, Wait};
 use netgraft_linux::signal::{self, Signals};
+use netgraft_linux::{confine, filter};
 use netgraft_plugin::{NetworkType, StackConfig};
 
 pub use report::Step;
@@ -93,6 +93,30 @@ pub struct ExitStatus {
 /// # Errors
 /// Why the program was not started, or not run to its end; nothing is left behind then.
 pub fn run(options: RunOptions) -> Result<ExitStatus, RunError> {
+    let result = run_once(options);
+    // An outer sandbox refuses steps for reasons of its own: its listener is the reason to tell.
+    if let Err(RunError::Step { step, .. }) = &result
+        && *step != Step::Filter
+        && has_listener()
+    {
+        let source = io::Error::from_raw_os_error(libc::EBUSY);
+        return Err(RunError::Step { step: Step::Filter, source });
+    }
+    result
+}
+
+/// Whether a system call listener watches this process already: then the kernel refuses a second one.
+fn has_listener() -> bool {
+    const BUSY: i32 = 3;
+    let probe = process::fork(|| {
+        let busy = |e: io::Error| e.raw_os_error() == Some(libc::EBUSY);
+        let installed = confine::no_new_privileges().and_then(|()| filter::install(false).map(drop));
+        if installed.is_err_and(busy) { BUSY } else { 0 }
+    });
+    probe.and_then(|pid| process::wait(pid, Wait::Block)).is_ok_and(|end| end == Some(Change::Exited(BUSY)))
+}
+
+fn run_once(options: RunOptions) -> Result<ExitStatus, RunError> {
     if let Some(missing) = confine::missing_listener_feature() {
         return Err(RunError::Kernel(missing));
     }
