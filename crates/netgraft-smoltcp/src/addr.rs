@@ -48,7 +48,13 @@ pub(crate) fn inward(domain: Domain, addr: SocketAddr) -> Result<SocketAddr> {
 
 /// An address of the stack as a socket of `domain` shows it.
 pub(crate) fn outward(domain: Domain, addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(outward_ip(domain, addr.ip()), addr.port())
+    match outward_ip(domain, addr.ip()) {
+        // A link-local address is one of an interface, and only the link's has any.
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+            SocketAddr::V6(SocketAddrV6::new(ip, addr.port(), 0, crate::iface::Side::Link.index()))
+        }
+        ip => SocketAddr::new(ip, addr.port()),
+    }
 }
 
 /// The same without a port.

@@ -166,7 +166,14 @@ impl Core {
                 return Ok(());
             }
         }
+        if self.link_down {
+            return Err(Error::NetworkDown);
+        }
         let Some(netif) = &mut self.net.link else { return Err(Error::NetworkUnreachable) };
+        let whole = self.socks.get(sender).is_some_and(|s| s.options.mtu_discover >= 2);
+        if whole && total > netif.mtu {
+            return Err(Error::MessageTooLong);
+        }
         if netif.tx.is_full() {
             return Err(self.refuse(sender));
         }

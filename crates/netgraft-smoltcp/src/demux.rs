@@ -39,8 +39,9 @@ impl Core {
         };
         self.stats.packets_received += 1;
         self.stats.bytes_received += packet.ip.len() as u64;
-        if side == Side::Link && packet.dst.is_loopback() {
-            // RFC 1122 section 3.2.1.3: must not appear outside a host.
+        let alien = packet.dst.is_loopback() || packet.src.is_loopback() || packet.src.is_multicast();
+        if side == Side::Link && (alien || self.net.is_broadcast(packet.src)) {
+            // RFC 1122 section 3.2.1.3: such addresses must not appear here.
             self.stats.packets_dropped += 1;
             return;
         }

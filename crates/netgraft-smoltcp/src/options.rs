@@ -37,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) syn_count: u32,
     pub(crate) fin_timeout: Duration,
     pub(crate) max_segment: u16,
+    /// `IP_PMTUDISC_*`: from 2 on, datagrams are not cut.
+    pub(crate) mtu_discover: u8,
     pub(crate) congestion: Congestion,
 }
 
@@ -88,6 +90,7 @@ impl Default for Options {
             syn_count: 6,
             fin_timeout: Duration::from_secs(60),
             max_segment: 0,
+            mtu_discover: 1,
             congestion: Congestion::Cubic,
         }
     }
@@ -130,6 +133,7 @@ pub(crate) const KNOWN: &[OptionName] = &[
     OptionName::SynCount,
     OptionName::FinTimeout,
     OptionName::MaxSegment,
+    OptionName::MtuDiscover,
     OptionName::Congestion,
 ];
 
@@ -198,6 +202,8 @@ impl Options {
             O::DeferAccept(time) => self.defer_accept = time,
             O::SynCount(count @ 1..=127) => self.syn_count = count,
             O::FinTimeout(time) => self.fin_timeout = time.min(Duration::from_secs(120)),
+            // Whole packets carry "don't fragment" in any case, so that 0 is not offered.
+            O::MtuDiscover(mode @ 1..=3) => self.mtu_discover = mode,
             O::MaxSegment(0) => self.max_segment = 0,
             O::MaxSegment(bytes @ 88..=32_767) => self.max_segment = bytes as u16,
             O::KeepCount(_) | O::SynCount(_) | O::MaxSegment(_) => return Err(Error::Invalid),
@@ -244,6 +250,7 @@ impl Options {
             N::DeferAccept => O::DeferAccept(self.defer_accept),
             N::SynCount => O::SynCount(self.syn_count),
             N::FinTimeout => O::FinTimeout(self.fin_timeout),
+            N::MtuDiscover => O::MtuDiscover(self.mtu_discover),
             N::Congestion => O::Congestion(self.congestion.name().to_owned()),
             _ => return Err(Error::UnknownOption),
         })

@@ -109,8 +109,11 @@ impl Core {
     /// Gives the link what is queued for it.
     pub(crate) fn flush_link(&mut self) {
         let (Some(link), Some(netif)) = (&mut self.link, &mut self.net.link) else { return };
-        if netif.tx.is_empty() || self.link_down {
+        if netif.tx.is_empty() {
             return;
+        }
+        if self.link_down {
+            return netif.tx.clear();
         }
         let mut result = Ok(());
         while let Some(frame) = netif.tx.pop() {

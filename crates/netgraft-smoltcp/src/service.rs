@@ -54,6 +54,8 @@ impl Core {
             let sent = netif.egress(now, &mut conn.set, conn.edit);
             match netif.poll_at(now, &conn.set) {
                 Some(at) if at <= now && sent => {}
+                // The loopback's queue is full, and will be empty before the next turn.
+                Some(at) if at <= now && conn.side == Side::Loopback && netif.tx.is_full() => break,
                 Some(at) if at <= now => {
                     turn = Turn::Rests(Some(now + RETRY));
                     break;

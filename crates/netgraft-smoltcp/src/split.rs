@@ -29,7 +29,7 @@ pub(crate) fn pieces(packet: &[u8], mtu: usize, ident: u32) -> impl Iterator<Ite
     };
     let mut head = [0u8; 68];
     let total = packet.len();
-    let valid = header >= 20 && header <= 60 && header <= total;
+    let valid = (20..=60).contains(&header) && header <= total;
     if valid {
         head[..header].copy_from_slice(&packet[..header]);
     }

@@ -399,6 +399,10 @@ impl Conn {
                 let limit = since + Self::connect_limit(options);
                 Some(unresolved.map_or(limit, |u| limit.min(u + UNRESOLVED)))
             }
+            // An established one waits for data no longer than it is deferred.
+            Life::HalfOpen { since } if self.socket().state() == State::Established => {
+                Some(since + options.defer_accept)
+            }
             Life::HalfOpen { since } => Some(since + HALF_OPEN + options.defer_accept),
             Life::Ended { .. } => None,
             Life::Open => {

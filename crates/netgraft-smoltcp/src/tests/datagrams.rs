@@ -49,6 +49,9 @@ fn large_datagrams_are_cut_and_put_together() {
     world.settle();
     assert_eq!(world.recv(1, server).unwrap(), data);
     assert_eq!(send_to(&mut world, 0, client, &[0; 65_508], "192.0.2.2:53"), Err(Error::MessageTooLong));
+    world.stacks[0].set_option(client, SocketOption::MtuDiscover(2)).unwrap();
+    assert_eq!(send_to(&mut world, 0, client, &[0; 1473], "192.0.2.2:53"), Err(Error::MessageTooLong));
+    assert_eq!(send_to(&mut world, 0, client, &[0; 1472], "192.0.2.2:53"), Ok(1472));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod datagrams;
 mod local;
+mod nonsense;
 mod wire;
 
 use std::collections::VecDeque;
