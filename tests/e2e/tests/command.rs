@@ -162,7 +162,10 @@ fn exit_statuses(place: &Place<'_>) -> Outcome {
 fn programs_that_cannot_be_run(place: &Place<'_>) -> Outcome {
     one_line("a missing program", &place.run(&[], &["no-such-program"])?, 127, &["no-such-program"])?;
     one_line("a missing path", &place.run(&[], &["/no/such/program"])?, 127, &["/no/such/program"])?;
-    one_line("a file that is no program", &place.run(&[], &["/etc/hostname"])?, 126, &["/etc/hostname"])?;
+    let file = place.scratch.path().join("not-executable");
+    fs::write(&file, "echo not meant to be run\n").map_err(|error| error.to_string())?;
+    let name = file.display().to_string();
+    one_line("a file without the permission", &place.run(&[], &[&name])?, 126, &[&name])?;
     one_line("a folder", &place.run(&[], &["/tmp"])?, 126, &["/tmp"])
 }
 
@@ -277,7 +280,7 @@ fn killed(place: &Place<'_>, victim: Victim) -> Outcome {
     let launcher = running.id().cast_signed();
     let targets: Vec<i32> = match victim {
         Victim::Launcher => vec![launcher],
-        Victim::Sentry => sentries(place, &running),
+        Victim::Sentry => sentries(place),
         Victim::Program => {
             let shell = all
                 .iter()
@@ -403,11 +406,13 @@ fn help(place: &Place<'_>) -> Outcome {
     status("--version", &place.run_raw(&["--version"])?, 0)
 }
 
-/// The processes of netgraft beside the launcher.
-fn sentries(place: &Place<'_>, running: &Running) -> Vec<i32> {
+/// The sentry, by the name that it gives itself.
+fn sentries(place: &Place<'_>) -> Vec<i32> {
     let all = marked_processes(place.scratch.mark()).into_iter().map(|(pid, _)| pid);
-    let launcher = running.id().cast_signed();
-    all.filter(|pid| *pid != launcher && runs_netgraft(place, *pid)).collect()
+    let is_sentry = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "netgraft-sentry")
+    };
+    all.filter(|pid| is_sentry(pid) && runs_netgraft(place, *pid)).collect()
 }
 
 fn runs_netgraft(place: &Place<'_>, pid: i32) -> bool {
@@ -440,7 +445,7 @@ for number in range(500):
         sock.recvfrom(10)
 time.sleep(0.5)";
     let running = in_two_steps(place, "", work)?;
-    let sentries = sentries(place, &running);
+    let sentries = sentries(place);
     let count = |pid: &i32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     let before: Vec<usize> = sentries.iter().map(count).collect();
     running.signal(Signal::USR1);
@@ -468,7 +473,7 @@ accepted = [server.accept()[0] for _ in range(200)]";
         let after_name = text.rsplit(") ").next().unwrap_or_default();
         after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
     };
-    let sentries = sentries(place, &running);
+    let sentries = sentries(place);
     std::thread::sleep(Duration::from_millis(300));
     let start: u64 = sentries.iter().map(ticks).sum();
     std::thread::sleep(Duration::from_secs(1));
