@@ -1,0 +1,1 @@
+//! The C interface between netgraft and stacks of third parties.
