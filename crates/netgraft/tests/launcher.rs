@@ -101,7 +101,8 @@ impl Running {
     /// The launcher's child of this name.
     fn child(&self, name: &str) -> u32 {
         let found = processes().find(|p| p.parent == self.launcher.id() && p.name == name);
-        found.unwrap_or_else(|| panic!("no child {name}")).pid
+        assert!(found.is_some(), "no child {name}");
+        found.unwrap().pid
     }
 
     fn finish(mut self) -> (Option<i32>, String) {
@@ -279,10 +280,7 @@ fn the_program_s_surroundings_are_as_without_netgraft() {
 fn signals_are_forwarded() {
     for &user in users() {
         for (signal, status) in [("TERM", 40), ("HUP", 41), ("USR1", 42), ("INT", 43)] {
-            let script = format!(
-                "trap 'exit {status}' {signal}; echo ready; while :; do read -t 0.05 x <> /dev/fd/9; done 2>/dev/null; sleep 5"
-            );
-            let script = script.replace("read -t 0.05 x <> /dev/fd/9", "sleep 0.02");
+            let script = format!("trap 'exit {status}' {signal}; echo ready; while :; do sleep 0.02; done");
             let running = start(user, &script);
             kill(running.launcher.id(), signal);
             let (code, errors) = running.finish();
@@ -452,6 +450,26 @@ fn killed_while_starting_nothing_is_left() {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_nothing_is_left(&mark);
+    }
+}
+
+#[test]
+fn many_in_a_row_end_at_once_and_leave_nothing() {
+    for &user in users() {
+        let mark = mark();
+        let mut times = Vec::new();
+        for _ in 0..30 {
+            let before = Instant::now();
+            let mut command = netgraft(user, &["run", "--network", "none", "--", "true"]);
+            assert!(command.env(MARK, &mark).status().unwrap().success());
+            times.push(before.elapsed());
+        }
+        assert_nothing_is_left(&mark);
+        // The promise is 15 ms over the program alone. The fastest of many is what other load disturbs least; no
+        // run may come near the second that a process which does not end would be waited for.
+        let (fastest, slowest) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+        assert!(*fastest < Duration::from_millis(16), "{user:?} {times:?}");
+        assert!(*slowest < Duration::from_millis(900), "{user:?} {times:?}");
     }
 }
 

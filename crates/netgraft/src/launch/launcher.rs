@@ -33,6 +33,15 @@ enum Incoming {
     Signal(Arrived),
 }
 
+/// What is known of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Process {
+    /// It has not reported yet, and may not exist.
+    Unknown,
+    Alive(i32),
+    Reaped,
+}
+
 /// A sandbox that is being made or runs. Dropping it ends every process of it.
 pub(super) struct Launcher {
     /// `None` once the sandbox is being ended: the first processes of both namespaces then end too.
@@ -40,10 +49,8 @@ pub(super) struct Launcher {
     reports_open: bool,
     control_open: bool,
     signals: OwnedFd,
-    /// Process ids by [`Role`], not yet reaped.
-    pids: [Option<i32>; Role::ALL.len()],
-    /// Whether processes may exist that have not reported yet.
-    starting: bool,
+    /// The processes by [`Role`].
+    processes: [Process; Role::ALL.len()],
     jobs: Jobs,
     program_name: OsString,
     /// The launcher's duplicate: a later sentry could take the program over.
@@ -62,8 +69,8 @@ impl Launcher {
         jobs: Jobs,
         program_name: OsString,
     ) -> Result<Launcher, RunError> {
-        let mut pids = [None; Role::ALL.len()];
-        pids[Role::SentryHelper as usize] = Some(helper);
+        let mut processes = [Process::Unknown; Role::ALL.len()];
+        processes[Role::SentryHelper as usize] = Process::Alive(helper);
         // Without a descriptor for signals nothing works; the helper then ends by its closed pipes.
         let signals = Signals::all_but_faults().descriptor().map_err(step(Step::Supervise))?;
         Ok(Launcher {
@@ -71,8 +78,7 @@ impl Launcher {
             reports_open: true,
             control_open: true,
             signals,
-            pids,
-            starting: true,
+            processes,
             jobs,
             program_name,
             listener: None,
@@ -80,7 +86,21 @@ impl Launcher {
     }
 
     fn pid(&self, role: Role) -> Option<i32> {
-        self.pids[role as usize]
+        match self.processes[role as usize] {
+            Process::Alive(pid) => Some(pid),
+            Process::Unknown | Process::Reaped => None,
+        }
+    }
+
+    /// Reaps the helpers that have ended, so that none stays a zombie while the program runs.
+    fn reap_helpers(&mut self) {
+        for role in [Role::SentryHelper, Role::ProgramHelper] {
+            if let Some(pid) = self.pid(role)
+                && matches!(process::wait(pid, Wait::Look), Ok(Some(Change::Exited(_) | Change::Signaled(_))))
+            {
+                self.processes[role as usize] = Process::Reaped;
+            }
+        }
     }
 
     fn ends(&self) -> Result<&LauncherEnds, RunError> {
@@ -133,21 +153,19 @@ impl Launcher {
                     maps.write(helper).map_err(step(Step::IdMaps))?;
                     go(&self.ends()?.mapped)?;
                 }
-                Some(Incoming::Report(Report::Made(role), pid)) => {
-                    self.pids[role as usize] = Some(pid);
-                    if role == Role::Program {
-                        // Its namespaces exist from here on.
-                        handed_over = Some(stack.pre_init(PreInitStackArgs { pid: pid.unsigned_abs() })?);
-                    }
+                Some(Incoming::Report(Report::Made(Role::Program), pid)) => {
+                    self.report(Report::Made(Role::Program), pid)?;
+                    // Its namespaces exist from here on.
+                    handed_over = Some(stack.pre_init(PreInitStackArgs { pid: pid.unsigned_abs() })?);
                 }
                 Some(Incoming::Report(Report::Listener(number), program)) => {
                     self.hand_over(program, number, handed_over.take().unwrap_or_default())?;
                 }
-                Some(Incoming::Report(report, _)) => self.report(report)?,
+                Some(Incoming::Report(report, sender)) => self.report(report, sender)?,
                 Some(Incoming::Sentry(FromSentry::Ready)) => {
                     let program = self.pid(Role::Program).unwrap_or(0);
                     self.jobs.place(program).map_err(step(Step::Supervise))?;
-                    self.starting = false;
+                    self.reap_helpers();
                     return go(&self.ends()?.go);
                 }
                 Some(Incoming::Sentry(message)) => said(message)?,
@@ -181,7 +199,7 @@ impl Launcher {
         Ok(())
     }
 
-    fn report(&mut self, report: Report) -> Result<(), RunError> {
+    fn report(&mut self, report: Report, sender: i32) -> Result<(), RunError> {
         match report {
             Report::Failed(step, errno) => {
                 Err(RunError::Step { step, source: io::Error::from_raw_os_error(errno) })
@@ -191,7 +209,11 @@ impl Launcher {
                 Ok(())
             }
             Report::ExecFailed(errno) => Err(RunError::exec(self.program_name.clone(), errno)),
-            Report::Made(_) | Report::Listener(_) | Report::NeedsIdMaps => Ok(()),
+            Report::Made(role) => {
+                self.processes[role as usize] = Process::Alive(sender);
+                Ok(())
+            }
+            Report::Listener(_) | Report::NeedsIdMaps => Ok(()),
         }
     }
 
@@ -203,7 +225,7 @@ impl Launcher {
         }
         loop {
             match self.next(None)? {
-                Some(Incoming::Report(report, _)) => self.report(report)?,
+                Some(Incoming::Report(report, sender)) => self.report(report, sender)?,
                 Some(Incoming::Sentry(message)) => said(message)?,
                 Some(Incoming::SentryGone) => {
                     // Both may have been killed with their namespaces: then the program's end counts.
@@ -236,6 +258,7 @@ impl Launcher {
 
     /// Looks how the program has changed: its end, or a stop, which the launcher follows.
     fn look(&mut self) -> Result<Option<Change>, RunError> {
+        self.reap_helpers();
         let Some(program) = self.pid(Role::Program) else { return Ok(None) };
         match process::wait(program, Wait::Look).map_err(step(Step::Supervise))? {
             None => Ok(None),
@@ -246,7 +269,7 @@ impl Launcher {
                 Ok(None)
             }
             Some(end) => {
-                self.pids[Role::Program as usize] = None;
+                self.processes[Role::Program as usize] = Process::Reaped;
                 self.hear_last_reports()?;
                 Ok(Some(end))
             }
@@ -263,7 +286,7 @@ impl Launcher {
                 break;
             }
             match Report::receive(reports).map_err(step(Step::Supervise))? {
-                Some((report, _)) => self.report(report)?,
+                Some((report, sender)) => self.report(report, sender)?,
                 None => self.reports_open = false,
             }
         }
@@ -271,9 +294,10 @@ impl Launcher {
     }
 
     fn sentry_died(&mut self) -> RunError {
-        let Some(sentry) = self.pids[Role::Sentry as usize].take() else {
+        let Some(sentry) = self.pid(Role::Sentry) else {
             return RunError::Sentry("the sentry could not be started".to_owned());
         };
+        self.processes[Role::Sentry as usize] = Process::Reaped;
         // It closed its socket, so it is ending, and then the signal changes nothing.
         let _ = process::kill(sentry, libc::SIGKILL);
         match process::wait(sentry, Wait::Block) {
@@ -294,7 +318,8 @@ impl Launcher {
                 Incoming::Sentry(FromSentry::Summary(summary)) => return Some(summary),
                 Incoming::Sentry(message) => said(message).err().map_or(Some(()), |_| None)?,
                 Incoming::SentryGone => return None,
-                Incoming::Report(..) | Incoming::ReportsClosed | Incoming::Signal(_) => {}
+                Incoming::Report(report, sender) => self.report(report, sender).ok()?,
+                Incoming::ReportsClosed | Incoming::Signal(_) => {}
             }
         }
     }
@@ -311,18 +336,21 @@ impl Launcher {
             (Role::SentryHelper, [Role::SentryInit, Role::ProgramHelper, Role::Sentry].as_slice()),
             (Role::ProgramHelper, &[Role::ProgramInit, Role::Program]),
         ] {
-            let Some(pid) = self.pids[helper as usize].take() else { continue };
-            if reap(pid) == Some(Change::Exited(0)) && self.starting {
-                self.collect_made(reports.as_fd(), children);
+            match self.pid(helper).map(reap) {
+                // It failed before it made all of them, or was killed.
+                Some(end) if end != Some(Change::Exited(0)) => {}
+                _ => self.collect_made(reports.as_fd(), children),
             }
+            self.processes[helper as usize] = Process::Reaped;
         }
         drop(lifetime);
-        for pid in self.pids.iter().flatten() {
-            let _ = process::kill(*pid, libc::SIGKILL);
+        for pid in Role::ALL.into_iter().filter_map(|role| self.pid(role)) {
+            let _ = process::kill(pid, libc::SIGKILL);
         }
-        for pid in &mut self.pids {
-            if let Some(pid) = pid.take() {
+        for role in Role::ALL {
+            if let Some(pid) = self.pid(role) {
                 reap(pid);
+                self.processes[role as usize] = Process::Reaped;
             }
         }
         drop(control);
@@ -330,11 +358,11 @@ impl Launcher {
 
     /// Reads reports until all of `roles` are known, for a bounded time.
     fn collect_made(&mut self, reports: BorrowedFd<'_>, roles: &[Role]) {
-        while roles.iter().any(|role| self.pid(*role).is_none())
+        while roles.iter().any(|role| self.processes[*role as usize] == Process::Unknown)
             && matches!(wait_readable([Some(reports)], Some(REAP_TIME)), Ok([true]))
         {
             match Report::receive(reports) {
-                Ok(Some((Report::Made(role), pid))) => self.pids[role as usize] = Some(pid),
+                Ok(Some((Report::Made(role), pid))) => self.processes[role as usize] = Process::Alive(pid),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return,
             }
