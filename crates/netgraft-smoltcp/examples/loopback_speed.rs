@@ -104,7 +104,18 @@ fn ping_pong(pairs: usize, idle: usize) {
     let seconds = bench.now().since(begin).as_secs_f64();
     let rate = moved as f64 / 2.0 / seconds;
     let steps = (bench.stack.work() - work) as f64 / moved as f64;
-    println!("{} pairs, {idle} idle: {rate:.0} transactions/s, {steps:.2} steps a message", pairs.len());
+    println!(
+        "{} pairs, {idle} idle: {rate:.0} transactions/s, {steps:.2} steps a message, {} resident",
+        pairs.len(),
+        resident()
+    );
+}
+
+/// Memory of the process, as the kernel says it.
+fn resident() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:"));
+    line.map_or_else(String::new, |l| l.trim_start_matches("VmRSS:").trim().to_owned())
 }
 
 fn connect() {

@@ -12,6 +12,7 @@ use smoltcp::socket::tcp;
 use crate::addr::Tuple;
 use crate::conduit::Conduits;
 use crate::fragments::Fragments;
+use crate::fragments6::Fragments6;
 use crate::hash::{Keyed, Map};
 use crate::iface::{NetIf, Side};
 use crate::options::Options;
@@ -95,6 +96,7 @@ pub(crate) struct Core {
     /// Connections that wait for a neighbor's address.
     pub(crate) resolving: Vec<Handle>,
     pub(crate) fragments: Fragments,
+    pub(crate) fragments6: Fragments6,
     pub(crate) time_waits: TimeWaits,
     pub(crate) queue: WaitQueue,
     pub(crate) timers: Timers,
@@ -151,6 +153,7 @@ impl Core {
             conduits: Conduits::new(key),
             resolving: Vec::new(),
             fragments: Fragments::new(),
+            fragments6: Fragments6::default(),
             time_waits: TimeWaits::new(key),
             queue: WaitQueue::new(),
             timers: Timers::default(),

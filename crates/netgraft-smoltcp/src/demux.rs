@@ -50,6 +50,10 @@ impl Core {
             self.raw_input(side, &packet);
         }
         match packet.protocol {
+            packet::FRAGMENT_V6 if ours || packet.dst.is_multicast() => {
+                self.fragment6_input(side, frame, &packet);
+            }
+            packet::FRAGMENT_V6 => self.stats.packets_dropped += 1,
             _ if packet.fragment => self.fragment_input(side, frame),
             TCP if ours => self.tcp_input(side, frame, &packet),
             UDP => self.udp_input(side, frame, &packet),
@@ -219,6 +223,18 @@ impl Core {
             }
         }
         self.fragments.give_back(whole);
+    }
+
+    fn fragment6_input(&mut self, side: Side, frame: &[u8], part: &Packet<'_>) {
+        let header = self.net.at(side).header;
+        let Some(whole) = self.fragments6.take(part, frame, header, self.now) else { return };
+        let Some(packet) = packet::parse(&whole[header..]).filter(|p| !p.fragment) else { return };
+        match packet.protocol {
+            TCP => self.tcp_input(side, &whole, &packet),
+            UDP => self.udp_input(side, &whole, &packet),
+            ICMPV6 => self.icmp_input(side, &whole, &packet),
+            _ => self.net.at(side).ingress_unclaimed(self.now, &whole),
+        }
     }
 
     /// An error that came for a packet which this stack sent: `inner` is the start of that packet.

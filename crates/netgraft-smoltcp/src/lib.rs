@@ -19,6 +19,7 @@ mod datagram;
 mod demux;
 mod device;
 mod fragments;
+mod fragments6;
 mod hash;
 mod icmp;
 mod iface;

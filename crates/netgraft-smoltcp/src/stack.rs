@@ -182,6 +182,7 @@ impl PluginStack for SmoltcpStack {
             Some(link) => Some(link),
             None => crate::link::rebuild(&args.init_str, args.fds)?,
         };
+        netgraft_linux::link::keep_large_buffers_lazy();
         self.phase = Phase::Running(Box::new(self.start(link, args.now)?));
         Ok(())
     }

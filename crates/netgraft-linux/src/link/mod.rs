@@ -3,6 +3,7 @@
 //! A device is opened with privileges in one process and used without any in another: `open` gives a device,
 //! and `from_fd` makes it again from its descriptor.
 
+mod lazy;
 pub mod packet;
 pub mod tap;
 pub mod vnet;
@@ -11,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+pub use lazy::keep_large_buffers_lazy;
 pub use packet::Packet;
 pub use tap::Tap;
 

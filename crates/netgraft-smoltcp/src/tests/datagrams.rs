@@ -48,6 +48,12 @@ fn large_datagrams_are_cut_and_put_together() {
     assert_eq!(send_to(&mut world, 0, client, &data, "192.0.2.2:53"), Ok(60_000));
     world.settle();
     assert_eq!(world.recv(1, server).unwrap(), data);
+    let server6 = world.stacks[1].socket(UDP6).unwrap();
+    world.stacks[1].bind(server6, addr("[2001:db8::2]:53")).unwrap();
+    let client6 = world.stacks[0].socket(UDP6).unwrap();
+    assert_eq!(send_to(&mut world, 0, client6, &data, "[2001:db8::2]:53"), Ok(60_000));
+    world.settle();
+    assert_eq!(world.recv(1, server6).unwrap(), data);
     assert_eq!(send_to(&mut world, 0, client, &[0; 65_508], "192.0.2.2:53"), Err(Error::MessageTooLong));
     world.stacks[0].set_option(client, SocketOption::MtuDiscover(2)).unwrap();
     assert_eq!(send_to(&mut world, 0, client, &[0; 1473], "192.0.2.2:53"), Err(Error::MessageTooLong));
