@@ -1,0 +1,28 @@
+//! The cases, a file for each group.
+
+mod bind;
+mod create;
+
+use super::Case;
+
+/// A group's table: `name, over, function;` for each case.
+macro_rules! group {
+    ($group:literal: $($name:literal, $over:ident, $run:expr;)+) => {
+        /// The cases of this group.
+        pub(super) const CASES: &[$crate::conformance::Case] = &[$(
+            $crate::conformance::Case {
+                group: $group,
+                name: $name,
+                over: $crate::conformance::Over::$over,
+                run: $run,
+            },
+        )+];
+    };
+}
+pub(self) use group;
+
+/// Every case, in order.
+pub(super) fn all() -> Vec<Case> {
+    let groups = [create::CASES, bind::CASES];
+    groups.concat()
+}

@@ -1,0 +1,174 @@
+//! The conformance suite: what every stack must do behind the contract, case by case.
+//!
+//! ```no_run
+//! # fn make() -> std::sync::Arc<netgraft_plugin::registry::Factory> { unimplemented!() }
+//! use netgraft_testkit::conformance::{Subject, Time, run};
+//!
+//! let factory = make(); // the stack's own
+//! let subject = Subject::from_factory("mine", factory, Default::default(), Time::Real);
+//! let report = run(&subject, "");
+//! println!("{}", report.table());
+//! ```
+//!
+//! A case runs on a stack of its own, over the stack's loopback; where the subject takes a [`Link`], also on
+//! two stacks that a simulated wire joins. Linux is the measure: every case passes on the host's sockets.
+
+mod bench;
+mod cases;
+mod check;
+mod report;
+mod skips;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use netgraft_plugin::link::Link;
+use netgraft_plugin::registry::Factory;
+use netgraft_plugin::stack::SetupError;
+use netgraft_plugin::{Domain, InitStackArgs, Instant, PluginStack, PreInitStackArgs, StackConfig};
+
+pub use bench::{Bench, Side, Sock};
+pub use check::{Check, Checks, Outcome, equal, holds};
+pub use report::{Report, Row};
+pub use skips::{Skips, SkipsError};
+
+/// Makes a stack and initialises it.
+pub type Make = dyn Fn(Instant) -> Result<Box<dyn PluginStack>, SetupError>;
+/// Makes a stack on a link and initialises it.
+pub type MakeLinked =
+    dyn Fn(&StackConfig, Box<dyn Link>, Instant) -> Result<Box<dyn PluginStack>, SetupError>;
+
+/// How time passes for a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Time {
+    /// As the suite says: hours take no time. For a stack that knows only the time it is told.
+    Simulated,
+    /// As the machine's clock says. For a stack with a kernel, a device or a process behind it.
+    Real,
+}
+
+/// A stack to be examined.
+pub struct Subject {
+    /// Its name, for the report and for skips.
+    pub name: String,
+    /// How its time passes.
+    pub time: Time,
+    /// Makes one with a loopback.
+    pub single: Box<Make>,
+    /// Makes one on a link, if it speaks packets.
+    pub linked: Option<Box<MakeLinked>>,
+}
+
+impl Subject {
+    /// A stack as netgraft itself would make it: `pre_init` on one instance, `init` on another, here both in
+    /// this process.
+    #[must_use]
+    pub fn from_factory(name: &str, factory: Arc<Factory>, config: StackConfig, time: Time) -> Subject {
+        let single = move |now| {
+            let pre = factory(&config)?.pre_init(PreInitStackArgs { pid: std::process::id() })?;
+            let mut stack = factory(&config)?;
+            stack.init(InitStackArgs { init_str: pre.init_str, fds: pre.fds, now })?;
+            Ok(stack)
+        };
+        Subject { name: name.to_owned(), time, single: Box::new(single), linked: None }
+    }
+}
+
+/// On what a case is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Over {
+    /// IPv4 over loopback.
+    Once,
+    /// Both families, over loopback.
+    Families,
+    /// IPv4, over loopback and over a wire.
+    Paths,
+    /// Both families, over loopback and over a wire.
+    All,
+    /// Both families, over a wire alone.
+    Wire,
+}
+
+/// How the two sides of a case are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// Both are sockets of one stack.
+    Loopback,
+    /// Each has a stack, and a wire joins them.
+    Wire,
+}
+
+/// One case of the suite.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// What it is about.
+    pub group: &'static str,
+    /// What it says, unique within its group.
+    pub name: &'static str,
+    /// On what it is run.
+    pub over: Over,
+    /// Its body.
+    pub run: fn(&mut Bench) -> Check,
+}
+
+impl Case {
+    /// What it is run on, for a subject with or without links.
+    fn settings(&self, links: bool) -> Vec<(Path, Domain)> {
+        let both = [Domain::V4, Domain::V6];
+        let on = |path, domains: &[Domain]| domains.iter().map(|d| (path, *d)).collect::<Vec<_>>();
+        let mut settings = match self.over {
+            Over::Once | Over::Paths => on(Path::Loopback, &both[..1]),
+            Over::Families | Over::All => on(Path::Loopback, &both),
+            Over::Wire => Vec::new(),
+        };
+        if links {
+            settings.extend(match self.over {
+                Over::Once | Over::Families => Vec::new(),
+                Over::Paths => on(Path::Wire, &both[..1]),
+                Over::All | Over::Wire => on(Path::Wire, &both),
+            });
+        }
+        settings
+    }
+}
+
+/// Every case, in order.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    cases::all()
+}
+
+/// Runs the cases whose `group/name [setting]` contains `filter`; an empty filter takes all.
+///
+/// A stack that panics fails the case. A stack that does not return hangs the suite.
+#[must_use]
+pub fn run(subject: &Subject, filter: &str) -> Report {
+    let mut rows = Vec::new();
+    for case in cases() {
+        for (path, domain) in case.settings(subject.linked.is_some()) {
+            let row = Row::new(&case, path, domain);
+            if row.id().contains(filter) {
+                let outcome = run_one(subject, &case, path, domain);
+                rows.push(Row { outcome, ..row });
+            }
+        }
+    }
+    Report { stack: subject.name.clone(), rows }
+}
+
+fn run_one(subject: &Subject, case: &Case, path: Path, domain: Domain) -> Outcome {
+    // The bench goes with the panic: nothing sees a stack in a broken state.
+    let body = AssertUnwindSafe(|| {
+        let mut bench = Bench::new(subject, path, domain)?;
+        (case.run)(&mut bench)
+    });
+    match catch_unwind(body) {
+        Ok(Ok(())) => Outcome::Pass,
+        Ok(Err(outcome)) => outcome,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Outcome::fail("(any)", "no panic", text.unwrap_or("a panic"))
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The report of a run.
+
+use std::fmt::Write as _;
+
+use netgraft_plugin::Domain;
+use serde::{Deserialize, Serialize};
+
+use super::{Case, Outcome, Path};
+
+/// The outcome of one case in one setting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The case's group.
+    pub group: String,
+    /// The case's name.
+    pub name: String,
+    /// What it ran on: `v4`, `v6 wire` and so on.
+    pub setting: String,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+impl Row {
+    pub(crate) fn new(case: &Case, path: Path, domain: Domain) -> Row {
+        let family = match domain {
+            Domain::V4 => "v4",
+            Domain::V6 => "v6",
+        };
+        let setting = match path {
+            Path::Loopback => family.to_owned(),
+            Path::Wire => format!("{family} wire"),
+        };
+        Row { group: case.group.to_owned(), name: case.name.to_owned(), setting, outcome: Outcome::Pass }
+    }
+
+    /// `group/name [setting]`: what filters and skips name.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}/{} [{}]", self.group, self.name, self.setting)
+    }
+}
+
+/// What a run found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The stack's name.
+    pub stack: String,
+    /// Every case that ran, in order.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// How many cases passed, failed, and are not supported.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let mut counts = (0, 0, 0);
+        for row in &self.rows {
+            match row.outcome {
+                Outcome::Pass => counts.0 += 1,
+                Outcome::Fail { .. } => counts.1 += 1,
+                Outcome::Unsupported { .. } => counts.2 += 1,
+            }
+        }
+        counts
+    }
+
+    /// The cases that failed.
+    pub fn failures(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| matches!(row.outcome, Outcome::Fail { .. }))
+    }
+
+    /// For people: a line for each group, then what failed and what is not supported.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let line = |text: &mut String, group: &str, (pass, fail, without): (usize, usize, usize)| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{group:<20} {pass:>6} {fail:>6} {without:>11}");
+        };
+        let _ = writeln!(text, "{:<20} {:>6} {:>6} {:>11}", self.stack, "pass", "fail", "unsupported");
+        let mut groups: Vec<&str> = self.rows.iter().map(|row| row.group.as_str()).collect();
+        groups.dedup();
+        for group in groups {
+            let rows = self.rows.iter().filter(|row| row.group == group).cloned().collect();
+            line(&mut text, group, Report { stack: String::new(), rows }.counts());
+        }
+        line(&mut text, "all", self.counts());
+        for row in &self.rows {
+            let _ = match &row.outcome {
+                Outcome::Pass => Ok(()),
+                Outcome::Fail { call, expected, actual } => {
+                    writeln!(text, "FAIL {}: {call}: expected {expected}, got {actual}", row.id())
+                }
+                Outcome::Unsupported { says } => writeln!(text, "unsupported {}: {says}", row.id()),
+            };
+        }
+        text
+    }
+
+    /// For programs: one JSON object.
+    ///
+    /// # Errors
+    /// Those of the serialiser.
+    pub fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_read_back_and_tells_what_failed() {
+        let row = |name: &str, outcome| Row {
+            group: "g".into(),
+            name: name.into(),
+            setting: "v4".into(),
+            outcome,
+        };
+        let report = Report {
+            stack: "s".into(),
+            rows: vec![
+                row("a", Outcome::Pass),
+                row("b", Outcome::fail("bind", "success", "Io")),
+                row("c", Outcome::Unsupported { says: "no".into() }),
+            ],
+        };
+        assert_eq!(report.counts(), (1, 1, 1));
+        assert_eq!(serde_json::from_str::<Report>(&report.json().unwrap()).unwrap(), report);
+        assert!(report.table().contains("FAIL g/b [v4]: bind: expected success, got Io"));
+        assert_eq!(report.failures().count(), 1);
+    }
+}

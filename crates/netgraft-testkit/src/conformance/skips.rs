@@ -1,0 +1,95 @@
+//! Known deviations of stacks, kept as data.
+
+use std::collections::BTreeMap;
+
+use super::{Outcome, Report, Row};
+
+/// A file of skips that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SkipsError {
+    /// It does not parse.
+    #[error("the skips do not parse: {0}")]
+    Parse(#[from] toml::de::Error),
+    /// A skip gives no reason.
+    #[error("the skip of '{case}' on '{stack}' gives no reason")]
+    NoReason {
+        /// The stack.
+        stack: String,
+        /// The case.
+        case: String,
+    },
+}
+
+/// For each stack, the cases that fail, each with the reason.
+///
+/// ```toml
+/// [stack]
+/// "group/name [setting]" = "why it fails and why that is accepted"
+/// "group/name" = "the same for every setting"
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Skips(BTreeMap<String, BTreeMap<String, String>>);
+
+impl Skips {
+    /// Reads the text of a skips file.
+    ///
+    /// # Errors
+    /// [`SkipsError`].
+    pub fn parse(text: &str) -> Result<Skips, SkipsError> {
+        let skips: BTreeMap<String, BTreeMap<String, String>> = toml::from_str(text)?;
+        for (stack, cases) in &skips {
+            if let Some((case, _)) = cases.iter().find(|(_, reason)| reason.trim().is_empty()) {
+                return Err(SkipsError::NoReason { stack: stack.clone(), case: case.clone() });
+            }
+        }
+        Ok(Skips(skips))
+    }
+
+    /// The failures of a report that no skip explains.
+    #[must_use]
+    pub fn unexplained<'a>(&self, report: &'a Report) -> Vec<&'a Row> {
+        let cases = self.0.get(&report.stack);
+        let skipped = |row: &Row| cases.is_some_and(|cases| cases.keys().any(|key| names(key, row)));
+        report.failures().filter(|row| !skipped(row)).collect()
+    }
+
+    /// The skips of a report's stack that explain no failure of it: to be removed.
+    #[must_use]
+    pub fn stale(&self, report: &Report) -> Vec<String> {
+        let cases = self.0.get(&report.stack);
+        let fails = |key: &str| {
+            report.rows.iter().any(|row| !matches!(row.outcome, Outcome::Pass) && names(key, row))
+        };
+        cases.into_iter().flat_map(BTreeMap::keys).filter(|key| !fails(key)).cloned().collect()
+    }
+}
+
+/// Whether a skip's key means a row.
+fn names(key: &str, row: &Row) -> bool {
+    let id = row.id();
+    key == id || id.strip_prefix(key).is_some_and(|rest| rest.starts_with(" ["))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skips_explain_failures_and_go_stale() {
+        let row = |name: &str, outcome| Row {
+            group: "g".into(),
+            name: name.into(),
+            setting: "v4".into(),
+            outcome,
+        };
+        let fail = || Outcome::fail("c", "e", "a");
+        let rows = vec![row("a", fail()), row("b", fail()), row("c", Outcome::Pass)];
+        let report = Report { stack: "s".into(), rows };
+        let skips = Skips::parse("[s]\n\"g/a\" = \"known\"\n\"g/c [v4]\" = \"was broken\"\n").unwrap();
+        let left: Vec<String> = skips.unexplained(&report).iter().map(|row| row.id()).collect();
+        assert_eq!(left, ["g/b [v4]"]);
+        assert_eq!(skips.stale(&report), ["g/c [v4]"]);
+        assert!(Skips::parse("[s]\n\"g/a\" = \" \"\n").is_err());
+        assert!(Skips::parse("nonsense").is_err());
+    }
+}
