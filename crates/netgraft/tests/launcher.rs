@@ -236,6 +236,44 @@ fn a_second_listener_is_refused_in_one_line() {
     assert!(errors.contains("one only") && errors.lines().count() == 1, "{errors}");
 }
 
+/// Runs a shell script in namespaces made by unshare(1), with the command's path as `$0`.
+fn unshared(user: User, flags: &str, script: &str) -> Output {
+    let mut command = Command::new("unshare");
+    command.args([flags, "sh", "-c", script, binary().to_str().unwrap()]);
+    as_user(command, user).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn no_user_namespaces_and_a_covered_proc_are_told_in_the_last_line() {
+    for &user in users() {
+        for (flags, script, part) in [
+            (
+                "-Ur",
+                "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$0\" run --network none -- true",
+                "user.max_user_namespaces=15000",
+            ),
+            ("-Urm", "mount -t tmpfs none /proc/bus; exec \"$0\" run --network none -- true", "unmask=ALL"),
+            ("-Ur", "ulimit -n 12; exec \"$0\" run --network none -- true", "ulimit -n"),
+        ] {
+            let got = unshared(user, flags, script);
+            let errors = text(&got.stderr);
+            assert_eq!(got.status.code(), Some(125), "{user:?} {script}: {errors}");
+            assert!(errors.lines().last().unwrap().contains(part), "{user:?} {script}: {errors}");
+            assert!(errors.lines().all(|l| l.starts_with("netgraft: ")), "{errors}");
+        }
+    }
+}
+
+#[test]
+fn it_works_in_a_container_with_one_user() {
+    for &user in users() {
+        let got =
+            unshared(user, "-Ur", "exec \"$0\" run --network none -- sh -c 'cat /proc/self/uid_map; exit 5'");
+        let map: Vec<String> = text(&got.stdout).split_ascii_whitespace().map(str::to_owned).collect();
+        assert_eq!((got.status.code(), map), (Some(5), vec!["0".into(), "0".into(), "1".into()]), "{user:?}");
+    }
+}
+
 #[test]
 fn input_and_output_are_the_program_s_own() {
     for &user in users() {

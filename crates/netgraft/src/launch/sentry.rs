@@ -76,7 +76,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>) -> Result<(), String> {
     process::close_all_but(&[0, 1, control.as_raw_fd()]).map_err(cannot("close descriptors"))?;
     // `null` was closed there: nothing must close that number again.
     std::mem::forget(null);
-    enter_empty_namespaces(plan.host_network).map_err(cannot("enter empty namespaces"))?;
+    enter_empty_namespaces(plan.host_network)?;
     drop_privileges(plan.become_nobody).map_err(cannot("drop its privileges"))?;
 
     let message = fdpass::receive(control, HANDOVER_LIMIT).map_err(cannot("receive the handover"))?;
@@ -118,18 +118,35 @@ fn start_stack(
 }
 
 /// Namespaces of the sentry's own, with nothing in them but its process-id namespace's /proc.
-fn enter_empty_namespaces(host_network: bool) -> io::Result<()> {
-    process::new_session()?; // away from the terminal's signals, and from the terminal
+fn enter_empty_namespaces(host_network: bool) -> Result<(), String> {
+    let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
+    // Away from the terminal's signals, and from the terminal.
+    process::new_session().map_err(cannot("start a session"))?;
     let network = if host_network { Namespaces::NONE } else { Namespaces::NET };
-    unshare(network | Namespaces::MOUNT | Namespaces::IPC | Namespaces::UTS)?;
+    unshare(network | Namespaces::MOUNT | Namespaces::IPC | Namespaces::UTS)
+        .map_err(cannot("make its namespaces"))?;
     // /proc is the one directory that is there in every sandboxable system: the new root begins on top of it.
     let root = Path::new("/proc");
-    mount::mount_new(c"tmpfs", root, Access::Data, c"size=4k,mode=755")?;
-    fs::create_dir(root.join("proc"))?;
-    mount::mount_new(c"proc", &root.join("proc"), Access::ReadOnly, c"subset=pid")?;
-    std::env::set_current_dir(root)?;
-    mount::pivot_to_working_directory()?;
-    mount::make_read_only(Path::new("/"))
+    mount::mount_new(c"tmpfs", root, Access::Data, c"size=4k,mode=755")
+        .and_then(|()| fs::create_dir(root.join("proc")))
+        .map_err(cannot("make its root directory"))?;
+    mount::mount_new(c"proc", &root.join("proc"), Access::ReadOnly, c"subset=pid").map_err(proc_refused)?;
+    std::env::set_current_dir(root)
+        .and_then(|()| mount::pivot_to_working_directory())
+        .and_then(|()| mount::make_read_only(Path::new("/")))
+        .map_err(cannot("leave the root directory"))
+}
+
+/// The kernel lets a user namespace mount /proc only where all of the /proc that it can see is uncovered.
+fn proc_refused(error: io::Error) -> String {
+    let hint = match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "; parts of /proc are covered here, as container runtimes do: start the container with an uncovered \
+             /proc (Podman: --security-opt unmask=ALL, Docker: --security-opt systempaths=unconfined)"
+        }
+        _ => "",
+    };
+    format!("the sentry cannot mount a /proc of its own: {error}{hint}")
 }
 
 fn drop_privileges(become_nobody: bool) -> io::Result<()> {
