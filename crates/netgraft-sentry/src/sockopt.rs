@@ -73,6 +73,10 @@ pub enum Get {
 const SO_RCVTIMEO_NEW: i32 = 66;
 const SO_SNDTIMEO_NEW: i32 = 67;
 
+/// The least that a buffer can be set to, half of what Linux then shows (socket(7)).
+const MIN_SEND_BUFFER: u32 = 2304;
+const MIN_RECEIVE_BUFFER: u32 = 1152;
+
 fn int(bytes: &[u8]) -> Result<i32, Errno> {
     bytes.first_chunk().map(|b| i32::from_ne_bytes(*b)).ok_or(libc::EINVAL)
 }
@@ -152,8 +156,8 @@ fn set_socket(name: i32, value: &[u8]) -> Result<Set, Errno> {
         libc::SO_OOBINLINE => Set::Stack(O::OutOfBandInline(flag(value)?)),
         libc::SO_DONTROUTE => Set::Stack(O::DontRoute(flag(value)?)),
         libc::SO_PRIORITY => Set::Stack(O::Priority(unsigned(int(value)?))),
-        libc::SO_SNDBUF => Set::Stack(O::SendBuffer(unsigned(int(value)?))),
-        libc::SO_RCVBUF => Set::Stack(O::ReceiveBuffer(unsigned(int(value)?))),
+        libc::SO_SNDBUF => Set::Stack(O::SendBuffer(unsigned(int(value)?).max(MIN_SEND_BUFFER))),
+        libc::SO_RCVBUF => Set::Stack(O::ReceiveBuffer(unsigned(int(value)?).max(MIN_RECEIVE_BUFFER))),
         libc::SO_BINDTODEVICE => Set::Stack(O::BindToDevice(text(value, 15)?)),
         libc::SO_LINGER => {
             let (on, time) = (int(value)?, int(value.get(4..).unwrap_or(&[]))?);
@@ -292,7 +296,7 @@ pub fn parse_get(spec: SocketSpec, level: i32, name: i32) -> Result<Get, Errno> 
     Ok(match (level, name) {
         (libc::SOL_SOCKET, _) => return get_socket(spec, name),
         (libc::IPPROTO_TCP, _) if spec.kind != netgraft_plugin::Kind::Stream => {
-            return Err(libc::ENOPROTOOPT);
+            return Err(libc::EOPNOTSUPP);
         }
         (libc::IPPROTO_IPV6, _) if spec.domain != Domain::V6 => return Err(libc::ENOPROTOOPT),
         (libc::IPPROTO_TCP, libc::TCP_INFO) => Get::TcpInfo,

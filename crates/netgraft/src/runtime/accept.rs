@@ -173,13 +173,11 @@ impl Engine {
         let Some(socket) = self.table.get_mut(id) else { return Ok(Answer::Kernel) };
         match &mut socket.state {
             State::Stream(stream) => {
-                if kind == Shutdown::Both {
-                    stream.shut_both = true;
-                }
+                stream.watched = true;
                 // What was written before is read first: the end of the stream comes after it.
                 unix::shutdown(file.as_fd(), how).map_err(|e| errno(&e))?;
-                if kind == Shutdown::Both {
-                    self.watch(id, file.as_fd());
+                self.watch(id, file.as_fd());
+                if kind != Shutdown::Read {
                     self.pump(id, Work::OutToEnd);
                 }
                 Ok(Answer::Value(0))

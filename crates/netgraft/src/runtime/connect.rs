@@ -24,6 +24,10 @@ fn settable(shown: i32) -> i32 {
     shown / 2
 }
 
+/// Bytes that close the gate of a socket whose send buffer has the smallest size (4,608 bytes as the kernel
+/// counts them, of which each message takes more than its length).
+const GATE: usize = 4096;
+
 impl Engine {
     /// connect(2)
     pub(super) fn connect(&mut self, caller: &Caller, call: Call, fd: i32, addr: Buffer) -> Outcome {
@@ -74,6 +78,8 @@ impl Engine {
         addr: std::net::SocketAddr,
         blocking: bool,
     ) -> Outcome {
+        // A listener that was just closed does not answer any more.
+        self.harvest_closes();
         let handle = self.handle_of(id)?;
         let result = self.stack.connect(handle, addr, self.now);
         self.stack_busy = true;
@@ -129,10 +135,8 @@ impl Engine {
     fn close_gate(&mut self, id: SocketId, file: BorrowedFd<'_>) -> Result<(), i32> {
         let end = self.join(file)?;
         unix::set_send_buffer(file, 0).map_err(|e| errno(&e))?;
-        // Two writes of a byte are more than the smallest buffer lets be writable.
-        for _ in 0..2 {
-            unix::send(file, b"g").map_err(|e| errno(&e))?;
-        }
+        // More than the smallest buffer holds: neither poll nor a write gets past it.
+        unix::send(file, &[0; GATE]).map_err(|e| errno(&e))?;
         // A program that gives the attempt up hangs up.
         self.epoll.add(end.as_fd(), bits::RDHUP | bits::EDGE, id.token()).map_err(|e| errno(&e))?;
         if let Some(socket) = self.table.get_mut(id) {
@@ -180,6 +184,8 @@ impl Engine {
             Some(file) => self.establish(id, file.as_fd(), false),
             None => Err(libc::ECONNABORTED),
         };
+        // The program may close its descriptor as soon as it is answered: then none must be left.
+        drop(file);
         for parked in waiting {
             self.answer(&parked.caller, result.map(|()| Answer::Value(0)));
         }
@@ -191,6 +197,9 @@ impl Engine {
     /// Connects the surrogate of a stream that is connected in the stack.
     fn establish(&mut self, id: SocketId, file: BorrowedFd<'_>, narrow: bool) -> Result<(), i32> {
         let end = self.join(file)?;
+        // AF_UNIX does not wake who connects. A byte that is sent and read does: waiters see the edge.
+        let _ = unix::send(file, b"c");
+        let _ = unix::recv(end.as_fd(), &mut [0], 0);
         self.become_stream(id, end, narrow);
         Ok(())
     }
@@ -216,14 +225,16 @@ impl Engine {
         {
             let _ = unix::set_send_buffer(file.as_fd(), settable(size));
         }
-        // Reading the two bytes makes the program's socket writable: it wakes.
-        let mut junk = [0; 2];
-        let _ = unix::recv(end.as_fd(), &mut junk, 0);
+        // Reading what fills it makes the program's socket writable: it wakes.
+        let mut junk = [0; GATE];
+        while matches!(unix::recv(end.as_fd(), &mut junk, 0), Ok(1..)) {}
+        let narrow = file.is_none();
+        drop(file);
         // One that waited in a blocking call is answered too.
         for parked in self.parked.take_all(id) {
             self.answer(&parked.caller, Ok(Answer::Value(0)));
         }
-        self.become_stream(id, end, file.is_none());
+        self.become_stream(id, end, narrow);
     }
 
     /// Restores the send buffer of a stream whose file could not be found when its gate was opened.

@@ -13,6 +13,9 @@ use super::engine::{Answer, Engine, Outcome};
 use super::stream::Pumped;
 use super::table::{Socket, SocketId, State};
 
+/// The most that UDP over IPv4 carries (udp(7)).
+const MAX_PAYLOAD: i32 = 65_507;
+
 impl Engine {
     /// socket(2)
     pub(super) fn socket(&mut self, caller: &Caller, domain: i32, kind: i32, protocol: i32) -> Outcome {
@@ -61,6 +64,8 @@ impl Engine {
         handle: Handle,
     ) -> std::io::Result<(SocketId, std::os::fd::OwnedFd)> {
         let file = unix::datagram(new.nonblocking)?;
+        // The kernel refuses a datagram of more than this less 32 bytes: what UDP carries, to a byte.
+        unix::set_send_buffer(file.as_fd(), (MAX_PAYLOAD + 33) / 2)?;
         let (name, end_name) = (self.fresh_name(), self.fresh_name());
         unix::bind(file.as_fd(), name)?;
         let end = unix::datagram(true)?;

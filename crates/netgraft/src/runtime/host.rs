@@ -175,6 +175,7 @@ impl Engine {
                 Ok(Answer::Value(0))
             }
             Err(error) => match error.raw_os_error() {
+                // Asked again after it has become writable, the kernel says how the attempt went.
                 Some(libc::EINPROGRESS | libc::EALREADY) if blocking => {
                     let deadline = send_timeout(file.as_fd()).map(|t| self.now + t);
                     self.host_wait(caller, call, file, deadline)
@@ -209,19 +210,9 @@ impl Engine {
         if !self.listener.is_waiting(waiting.caller.id) {
             return;
         }
-        let outcome = match waiting.call {
-            Call::Connect { .. } => {
-                match inet_socket::getsockopt_int(waiting.file.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR) {
-                    Ok(0) => {
-                        self.summary.connections_out += 1;
-                        Ok(Answer::Value(0))
-                    }
-                    Ok(code) => Err(code),
-                    Err(error) => Err(errno(&error)),
-                }
-            }
-            call => self.serve_host(&waiting.caller, call),
-        };
+        // The duplicate goes first: the program may close its own as soon as it is answered.
+        drop(waiting.file);
+        let outcome = self.serve_host(&waiting.caller, waiting.call);
         self.answer(&waiting.caller, outcome);
     }
 
@@ -238,6 +229,7 @@ impl Engine {
         for token in due {
             let Some(waiting) = self.host.as_mut().and_then(|h| h.waiting.remove(&token)) else { continue };
             let _ = self.epoll.remove(waiting.file.as_fd());
+            drop(waiting.file);
             let code =
                 if matches!(waiting.call, Call::Connect { .. }) { libc::EINPROGRESS } else { libc::EAGAIN };
             self.answer(&waiting.caller, Err(code));

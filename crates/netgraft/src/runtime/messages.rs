@@ -152,37 +152,33 @@ impl Engine {
                 let result = if flags & libc::MSG_TRUNC != 0 { received.full_len } else { len };
                 Ok(Answer::Value(result as i64))
             }
-            Target::Stream => self.receive_stream(caller, &file, data, flags, addr),
+            Target::Stream => match self.receive_stream(&file, &[data], flags) {
+                Ok(n) => {
+                    caller.write(data.address, &self.scratch[..n])?;
+                    // A stream tells no address: its length is 0.
+                    caller.write_address(addr, &[])?;
+                    Ok(Answer::Value(n as i64))
+                }
+                Err(libc::EAGAIN) if !Self::must_not_wait(&file, flags)? => {
+                    Ok(self.park(caller, call, id, Direction::Receive))
+                }
+                Err(code) => Err(code),
+            },
             Target::Unconnected(_) => Err(libc::ENOTCONN),
         }
     }
 
-    /// A stream tells no address: its length is 0.
-    fn receive_stream(
-        &mut self,
-        caller: &Caller,
-        file: &OwnedFd,
-        data: Buffer,
-        flags: i32,
-        addr: AddressOut,
-    ) -> Outcome {
+    /// Takes bytes of a stream, into the scratch buffer.
+    fn receive_stream(&mut self, file: &OwnedFd, parts: &[Buffer], flags: i32) -> Result<usize, i32> {
         if flags & libc::MSG_ERRQUEUE != 0 {
             return Err(libc::EAGAIN);
         }
         if flags & libc::MSG_OOB != 0 {
             return Err(libc::EINVAL);
         }
-        let room = usize::try_from(data.len).unwrap_or(usize::MAX).min(self.scratch.len());
-        match unix::recv(file.as_fd(), &mut self.scratch[..room], flags & libc::MSG_PEEK) {
-            Ok(n) => {
-                caller.write(data.address, &self.scratch[..n])?;
-                caller.write_address(addr, &[])?;
-                Ok(Answer::Value(n as i64))
-            }
-            // The kernel can wait for bytes as well as the sentry could.
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(Answer::Kernel),
-            Err(error) => Err(errno(&error)),
-        }
+        let room = total(parts).min(self.scratch.len());
+        unix::recv(file.as_fd(), &mut self.scratch[..room], flags & libc::MSG_PEEK)
+            .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))
     }
 
     /// Takes the next datagram, into the scratch buffer.
@@ -313,7 +309,27 @@ impl Engine {
                 result => result.map(|n| Answer::Value(n as i64)),
             },
             Target::Stream if flags & libc::MSG_ERRQUEUE != 0 => Err(libc::EAGAIN),
-            Target::Stream | Target::Unconnected(libc::EAGAIN) => Ok(Answer::Kernel),
+            Target::Stream => {
+                let header = caller.read_header(message)?;
+                if header.name.address == 0 {
+                    return Ok(Answer::Kernel);
+                }
+                // The kernel would tell the name of the sentry's end.
+                let parts = caller.read_parts(header.parts)?;
+                match self.receive_stream(&file, &parts, flags) {
+                    Ok(n) => {
+                        caller.scatter(&parts, &self.scratch[..n])?;
+                        let controls = ControlWriter::new(header.control.len);
+                        finish_message(caller, &header, message, &[], controls, 0)?;
+                        Ok(Answer::Value(n as i64))
+                    }
+                    Err(libc::EAGAIN) if !Self::must_not_wait(&file, flags)? => {
+                        Ok(self.park(caller, call, id, Direction::Receive))
+                    }
+                    Err(code) => Err(code),
+                }
+            }
+            Target::Unconnected(libc::EAGAIN) => Ok(Answer::Kernel),
             Target::Unconnected(_) => Err(libc::ENOTCONN),
         }
     }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use netgraft_linux::{inet_socket, unix};
-use netgraft_plugin::{Error, Kind, TcpInfo, TcpState};
+use netgraft_plugin::{Error, Kind, SocketOption, TcpInfo, TcpState};
 use netgraft_sentry::call::Buffer;
 use netgraft_sentry::sockopt::{self, Get, Set};
 
@@ -35,7 +35,12 @@ impl Engine {
         match sockopt::parse_set(spec, level, name, value)? {
             Set::Stack(option) => {
                 let handle = self.handle_for_options(id)?;
-                self.stack.set_option(handle, option).map_err(Error::errno)?;
+                let unknown_algorithm = matches!(option, SocketOption::Congestion(_));
+                self.stack.set_option(handle, option).map_err(|error| match error {
+                    // tcp(7) has an errno of its own for this.
+                    Error::NotFound if unknown_algorithm => libc::ENOENT,
+                    other => other.errno(),
+                })?;
                 self.stack_busy = true;
             }
             Set::Timeout(direction, time) => {

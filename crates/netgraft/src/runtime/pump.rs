@@ -46,7 +46,7 @@ impl Engine {
         // While outbound is open, its end is still to be read: the pump that reads it sees the hang-up.
         if events & bits::HUP != 0
             && let Some(Socket { state: State::Stream(stream), .. }) = self.table.get(id)
-            && !stream.shut_both
+            && !stream.watched
             && !stream.is_open_out()
         {
             self.discard(id);
@@ -63,6 +63,13 @@ impl Engine {
             Some(State::Stream(_)) => {
                 if event.events.intersects(Events::IN | Events::RDHUP | Events::ERR | Events::HUP) {
                     self.pump(id, Work::In);
+                }
+                // A reset after the end of the stream is not seen by a receive.
+                if event.events.contains(Events::ERR)
+                    && self.table.find_handle(event.handle).is_some()
+                    && let Some(error) = self.stack.take_error(event.handle)
+                {
+                    return self.fail_stream(id, error);
                 }
                 if event.events.intersects(Events::OUT) {
                     self.pump(id, Work::OutToEnd);
@@ -103,7 +110,7 @@ impl Engine {
 
     fn program_is_gone(&self, id: SocketId) -> bool {
         let Some(Socket { state: State::Stream(stream), .. }) = self.table.get(id) else { return false };
-        !stream.shut_both && unix::is_hung_up(stream.end().as_fd())
+        !stream.watched && unix::is_hung_up(stream.end().as_fd())
     }
 
     /// Moves bytes of the program to the stack; `to_end` if the end of the stream is known to be behind them.
@@ -135,6 +142,9 @@ impl Engine {
         // A window may have opened.
         self.stack_busy |= moved.received > 0;
         self.summary.bytes_received += moved.received;
+        if self.parked.has(id) {
+            self.serve_parked_receive(id);
+        }
         pumped
     }
 

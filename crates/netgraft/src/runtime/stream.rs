@@ -39,8 +39,9 @@ pub(super) struct Stream {
     inbound: Inbound,
     /// The program's send buffer is still as small as the gate made it: restored at the next chance.
     pub(super) narrow: bool,
-    /// `shutdown(SHUT_RDWR)`: a hang-up of the end does not mean that the program closed.
-    pub(super) shut_both: bool,
+    /// The program has called `shutdown`: when both directions are over the end hangs up, which then does not
+    /// mean that the program closed. A watch tells.
+    pub(super) watched: bool,
 }
 
 /// What a pump ended with.
@@ -75,7 +76,7 @@ impl Stream {
             outbound: Outbound::Open(Vec::new()),
             inbound: Inbound::Open(Vec::new(), 0),
             narrow: false,
-            shut_both: false,
+            watched: false,
         }
     }
 
