@@ -1,6 +1,6 @@
 //! A stack on a real link, for trying devices by hand: echoes on TCP and UDP port 7, sends without end on TCP
 //! port 19, swallows on TCP port 9.
-//! `cargo run --release -p netgraft-smoltcp --example link_peer -- tap:ng0 192.0.2.2/24 [SECONDS]`.
+//! `cargo run --release -p netgraft-smoltcp --example link_peer -- tap:ng0 192.0.2.2/24 [SECONDS [GATEWAYS]]`.
 #![expect(clippy::unwrap_used, reason = "a trial has nobody to report an error to")]
 
 use std::collections::HashMap;
@@ -19,7 +19,8 @@ fn main() {
     let link = args[0].parse().unwrap();
     let addresses = args[1].split(',').map(|a| a.parse().unwrap()).collect();
     let seconds = args.get(2).map_or(10, |s| s.parse().unwrap());
-    let config = StackConfig { link, addresses, ..StackConfig::default() };
+    let gateways = args.get(3).map_or_else(Vec::new, |g| g.split(',').map(|a| a.parse().unwrap()).collect());
+    let config = StackConfig { link, addresses, gateways, argument: None };
     let mut launcher = SmoltcpStack::new(config.clone()).unwrap();
     let opened = launcher.pre_init(PreInitStackArgs { pid: std::process::id() }).unwrap_or_else(|e| {
         eprintln!("{e}");

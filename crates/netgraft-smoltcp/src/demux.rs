@@ -237,6 +237,21 @@ impl Core {
         }
     }
 
+    /// A router says that packets of a connection must be no larger than `mtu` (RFC 1191, RFC 8201).
+    pub(crate) fn narrow(&mut self, inner: &[u8], mtu: u32) {
+        let Some((src, dst, TCP, rest)) = packet::quoted(inner) else { return };
+        let (Some(&[a, b]), Some(&[c, d])) = (rest.get(0..2), rest.get(2..4)) else { return };
+        let local = SocketAddr::new(src, u16::from_be_bytes([a, b]));
+        let remote = SocketAddr::new(dst, u16::from_be_bytes([c, d]));
+        let Some(&handle) = self.connections.get(&Tuple::new(local, remote)) else { return };
+        let Some(Body::Conn(conn)) = self.socks.get_mut(handle).map(|s| &mut s.body) else { return };
+        // Linux believes no less than `min_pmtu`, and IPv6 has no less.
+        let (least, headers) = if src.is_ipv4() { (552, 40) } else { (1280, 60) };
+        let segment = u16::try_from(mtu.max(least) - headers).unwrap_or(u16::MAX);
+        conn.path_mss = conn.path_mss.min(segment);
+        conn.edit.segment = conn.edit.segment.min(segment);
+    }
+
     /// An error that came for a packet which this stack sent: `inner` is the start of that packet.
     pub(crate) fn error_for(&mut self, inner: &[u8], error: Error, hard: bool) {
         let Some((src, dst, protocol, rest)) = packet::quoted(inner) else { return };
@@ -283,7 +298,7 @@ impl Conn {
         let mut lowered = frame.to_vec();
         packet::clamp_mss(&mut lowered[netif.header..], most, true);
         self.peer_mss = most;
-        self.edit.segment = most;
+        self.edit.segment = self.edit.segment.min(most);
         netif.ingress(now, &lowered, &mut self.set, self.edit);
     }
 

@@ -121,9 +121,12 @@ impl TxQueue {
         let mut frame = Frame { buf, len, meta };
         if tcp {
             self.resets += u64::from(packet::is_reset(&frame.buf[self.header..len]));
-            // smoltcp 0.14 says nothing of IPv6 segments that are to be cut.
-            if len > self.header + self.mtu && frame.meta.segment_size == 0 {
-                frame.meta.segment_size = self.edit.segment;
+            // smoltcp 0.14 says nothing of IPv6 segments that are to be cut, nor does it know of narrow paths.
+            let headers = self.header + if frame.buf[self.header] >> 4 == 4 { 40 } else { 60 };
+            let most = self.edit.segment;
+            if most > 0 && len > headers + usize::from(most) {
+                let given = frame.meta.segment_size;
+                frame.meta.segment_size = if given == 0 { most } else { given.min(most) };
             }
             self.last_tcp = self.packets + 1;
         } else if len > self.header + self.mtu {

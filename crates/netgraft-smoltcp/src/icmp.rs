@@ -22,6 +22,9 @@ impl Core {
             if let (Some((error, hard)), Some(inner)) = (error, packet.payload.get(8..)) {
                 self.error_for(inner, error, hard);
             }
+            if let (Some(mtu), Some(inner)) = (narrower(packet), packet.payload.get(8..)) {
+                self.narrow(inner, mtu);
+            }
         }
         // Echo requests, neighbor discovery and group queries are the interface's.
         self.net.at(side).ingress_unclaimed(self.now, frame);
@@ -184,6 +187,15 @@ impl Core {
                 self.fail(handle, Error::HostUnreachable);
             }
         }
+    }
+}
+
+/// The MTU that "fragmentation needed" or "packet too big" tells of.
+fn narrower(packet: &Packet<'_>) -> Option<u32> {
+    match (packet.protocol, packet.payload) {
+        (ICMP, &[3, 4, _, _, _, _, hi, lo, ..]) => Some(u32::from(u16::from_be_bytes([hi, lo]))),
+        (ICMPV6, &[2, _, _, _, a, b, c, d, ..]) => Some(u32::from_be_bytes([a, b, c, d])),
+        _ => None,
     }
 }
 

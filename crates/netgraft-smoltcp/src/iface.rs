@@ -197,7 +197,9 @@ impl NetIf {
             0 => fits,
             wanted => wanted.min(fits),
         };
-        let segment = if mss == 0 { fits } else { mss }.min(peer_mss);
+        // Only a link that cuts segments is asked to.
+        let cuts = if v4 { self.caps.segmentation.tcpv4 } else { self.caps.segmentation.tcpv6 };
+        let segment = if cuts.is_none() { 0 } else { mss.min(peer_mss) };
         let header_checksum = !loopback;
         Edit { traffic_class: class, mss, segment, header_checksum, tcp_checksum: self.checksums }
     }

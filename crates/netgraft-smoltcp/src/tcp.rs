@@ -40,6 +40,8 @@ pub(crate) struct Conn {
     /// The peer's largest segment and window shift, from its SYN.
     pub(crate) peer_mss: u16,
     pub(crate) peer_shift: u8,
+    /// The largest segment that the path carries, as far as routers have said.
+    pub(crate) path_mss: u16,
     /// The peer's window in the last segment, in bytes.
     pub(crate) peer_window: u32,
     /// When the peer was last heard of.
@@ -121,6 +123,7 @@ impl Conn {
             cork_until: None,
             peer_mss: 536,
             peer_shift: 0,
+            path_mss: u16::MAX,
             peer_window: 0,
             heard: now,
             stalled: None,
@@ -155,7 +158,7 @@ impl Conn {
     /// Applies the socket's options to smoltcp's socket.
     pub(crate) fn apply(&mut self, options: &Options, netif: &NetIf) {
         let v4 = self.remote.is_ipv4();
-        self.edit = netif.edit(v4, options.class(v4), options.max_segment, self.peer_mss);
+        self.edit = netif.edit(v4, options.class(v4), options.max_segment, self.peer_mss.min(self.path_mss));
         let hop_limit = options.hop_limit(v4);
         let socket = self.socket_mut();
         socket.set_nagle_enabled(!options.no_delay);
@@ -177,7 +180,7 @@ impl Conn {
     /// Largest segment that is sent.
     pub(crate) fn mss(&self, mtu: usize) -> usize {
         let headers = if self.remote.is_ipv4() { 40 } else { 60 };
-        mtu.saturating_sub(headers).min(usize::from(self.peer_mss)).max(1)
+        mtu.saturating_sub(headers).min(usize::from(self.peer_mss.min(self.path_mss))).max(1)
     }
 
     fn room(&self) -> usize {
