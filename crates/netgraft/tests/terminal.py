@@ -45,6 +45,12 @@ class Terminal:
             except OSError:
                 sys.exit(f"the terminal was closed before {pattern!r}; there is {self.text!r}")
 
+    def press(self, key):
+        """Sends a control character, once the shell is through with starting the next program: a vfork(2) that
+        a signal of the terminal hits is stuck without netgraft as well."""
+        time.sleep(0.3)
+        self.send(key)
+
     def run(self, arguments):
         self.send(f"{NETGRAFT} run --network none -- {arguments}\n")
 
@@ -67,20 +73,20 @@ def main():
     # ctrl-C ends the program, not the shell.
     t.run("sh -c 'echo up; exec sleep 50'")
     t.expect(r"\nup")
-    t.send("\x03")
+    t.press("\x03")
     t.status(130)
 
     # ctrl-C is the program's to handle.
     t.run("""sh -c 'trap "echo caught; exit 5" INT; echo up; while :; do sleep 0.05; done'""")
     t.expect(r"\nup")
-    t.send("\x03")
+    t.press("\x03")
     t.expect("caught")
     t.status(5)
 
     # ctrl-Z stops the job, fg and bg continue it.
     t.run("sh -c 'echo up; read x; echo got $x; exit 6'")
     t.expect(r"\nup")
-    t.send("\x1a")
+    t.press("\x1a")
     t.expect("Stopped")
     t.send("fg\n")
     t.expect("netgraft run")
@@ -90,7 +96,7 @@ def main():
 
     t.run("sh -c 'echo up; sleep 0.5; echo over; exit 0'")
     t.expect(r"\nup")
-    t.send("\x1a")
+    t.press("\x1a")
     t.expect("Stopped")
     t.send("bg\n")
     t.expect("over\r\n")
@@ -114,16 +120,16 @@ def main():
     t.expect(r"\nup")
     t.send("piped\n")
     t.expect("got piped")
-    t.send("\x03")
+    t.press("\x03")
     t.send("echo alive$((1+1))\n")
     t.expect("alive2")
 
     # An interactive shell inside has job control of its own, and its end gives the terminal back.
-    t.run("bash --norc --noprofile -i")
-    t.expect(r"\$ ")
-    t.send("sleep 50\n")
-    time.sleep(0.3)
-    t.send("\x1a")
+    t.run("env PS1='in> ' bash --norc --noprofile -i")
+    t.expect(r"\nin> ")
+    t.send("sh -c 'echo up; exec sleep 50'\n")
+    t.expect(r"\nup")
+    t.press("\x1a")
     t.expect("Stopped")
     t.send("kill %1; echo inner$((2+3))\n")
     t.expect("inner5")
