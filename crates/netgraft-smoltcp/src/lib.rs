@@ -3,6 +3,17 @@
 //! smoltcp looks at each socket for each packet, so every connection has a set of its own, and every packet is
 //! led to its connection by hash before smoltcp sees it. Sockets cost nothing while nothing happens to them.
 //!
+//! # Where what is
+//! `demux` leads a packet to its socket; `service` is what a connection does after a packet, a call or a timer;
+//! `poll` is the loop around both. `stream`, `udp` and `icmp` are the program's calls, `tcp` what Linux programs
+//! expect around smoltcp's socket. `device`, `iface` and `link` are the way out.
+//!
+//! # Limits
+//! They are smoltcp 0.14's: a retransmission time-out of at least one second, a congestion window that begins
+//! at two segments of 1 KiB, no use of a peer's selective acknowledgements, no timestamps, no urgent data, and
+//! initial sequence numbers from a seeded generator that is not a cryptographic one. Buffers keep the size that
+//! they had when the connection began. Nothing is forwarded.
+//!
 //! ```
 //! use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig, inet::Stack};
 //! let mut stack = netgraft_smoltcp::SmoltcpStack::new(StackConfig::default())?;
