@@ -1,7 +1,9 @@
 //! The cases, a file for each group.
 
 mod bind;
+mod connect;
 mod create;
+mod listen;
 
 use super::Case;
 
@@ -23,6 +25,6 @@ pub(self) use group;
 
 /// Every case, in order.
 pub(super) fn all() -> Vec<Case> {
-    let groups = [create::CASES, bind::CASES];
+    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES];
     groups.concat()
 }
