@@ -549,7 +549,7 @@ impl Bench {
 
 /// `len` bytes that no two positions are likely to share.
 #[must_use]
-pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
     let mut random = Prng::new(seed);
     let mut data = Vec::with_capacity(len + 8);
     while data.len() < len {

@@ -4,6 +4,8 @@ mod bind;
 mod connect;
 mod create;
 mod listen;
+mod shutdown;
+mod stream;
 
 use super::Case;
 
@@ -25,6 +27,6 @@ pub(self) use group;
 
 /// Every case, in order.
 pub(super) fn all() -> Vec<Case> {
-    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES];
+    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES, stream::CASES, shutdown::CASES];
     groups.concat()
 }

@@ -1,0 +1,370 @@
+//! Bytes of a stream: order, room, the end, and resets.
+
+use std::time::Duration;
+
+use netgraft_plugin::{Error, Events, RecvFlags, SocketOption};
+
+use super::super::bench::{Bench, Pair, Sock, pattern, unexpected};
+use super::super::check::{Check, Checks, equal, holds};
+use super::group;
+use crate::wire::Impairments;
+
+group! { "stream":
+    "questions and answers", All, ping_pong;
+    "nothing there says again", All, nothing;
+    "what arrives makes the socket readable until it is read", All, readable;
+    "a short buffer leaves the rest", Families, short_reads;
+    "a peek leaves everything", All, peek;
+    "empty buffers move nothing", Families, empty_buffers;
+    "a stream has no sender and no cut", Families, received_fields;
+    "a megabyte arrives whole", All, megabyte;
+    "both directions at once", All, both_ways;
+    "a full socket says again and gets room when the peer reads", All, full;
+    "what is written after close is queued still arrives", All, close_delivers;
+    "the end comes after the data and stays", All, end_stays;
+    "waiting bytes are counted", All, counted;
+    "unacknowledged bytes are counted down", All, counted_out;
+    "room is never promised in vain", Families, room;
+    "a reset gives data, then the error, then the end", All, reset_order;
+    "a reset fails a send once, then the pipe is broken", All, reset_send;
+    "closing with unread data resets", All, unread_resets;
+    "a zero linger time resets", All, zero_linger;
+    "sending to a closed peer breaks the pipe", All, closed_peer;
+    "an idle hour changes nothing", Wire, idle_hour;
+    "a lossy wire loses nothing", Wire, lossy;
+    "a reordering wire changes no order", Wire, reordering;
+    "a doubling wire doubles nothing", Wire, doubling;
+    "a long wire is filled", Wire, long_wire;
+    "a narrow wire is shared by both directions", Wire, narrow;
+    "a cut that heals is survived", Wire, healed;
+    "bytes are counted for each connection", All, byte_counts;
+}
+
+fn ping_pong(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    for round in 0..100_u32 {
+        let text = round.to_le_bytes();
+        b.send_all(pair.client, &text)?;
+        equal("recv(server)", b.recv_exact(pair.server, 4)?, text.to_vec())?;
+        b.send_all(pair.server, &text[..3])?;
+        equal("recv(client)", b.recv_exact(pair.client, 3)?, text[..3].to_vec())?;
+    }
+    Ok(())
+}
+
+fn nothing(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    for sock in [pair.client, pair.server] {
+        b.recv(sock, &mut [0; 8]).must_fail("recv", &[Error::Again])?;
+        b.recv_with(sock, &mut [0; 8], RecvFlags::PEEK).must_fail("recv(PEEK)", &[Error::Again])?;
+        equal("readiness", b.readiness(sock).must("readiness")?, Events::OUT)?;
+    }
+    Ok(())
+}
+
+fn readable(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.send_all(pair.client, b"data")?;
+    b.ready(pair.server, Events::IN)?;
+    equal("readiness", b.readiness(pair.server).must("readiness")?, Events::IN | Events::OUT)?;
+    b.recv_exact(pair.server, 4)?;
+    equal("readiness", b.readiness(pair.server).must("readiness")?, Events::OUT)
+}
+
+fn short_reads(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    let data = pattern(1000, 1);
+    b.send_all(pair.client, &data)?;
+    b.settle();
+    for chunk in data.chunks(7) {
+        let mut buf = [0; 7];
+        let got = b.recv(pair.server, &mut buf).must("recv")?;
+        equal("recv", &buf[..got.len], chunk)?;
+    }
+    b.recv(pair.server, &mut [0; 7]).must_fail("recv", &[Error::Again])
+}
+
+fn peek(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.send_all(pair.client, b"peeked")?;
+    b.settle();
+    for _ in 0..3 {
+        let mut buf = [0; 4];
+        let got = b.recv_with(pair.server, &mut buf, RecvFlags::PEEK).must("recv(PEEK)")?;
+        equal("recv(PEEK)", &buf[..got.len], b"peek")?;
+        b.ready(pair.server, Events::IN)?;
+    }
+    equal("recv", b.recv_exact(pair.server, 6)?, b"peeked".to_vec())?;
+    b.recv_with(pair.server, &mut [0; 8], RecvFlags::PEEK).must_fail("recv(PEEK)", &[Error::Again])
+}
+
+fn empty_buffers(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    equal("send of nothing", b.send(pair.client, &[]).must("send")?, 0)?;
+    b.settle();
+    b.recv(pair.server, &mut [0; 8]).must_fail("recv", &[Error::Again])?;
+    b.send_all(pair.client, b"x")?;
+    b.settle();
+    equal("recv into nothing", b.recv(pair.server, &mut []).must("recv")?.len, 0)?;
+    equal("recv", b.recv_exact(pair.server, 1)?, b"x".to_vec())
+}
+
+fn received_fields(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.send_all(pair.client, b"abc")?;
+    b.settle();
+    let got = b.recv(pair.server, &mut [0; 2]).must("recv")?;
+    equal("recv: len, full_len, from", (got.len, got.full_len, got.from), (2, 2, None))
+}
+
+fn megabyte(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.transfer(pair.client, pair.server, &pattern(1 << 20, 2), "transfer to the server")?;
+    b.transfer(pair.server, pair.client, &pattern(1 << 20, 3), "transfer to the client")
+}
+
+fn both_ways(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    let ways = [(pair.client, pair.server), (pair.server, pair.client)];
+    let data = [pattern(300_000, 4), pattern(300_000, 5)];
+    let (mut sent, mut got) = ([0, 0], [0, 0]);
+    let mut buf = vec![0; 16_384];
+    b.until("transfer", "all data both ways", |b| {
+        for (way, &(from, to)) in ways.iter().enumerate() {
+            match b.send(from, &data[way][sent[way]..]) {
+                Ok(count) => sent[way] += count,
+                Err(Error::Again) => {}
+                Err(e) => Err(e).must("send")?,
+            }
+            loop {
+                match b.recv(to, &mut buf) {
+                    Ok(r) => {
+                        equal("recv", Some(&buf[..r.len]), data[way].get(got[way]..got[way] + r.len))?;
+                        got[way] += r.len;
+                    }
+                    Err(Error::Again) => break,
+                    Err(e) => return Err(e).must("recv"),
+                }
+            }
+        }
+        Ok((got == [300_000; 2]).then_some(()))
+    })
+}
+
+/// Sends until nothing more goes, with time for the peer's buffer to fill; answers how much went.
+fn fill(b: &mut Bench, pair: &Pair) -> Check<usize> {
+    let chunk = [7; 16_384];
+    let mut sent = 0;
+    for _ in 0..1000 {
+        match b.send(pair.client, &chunk) {
+            Ok(count) => sent += count,
+            Err(Error::Again) => {
+                b.settle();
+                match b.send(pair.client, &chunk) {
+                    Ok(count) => sent += count,
+                    Err(Error::Again) => return Ok(sent),
+                    Err(e) => return Err(e).must("send"),
+                }
+            }
+            Err(e) => return Err(e).must("send"),
+        }
+    }
+    Err(unexpected("send", "Again at last, since nobody reads", sent))
+}
+
+fn full(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    let sent = fill(b, &pair)?;
+    let ready = b.readiness(pair.client).must("readiness")?;
+    holds("readiness of a full socket", "no OUT", !ready.contains(Events::OUT), ready)?;
+    let data = b.recv_exact(pair.server, sent)?;
+    holds("recv", "the bytes that were sent", data.iter().all(|byte| *byte == 7), sent)?;
+    b.ready(pair.client, Events::OUT)?;
+    b.send_all(pair.client, b"more")?;
+    equal("recv", b.recv_exact(pair.server, 4)?, b"more".to_vec())
+}
+
+fn close_delivers(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    let sent = fill(b, &pair)?;
+    b.close(pair.client).must("close")?;
+    b.recv_exact(pair.server, sent)?;
+    b.recv_end(pair.server)
+}
+
+fn end_stays(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.send_all(pair.client, b"last")?;
+    b.close(pair.client).must("close")?;
+    b.ready(pair.server, Events::IN | Events::RDHUP)?;
+    equal("recv", b.recv_exact(pair.server, 4)?, b"last".to_vec())?;
+    for _ in 0..3 {
+        b.recv_end(pair.server)?;
+    }
+    let ready = b.readiness(pair.server).must("readiness")?;
+    equal("readiness", ready, Events::IN | Events::OUT | Events::RDHUP)?;
+    equal("take_error", b.take_error(pair.server), None)
+}
+
+fn counted(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    equal("queued_in", b.queued_in(pair.server).supported("queued_in")?, 0)?;
+    b.send_all(pair.client, &[1; 300])?;
+    b.settle();
+    equal("queued_in", b.queued_in(pair.server).must("queued_in")?, 300)?;
+    b.recv_exact(pair.server, 100)?;
+    equal("queued_in", b.queued_in(pair.server).must("queued_in")?, 200)
+}
+
+fn counted_out(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    equal("queued_out", b.queued_out(pair.client).supported("queued_out")?, 0)?;
+    let sent = fill(b, &pair)?;
+    let queued = b.queued_out(pair.client).must("queued_out")?;
+    holds("queued_out of a full socket", "1 to what was sent", (1..=sent).contains(&queued), queued)?;
+    b.recv_exact(pair.server, sent)?;
+    b.settle();
+    equal("queued_out", b.queued_out(pair.client).must("queued_out")?, 0)
+}
+
+fn room(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    let room = |b: &Bench, sock: Sock| b.stacks[sock.stack].send_room(sock.handle);
+    holds("send_room", "some room", room(b, pair.client) > 0, room(b, pair.client))?;
+    let promised = room(b, pair.client);
+    if promised != usize::MAX {
+        let data = vec![1; promised.min(1 << 22)];
+        equal("send of what there is room for", b.send(pair.client, &data).must("send")?, data.len())?;
+    }
+    fill(b, &pair)?;
+    let left = room(b, pair.client);
+    holds("send_room of a full socket", "0 or unknown", left == 0 || left == usize::MAX, left)
+}
+
+fn reset_order(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.send_all(pair.client, b"before")?;
+    b.settle();
+    b.abort(pair.client).must("abort")?;
+    let all = Events::IN | Events::OUT | Events::ERR | Events::HUP | Events::RDHUP;
+    b.ready(pair.server, all)?;
+    equal("recv", b.recv_exact(pair.server, 6)?, b"before".to_vec())?;
+    b.recv(pair.server, &mut [0; 8]).must_fail("recv", &[Error::ConnectionReset])?;
+    equal("recv after the error", b.recv(pair.server, &mut [0; 8]).must("recv")?.len, 0)?;
+    equal("take_error", b.take_error(pair.server), None)?;
+    equal("readiness", b.readiness(pair.server).must("readiness")?, all - Events::ERR)
+}
+
+fn reset_send(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.abort(pair.server).must("abort")?;
+    b.ready(pair.client, Events::ERR)?;
+    b.send(pair.client, b"x").must_fail("send", &[Error::ConnectionReset])?;
+    b.send(pair.client, b"x").must_fail("send", &[Error::BrokenPipe])?;
+    let pair = b.connection()?;
+    b.abort(pair.server).must("abort")?;
+    b.ready(pair.client, Events::ERR)?;
+    equal("take_error", b.take_error(pair.client), Some(Error::ConnectionReset))?;
+    equal("take_error", b.take_error(pair.client), None)?;
+    b.peer_addr(pair.client).must_fail("peer_addr", &[Error::NotConnected])
+}
+
+fn unread_resets(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.send_all(pair.client, b"unread")?;
+    b.ready(pair.server, Events::IN)?;
+    // RFC 2525 section 2.17: data is lost, so the peer must know.
+    b.close(pair.server).must("close")?;
+    b.recv_some(pair.client)?.must_fail("recv", &[Error::ConnectionReset])
+}
+
+fn zero_linger(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.set(pair.client, SocketOption::Linger(Some(Duration::ZERO))).supported("set_option(Linger)")?;
+    b.close(pair.client).must("close")?;
+    b.recv_some(pair.server)?.must_fail("recv", &[Error::ConnectionReset])
+}
+
+fn closed_peer(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.close(pair.server).must("close")?;
+    b.recv_end(pair.client)?;
+    // The first is taken, and answered with a reset.
+    equal("send", b.send(pair.client, b"x").must("send")?, 1)?;
+    b.settle();
+    b.send(pair.client, b"x").must_fail("send after the answer", &[Error::BrokenPipe])?;
+    let ready = b.readiness(pair.client).must("readiness")?;
+    holds("readiness", "HUP", ready.contains(Events::HUP), ready)
+}
+
+fn idle_hour(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.run_for(Duration::from_secs(3600));
+    b.transfer(pair.server, pair.client, &pattern(10_000, 6), "transfer after an hour")
+}
+
+/// A transfer each way over a wire that is impaired both ways.
+fn impaired(b: &mut Bench, how: Impairments, len: usize) -> Check {
+    let pair = b.connection()?;
+    b.dials.iter().for_each(|dial| dial.set(how));
+    b.transfer(pair.client, pair.server, &pattern(len, 7), "transfer to the server")?;
+    b.transfer(pair.server, pair.client, &pattern(len, 8), "transfer to the client")?;
+    b.close(pair.client).must("close")?;
+    b.recv_end(pair.server)
+}
+
+fn lossy(b: &mut Bench) -> Check {
+    let delay = Duration::from_millis(5);
+    impaired(b, Impairments { delay, loss: 20_000, ..Impairments::default() }, 300_000)
+}
+
+fn reordering(b: &mut Bench) -> Check {
+    let delay = Duration::from_millis(5);
+    impaired(b, Impairments { delay, reorder: 100_000, ..Impairments::default() }, 300_000)
+}
+
+fn doubling(b: &mut Bench) -> Check {
+    impaired(b, Impairments { duplicate: 300_000, ..Impairments::default() }, 300_000)
+}
+
+fn long_wire(b: &mut Bench) -> Check {
+    let start = b.now();
+    impaired(b, Impairments { delay: Duration::from_millis(50), ..Impairments::default() }, 1 << 20)?;
+    let took = b.now().since(start);
+    // 100 ms there and back: a window of 64 KiB moves a megabyte in less than 2 s.
+    holds("transfer", "a megabyte each way within 10 s", took < Duration::from_secs(10), took)
+}
+
+fn narrow(b: &mut Bench) -> Check {
+    let rate = Some(1_000_000);
+    let delay = Duration::from_millis(1);
+    let start = b.now();
+    impaired(b, Impairments { delay, rate, ..Impairments::default() }, 500_000)?;
+    let took = b.now().since(start);
+    holds("transfer", "what takes a second done within four", took < Duration::from_secs(4), took)
+}
+
+fn healed(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.send_all(pair.client, b"before")?;
+    b.recv_exact(pair.server, 6)?;
+    let before: Vec<_> = b.dials.iter().map(|dial| dial.get()).collect();
+    b.dials.iter().for_each(|dial| dial.cut());
+    b.send_all(pair.client, b"during")?;
+    b.run_for(Duration::from_secs(8));
+    b.recv(pair.server, &mut [0; 8]).must_fail("recv", &[Error::Again])?;
+    b.dials.iter().zip(before).for_each(|(dial, how)| dial.set(how));
+    equal("recv", b.recv_exact(pair.server, 6)?, b"during".to_vec())
+}
+
+fn byte_counts(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.tcp_info(pair.client).supported("tcp_info")?;
+    b.transfer(pair.client, pair.server, &pattern(50_000, 9), "transfer")?;
+    b.settle();
+    let sent = b.tcp_info(pair.client).must("tcp_info")?.bytes_sent;
+    let received = b.tcp_info(pair.server).must("tcp_info")?.bytes_received;
+    equal("tcp_info: bytes sent and received", (sent, received), (50_000, 50_000))?;
+    let info = b.tcp_info(pair.client).must("tcp_info")?;
+    equal("tcp_info: unacknowledged", info.unacknowledged, 0)
+}
