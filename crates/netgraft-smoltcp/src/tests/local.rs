@@ -263,3 +263,33 @@ fn configurations_that_cannot_work_are_refused() {
     let none = StackConfig { link: netgraft_plugin::LinkConfig::None, ..config(&["192.0.2.2/24"], &[]) };
     assert!(SmoltcpStack::new(none).is_err());
 }
+
+#[test]
+fn both_directions_at_once_do_not_block_each_other() {
+    let mut stack = alone();
+    let server = listener(&mut stack, TCP4, "127.0.0.1:80");
+    let client = connect(&mut stack, "127.0.0.1:80", NOW);
+    let conn = stack.accept(server).unwrap().0;
+    let data = vec![0; 300_000];
+    let (mut sent, mut got) = ([0; 2], [0; 2]);
+    let mut now = NOW;
+    for _ in 0..2000 {
+        stack.poll(now);
+        for (way, (from, to)) in [(client, conn), (conn, client)].into_iter().enumerate() {
+            if let Ok(len) = stack.send(from, &data[sent[way]..], None, SendFlags::empty(), now) {
+                sent[way] += len;
+            }
+            let mut buf = [0; 16_384];
+            while let Ok(part) = stack.recv(to, &mut buf, RecvFlags::empty(), now) {
+                got[way] += part.len;
+            }
+        }
+        if got == [300_000; 2] {
+            return;
+        }
+        // Without a deadline there is nothing to wait for.
+        let Some(next) = stack.next_deadline() else { break };
+        now = now.max(next);
+    }
+    panic!("{sent:?} sent, {got:?} got");
+}
