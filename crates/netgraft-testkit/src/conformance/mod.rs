@@ -87,6 +87,8 @@ pub enum Over {
     All,
     /// Both families, over a wire alone.
     Wire,
+    /// IPv6, over a wire alone.
+    Wire6,
 }
 
 /// How the two sides of a case are joined.
@@ -119,13 +121,14 @@ impl Case {
         let mut settings = match self.over {
             Over::Once | Over::Paths => on(Path::Loopback, &both[..1]),
             Over::Families | Over::All => on(Path::Loopback, &both),
-            Over::Wire => Vec::new(),
+            Over::Wire | Over::Wire6 => Vec::new(),
         };
         if links {
             settings.extend(match self.over {
                 Over::Once | Over::Families => Vec::new(),
                 Over::Paths => on(Path::Wire, &both[..1]),
                 Over::All | Over::Wire => on(Path::Wire, &both),
+                Over::Wire6 => on(Path::Wire, &both[1..]),
             });
         }
         settings

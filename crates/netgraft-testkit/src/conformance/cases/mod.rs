@@ -3,7 +3,9 @@
 mod bind;
 mod connect;
 mod create;
+mod datagram;
 mod listen;
+mod notify;
 mod shutdown;
 mod stream;
 
@@ -27,6 +29,6 @@ pub(self) use group;
 
 /// Every case, in order.
 pub(super) fn all() -> Vec<Case> {
-    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES, stream::CASES, shutdown::CASES];
+    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES, stream::CASES, shutdown::CASES, notify::CASES, datagram::CASES];
     groups.concat()
 }
