@@ -11,7 +11,10 @@ run() {
     done
     python3 - "$WORK/iperf" "$*" <<'PY' || fail "iperf3 $*"
 import json, sys
-end = json.load(open(sys.argv[1]))["end"]
+report = json.load(open(sys.argv[1]))
+if "error" in report:
+    sys.exit(report["error"])
+end = report["end"]
 total = end.get("sum_received") or end["sum"]
 print(f"iperf3 {sys.argv[2]}: {total['bytes']} bytes, {total['bits_per_second'] / 1e9:.2f} Gbit/s")
 sys.exit(0 if total["bytes"] > 0 else 1)
