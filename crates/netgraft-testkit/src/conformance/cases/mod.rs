@@ -4,8 +4,10 @@ mod bind;
 mod connect;
 mod create;
 mod datagram;
+mod echo;
 mod listen;
 mod notify;
+mod options;
 mod shutdown;
 mod stream;
 
@@ -29,6 +31,6 @@ pub(self) use group;
 
 /// Every case, in order.
 pub(super) fn all() -> Vec<Case> {
-    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES, stream::CASES, shutdown::CASES, notify::CASES, datagram::CASES];
+    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES, stream::CASES, shutdown::CASES, notify::CASES, datagram::CASES, echo::CASES, options::CASES];
     groups.concat()
 }
