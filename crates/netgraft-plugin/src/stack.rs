@@ -90,7 +90,7 @@ pub struct WakeFd<'a> {
 /// A network stack: what runs behind the sockets of a sandbox.
 ///
 /// The order of calls is: the factory; in the launcher [`PluginStack::pre_init`] alone; in the sentry
-/// [`PluginStack::seccomp_filters`], then [`PluginStack::init`], then anything else, ended by
+/// [`PluginStack::seccomp_filters`], [`PluginStack::prepare`], [`PluginStack::init`], then anything else, ended by
 /// [`inet::Stack::destroy`].
 pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
     /// What the stack says of itself. May be called before `init`.
@@ -104,6 +104,15 @@ pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
     fn pre_init(&mut self, args: PreInitStackArgs) -> Result<PreInitStack, SetupError> {
         let _ = args;
         Ok(PreInitStack::default())
+    }
+
+    /// Runs in the sentry when it has given up its privileges and its file system, but may still load code: a stack
+    /// that is a shared object is linked here. [`PluginStack::init`] does the same if this was not called.
+    ///
+    /// # Errors
+    /// A text for the operator; the program is not started.
+    fn prepare(&mut self) -> Result<(), SetupError> {
+        Ok(())
     }
 
     /// Runs in the confined sentry.
