@@ -196,7 +196,7 @@ impl Engine {
                 }
                 Ok(Answer::Value(0))
             }
-            State::ConnectingBlocked | State::ConnectingGated(_) => {
+            State::ConnectingBlocked | State::ConnectingGated(..) => {
                 self.fail_connect_by_shutdown(id);
                 Ok(Answer::Value(0))
             }

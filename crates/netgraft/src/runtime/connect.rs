@@ -58,10 +58,10 @@ impl Engine {
                 let Some(file) = self.find_file(id) else { return Err(libc::EBADF) };
                 return self.begin_connect(caller, call, id, &file, addr, blocking);
             }
-            State::ConnectingBlocked | State::ConnectingGated(_) if blocking => {
+            State::ConnectingBlocked | State::ConnectingGated(..) if blocking => {
                 return Ok(self.park_connect(caller, call, id));
             }
-            State::ConnectingBlocked | State::ConnectingGated(_) => return Err(libc::EALREADY),
+            State::ConnectingBlocked | State::ConnectingGated(..) => return Err(libc::EALREADY),
             State::Stream(_) => return Err(libc::EISCONN),
             State::Listening(_) => return Err(libc::EISCONN),
             State::Datagram(_) => return Err(libc::EINVAL),
@@ -136,11 +136,11 @@ impl Engine {
         let end = self.join(file)?;
         unix::set_send_buffer(file, 0).map_err(|e| errno(&e))?;
         // More than the smallest buffer holds: neither poll nor a write gets past it.
-        unix::send(file, &[0; GATE]).map_err(|e| errno(&e))?;
+        let fill = unix::send(file, &[0; GATE]).map_err(|e| errno(&e))?;
         // A program that gives the attempt up hangs up.
         self.epoll.add(end.as_fd(), bits::RDHUP | bits::EDGE, id.token()).map_err(|e| errno(&e))?;
         if let Some(socket) = self.table.get_mut(id) {
-            socket.state = State::ConnectingGated(end);
+            socket.state = State::ConnectingGated(end, fill);
         }
         Ok(())
     }
@@ -161,8 +161,8 @@ impl Engine {
     fn connected(&mut self, id: SocketId, _handle: Handle) {
         let Some(socket) = self.table.get_mut(id) else { return };
         match std::mem::replace(&mut socket.state, State::Ended) {
-            State::ConnectingGated(end) => {
-                socket.state = State::ConnectingGated(end);
+            State::ConnectingGated(end, fill) => {
+                socket.state = State::ConnectingGated(end, fill);
                 self.open_gate(id);
             }
             _ => self.answer_connected(id),
@@ -217,7 +217,9 @@ impl Engine {
     fn open_gate(&mut self, id: SocketId) {
         let file = self.find_file(id);
         let Some(socket) = self.table.get_mut(id) else { return };
-        let State::ConnectingGated(end) = std::mem::replace(&mut socket.state, State::Ended) else { return };
+        let State::ConnectingGated(end, fill) = std::mem::replace(&mut socket.state, State::Ended) else {
+            return;
+        };
         let _ = self.epoll.remove(end.as_fd());
         // The sentry's end was never changed: its size is the default.
         if let Some(file) = &file
@@ -225,9 +227,16 @@ impl Engine {
         {
             let _ = unix::set_send_buffer(file.as_fd(), settable(size));
         }
-        // Reading what fills it makes the program's socket writable: it wakes.
+        // Reading what fills it makes the program's socket writable: it wakes. The program may have written since
+        // the size was restored: no byte more is read.
         let mut junk = [0; GATE];
-        while matches!(unix::recv(end.as_fd(), &mut junk, 0), Ok(1..)) {}
+        let mut left = fill.min(GATE);
+        while left > 0 {
+            match unix::recv(end.as_fd(), &mut junk[..left], 0) {
+                Ok(n @ 1..) => left -= n,
+                _ => break,
+            }
+        }
         let narrow = file.is_none();
         drop(file);
         // One that waited in a blocking call is answered too.

@@ -9,8 +9,7 @@ use netgraft_sentry::call::{self, NewSocket};
 
 use super::caller::Caller;
 use super::datagram::Datagram;
-use super::engine::{Answer, Engine, Outcome};
-use super::stream::Pumped;
+use super::engine::{Answer, Engine, Outcome, Work};
 use super::table::{Socket, SocketId, State};
 
 /// The most that UDP over IPv4 carries (udp(7)).
@@ -133,10 +132,25 @@ impl Engine {
     pub(super) fn program_closed(&mut self, id: SocketId) {
         match self.table.get(id).map(|s| &s.state) {
             Some(State::Datagram(_)) => self.pump_datagram_out(id),
-            Some(State::Stream(_)) => while self.pump_stream_out(id, true) == Pumped::More {},
+            Some(State::Stream(_)) => return self.closed_after_shutdown(id),
             _ => {}
         }
         self.discard(id);
+    }
+
+    /// A stream that had been shut down was closed: from now on a hang-up of the sentry's end means just that.
+    fn closed_after_shutdown(&mut self, id: SocketId) {
+        if let Some(watch) = self.table.take_watch(id) {
+            self.closes.unwatch(watch);
+        }
+        let Some(Socket { state: State::Stream(stream), .. }) = self.table.get_mut(id) else { return };
+        stream.watched = false;
+        if stream.is_open_out() {
+            // Ends the socket when the last byte has been read, which may have to wait for room in the stack.
+            self.pump(id, Work::OutToEnd);
+        } else {
+            self.discard(id);
+        }
     }
 
     /// Ends a socket and everything that belongs to it. A connected stream is closed in an orderly way.

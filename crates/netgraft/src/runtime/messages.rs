@@ -34,7 +34,7 @@ impl Engine {
         match self.table.get(id).map(|s| &s.state) {
             Some(State::Datagram(_)) => Target::Datagram,
             Some(State::Stream(_)) => Target::Stream,
-            Some(State::ConnectingBlocked | State::ConnectingGated(_)) => Target::Unconnected(libc::EAGAIN),
+            Some(State::ConnectingBlocked | State::ConnectingGated(..)) => Target::Unconnected(libc::EAGAIN),
             _ => Target::Unconnected(libc::EPIPE),
         }
     }

@@ -29,7 +29,7 @@ impl Engine {
     pub(super) fn getpeername(&mut self, caller: &Caller, fd: i32, addr: AddressOut) -> Outcome {
         let Some((id, _file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
         let Some(socket) = self.table.get(id) else { return Ok(Answer::Kernel) };
-        let connecting = matches!(socket.state, State::ConnectingBlocked | State::ConnectingGated(_));
+        let connecting = matches!(socket.state, State::ConnectingBlocked | State::ConnectingGated(..));
         let handle = socket.handle.filter(|_| !connecting).ok_or(libc::ENOTCONN)?;
         let peer = self.stack.peer_addr(handle).map_err(Error::errno)?;
         caller.write_address(addr, sockaddr::encode(socket.spec.domain, peer).bytes())?;

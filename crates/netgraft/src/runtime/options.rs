@@ -109,7 +109,7 @@ impl Engine {
         let socket = self.table.get_mut(id)?;
         let own = socket.pending_error.take();
         let handle = socket.handle;
-        let connecting = matches!(socket.state, State::ConnectingBlocked | State::ConnectingGated(_));
+        let connecting = matches!(socket.state, State::ConnectingBlocked | State::ConnectingGated(..));
         let error = own.or_else(|| handle.filter(|_| !connecting).and_then(|h| self.stack.take_error(h)));
         if !connecting {
             unix::clear_error(file.as_fd());

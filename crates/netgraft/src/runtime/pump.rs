@@ -26,7 +26,7 @@ impl Engine {
                     self.pump_datagram_in(id);
                 }
             }
-            Some(State::ConnectingGated(_)) if events & bits::HUP != 0 => {
+            Some(State::ConnectingGated(..)) if events & bits::HUP != 0 => {
                 // The program gave the attempt up.
                 self.discard(id);
             }
@@ -57,7 +57,7 @@ impl Engine {
     pub(super) fn stack_event(&mut self, event: Event) {
         let Some(id) = self.table.find_handle(event.handle) else { return };
         match self.table.get(id).map(|s| &s.state) {
-            Some(State::ConnectingBlocked | State::ConnectingGated(_)) => {
+            Some(State::ConnectingBlocked | State::ConnectingGated(..)) => {
                 self.connect_event(id, event.events)
             }
             Some(State::Stream(_)) => {
@@ -155,7 +155,7 @@ impl Engine {
         socket.pending_error = Some(error);
         let end = match std::mem::replace(&mut socket.state, State::Ended) {
             State::Stream(stream) => Some(stream.into_end()),
-            State::ConnectingGated(end) => Some(end),
+            State::ConnectingGated(end, _) => Some(end),
             other => {
                 socket.state = other;
                 None

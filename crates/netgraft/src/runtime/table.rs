@@ -38,8 +38,9 @@ pub(super) enum State {
     Fresh,
     /// A blocking `connect` waits; the surrogate is as it was.
     ConnectingBlocked,
-    /// A non-blocking `connect` is under way: the surrogate is connected to this end, and its gate is closed.
-    ConnectingGated(OwnedFd),
+    /// A non-blocking `connect` is under way: the surrogate is connected to this end, and its gate is closed by
+    /// this many bytes, which are to be read before those of the program.
+    ConnectingGated(OwnedFd, usize),
     /// Connected.
     Stream(Stream),
     /// Listening.
