@@ -8,6 +8,7 @@ mod echo;
 mod listen;
 mod notify;
 mod options;
+mod settings;
 mod shutdown;
 mod stream;
 
@@ -31,6 +32,6 @@ pub(self) use group;
 
 /// Every case, in order.
 pub(super) fn all() -> Vec<Case> {
-    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES, stream::CASES, shutdown::CASES, notify::CASES, datagram::CASES, echo::CASES, options::CASES];
+    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES, stream::CASES, shutdown::CASES, notify::CASES, datagram::CASES, echo::CASES, options::CASES, settings::CASES];
     groups.concat()
 }
