@@ -139,6 +139,12 @@ pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
         None
     }
 
+    /// How many closed sockets still have bytes, or the end of a stream, that their peer has not acknowledged. When
+    /// the program has ended the sentry lets them finish, for a moment.
+    fn unfinished(&self) -> usize {
+        0
+    }
+
     /// The host descriptors that mean work for [`PluginStack::poll`]. They do not change after `init`.
     fn wake_fds(&self) -> Vec<WakeFd<'_>> {
         Vec::new()

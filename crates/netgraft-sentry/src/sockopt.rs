@@ -25,6 +25,8 @@ pub enum Ancillary {
     TrafficClass,
     Errors,
     Errors6,
+    /// IP options: packets that have some do not get here, so there is never such a message.
+    Options,
 }
 
 /// Which of the two time-outs of socket(7).
@@ -223,6 +225,7 @@ fn set_ip(name: i32, value: &[u8]) -> Result<Set, Errno> {
         libc::IP_RECVTTL => return ancillary(Ancillary::Ttl),
         libc::IP_RECVTOS => return ancillary(Ancillary::TypeOfService),
         libc::IP_RECVERR => return ancillary(Ancillary::Errors),
+        libc::IP_RETOPTS => return ancillary(Ancillary::Options),
         libc::IP_TTL => {
             let ttl = byte_or_default(int_or_byte(value)?, 64)?;
             if ttl == 0 {
@@ -325,6 +328,7 @@ pub fn parse_get(spec: SocketSpec, level: i32, name: i32) -> Result<Get, Errno> 
         (libc::IPPROTO_IP, libc::IP_RECVTTL) => Get::Ancillary(Ancillary::Ttl),
         (libc::IPPROTO_IP, libc::IP_RECVTOS) => Get::Ancillary(Ancillary::TypeOfService),
         (libc::IPPROTO_IP, libc::IP_RECVERR) => Get::Ancillary(Ancillary::Errors),
+        (libc::IPPROTO_IP, libc::IP_RETOPTS) => Get::Ancillary(Ancillary::Options),
         (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => Get::Stack(N::V6Only),
         (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => Get::Stack(N::UnicastHops),
         (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS) => Get::Stack(N::MulticastHops),

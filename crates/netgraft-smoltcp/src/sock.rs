@@ -107,6 +107,14 @@ impl Socks {
         handle
     }
 
+    /// The connections that the program has closed and the protocol has not.
+    pub(crate) fn orphans(&self) -> impl Iterator<Item = &Conn> {
+        self.slots.iter().filter_map(|slot| match slot.sock.as_deref() {
+            Some(Sock { owner: Owner::Orphan, body: Body::Conn(conn), .. }) => Some(conn.as_ref()),
+            _ => None,
+        })
+    }
+
     fn slot(&self, handle: Handle) -> Option<&Slot> {
         let slot = self.slots.get((handle.0 & 0xffff_ffff) as usize)?;
         (u64::from(slot.generation) == handle.0 >> 32).then_some(slot)

@@ -210,6 +210,11 @@ impl PluginStack for SmoltcpStack {
         }
     }
 
+    fn unfinished(&self) -> usize {
+        let conns = self.core().map(|core| core.socks.orphans()).into_iter().flatten();
+        conns.filter(|conn| conn.queued_out() > 0 || conn.is_closing()).count()
+    }
+
     fn wake_fds(&self) -> Vec<WakeFd<'_>> {
         let fd = self.core().ok().and_then(|c| c.link.as_ref()).and_then(|l| l.fd());
         fd.map(|fd| WakeFd { fd, events: Events::IN }).into_iter().collect()

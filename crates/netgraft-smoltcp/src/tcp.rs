@@ -198,6 +198,11 @@ impl Conn {
         self.socket().send_queue() + self.cork.len()
     }
 
+    /// Whether a FIN was sent, or is to be, that the peer has not acknowledged.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.socket().state(), State::FinWait1 | State::Closing | State::LastAck)
+    }
+
     /// Whether the peer has sent its FIN.
     fn peer_closed(&self) -> bool {
         matches!(self.socket().state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait)

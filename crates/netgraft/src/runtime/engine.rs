@@ -20,7 +20,7 @@ use super::datagram::MAX_DATAGRAM;
 use super::host::HostCalls;
 use super::parked::ParkingLot;
 use super::stream::CHUNK;
-use super::table::{SocketId, Table};
+use super::table::{SocketId, State, Table};
 use crate::clock;
 use crate::control::{self, FromSentry, Summary, ToSentry};
 
@@ -39,6 +39,9 @@ const CALLS_A_ROUND: usize = 64;
 const POLLS_A_ROUND: usize = 8;
 /// How long a listener waits before it offers a connection again that the program's queue had no room for.
 const RETRY: Duration = Duration::from_millis(10);
+
+/// How long the program's last bytes may take to be delivered after its end: less than the launcher waits.
+const LAST_BYTES: Duration = Duration::from_millis(1500);
 
 /// What a call comes to.
 pub(super) enum Answer {
@@ -99,6 +102,8 @@ pub(super) struct Engine {
     pub(super) stack_busy: bool,
     pub(super) host: Option<HostCalls>,
     pub(super) summary: Summary,
+    /// The program has ended: until when its last bytes may take to be delivered.
+    ends_at: Option<Instant>,
     moved_events: Vec<Event>,
 }
 
@@ -161,6 +166,7 @@ impl Engine {
             stack_busy: true,
             host,
             summary: Summary { stack: format!("{} {}", info.name, info.version), ..Summary::default() },
+            ends_at: None,
             moved_events: Vec::new(),
         })
     }
@@ -188,7 +194,8 @@ impl Engine {
                     TOKEN_LISTENER => calls = true,
                     TOKEN_CONTROL => {
                         if self.is_told_to_stop() {
-                            return self.stop();
+                            let _ = self.epoll.remove(self.control.as_fd());
+                            self.ends_at = Some(self.now + LAST_BYTES);
                         }
                     }
                     TOKEN_CLOSES => self.harvest_closes(),
@@ -202,6 +209,11 @@ impl Engine {
             }
             self.run_timers();
             self.run_stack();
+            if let Some(at) = self.ends_at
+                && (self.now >= at || !self.has_last_bytes())
+            {
+                return self.stop();
+            }
         }
     }
 
@@ -211,10 +223,9 @@ impl Engine {
             return Some(Duration::ZERO);
         }
         let host = self.host.as_ref().and_then(HostCalls::next_deadline);
-        let deadline = [self.stack.next_deadline(), self.parked.next_deadline(), self.retry_at, host]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let deadlines =
+            [self.stack.next_deadline(), self.parked.next_deadline(), self.retry_at, self.ends_at, host];
+        let deadline = deadlines.into_iter().flatten().min()?;
         Some(deadline.since(clock::now()))
     }
 
@@ -223,6 +234,18 @@ impl Engine {
             Ok(Some(ToSentry::Stop) | None) => true,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
+    }
+
+    /// Whether bytes that the program sent before it ended are still on their way.
+    fn has_last_bytes(&self) -> bool {
+        !self.again.is_empty()
+            || self.stack.unfinished() > 0
+            || self.table.ids().any(|id| match self.table.get(id).map(|s| &s.state) {
+                Some(State::Stream(stream)) => {
+                    stream.is_open_out() && unix::readable(stream.end().as_fd()).unwrap_or(false)
+                }
+                _ => false,
+            })
     }
 
     fn stop(mut self) -> io::Result<()> {
