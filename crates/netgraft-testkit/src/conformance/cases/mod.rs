@@ -6,8 +6,10 @@ mod create;
 mod datagram;
 mod echo;
 mod listen;
+mod many;
 mod notify;
 mod options;
+mod random;
 mod settings;
 mod shutdown;
 mod stream;
@@ -32,6 +34,6 @@ pub(self) use group;
 
 /// Every case, in order.
 pub(super) fn all() -> Vec<Case> {
-    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES, stream::CASES, shutdown::CASES, notify::CASES, datagram::CASES, echo::CASES, options::CASES, settings::CASES];
+    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES, stream::CASES, shutdown::CASES, notify::CASES, datagram::CASES, echo::CASES, options::CASES, settings::CASES, many::CASES, random::CASES];
     groups.concat()
 }
