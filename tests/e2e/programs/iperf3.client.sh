@@ -1,10 +1,16 @@
 . "$PROGRAMS/lib.sh"
-wait_port
+# Waits with iperf3 itself: a bare connection would be the server's next client, and it mixes up the two.
+tries=0
+until iperf3 -c "$HOST" -p "$PORT" -n 1K >/dev/null 2>&1; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 100 ] || fail "nobody answers iperf3 on $HOST port $PORT"
+    sleep 0.1
+done
 # Runs one test and asserts that the receiver counted bytes.
 run() {
     tries=0
     until iperf3 -c "$HOST" -p "$PORT" --connect-timeout 5000 -J "$@" >"$WORK/iperf" 2>"$WORK/iperf.err"; do
-        # The server serves one test at a time: the last one, or wait_port's, may still be ending.
+        # The server serves one test at a time: the last one may still be ending.
         tries=$((tries + 1))
         [ "$tries" -lt 10 ] || fail "iperf3 $*: $(grep error "$WORK/iperf" "$WORK/iperf.err")"
         sleep 0.3

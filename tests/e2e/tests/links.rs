@@ -132,13 +132,15 @@ impl Ground {
         self.set_up_tap()
     }
 
-    /// A network behind the server that answers nothing, so that a connect to it times out.
-    fn add_blackhole(&self, client: &Namespace, server: &Namespace, via: [&str; 2]) -> Outcome {
+    /// A network behind the server that answers nothing, so that a connect to it times out. Netgraft's side
+    /// needs no route: it has a gateway, and answers for nobody else.
+    fn add_blackhole(&self, direction: Direction, sides: [&Namespace; 2], via: [&str; 2]) -> Outcome {
+        let [server, client] = sides;
         for (index, network) in ["10.99.0.0/24", "fd99::/64"].iter().enumerate() {
-            if self.link == Link::Native || std::ptr::eq(server, self.kernel_side()) {
+            if self.link == Link::Native || direction == Direction::Out {
                 server.ip(&["route", "add", "blackhole", network])?;
             }
-            if self.link == Link::Native || std::ptr::eq(client, self.kernel_side()) {
+            if self.link == Link::Native || direction == Direction::In {
                 client.ip(&["route", "add", network, "via", without_prefix(via[index])])?;
             }
         }
@@ -187,7 +189,7 @@ fn run(
     kit.describe(&mut server_scratch, host, bind);
     kit.describe(&mut client_scratch, host, without_prefix(family.of(other)));
     if program.name == "faults" && link != Link::OwnTap {
-        ground.add_blackhole(client_side, server_side, address)?;
+        ground.add_blackhole(direction, [server_side, client_side], address)?;
         client_scratch.set("BLACKHOLE", family.of(BLACKHOLE));
     }
 
