@@ -9,7 +9,8 @@ done
 # Runs one test and asserts that the receiver counted bytes.
 run() {
     tries=0
-    until iperf3 -c "$HOST" -p "$PORT" --connect-timeout 5000 -J "$@" >"$WORK/iperf" 2>"$WORK/iperf.err"; do
+    until iperf3 -c "$HOST" -p "$PORT" --connect-timeout 5000 -J "$@" >"$WORK/iperf" 2>"$WORK/iperf.err" &&
+        ! grep -q '"error"' "$WORK/iperf"; do
         # The server serves one test at a time: the last one may still be ending.
         tries=$((tries + 1))
         [ "$tries" -lt 10 ] || fail "iperf3 $*: $(grep error "$WORK/iperf" "$WORK/iperf.err")"
