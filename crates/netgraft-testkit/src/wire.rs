@@ -388,7 +388,8 @@ mod tests {
     fn loss_reordering_and_doubling_repeat_from_their_seed() {
         let run = |seed| {
             let (mut a, b) = ip_pair(1500);
-            let how = Impairments { loss: 200_000, reorder: 200_000, duplicate: 200_000, ..Impairments::default() };
+            let how =
+                Impairments { loss: 200_000, reorder: 200_000, duplicate: 200_000, ..Impairments::default() };
             let (mut b, _) = Impaired::new(b, how, seed);
             send(&mut a, 200);
             let mut seen = received(&mut b, NOW);

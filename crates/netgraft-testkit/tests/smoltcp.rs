@@ -1,5 +1,4 @@
 //! The conformance suite on the built-in stack, on simulated time: over its loopback and over a wire.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig};
 use netgraft_smoltcp::SmoltcpStack;
@@ -17,11 +16,18 @@ fn the_built_in_stack_conforms() {
         })),
         ..Subject::from_factory("smoltcp", factory, StackConfig::default(), Time::Simulated)
     };
+    let open = open_descriptors();
     let report = run(&subject, &filter);
+    assert_eq!(open_descriptors(), open, "descriptors were left open");
     print!("{}", report.table());
     let skips = Skips::parse(include_str!("../deviations.toml")).unwrap();
     assert!(skips.unexplained(&report).is_empty(), "{}", report.table());
     if filter.is_empty() {
         assert_eq!(skips.stale(&report), Vec::<String>::new(), "deviations that are none");
     }
+}
+
+/// How many descriptors this process has.
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

@@ -14,6 +14,7 @@
 //! two stacks that a simulated wire joins. Linux is the measure: every case passes on the host's sockets.
 
 mod bench;
+mod calls;
 mod cases;
 mod check;
 mod report;
@@ -146,13 +147,21 @@ pub fn cases() -> Vec<Case> {
 /// A stack that panics fails the case. A stack that does not return hangs the suite.
 #[must_use]
 pub fn run(subject: &Subject, filter: &str) -> Report {
+    run_each(subject, filter, &mut |_| {})
+}
+
+/// The same, and shows each row as soon as it is known: a case that waits in vain takes five seconds of real
+/// time.
+pub fn run_each(subject: &Subject, filter: &str, each: &mut dyn FnMut(&Row)) -> Report {
     let mut rows = Vec::new();
     for case in cases() {
         for (path, domain) in case.settings(subject.linked.is_some()) {
             let row = Row::new(&case, path, domain);
             if row.id().contains(filter) {
                 let outcome = run_one(subject, &case, path, domain);
-                rows.push(Row { outcome, ..row });
+                let row = Row { outcome, ..row };
+                each(&row);
+                rows.push(row);
             }
         }
     }
@@ -163,7 +172,9 @@ fn run_one(subject: &Subject, case: &Case, path: Path, domain: Domain) -> Outcom
     // The bench goes with the panic: nothing sees a stack in a broken state.
     let body = AssertUnwindSafe(|| {
         let mut bench = Bench::new(subject, path, domain)?;
-        (case.run)(&mut bench)
+        let found = (case.run)(&mut bench);
+        bench.stacks.iter_mut().for_each(|stack| stack.destroy());
+        found
     });
     match catch_unwind(body) {
         Ok(Ok(())) => Outcome::Pass,

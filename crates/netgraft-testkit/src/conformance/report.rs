@@ -113,12 +113,8 @@ mod tests {
 
     #[test]
     fn a_report_is_read_back_and_tells_what_failed() {
-        let row = |name: &str, outcome| Row {
-            group: "g".into(),
-            name: name.into(),
-            setting: "v4".into(),
-            outcome,
-        };
+        let row =
+            |name: &str, outcome| Row { group: "g".into(), name: name.into(), setting: "v4".into(), outcome };
         let report = Report {
             stack: "s".into(),
             rows: vec![

@@ -76,12 +76,8 @@ mod tests {
 
     #[test]
     fn skips_explain_failures_and_go_stale() {
-        let row = |name: &str, outcome| Row {
-            group: "g".into(),
-            name: name.into(),
-            setting: "v4".into(),
-            outcome,
-        };
+        let row =
+            |name: &str, outcome| Row { group: "g".into(), name: name.into(), setting: "v4".into(), outcome };
         let fail = || Outcome::fail("c", "e", "a");
         let rows = vec![row("a", fail()), row("b", fail()), row("c", Outcome::Pass)];
         let report = Report { stack: "s".into(), rows };

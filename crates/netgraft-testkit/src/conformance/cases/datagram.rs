@@ -378,8 +378,7 @@ fn broadcast(b: &mut Bench) -> Check {
 
 fn multicast(b: &mut Bench) -> Check {
     let group = Ipv4Addr::new(239, 255, 77, 1);
-    let (IpAddr::V4(here), IpAddr::V4(there)) =
-        (b.addr(Side::Client, 0).ip(), b.addr(Side::Server, 0).ip())
+    let (IpAddr::V4(here), IpAddr::V4(there)) = (b.addr(Side::Client, 0).ip(), b.addr(Side::Server, 0).ip())
     else {
         return Ok(());
     };

@@ -171,7 +171,8 @@ fn stump(b: &mut Bench) -> Check {
     let sock = echo(b)?;
     let (packet, to) = (request(b, 1, &[]), b.addr(Side::Server, 0));
     for len in [0, 1, 7] {
-        b.send_to(sock, &packet[..len], to).must_fail(&format!("send_to of {len} bytes"), &[Error::Invalid])?;
+        b.send_to(sock, &packet[..len], to)
+            .must_fail(&format!("send_to of {len} bytes"), &[Error::Invalid])?;
     }
     b.send_to(sock, &packet, to).must("send_to of a bare header")?;
     reply(b, sock, 1, &[]).map(|_| ())

@@ -112,9 +112,7 @@ fn overflow(b: &mut Bench) -> Check {
     b.settle();
     // A client sends its SYN again after 1 s (RFC 6298), then after 2 s more.
     for _ in 0..4 {
-        b.until_within(Duration::from_secs(20), "accept", "a connection", |b| {
-            Ok(b.accept(listener).ok())
-        })?;
+        b.until_within(Duration::from_secs(20), "accept", "a connection", |b| Ok(b.accept(listener).ok()))?;
     }
     Ok(())
 }

@@ -30,10 +30,24 @@ macro_rules! group {
         )+];
     };
 }
-pub(self) use group;
+use group;
 
 /// Every case, in order.
 pub(super) fn all() -> Vec<Case> {
-    let groups = [create::CASES, bind::CASES, listen::CASES, connect::CASES, stream::CASES, shutdown::CASES, notify::CASES, datagram::CASES, echo::CASES, options::CASES, settings::CASES, many::CASES, random::CASES];
+    let groups = [
+        create::CASES,
+        bind::CASES,
+        listen::CASES,
+        connect::CASES,
+        stream::CASES,
+        shutdown::CASES,
+        notify::CASES,
+        datagram::CASES,
+        echo::CASES,
+        options::CASES,
+        settings::CASES,
+        many::CASES,
+        random::CASES,
+    ];
     groups.concat()
 }

@@ -89,7 +89,9 @@ fn switches(b: &mut Bench) -> Check {
         ] {
             keep(b, tcp, option)?;
         }
-        for option in [SocketOption::ReuseAddress(on), SocketOption::ReusePort(on), SocketOption::Broadcast(on)] {
+        for option in
+            [SocketOption::ReuseAddress(on), SocketOption::ReusePort(on), SocketOption::Broadcast(on)]
+        {
             keep(b, udp, option)?;
         }
         if b.domain == Domain::V6 {
@@ -295,7 +297,9 @@ fn device(b: &mut Bench) -> Check {
 fn path_mtu(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     match b.get(pair.client, OptionName::PathMtu).supported("get_option(PathMtu)")? {
-        SocketOption::PathMtu(mtu) => holds("get_option(PathMtu)", "1280 to 65,575", (1280..65_576).contains(&mtu), mtu)?,
+        SocketOption::PathMtu(mtu) => {
+            holds("get_option(PathMtu)", "1280 to 65,575", (1280..65_576).contains(&mtu), mtu)?
+        }
         other => return Err(unexpected("get_option", "PathMtu", &other)),
     }
     let fresh = b.tcp(Side::Client)?;
@@ -309,7 +313,8 @@ fn path_mtu(b: &mut Bench) -> Check {
 fn survive(b: &mut Bench) -> Check {
     let (_, addr) = b.listener(4)?;
     let client = b.tcp(Side::Client)?;
-    let options = [SocketOption::NoDelay(true), SocketOption::KeepAlive(true), SocketOption::KeepIdle(seconds(99))];
+    let options =
+        [SocketOption::NoDelay(true), SocketOption::KeepAlive(true), SocketOption::KeepIdle(seconds(99))];
     for option in options.clone() {
         keep(b, client, option)?;
     }
