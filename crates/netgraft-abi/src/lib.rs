@@ -1,7 +1,53 @@
 //! The C interface between netgraft and stacks of third parties.
+//!
+//! A stack is a shared object that exports either the existing C functions (level 0, [`Level::Zero`]) or one entry
+//! point that returns a table (level 1, [`Level::One`], `include/netgraft.h`). [`load`] looks at an object, and
+//! [`Loaded::factory`] makes stacks of it that behave like any other behind the contract of `netgraft-plugin`.
+//!
+//! # Where code of an object runs
+//!
+//! Linking an object runs its constructors, so where it is linked decides what they may do:
+//!
+//! 1. [`load`] links it in a child process that has no capabilities, no network and nothing open, and asks it for its
+//!    table. The object and what it depends on are copied to memory files.
+//! 2. `pre_init` links it in a child process of the launcher, with the launcher's rights: that is what pre-init is for.
+//! 3. [`netgraft_plugin::PluginStack::prepare`] links the copies into the sentry, after it gave up its privileges and
+//!    its file system, and `init` runs behind the sentry's allow-list.
+//!
+//! Nothing of it ever runs in the launcher's own process. A crash, an exit or a hang in 1 and 2 ends the child, and
+//! becomes a text for the operator.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let object = std::sync::Arc::new(netgraft_abi::load("./libfoo.so".as_ref())?);
+//! netgraft_plugin::register_plugin_stack(&object.info().name, object.factory())?;
+//! # Ok(())
+//! # }
+//! ```
 
+mod child;
 mod codes;
 mod convert;
+mod elf;
+mod error;
 #[cfg(test)]
 mod layout;
+mod level0;
+mod level1;
+mod library;
+mod log;
+mod object;
+mod probe;
 pub mod raw;
+mod table;
+mod watch;
+
+use std::time::Duration;
+
+pub use error::{Fault, LoadError};
+pub use object::{Level, Loaded, factory_for_path, load};
+
+/// How long an object's pre-init may take.
+const PRE_INIT_LIMIT: Duration = Duration::from_secs(30);
+/// What a function that an object does not have answers: `NETGRAFT_E_NOT_SUPPORTED`.
+const NOT_SUPPORTED: i32 = -21;

@@ -1,0 +1,218 @@
+//! Socket options as Linux has them, for objects that take Linux's numbers.
+
+use std::ffi::c_int;
+use std::time::Duration;
+
+use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
+use netgraft_plugin::{Error, Result, TcpState};
+
+use super::api::{Api, error_of};
+use crate::codes;
+use crate::convert;
+use crate::raw;
+
+/// The level and the name of an option.
+const fn place(name: OptionName) -> Option<(c_int, c_int)> {
+    use OptionName as N;
+    let (level, name) = match name {
+        N::ReuseAddress => (libc::SOL_SOCKET, libc::SO_REUSEADDR),
+        N::ReusePort => (libc::SOL_SOCKET, libc::SO_REUSEPORT),
+        N::KeepAlive => (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+        N::Linger => (libc::SOL_SOCKET, libc::SO_LINGER),
+        N::SendBuffer => (libc::SOL_SOCKET, libc::SO_SNDBUF),
+        N::ReceiveBuffer => (libc::SOL_SOCKET, libc::SO_RCVBUF),
+        N::Broadcast => (libc::SOL_SOCKET, libc::SO_BROADCAST),
+        N::OutOfBandInline => (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+        N::DontRoute => (libc::SOL_SOCKET, libc::SO_DONTROUTE),
+        N::Priority => (libc::SOL_SOCKET, libc::SO_PRIORITY),
+        N::Ttl => (libc::IPPROTO_IP, libc::IP_TTL),
+        N::TypeOfService => (libc::IPPROTO_IP, libc::IP_TOS),
+        N::MulticastTtl => (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
+        N::MulticastLoop => (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
+        N::MulticastInterface => (libc::IPPROTO_IP, libc::IP_MULTICAST_IF),
+        N::JoinGroup => (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP),
+        N::LeaveGroup => (libc::IPPROTO_IP, libc::IP_DROP_MEMBERSHIP),
+        N::PathMtu => (libc::IPPROTO_IP, libc::IP_MTU),
+        N::MtuDiscover => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+        N::V6Only => (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+        N::UnicastHops => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+        N::TrafficClass => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        N::NoDelay => (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+        N::Cork => (libc::IPPROTO_TCP, libc::TCP_CORK),
+        N::QuickAck => (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
+        N::KeepIdle => (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+        N::KeepInterval => (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+        N::KeepCount => (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+        N::UserTimeout => (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+        N::DeferAccept => (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+        N::SynCount => (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+        N::FinTimeout => (libc::IPPROTO_TCP, libc::TCP_LINGER2),
+        N::WindowClamp => (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP),
+        N::NotSentLowWater => (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+        N::MaxSegment => (libc::IPPROTO_TCP, libc::TCP_MAXSEG),
+        N::Congestion => (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
+        _ => return None,
+    };
+    Some((level, name))
+}
+
+/// The options that are passed on.
+pub(super) fn known() -> Vec<OptionName> {
+    OptionName::ALL.iter().copied().filter(|name| place(*name).is_some()).collect()
+}
+
+/// Seconds, rounded up, in an int.
+fn seconds(time: Duration) -> c_int {
+    let whole = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    c_int::try_from(whole).unwrap_or(c_int::MAX)
+}
+
+fn in_milliseconds(name: OptionName) -> bool {
+    name == OptionName::UserTimeout
+}
+
+/// The bytes of a value as setsockopt(2) takes them.
+fn encode(option: &SocketOption) -> Result<Vec<u8>> {
+    let value = convert::to_option(option).ok_or(Error::UnknownOption)?;
+    // SAFETY: all members are integers, and all 32 bytes of the union were initialised by `to_option`.
+    let (number, ipv4, group4) = unsafe { (value.value.number, value.value.ipv4, value.value.group4) };
+    Ok(match (option, value.r#type) {
+        (SocketOption::Linger(time), _) => {
+            let (on, time) = time.map_or((0, 0), |time| (1, seconds(time)));
+            [c_int::to_ne_bytes(on), time.to_ne_bytes()].concat()
+        }
+        (SocketOption::Congestion(name), _) => name.clone().into_bytes(),
+        (_, codes::VALUE_DURATION) => {
+            let time = Duration::from_nanos(number);
+            let value = if in_milliseconds(option.name()) {
+                c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX)
+            } else {
+                seconds(time)
+            };
+            value.to_ne_bytes().to_vec()
+        }
+        (_, codes::VALUE_IPV4) => ipv4.to_vec(),
+        (_, codes::VALUE_GROUP4) => [group4.group, group4.interface_address].concat(),
+        _ => c_int::try_from(number).map_err(|_| Error::Invalid)?.to_ne_bytes().to_vec(),
+    })
+}
+
+/// The value in the bytes that getsockopt(2) gave; `None` for nonsense.
+fn decode(name: OptionName, bytes: &[u8]) -> Option<SocketOption> {
+    let mut value = convert::option_query(name)?;
+    let int = |at: usize| {
+        let bytes = bytes.get(at..at + size_of::<c_int>())?;
+        u64::try_from(c_int::from_ne_bytes(bytes.try_into().ok()?)).ok()
+    };
+    match value.r#type {
+        codes::VALUE_TEXT => {
+            let text = bytes.iter().copied().take_while(|b| *b != 0).take(31);
+            let mut whole = [0; 32];
+            whole.iter_mut().zip(text).for_each(|(to, from)| *to = from);
+            value.value.text = whole;
+        }
+        codes::VALUE_IPV4 => value.value.ipv4 = bytes.get(..4)?.try_into().ok()?,
+        codes::VALUE_DURATION if name == OptionName::Linger => {
+            value.value.nanoseconds = match int(0)? {
+                0 => raw::NONE,
+                _ => int(4)? * 1_000_000_000,
+            };
+        }
+        codes::VALUE_DURATION => {
+            let unit = if in_milliseconds(name) { 1_000_000 } else { 1_000_000_000 };
+            value.value.nanoseconds = int(0)? * unit;
+        }
+        codes::VALUE_BOOL => value.value.number = int(0)?.min(1),
+        // What Linux has doubled, the sentry's answer doubles again.
+        _ if matches!(name, OptionName::SendBuffer | OptionName::ReceiveBuffer) => {
+            value.value.number = int(0)? / 2;
+        }
+        // Some stacks answer options of one byte with one byte.
+        _ => value.value.number = int(0).or_else(|| bytes.first().map(|b| u64::from(*b)))?,
+    }
+    convert::from_option(&value)
+}
+
+pub(super) fn set(api: &Api, h: c_int, option: &SocketOption) -> Result<()> {
+    let (level, name) = place(option.name()).ok_or(Error::UnknownOption)?;
+    let value = encode(option)?;
+    api.set_option(h, level, name, &value).map(drop).map_err(error_of)
+}
+
+pub(super) fn get(api: &Api, h: c_int, name: OptionName) -> Result<SocketOption> {
+    let (level, number) = place(name).ok_or(Error::UnknownOption)?;
+    let mut value = [0; 32];
+    let len = api.get_option(h, level, number, &mut value).map_err(error_of)?;
+    decode(name, value.get(..len).unwrap_or_default()).ok_or_else(|| {
+        let what = format_args!("{len} bytes that are no value of {name:?}");
+        error_of(api.complain(crate::watch::Call::plugin_getsockopt, what))
+    })
+}
+
+/// `TCP_INFO` (tcp(7)), of which the head is the same in all versions.
+pub(super) fn tcp_info(api: &Api, h: c_int) -> Result<TcpInfo> {
+    let mut bytes = [0_u8; size_of::<libc::tcp_info>()];
+    let len = api.get_option(h, libc::IPPROTO_TCP, libc::TCP_INFO, &mut bytes).map_err(error_of)?;
+    if len < 104 {
+        return Err(Error::NotSupported);
+    }
+    // SAFETY: `tcp_info` is made of integers, for which all bytes are values, and the array has its size.
+    let info: libc::tcp_info = unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) };
+    let state = codes::tcp_state_of(info.tcpi_state.into()).unwrap_or(TcpState::Closed);
+    let micros = |n: u32| Duration::from_micros(n.into());
+    Ok(TcpInfo {
+        state,
+        rtt: micros(info.tcpi_rtt),
+        rtt_variance: micros(info.tcpi_rttvar),
+        rto: micros(info.tcpi_rto),
+        send_mss: info.tcpi_snd_mss,
+        receive_mss: info.tcpi_rcv_mss,
+        congestion_window: info.tcpi_snd_cwnd.saturating_mul(info.tcpi_snd_mss),
+        unacknowledged: info.tcpi_unacked.saturating_mul(info.tcpi_snd_mss),
+        retransmits: info.tcpi_total_retrans,
+        receive_window: info.tcpi_rcv_space,
+        ..TcpInfo::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_as_they_were_set() {
+        let s = Duration::from_secs;
+        for option in [
+            SocketOption::NoDelay(true),
+            SocketOption::KeepAlive(false),
+            SocketOption::Linger(None),
+            SocketOption::Linger(Some(s(0))),
+            SocketOption::Linger(Some(s(5))),
+            SocketOption::KeepIdle(s(70)),
+            SocketOption::UserTimeout(Duration::from_millis(1500)),
+            SocketOption::Ttl(64),
+            SocketOption::Priority(6),
+            SocketOption::Congestion("cubic".into()),
+            SocketOption::MulticastInterface([192, 0, 2, 1].into()),
+        ] {
+            assert_eq!(decode(option.name(), &encode(&option).unwrap()), Some(option));
+        }
+        assert_eq!(encode(&SocketOption::KeepIdle(Duration::from_millis(1))), encode(&SocketOption::KeepIdle(s(1))));
+        let doubled = decode(OptionName::SendBuffer, &8192_i32.to_ne_bytes());
+        assert_eq!(doubled, Some(SocketOption::SendBuffer(4096)));
+    }
+
+    #[test]
+    fn nonsense_is_no_value() {
+        for (name, bytes) in [
+            (OptionName::NoDelay, &[][..]),
+            (OptionName::NoDelay, &[1, 0]),
+            (OptionName::Ttl, &(-1_i32).to_ne_bytes()),
+            (OptionName::Ttl, &300_i32.to_ne_bytes()),
+            (OptionName::Linger, &1_i32.to_ne_bytes()),
+            (OptionName::Congestion, b"\xff\xfe"),
+        ] {
+            assert_eq!(decode(name, bytes), None, "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A level 1 object as a stack.
+//!
+//! Everything that the object answers is checked before it is passed on: lengths against the buffer, handles and
+//! events against the sockets that it made, addresses, names and numbers against what can be. What cannot be is
+//! logged with the object's name and the call, and answered with [`Error::Io`].
+
+mod instance;
+mod settings;
+mod sockets;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::Arc;
+
+use netgraft_plugin::stack::{SetupError, StackInfo};
+use netgraft_plugin::{
+    Error, Event, Events, Handle, InitStackArgs, Instant, Kind, PluginNotifier, PluginStack, PreInitStack,
+    PreInitStackArgs, Result, StackConfig, SyscallRule, WakeFd,
+};
+
+use crate::child::{self, Failure, Rights};
+use crate::convert;
+use crate::level1::instance::{Instance, call};
+use crate::object::Loaded;
+use crate::raw;
+use crate::watch::Call;
+
+/// Events that are fetched in one call.
+const BATCH: usize = 64;
+
+/// A stack that is behind `netgraft.h`.
+pub(crate) struct Level1Stack {
+    loaded: Arc<Loaded>,
+    config: StackConfig,
+    state: State,
+}
+
+enum State {
+    /// Nothing of the object is in this process.
+    Made,
+    /// Linked, with a context.
+    Linked(Instance),
+    Up(Box<Live>),
+    /// After `destroy`.
+    Ended,
+}
+
+/// A stack that serves.
+struct Live {
+    instance: Instance,
+    /// The sockets that the stack made and the caller has not closed.
+    sockets: HashMap<u64, Kind>,
+    /// Duplicates of the stack's descriptors: what it closes stays open here.
+    wake: Vec<(OwnedFd, Events)>,
+    events: Vec<raw::Event>,
+}
+
+impl Level1Stack {
+    pub(crate) const fn new(loaded: Arc<Loaded>, config: StackConfig) -> Level1Stack {
+        Level1Stack { loaded, config, state: State::Made }
+    }
+
+    fn live(&self) -> Result<&Live> {
+        match &self.state {
+            State::Up(live) => Ok(live),
+            _ => Err(Error::NetworkDown),
+        }
+    }
+
+    fn live_mut(&mut self) -> Result<&mut Live> {
+        match &mut self.state {
+            State::Up(live) => Ok(live),
+            _ => Err(Error::NetworkDown),
+        }
+    }
+
+    /// The instance, if `handle` is one of its sockets.
+    fn of(&self, handle: Handle) -> Result<&Instance> {
+        let live = self.live()?;
+        if live.sockets.contains_key(&handle.0) { Ok(&live.instance) } else { Err(Error::BadHandle) }
+    }
+
+    fn failed(&self, doing: &str, text: &str) -> SetupError {
+        SetupError::new(format!("the stack {} {doing}: {text}", self.loaded.object()))
+    }
+}
+
+impl Live {
+    fn new(instance: Instance) -> Result<Live, String> {
+        let fill = |fds, capacity| call!(&instance, 0, wake_fds(fds, capacity));
+        let fds = instance.list::<raw::WakeFd>(Call::wake_fds, fill).map_err(|e| e.to_string())?;
+        let wake = fds
+            .iter()
+            .map(|wake| {
+                let events = Events::from_bits_truncate(wake.events) & (Events::IN | Events::OUT);
+                if wake.fd < 0 || events.is_empty() {
+                    return Err(format!("it wants to be woken by descriptor {} for nothing", wake.fd));
+                }
+                // SAFETY: borrowed for the duplication alone; if the number is not open, that fails.
+                let fd = unsafe { BorrowedFd::borrow_raw(wake.fd) };
+                let fd = fd.try_clone_to_owned();
+                fd.map(|fd| (fd, events)).map_err(|e| format!("its descriptor {} is no good: {e}", wake.fd))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Live { instance, sockets: HashMap::new(), wake, events: vec![raw::Event::default(); BATCH] })
+    }
+}
+
+impl PluginStack for Level1Stack {
+    fn info(&self) -> StackInfo {
+        self.loaded.info().clone()
+    }
+
+    fn pre_init(&mut self, args: PreInitStackArgs) -> Result<PreInitStack, SetupError> {
+        let keep: Vec<BorrowedFd<'_>> = self.loaded.fds().collect();
+        let body = || {
+            let instance = Instance::create(&self.loaded, &self.config).map_err(|e| e.to_string())?;
+            let (text, fds) = instance.pre_init(args.pid)?;
+            if fds.iter().any(|fd| *fd < 0) {
+                return Err("pre_init hands over a descriptor that is none".to_owned());
+            }
+            // SAFETY: the header makes them the caller's. If one is not open, sending it fails.
+            let fds = fds.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }).collect();
+            Ok((text, fds))
+        };
+        let limit = crate::PRE_INIT_LIMIT;
+        let answer = child::run(self.loaded.object(), "pre_init", &keep, Rights::Same, limit, body);
+        let (text, fds) = answer.map_err(|failure| match failure {
+            Failure::Host(e) => self.failed("cannot be prepared", &e.to_string()),
+            Failure::Died(text) => SetupError::new(format!("the stack {} {text}", self.loaded.object())),
+            Failure::Said(text) => self.failed("cannot be prepared", &text),
+        })?;
+        let init_str = String::from_utf8(text)
+            .map_err(|_| self.failed("cannot be prepared", "what it hands over is no UTF-8"))?;
+        Ok(PreInitStack { init_str, fds })
+    }
+
+    fn prepare(&mut self) -> Result<(), SetupError> {
+        if matches!(self.state, State::Made) {
+            self.state = State::Linked(Instance::create(&self.loaded, &self.config)?);
+        }
+        Ok(())
+    }
+
+    fn init(&mut self, args: InitStackArgs) -> Result<(), SetupError> {
+        self.prepare()?;
+        let State::Linked(instance) = std::mem::replace(&mut self.state, State::Ended) else {
+            return Err(self.failed("cannot be initialised", "it was before"));
+        };
+        let fds: Vec<_> = args.fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
+        if let Err(text) = instance.init(args.init_str.as_bytes(), &fds, args.now) {
+            for fd in fds {
+                // SAFETY: they were owned by us, and the header says that a failed init takes nothing.
+                drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+            return Err(self.failed("cannot be initialised", &text));
+        }
+        let live = Live::new(instance).map_err(|text| self.failed("cannot be initialised", &text))?;
+        self.state = State::Up(Box::new(live));
+        Ok(())
+    }
+
+    fn seccomp_filters(&self) -> Vec<SyscallRule> {
+        self.loaded.rules().to_vec()
+    }
+
+    fn poll(&mut self, now: Instant) {
+        if let Ok(live) = self.live() {
+            call!(&live.instance, (), poll(now.nanos()));
+        }
+    }
+
+    fn drain_events(&mut self, sink: &mut dyn FnMut(Event) -> bool) {
+        let Ok(live) = self.live_mut() else { return };
+        // Each socket is reported once, so an honest stack is done after so many rounds.
+        for _ in 0..live.sockets.len() / BATCH + 2 {
+            let result = call!(&live.instance, 0, drain_events(live.events.as_mut_ptr(), BATCH));
+            let Ok(count) = live.instance.count(Call::drain_events, result) else { return };
+            let Some(events) = live.events.get(..count as usize) else {
+                let what = format_args!("{count} events in an array of {BATCH}");
+                live.instance.nonsense(Call::drain_events, what);
+                return;
+            };
+            let full = events.len() == BATCH;
+            for event in events {
+                let bits = Events::from_bits_truncate(event.events);
+                // One that was closed after its event was queued is nobody's any more.
+                if !live.sockets.contains_key(&event.handle) || bits.is_empty() {
+                    continue;
+                }
+                if !sink(Event { handle: Handle(event.handle), events: bits }) {
+                    return;
+                }
+            }
+            if !full {
+                return;
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let live = self.live().ok()?;
+        let nanos = call!(&live.instance, raw::NONE, next_deadline());
+        (nanos != raw::NONE).then(|| Instant::from_nanos(nanos))
+    }
+
+    fn wake_fds(&self) -> Vec<WakeFd<'_>> {
+        let Ok(live) = self.live() else { return Vec::new() };
+        live.wake.iter().map(|(fd, events)| WakeFd { fd: fd.as_fd(), events: *events }).collect()
+    }
+
+    fn offers_host_fds(&self) -> bool {
+        self.loaded.offers_host_fds()
+    }
+
+    fn take_host_fd(&mut self, handle: Handle) -> Result<OwnedFd> {
+        let instance = self.of(handle)?;
+        let unsupported = crate::NOT_SUPPORTED;
+        let result = call!(instance, unsupported, take_host_fd(handle.0));
+        let number = instance.count(Call::take_host_fd, result.into())?;
+        // SAFETY: borrowed for the duplication alone; if the number is not open, that fails.
+        let fd = unsafe { BorrowedFd::borrow_raw(number as i32) };
+        let Ok(copy) = fd.try_clone_to_owned() else {
+            return Err(instance.nonsense(Call::take_host_fd, format_args!("{number} is no descriptor")));
+        };
+        // SAFETY: the header makes the descriptor ours, and it is open.
+        drop(unsafe { OwnedFd::from_raw_fd(number as i32) });
+        self.live_mut()?.sockets.remove(&handle.0);
+        Ok(copy)
+    }
+
+    fn bind_host_fd(&mut self, fd: BorrowedFd<'_>, addr: std::net::SocketAddr) -> Result<()> {
+        use std::os::fd::AsRawFd;
+        let instance = &self.live()?.instance;
+        let addr = convert::to_address(addr);
+        let result = call!(instance, crate::NOT_SUPPORTED, bind_host_fd(fd.as_raw_fd(), &raw const addr));
+        instance.status(Call::bind_host_fd, result)
+    }
+}
+
+impl PluginNotifier for Level1Stack {
+    fn add_fd(&mut self, handle: Handle, mask: Events) -> Result<()> {
+        let instance = self.of(handle)?;
+        let result = call!(instance, crate::NOT_SUPPORTED, add_fd(handle.0, mask.bits()));
+        instance.status(Call::add_fd, result)
+    }
+
+    fn update_fd(&mut self, handle: Handle, mask: Events) -> Result<()> {
+        let instance = self.of(handle)?;
+        let result = call!(instance, crate::NOT_SUPPORTED, update_fd(handle.0, mask.bits()));
+        instance.status(Call::update_fd, result)
+    }
+
+    fn remove_fd(&mut self, handle: Handle) -> Result<()> {
+        let instance = self.of(handle)?;
+        let result = call!(instance, crate::NOT_SUPPORTED, remove_fd(handle.0));
+        instance.status(Call::remove_fd, result)
+    }
+}

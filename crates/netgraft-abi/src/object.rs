@@ -1,0 +1,253 @@
+//! An object that was looked at: what it is, and how it becomes a stack.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use netgraft_plugin::registry::Factory;
+use netgraft_plugin::stack::StackInfo;
+use netgraft_plugin::{PluginStack, StackConfig, SyscallRule};
+
+use crate::child::{self, Failure, Rights};
+use crate::error::{Fault, LoadError};
+use crate::level0::Level0Stack;
+use crate::level1::Level1Stack;
+use crate::library::{self, Library};
+use crate::probe::{self, Seen};
+use crate::watch::{Call, Caller, Watch};
+
+/// How long an object may take to be looked at.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+/// The most bytes that an object or one of its dependencies has.
+const SIZE_LIMIT: u64 = 1 << 30;
+
+/// Which interface an object speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Level {
+    /// The existing C functions, `plugin_*`.
+    Zero,
+    /// The table of `netgraft.h`.
+    One,
+}
+
+/// An object that was read and looked at. It is linked into this process only by the stacks that are made of it
+/// ([`Loaded::factory`]), and there only when their turn comes.
+pub struct Loaded {
+    object: String,
+    level: Level,
+    info: StackInfo,
+    host_fds: bool,
+    rules: Vec<SyscallRule>,
+    file: OwnedFd,
+    /// What it needs beside what this process has, itself excluded.
+    dependencies: Vec<OwnedFd>,
+    watch: Watch,
+    used: AtomicBool,
+}
+
+/// Reads an object, and looks at it in a child process with few rights: its constructors run there, as does
+/// `netgraft_stack`.
+///
+/// Nothing of the object runs in the caller's process. The file may be changed or removed afterwards.
+///
+/// # Errors
+/// One line for the operator, with the object's name.
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let object = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let named = |fault| LoadError { object: path.display().to_string(), fault };
+    let bytes = read(path).map_err(named)?;
+    crate::elf::check(&bytes[..bytes.len().min(crate::elf::HEADER)]).map_err(named)?;
+    let host = |e| named(Fault::Host(e));
+    let file = library::memory_copy(&object, &bytes).map_err(host)?;
+    // A name without a slash would be looked for where libraries are.
+    let absolute = fs::canonicalize(path).map_err(|e| named(Fault::Read(e)))?;
+    let look = || probe::look(&absolute);
+    let answer = child::run(&object, "its constructors", &[], Rights::Few, PROBE_LIMIT, look);
+    let (report, _) = answer.map_err(|failure| {
+        named(match failure {
+            Failure::Host(e) => Fault::Host(e),
+            Failure::Died(text) | Failure::Said(text) => Fault::Died(text),
+        })
+    })?;
+    let Seen { level, report, dependencies } = probe::understand(&report).map_err(named)?;
+    let dependencies = dependencies
+        .iter()
+        .map(|path| {
+            let bytes = read(path)?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            library::memory_copy(&name, &bytes).map_err(Fault::Host)
+        })
+        .collect::<Result<_, Fault>>()
+        .map_err(named)?;
+    let (info, host_fds, rules) = match (level, report) {
+        (Level::One, Some(report)) => report.into_parts().map_err(named)?,
+        _ => {
+            let name = stem(&object);
+            (crate::level0::info(&name), false, crate::level0::rules())
+        }
+    };
+    let watch = Watch::new().map_err(host)?;
+    Ok(Loaded { object, level, info, host_fds, rules, file, dependencies, watch, used: AtomicBool::new(false) })
+}
+
+/// `libfoo.so.1` is the stack `foo`.
+fn stem(object: &str) -> String {
+    let name = object.split(".so").next().unwrap_or(object);
+    name.strip_prefix("lib").filter(|rest| !rest.is_empty()).unwrap_or(name).to_owned()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Fault> {
+    let about = fs::metadata(path).map_err(Fault::Read)?;
+    // A device or a pipe might never end.
+    if !about.is_file() {
+        return Err(Fault::NotElf);
+    }
+    if about.len() > SIZE_LIMIT {
+        return Err(Fault::Read(std::io::ErrorKind::FileTooLarge.into()));
+    }
+    fs::read(path).map_err(Fault::Read)
+}
+
+impl Loaded {
+    /// The file's name, without its directory: how messages name the stack.
+    #[must_use]
+    pub fn object(&self) -> &str {
+        &self.object
+    }
+
+    /// Which interface it speaks.
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        self.level
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub const fn info(&self) -> &StackInfo {
+        &self.info
+    }
+
+    /// The system calls that it needs in the sentry beyond the base.
+    #[must_use]
+    pub fn rules(&self) -> &[SyscallRule] {
+        &self.rules
+    }
+
+    pub(crate) const fn offers_host_fds(&self) -> bool {
+        self.host_fds
+    }
+
+    /// The descriptors that must stay open in a process in which a stack of this object is to be initialised.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        self.fds().map(|fd| fd.as_raw_fd()).collect()
+    }
+
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(&self.file).chain(&self.dependencies).map(AsFd::as_fd)
+    }
+
+    /// The call of the object that is being made in whatever process has a stack of it, or was when that process
+    /// died; and a number that grows with each call, to tell a hang from work. For the launcher.
+    #[must_use]
+    pub fn current_call(&self) -> (Option<&'static str>, u64) {
+        self.watch.current()
+    }
+
+    /// One line for the operator about the end of the process that ran a stack of this object; `signal` is the one
+    /// that ended it.
+    #[must_use]
+    pub fn epitaph(&self, signal: i32) -> String {
+        let signal = child::signal_name(signal);
+        match self.current_call().0 {
+            Some(call) => format!("the stack {} died of {signal} in {call}", self.object),
+            None => format!("the stack {} died of {signal} outside of any call", self.object),
+        }
+    }
+
+    /// Whether no stack of this object was linked into this process before.
+    pub(crate) fn is_first_use(&self) -> bool {
+        !self.used.swap(true, Ordering::Relaxed)
+    }
+
+    pub(crate) const fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Makes stacks of this object, for [`netgraft_plugin::register_plugin_stack`].
+    #[must_use]
+    pub fn factory(self: &Arc<Self>) -> Arc<Factory> {
+        let loaded = Arc::clone(self);
+        Arc::new(move |config: &StackConfig| {
+            let (loaded, config) = (Arc::clone(&loaded), config.clone());
+            Ok(match loaded.level {
+                Level::Zero => Box::new(Level0Stack::new(loaded, &config)?) as Box<dyn PluginStack>,
+                Level::One => Box::new(Level1Stack::new(loaded, config)),
+            })
+        })
+    }
+
+    /// Links the object into this process: its dependencies before it, since what the dynamic linker knows by its
+    /// name (`DT_SONAME`) it does not look for in the file system.
+    pub(crate) fn link(&self) -> Result<Library, String> {
+        let _inside = self.watch.enter(Caller::Loop, Call::loading);
+        let mut left: Vec<&OwnedFd> = self.dependencies.iter().rev().collect();
+        loop {
+            let before = left.len();
+            // One whose own dependencies are not there yet comes again in the next round.
+            left.retain(|fd| Library::open_fd(fd.as_fd()).is_err());
+            if left.is_empty() || left.len() == before {
+                break;
+            }
+        }
+        Library::open_fd(self.file.as_fd())
+    }
+
+    /// As [`Loaded::link`], with memory of its own even if the object is linked already: for objects that keep their
+    /// state in global variables.
+    pub(crate) fn link_apart(&self) -> Result<Library, String> {
+        let copy = || {
+            let bytes = fs::read(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+            library::memory_copy(&self.object, &bytes)
+        };
+        match copy() {
+            Ok(copy) => Library::open_fd(copy.as_fd()),
+            Err(e) => Err(format!("cannot be copied: {e}")),
+        }
+    }
+}
+
+/// Makes stacks of an object: [`load`] and [`Loaded::factory`] in one, for callers that do not confine the process in
+/// which the stack runs.
+///
+/// # Errors
+/// As [`load`].
+pub fn factory_for_path(path: &Path) -> Result<Arc<Factory>, LoadError> {
+    load(path).map(|loaded| Arc::new(loaded).factory())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_files() {
+        for (file, name) in [("libfoo.so", "foo"), ("libfoo.so.1.2", "foo"), ("bar", "bar"), ("lib.so", "lib")]
+        {
+            assert_eq!(stem(file), name);
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_told() {
+        let text = |path: &str| load(Path::new(path)).err().map(|e| e.to_string()).unwrap();
+        assert!(text("/nowhere.so").starts_with("/nowhere.so: cannot be read: No such file"));
+        assert_eq!(text("/etc/passwd"), "/etc/passwd: is not a shared object: it is no ELF file");
+        assert_eq!(text("/dev/zero"), "/dev/zero: is not a shared object: it is no ELF file");
+        assert!(text("/proc/self/exe").contains("/proc/self/exe: "), "an executable");
+    }
+}

@@ -1,0 +1,62 @@
+//! The table of an object, taken and checked.
+
+use std::ptr;
+
+use crate::raw::{Entry, Table, VERSION};
+
+/// Why a table is not taken.
+pub(crate) enum Bad {
+    Refused,
+    Version(u32),
+    Truncated { size: u32, missing: Vec<String> },
+}
+
+/// The first two fields, which every version has.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Head {
+    size: u32,
+    version: u32,
+}
+
+/// Asks an object for its table. What is beyond the object's own size is absent; what is beyond ours is not looked
+/// at.
+pub(crate) fn fetch(entry: Entry) -> Result<Box<Table>, Bad> {
+    // SAFETY: the entry point takes a number and returns a pointer.
+    let theirs = unsafe { entry(VERSION) };
+    if theirs.is_null() {
+        return Err(Bad::Refused);
+    }
+    // SAFETY: a table of any version begins with these fields; alignment is not taken for granted.
+    let head = unsafe { ptr::read_unaligned(theirs.cast::<Head>()) };
+    if head.version >> 16 != VERSION >> 16 {
+        return Err(Bad::Version(head.version));
+    }
+    let mut ours = Box::new(empty());
+    // Half a pointer is none.
+    let length = (head.size as usize).min(size_of::<Table>()) / align_of::<Table>() * align_of::<Table>();
+    // SAFETY: the object says that so many bytes are there; ours has room for them. Every bit pattern is a value of the
+    // fields: numbers, raw pointers and optional functions, which are only called if the table is what it says.
+    unsafe { ptr::copy_nonoverlapping(theirs.cast::<u8>(), ptr::from_mut(&mut *ours).cast::<u8>(), length) };
+    let missing = missing(&ours);
+    if missing.is_empty() { Ok(ours) } else { Err(Bad::Truncated { size: head.size, missing }) }
+}
+
+fn empty() -> Table {
+    // SAFETY: zero is a value of every field: numbers, null pointers, absent functions.
+    unsafe { std::mem::zeroed() }
+}
+
+/// The mandatory functions that are not there.
+fn missing(table: &Table) -> Vec<String> {
+    macro_rules! absent {
+        ($($name:ident)*) => {
+            [$((stringify!($name), table.$name.is_none())),*]
+        };
+    }
+    let all = absent! {
+        create destroy init poll drain_events add_fd update_fd remove_fd socket bind connect local_addr peer_addr
+        send recv shutdown close readiness
+    };
+    all.iter().filter(|(_, absent)| *absent).map(|(name, _)| (*name).to_owned()).collect()
+}

@@ -1,0 +1,177 @@
+//! Which call of a stack is being made now, for whoever looks from another process: the launcher, when the
+//! sentry has died or hangs in a call.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+macro_rules! calls {
+    ($($name:ident $text:literal,)*) => {
+        /// A call of a stack.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        #[expect(non_camel_case_types, reason = "the names of the functions themselves")]
+        pub(crate) enum Call { $($name,)* }
+
+        impl Call {
+            const ALL: &'static [(Call, &'static str)] = &[$((Call::$name, $text),)*];
+
+            /// Its name in the interface.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Call::$name => $text,)* }
+            }
+        }
+    };
+}
+
+calls! {
+    // Not functions of a table, but code of the object that runs all the same.
+    loading "its constructors",
+    netgraft_stack "netgraft_stack",
+    create "create", destroy "destroy", init "init", poll "poll", drain_events "drain_events", add_fd "add_fd",
+    update_fd "update_fd", remove_fd "remove_fd", socket "socket", bind "bind", connect "connect",
+    local_addr "local_addr", peer_addr "peer_addr", send "send", recv "recv", shutdown "shutdown",
+    close "close", readiness "readiness", pre_init "pre_init", next_deadline "next_deadline",
+    wake_fds "wake_fds", listen "listen", accept "accept", disconnect "disconnect", abort "abort",
+    send_room "send_room", queued_in "queued_in", queued_out "queued_out", take_error "take_error",
+    set_option "set_option", get_option "get_option", tcp_info "tcp_info", interfaces "interfaces",
+    addresses "addresses", add_address "add_address", remove_address "remove_address", routes "routes",
+    add_route "add_route", remove_route "remove_route", tcp_receive_buffer "tcp_receive_buffer",
+    set_tcp_receive_buffer "set_tcp_receive_buffer", tcp_send_buffer "tcp_send_buffer",
+    set_tcp_send_buffer "set_tcp_send_buffer", tcp_sack "tcp_sack", set_tcp_sack "set_tcp_sack",
+    tcp_recovery "tcp_recovery", set_tcp_recovery "set_tcp_recovery", statistics "statistics",
+    port_range "port_range", set_port_range "set_port_range", forwarding "forwarding",
+    set_forwarding "set_forwarding", pause "pause", resume "resume", take_host_fd "take_host_fd",
+    bind_host_fd "bind_host_fd",
+    plugin_preinitstack "plugin_preinitstack", plugin_initstack "plugin_initstack",
+    plugin_epoll_create "plugin_epoll_create", plugin_epoll_ctl "plugin_epoll_ctl",
+    plugin_epoll_wait "plugin_epoll_wait", plugin_socket "plugin_socket", plugin_bind "plugin_bind",
+    plugin_listen "plugin_listen", plugin_accept "plugin_accept", plugin_connect "plugin_connect",
+    plugin_getsockname "plugin_getsockname", plugin_getpeername "plugin_getpeername",
+    plugin_getsockopt "plugin_getsockopt", plugin_setsockopt "plugin_setsockopt",
+    plugin_ioctl "plugin_ioctl", plugin_shutdown "plugin_shutdown", plugin_close "plugin_close",
+    plugin_readiness "plugin_readiness", plugin_read "plugin_read", plugin_recv "plugin_recv",
+    plugin_recvmsg "plugin_recvmsg", plugin_write "plugin_write", plugin_send "plugin_send",
+    plugin_sendto "plugin_sendto", plugin_destroystack "plugin_destroystack",
+    plugin_get_interfaces "plugin_get_interfaces", plugin_get_interfaceaddrs "plugin_get_interfaceaddrs",
+    plugin_get_routes "plugin_get_routes", plugin_get_tcp_sndbuf_size "plugin_get_tcp_sndbuf_size",
+    plugin_get_tcp_rcvbuf_size "plugin_get_tcp_rcvbuf_size", plugin_get_port_range "plugin_get_port_range",
+    plugin_add_route "plugin_add_route", plugin_del_route "plugin_del_route",
+}
+
+/// The threads of ours that call a stack.
+#[derive(Clone, Copy)]
+pub(crate) enum Caller {
+    /// The sentry's loop, or whoever stands in for it.
+    Loop = 0,
+    /// The thread that drives a level 0 stack's events.
+    Driver = 1,
+}
+
+/// One caller's line: the call (0 for none, else its number and one), and how many calls there were.
+#[derive(Default)]
+struct Line {
+    call: AtomicU32,
+    count: AtomicU32,
+}
+
+type Page = [Line; 2];
+
+/// A page of memory that forked processes share.
+pub(crate) struct Watch {
+    page: NonNull<Page>,
+}
+
+// SAFETY: the page holds atomics only, is reached through shared references only, and lives until the drop.
+unsafe impl Send for Watch {}
+// SAFETY: as above.
+unsafe impl Sync for Watch {}
+
+impl Watch {
+    pub(crate) fn new() -> io::Result<Watch> {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice; no memory of ours is touched.
+        let page = unsafe { libc::mmap(ptr::null_mut(), size_of::<Page>(), protection, flags, -1, 0) };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let page = NonNull::new(page.cast::<Page>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Watch { page })
+    }
+
+    fn lines(&self) -> &Page {
+        // SAFETY: the mapping is page-aligned, large enough, lives as long as `self`, and began as zeros, which are
+        // values of atomics. Other processes, and a stack gone wild, may write to it: any value is one.
+        unsafe { self.page.as_ref() }
+    }
+
+    /// Notes that a call begins; it ends when the answer is dropped.
+    pub(crate) fn enter(&self, caller: Caller, call: Call) -> Inside<'_> {
+        let line = &self.lines()[caller as usize];
+        // One writer for each line: no read-modify-write is needed.
+        line.count.store(line.count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        line.call.store(call as u32 + 1, Ordering::Relaxed);
+        Inside { line, not_send: PhantomData }
+    }
+
+    /// What the loop's thread is in, or else the driver's outside of its wait; and the number of calls so far.
+    pub(crate) fn current(&self) -> (Option<&'static str>, u64) {
+        let name = |line: &Line| {
+            let number = line.call.load(Ordering::Relaxed).checked_sub(1)?;
+            Call::ALL.get(number as usize).map(|(_, name)| *name)
+        };
+        let [main, driver] = self.lines();
+        let count = |line: &Line| u64::from(line.count.load(Ordering::Relaxed));
+        (name(main).or_else(|| name(driver)), count(main) << 32 | count(driver))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this size, and no reference to it outlives `self`.
+        unsafe { libc::munmap(self.page.as_ptr().cast(), size_of::<Page>()) };
+    }
+}
+
+/// A call that goes on.
+pub(crate) struct Inside<'a> {
+    line: &'a Line,
+    /// The line belongs to one thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.line.call.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netgraft_linux::process::{Wait, fork, kill, wait};
+
+    #[test]
+    fn the_names_stand_at_their_numbers() {
+        for (i, (call, name)) in Call::ALL.iter().enumerate() {
+            assert_eq!((*call as usize, call.name()), (i, *name));
+        }
+    }
+
+    #[test]
+    fn a_dead_process_leaves_its_last_call_behind() {
+        let watch = Watch::new().unwrap();
+        drop(watch.enter(Caller::Loop, Call::socket));
+        assert_eq!(watch.current().0, None);
+        let child = fork(|| {
+            let _inside = watch.enter(Caller::Loop, Call::plugin_connect);
+            let _ = kill(std::process::id() as i32, libc::SIGKILL);
+            0
+        })
+        .unwrap();
+        wait(child, Wait::Block).unwrap();
+        assert_eq!(watch.current(), (Some("plugin_connect"), 2 << 32));
+    }
+}
