@@ -48,12 +48,21 @@ impl Skips {
     /// The failures of a report that no skip explains.
     #[must_use]
     pub fn unexplained<'a>(&self, report: &'a Report) -> Vec<&'a Row> {
-        let cases = self.0.get(&report.stack);
-        let skipped = |row: &Row| cases.is_some_and(|cases| cases.keys().any(|key| names(key, row)));
-        report.failures().filter(|row| !skipped(row)).collect()
+        report.failures().filter(|row| !self.explains(report, row)).collect()
     }
 
-    /// The skips of a report's stack that explain no failure of it: to be removed.
+    /// The same with what the stack says that it cannot do: nothing that does not pass goes unseen.
+    #[must_use]
+    pub fn unlisted<'a>(&self, report: &'a Report) -> Vec<&'a Row> {
+        let open = report.rows.iter().filter(|row| row.outcome != Outcome::Pass);
+        open.filter(|row| !self.explains(report, row)).collect()
+    }
+
+    fn explains(&self, report: &Report, row: &Row) -> bool {
+        self.0.get(&report.stack).is_some_and(|cases| cases.keys().any(|key| names(key, row)))
+    }
+
+    /// The skips of a report's stack that explain nothing of it: to be removed.
     #[must_use]
     pub fn stale(&self, report: &Report) -> Vec<String> {
         let cases = self.0.get(&report.stack);
@@ -85,6 +94,9 @@ mod tests {
         let left: Vec<String> = skips.unexplained(&report).iter().map(|row| row.id()).collect();
         assert_eq!(left, ["g/b [v4]"]);
         assert_eq!(skips.stale(&report), ["g/c [v4]"]);
+        let rows = vec![row("d", Outcome::Unsupported { says: "no".into() })];
+        let report = Report { stack: "s".into(), rows };
+        assert_eq!((skips.unexplained(&report).len(), skips.unlisted(&report).len()), (0, 1));
         assert!(Skips::parse("[s]\n\"g/a\" = \" \"\n").is_err());
         assert!(Skips::parse("nonsense").is_err());
     }

@@ -1,0 +1,252 @@
+//! The suite sees what a stack does wrong: a good stack behind a wrapper that breaks one promise.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+
+use netgraft_plugin::inet::{Interface, Statistics};
+use netgraft_plugin::{
+    Error, Event, Events, Handle, InitStackArgs, Instant, OptionName, PluginNotifier, PluginStack, Received,
+    RecvFlags, Result, SendFlags, Shutdown, SocketOption, SocketSpec, Sockets, StackConfig, StackInfo,
+    TcpInfo, inet, stack::SetupError,
+};
+use netgraft_smoltcp::SmoltcpStack;
+use netgraft_testkit::conformance::{Subject, Time, run};
+
+/// What is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Nothing,
+    InitFails,
+    ListenPanics,
+    BytesChange,
+    EndIsLost,
+    PeekTakes,
+    PeerIsWrong,
+    SenderIsWrong,
+    AlwaysReadable,
+    EventsAreLost,
+    EventsForAll,
+    ErrorsStay,
+    OptionsAreIgnored,
+    SocketsStay,
+    ResetsAreEnds,
+}
+
+struct Faulty {
+    stack: SmoltcpStack,
+    fault: Fault,
+    /// Counts what a fault spares.
+    turn: Cell<u32>,
+    /// The sockets that were registered.
+    masks: Vec<Handle>,
+}
+
+impl Faulty {
+    /// Whether this is the fault, and its turn has come: each `every` times.
+    fn strikes(&self, fault: Fault, every: u32) -> bool {
+        self.fault == fault && {
+            self.turn.set(self.turn.get() + 1);
+            self.turn.get() % every == 0
+        }
+    }
+}
+
+/// What is passed on as it is.
+macro_rules! pass {
+    ($($name:ident(&mut self $(, $arg:ident: $ty:ty)*) -> $out:ty;)*) => {
+        $(fn $name(&mut self $(, $arg: $ty)*) -> $out { self.stack.$name($($arg),*) })*
+    };
+    ($($name:ident(&self $(, $arg:ident: $ty:ty)*) -> $out:ty;)*) => {
+        $(fn $name(&self $(, $arg: $ty)*) -> $out { self.stack.$name($($arg),*) })*
+    };
+}
+
+impl Sockets for Faulty {
+    pass! {
+        socket(&mut self, spec: SocketSpec) -> Result<Handle>;
+        bind(&mut self, handle: Handle, addr: SocketAddr) -> Result<()>;
+        connect(&mut self, handle: Handle, addr: SocketAddr, now: Instant) -> Result<()>;
+        disconnect(&mut self, handle: Handle) -> Result<()>;
+        send(&mut self, handle: Handle, data: &[u8], to: Option<SocketAddr>, flags: SendFlags, now: Instant) -> Result<usize>;
+        shutdown(&mut self, handle: Handle, how: Shutdown, now: Instant) -> Result<()>;
+    }
+    pass! {
+        local_addr(&self, handle: Handle) -> Result<SocketAddr>;
+        peer_addr(&self, handle: Handle) -> Result<SocketAddr>;
+        send_room(&self, handle: Handle) -> usize;
+        queued_in(&self, handle: Handle) -> Result<usize>;
+        queued_out(&self, handle: Handle) -> Result<usize>;
+        get_option(&self, handle: Handle, name: OptionName) -> Result<SocketOption>;
+        tcp_info(&self, handle: Handle) -> Result<TcpInfo>;
+    }
+
+    fn listen(&mut self, handle: Handle, backlog: u32) -> Result<()> {
+        assert_ne!(self.fault, Fault::ListenPanics, "a broken stack");
+        self.stack.listen(handle, backlog)
+    }
+
+    fn accept(&mut self, handle: Handle) -> Result<(Handle, SocketAddr)> {
+        let (handle, mut peer) = self.stack.accept(handle)?;
+        if self.fault == Fault::PeerIsWrong {
+            peer.set_port(peer.port() ^ 1);
+        }
+        Ok((handle, peer))
+    }
+
+    fn recv(
+        &mut self,
+        handle: Handle,
+        buf: &mut [u8],
+        mut flags: RecvFlags,
+        now: Instant,
+    ) -> Result<Received> {
+        if self.fault == Fault::PeekTakes {
+            flags = RecvFlags::empty();
+        }
+        let mut got = match self.stack.recv(handle, buf, flags, now) {
+            Err(Error::ConnectionReset) if self.fault == Fault::ResetsAreEnds => Received::default(),
+            got => got?,
+        };
+        if self.strikes(Fault::BytesChange, 20) && got.len > 0 {
+            buf[got.len - 1] ^= 1;
+        }
+        if self.fault == Fault::EndIsLost && got.len == 0 && got.from.is_none() {
+            return Err(Error::Again);
+        }
+        if self.fault == Fault::SenderIsWrong {
+            got.from = got.from.map(|from| SocketAddr::new(from.ip(), from.port() ^ 1));
+        }
+        Ok(got)
+    }
+
+    fn close(&mut self, handle: Handle, now: Instant) -> Result<()> {
+        if self.fault == Fault::SocketsStay {
+            return self.stack.shutdown(handle, Shutdown::Both, now).or(Ok(()));
+        }
+        self.stack.close(handle, now)
+    }
+
+    fn abort(&mut self, handle: Handle, now: Instant) -> Result<()> {
+        self.stack.abort(handle, now)
+    }
+
+    fn readiness(&self, handle: Handle) -> Result<Events> {
+        let more = if self.fault == Fault::AlwaysReadable { Events::IN } else { Events::empty() };
+        Ok(self.stack.readiness(handle)? | more)
+    }
+
+    fn take_error(&mut self, handle: Handle) -> Option<Error> {
+        if self.fault == Fault::ErrorsStay {
+            let refused = self.stack.readiness(handle).is_ok_and(|ready| ready.contains(Events::ERR));
+            return refused.then_some(Error::ConnectionRefused);
+        }
+        self.stack.take_error(handle)
+    }
+
+    fn set_option(&mut self, handle: Handle, option: SocketOption) -> Result<()> {
+        if self.fault == Fault::OptionsAreIgnored { Ok(()) } else { self.stack.set_option(handle, option) }
+    }
+}
+
+impl PluginNotifier for Faulty {
+    fn add_fd(&mut self, handle: Handle, mask: Events) -> Result<()> {
+        self.masks.push(handle);
+        self.stack.add_fd(handle, mask)
+    }
+    pass! {
+        update_fd(&mut self, handle: Handle, mask: Events) -> Result<()>;
+        remove_fd(&mut self, handle: Handle) -> Result<()>;
+    }
+}
+
+impl inet::Stack for Faulty {
+    pass! {
+        interfaces(&self) -> Vec<Interface>;
+        statistics(&self) -> Statistics;
+    }
+    fn destroy(&mut self) {
+        self.stack.destroy();
+    }
+}
+
+impl PluginStack for Faulty {
+    fn init(&mut self, args: InitStackArgs) -> Result<(), SetupError> {
+        if self.fault == Fault::InitFails {
+            return Err(SetupError::new("it does not want to"));
+        }
+        self.stack.init(args)
+    }
+    pass! {
+        info(&self) -> StackInfo;
+        next_deadline(&self) -> Option<Instant>;
+    }
+    fn poll(&mut self, now: Instant) {
+        self.stack.poll(now);
+    }
+    fn drain_events(&mut self, sink: &mut dyn FnMut(Event) -> bool) {
+        let (fault, turn, masks) = (self.fault, &self.turn, &self.masks);
+        self.stack.drain_events(&mut |event| {
+            turn.set(turn.get() + 1);
+            match fault {
+                Fault::EventsAreLost if turn.get() % 3 == 0 => true,
+                Fault::EventsForAll => masks.iter().all(|handle| sink(Event { handle: *handle, ..event })),
+                _ => sink(event),
+            }
+        });
+    }
+}
+
+/// The cases that fail with a fault, and the text of all.
+fn failures(fault: Fault, filter: &str) -> (Vec<String>, String) {
+    let factory = std::sync::Arc::new(move |config: &StackConfig| {
+        let stack = SmoltcpStack::new(config.clone())?;
+        Ok(Box::new(Faulty { stack, fault, turn: Cell::new(0), masks: Vec::new() }) as Box<dyn PluginStack>)
+    });
+    let subject = Subject::from_factory("faulty", factory, StackConfig::default(), Time::Simulated);
+    let report = run(&subject, filter);
+    assert!(!report.rows.is_empty(), "{filter} names no case");
+    (report.failures().map(|row| row.id()).collect(), report.table())
+}
+
+#[test]
+fn without_a_fault_the_wrapper_passes() {
+    let known = ["datagram/a broadcast", "echo/", "options/what", "options/buffers"];
+    let (failed, table) = failures(Fault::Nothing, "");
+    assert!(failed.iter().all(|id| known.iter().any(|known| id.starts_with(known))), "{table}");
+}
+
+#[test]
+fn every_fault_is_seen() {
+    let seen = [
+        (Fault::InitFails, "create/a fresh datagram socket is writable [v4]"),
+        (Fault::ListenPanics, "listen/a second listen changes the backlog [v4]"),
+        (Fault::BytesChange, "stream/a megabyte arrives whole [v6]"),
+        (Fault::EndIsLost, "shutdown/closing the sending half ends the peer's reading [v4]"),
+        (Fault::PeekTakes, "stream/a peek leaves everything [v4]"),
+        (Fault::PeekTakes, "datagram/a peek leaves it [v6]"),
+        (Fault::PeerIsWrong, "listen/connections come in order [v4]"),
+        (Fault::SenderIsWrong, "datagram/a datagram comes with its sender [v4]"),
+        (Fault::AlwaysReadable, "stream/nothing there says again [v4]"),
+        (Fault::AlwaysReadable, "random/calls in any order keep the stack's word [v4]"),
+        (Fault::EventsAreLost, "notify/data after an empty read is reported [v4]"),
+        (Fault::EventsForAll, "notify/whoever is ready is reported to nobody else [v4]"),
+        (Fault::ErrorsStay, "connect/nobody listening is refused [v4]"),
+        (Fault::OptionsAreIgnored, "options/switches are kept [v4]"),
+        (Fault::OptionsAreIgnored, "options/what the stack does not name it refuses [v4]"),
+        (Fault::SocketsStay, "many/sockets that are made and closed leave nothing [v4]"),
+        (Fault::SocketsStay, "create/a closed handle is gone at once [v4]"),
+        (Fault::ResetsAreEnds, "stream/closing with unread data resets [v4]"),
+    ];
+    for (fault, case) in seen {
+        let (failed, table) = failures(fault, case);
+        assert_eq!(failed, [case], "{fault:?} was not seen: {table}");
+    }
+}
+
+#[test]
+fn a_failure_says_what_a_stack_did() {
+    let (_, table) = failures(Fault::InitFails, "create/");
+    assert!(table.contains("init: expected a stack, got it does not want to"), "{table}");
+    let (_, table) = failures(Fault::ListenPanics, "listen/a second listen");
+    assert!(table.contains("expected no panic, got") && table.contains("a broken stack"), "{table}");
+}
