@@ -30,6 +30,9 @@ enum Fault {
     OptionsAreIgnored,
     SocketsStay,
     ResetsAreEnds,
+    LengthsAreWrong,
+    NothingIsTaken,
+    AlwaysDue,
 }
 
 struct Faulty {
@@ -46,7 +49,7 @@ impl Faulty {
     fn strikes(&self, fault: Fault, every: u32) -> bool {
         self.fault == fault && {
             self.turn.set(self.turn.get() + 1);
-            self.turn.get() % every == 0
+            self.turn.get().is_multiple_of(every)
         }
     }
 }
@@ -67,7 +70,6 @@ impl Sockets for Faulty {
         bind(&mut self, handle: Handle, addr: SocketAddr) -> Result<()>;
         connect(&mut self, handle: Handle, addr: SocketAddr, now: Instant) -> Result<()>;
         disconnect(&mut self, handle: Handle) -> Result<()>;
-        send(&mut self, handle: Handle, data: &[u8], to: Option<SocketAddr>, flags: SendFlags, now: Instant) -> Result<usize>;
         shutdown(&mut self, handle: Handle, how: Shutdown, now: Instant) -> Result<()>;
     }
     pass! {
@@ -78,6 +80,20 @@ impl Sockets for Faulty {
         queued_out(&self, handle: Handle) -> Result<usize>;
         get_option(&self, handle: Handle, name: OptionName) -> Result<SocketOption>;
         tcp_info(&self, handle: Handle) -> Result<TcpInfo>;
+    }
+
+    fn send(
+        &mut self,
+        handle: Handle,
+        data: &[u8],
+        to: Option<SocketAddr>,
+        flags: SendFlags,
+        now: Instant,
+    ) -> Result<usize> {
+        if self.fault == Fault::NothingIsTaken {
+            return Ok(0);
+        }
+        self.stack.send(handle, data, to, flags, now)
     }
 
     fn listen(&mut self, handle: Handle, backlog: u32) -> Result<()> {
@@ -112,6 +128,9 @@ impl Sockets for Faulty {
         }
         if self.fault == Fault::EndIsLost && got.len == 0 && got.from.is_none() {
             return Err(Error::Again);
+        }
+        if self.fault == Fault::LengthsAreWrong {
+            got.len = buf.len() + 1;
         }
         if self.fault == Fault::SenderIsWrong {
             got.from = got.from.map(|from| SocketAddr::new(from.ip(), from.port() ^ 1));
@@ -178,7 +197,9 @@ impl PluginStack for Faulty {
     }
     pass! {
         info(&self) -> StackInfo;
-        next_deadline(&self) -> Option<Instant>;
+    }
+    fn next_deadline(&self) -> Option<Instant> {
+        if self.fault == Fault::AlwaysDue { Some(Instant::ZERO) } else { self.stack.next_deadline() }
     }
     fn poll(&mut self, now: Instant) {
         self.stack.poll(now);
@@ -188,7 +209,7 @@ impl PluginStack for Faulty {
         self.stack.drain_events(&mut |event| {
             turn.set(turn.get() + 1);
             match fault {
-                Fault::EventsAreLost if turn.get() % 3 == 0 => true,
+                Fault::EventsAreLost if turn.get().is_multiple_of(3) => true,
                 Fault::EventsForAll => masks.iter().all(|handle| sink(Event { handle: *handle, ..event })),
                 _ => sink(event),
             }
@@ -235,12 +256,22 @@ fn every_fault_is_seen() {
         (Fault::OptionsAreIgnored, "options/what the stack does not name it refuses [v4]"),
         (Fault::SocketsStay, "many/sockets that are made and closed leave nothing [v4]"),
         (Fault::SocketsStay, "create/a closed handle is gone at once [v4]"),
+        (Fault::LengthsAreWrong, "stream/questions and answers [v4]"),
+        (Fault::LengthsAreWrong, "datagram/boundaries are kept and order too [v4]"),
+        (Fault::NothingIsTaken, "stream/a megabyte arrives whole [v4]"),
+        (Fault::NothingIsTaken, "random/bytes of random streams arrive as they were sent [v4]"),
         (Fault::ResetsAreEnds, "stream/closing with unread data resets [v4]"),
     ];
     for (fault, case) in seen {
         let (failed, table) = failures(fault, case);
         assert_eq!(failed, [case], "{fault:?} was not seen: {table}");
     }
+}
+
+#[test]
+fn a_stack_that_is_always_due_does_not_stop_time() {
+    let (failed, table) = failures(Fault::AlwaysDue, "what a full queue turned away comes later");
+    assert!(failed.is_empty(), "{table}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use netgraft_plugin::{
 
 use super::bench::{Bench, Side, Sock};
 
-/// The calls of the contract, for sockets of either stack.
+/// The calls of the contract, for sockets of either stack. A length that cannot be is [`Error::Io`].
 #[expect(missing_docs, clippy::missing_errors_doc, reason = "each is the contract's call of the same name")]
 impl Bench {
     pub fn socket(&mut self, side: Side, spec: SocketSpec) -> Result<Sock> {
@@ -63,7 +63,10 @@ impl Bench {
         flags: SendFlags,
     ) -> Result<usize> {
         let now = self.now();
-        self.stacks[sock.stack].send(sock.handle, data, to, flags, now)
+        match self.stacks[sock.stack].send(sock.handle, data, to, flags, now) {
+            Ok(count) if count > data.len() || (count == 0 && !data.is_empty()) => Err(Error::Io),
+            sent => sent,
+        }
     }
 
     pub fn recv(&mut self, sock: Sock, buf: &mut [u8]) -> Result<Received> {
@@ -72,7 +75,10 @@ impl Bench {
 
     pub fn recv_with(&mut self, sock: Sock, buf: &mut [u8], flags: RecvFlags) -> Result<Received> {
         let now = self.now();
-        self.stacks[sock.stack].recv(sock.handle, buf, flags, now)
+        match self.stacks[sock.stack].recv(sock.handle, buf, flags, now) {
+            Ok(got) if got.len > buf.len() || got.len > got.full_len => Err(Error::Io),
+            got => got,
+        }
     }
 
     pub fn queued_in(&self, sock: Sock) -> Result<usize> {

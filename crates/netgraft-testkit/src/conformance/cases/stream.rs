@@ -139,6 +139,7 @@ fn both_ways(b: &mut Bench) -> Check {
             loop {
                 match b.recv(to, &mut buf) {
                     Ok(r) => {
+                        holds("recv", "more data", r.len > 0, r)?;
                         equal("recv", Some(&buf[..r.len]), data[way].get(got[way]..got[way] + r.len))?;
                         got[way] += r.len;
                     }
