@@ -1,8 +1,9 @@
-# Takes a file and gives one over the same connection, and then says on the next port what it got.
+# Takes a file and gives a small one over the same connection, and then says on the next port what it got. Debian's nc
+# ends a listener with the end of its input, whatever it has left to send: what it gives fits into a buffer.
 family=-4
 case "$BIND" in *:*) family=-6 ;; esac
 trap 'kill $! 2>/dev/null; exit 0' TERM
-head -c 3000000 /dev/zero | tr '\0' 'n' >"$WORK/given"
+head -c 100000 /dev/zero | tr '\0' 'n' >"$WORK/given"
 nc $family -l -N "$BIND" "$PORT" <"$WORK/given" >"$WORK/taken" &
 wait $!
 sha256sum <"$WORK/taken" >"$WORK/sum"

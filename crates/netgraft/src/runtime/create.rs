@@ -131,7 +131,11 @@ impl Engine {
     /// The program has closed its last descriptor of a socket: what it sent before still goes out.
     pub(super) fn program_closed(&mut self, id: SocketId) {
         match self.table.get(id).map(|s| &s.state) {
-            Some(State::Datagram(_)) => self.pump_datagram_out(id),
+            Some(State::Datagram(_)) => {
+                self.pump_datagram_out(id);
+                // What was sent leaves before the socket goes.
+                self.stack.poll(self.now);
+            }
             Some(State::Stream(_)) => return self.closed_after_shutdown(id),
             _ => {}
         }
@@ -176,6 +180,7 @@ impl Engine {
 
     /// Ends a socket with a reset of its connection.
     pub(super) fn discard_with_reset(&mut self, id: SocketId) {
+        tracing::debug!(?id, "the program closed a connection with bytes unread");
         if let Some(handle) = self.table.set_handle(id, None) {
             let _ = self.stack.abort(handle, self.now);
             self.stack_busy = true;

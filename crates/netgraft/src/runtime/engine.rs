@@ -251,6 +251,11 @@ impl Engine {
     fn stop(mut self) -> io::Result<()> {
         let statistics = self.stack.statistics();
         self.summary.packets = (statistics.packets_received, statistics.packets_sent);
+        for id in self.table.ids().collect::<Vec<_>>() {
+            self.pump_datagram_out(id);
+        }
+        self.now = clock::now();
+        self.stack.poll(self.now);
         // Connections end as those of a process that is gone: closed, or reset if data was left unread.
         for id in self.table.ids().collect::<Vec<_>>() {
             self.discard(id);

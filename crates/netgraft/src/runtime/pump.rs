@@ -150,6 +150,7 @@ impl Engine {
 
     /// A connection has failed: the surrogate shows it, and the error waits for `SO_ERROR`.
     pub(super) fn fail_stream(&mut self, id: SocketId, error: Error) {
+        tracing::debug!(?id, %error, "a connection failed");
         let file = self.find_file(id);
         let Some(socket) = self.table.get_mut(id) else { return };
         socket.pending_error = Some(error);
@@ -169,7 +170,7 @@ impl Engine {
             self.watch(id, file.as_fd());
         }
         if let Some(end) = end {
-            close_with_reset(end, file.as_ref().map(AsFd::as_fd), error);
+            close_with_reset(end, file.as_ref().map(AsFd::as_fd));
         }
         if file.is_none() {
             // Nothing would tell when the program closes it.
@@ -340,8 +341,7 @@ impl Engine {
 
 /// Closes the sentry's end so that the program sees a failed connection: unread bytes of the program make
 /// AF_UNIX report a reset (unix(7)).
-fn close_with_reset(end: OwnedFd, file: Option<BorrowedFd<'_>>, error: Error) {
-    tracing::trace!(%error, "a connection failed");
+fn close_with_reset(end: OwnedFd, file: Option<BorrowedFd<'_>>) {
     if let Some(file) = file {
         // If the buffer is full there are unread bytes.
         let _ = unix::send(file, b"x");
