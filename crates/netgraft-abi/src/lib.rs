@@ -30,6 +30,7 @@ mod codes;
 mod convert;
 mod elf;
 mod error;
+pub mod export;
 #[cfg(test)]
 mod layout;
 mod level0;

@@ -17,14 +17,13 @@ use crate::watch::{Call, Caller};
 /// Calls a function of the object on the loop's thread.
 macro_rules! invoke {
     ($api:expr, $name:ident($($arg:expr),*)) => {{
-        let api: &$crate::level0::api::Api = $api;
-        let _inside = api.loaded.watch().enter($crate::watch::Caller::Loop, $crate::watch::Call::$name);
+        let api: &Api = $api;
+        let _inside = api.loaded.watch().enter(Caller::Loop, Call::$name);
         // SAFETY: the function has this type, as the interface says; pointers among the arguments lead to live objects
         // of the lengths that are passed, and `err` always to one.
         unsafe { (api.symbols.$name)($($arg),*) }
     }};
 }
-pub(super) use invoke;
 
 /// Room for an address that the object writes.
 const ADDRESS: usize = 128;

@@ -1,10 +1,10 @@
 //! The socket calls of a level 1 stack.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
 use netgraft_plugin::{
-    Domain, Error, Events, Handle, Instant, Kind, Received, RecvFlags, Result, SendFlags, Shutdown, SocketSpec,
+    Error, Events, Handle, Instant, Kind, Received, RecvFlags, Result, SendFlags, Shutdown, SocketSpec,
     Sockets,
 };
 
@@ -243,10 +243,3 @@ impl Sockets for Level1Stack {
 /// What [`Error::UnknownOption`] is in the header.
 const UNKNOWN_OPTION: i32 = -22;
 
-/// The unspecified address of a family, for sockets that are not bound.
-pub(crate) fn unspecified(domain: Domain) -> SocketAddr {
-    match domain {
-        Domain::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        Domain::V6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    }
-}

@@ -1,0 +1,712 @@
+/*
+ * A small level 1 stack: TCP and UDP in memory, on 127.0.0.0/8, for programs of one sandbox that talk to each other.
+ * docs/stack-authors.md goes through it step by step. It needs netgraft.h and a C compiler:
+ *
+ *     cc -shared -fPIC -fvisibility=hidden -I crates/netgraft-abi/include -o libloop.so tests/plugins/loop.c
+ */
+#include <netgraft.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RING 65536u    /* bytes that a stream holds in one direction */
+#define DATAGRAMS 256u /* datagrams that a socket holds */
+#define BUCKETS 1024u
+
+struct datagram {
+    struct datagram *next;
+    struct netgraft_address from;
+    size_t length;
+    unsigned char bytes[];
+};
+
+enum state { FRESH, LISTENING, CONNECTED, RESET };
+
+struct sock {
+    uint64_t handle;
+    struct netgraft_socket_spec spec;
+    enum state state;
+    struct netgraft_address local, remote;
+    struct sock *bucket_next, *all_next, *all_prev;
+
+    /* A stream: what came in, from where, and what ended. */
+    struct sock *other; /* the other end, while it is open */
+    unsigned char *ring;
+    size_t start, used;
+    bool fin_received, fin_sent, read_shut;
+    int32_t error;
+
+    /* A listener: connections that wait. */
+    struct sock *waiting_first, *waiting_last, *waiting_next;
+    uint32_t waiting, backlog;
+
+    /* A datagram socket. */
+    struct datagram *first, *last;
+    uint32_t datagrams;
+
+    /* Readiness. */
+    bool added, queued;
+    uint32_t mask;
+    struct sock *queue_next;
+    uint64_t options[NETGRAFT_O_CONGESTION + 1];
+};
+
+struct stack {
+    const struct netgraft_host *host;
+    uint64_t next_handle;
+    uint16_t next_port;
+    struct sock *buckets[BUCKETS];
+    struct sock *all;
+    struct sock *queue_first, *queue_last;
+    struct netgraft_statistics statistics;
+};
+
+/* ---- Sockets by handle and by address --------------------------------------------------------------------- */
+
+static struct sock *find(struct stack *stack, uint64_t handle) {
+    struct sock *sock = stack->buckets[handle % BUCKETS];
+    while (sock && sock->handle != handle) sock = sock->bucket_next;
+    return sock;
+}
+
+static bool is_any(const struct netgraft_ip *ip) {
+    static const uint8_t zero[4];
+    return memcmp(ip->bytes, zero, 4) == 0;
+}
+
+static bool is_ours(const struct netgraft_ip *ip) {
+    return ip->family == NETGRAFT_FAMILY_V4 && (ip->bytes[0] == 127 || is_any(ip));
+}
+
+/* The socket that an address reaches: of the same kind, on the port; a listener or a datagram socket. */
+static struct sock *bound_to(struct stack *stack, uint8_t kind, const struct netgraft_address *address) {
+    for (struct sock *sock = stack->all; sock; sock = sock->all_next) {
+        if (sock->spec.kind != kind || sock->local.port != address->port || address->port == 0) continue;
+        if (kind == NETGRAFT_KIND_STREAM && sock->state != LISTENING && sock->state != FRESH) continue;
+        if (is_any(&sock->local.ip) || is_any(&address->ip) ||
+            memcmp(sock->local.ip.bytes, address->ip.bytes, 4) == 0)
+            return sock;
+    }
+    return NULL;
+}
+
+static struct sock *make(struct stack *stack, const struct netgraft_socket_spec *spec) {
+    struct sock *sock = calloc(1, sizeof *sock);
+    if (!sock) return NULL;
+    if (spec->kind == NETGRAFT_KIND_STREAM && !(sock->ring = malloc(RING))) {
+        free(sock);
+        return NULL;
+    }
+    sock->spec = *spec;
+    sock->handle = stack->next_handle++;
+    sock->local.ip.family = NETGRAFT_FAMILY_V4;
+    sock->options[NETGRAFT_O_LINGER] = NETGRAFT_NO_LINGER;
+    sock->bucket_next = stack->buckets[sock->handle % BUCKETS];
+    stack->buckets[sock->handle % BUCKETS] = sock;
+    sock->all_next = stack->all;
+    if (stack->all) stack->all->all_prev = sock;
+    stack->all = sock;
+    stack->statistics.sockets++;
+    return sock;
+}
+
+static void unmake(struct stack *stack, struct sock *sock) {
+    struct sock **link = &stack->buckets[sock->handle % BUCKETS];
+    while (*link != sock) link = &(*link)->bucket_next;
+    *link = sock->bucket_next;
+    if (sock->all_next) sock->all_next->all_prev = sock->all_prev;
+    if (sock->all_prev) sock->all_prev->all_next = sock->all_next;
+    else stack->all = sock->all_next;
+    if (sock->queued) {
+        struct sock *before = NULL, *at = stack->queue_first;
+        while (at != sock) before = at, at = at->queue_next;
+        if (before) before->queue_next = sock->queue_next;
+        else stack->queue_first = sock->queue_next;
+        if (stack->queue_last == sock) stack->queue_last = before;
+    }
+    while (sock->first) {
+        struct datagram *next = sock->first->next;
+        free(sock->first);
+        sock->first = next;
+    }
+    free(sock->ring);
+    free(sock);
+    stack->statistics.sockets--;
+}
+
+/* A port for a socket that has none. */
+static int32_t choose_port(struct stack *stack, struct sock *sock) {
+    for (uint32_t tries = 0; tries < 28232; tries++) {
+        struct netgraft_address address = sock->local;
+        address.port = stack->next_port++;
+        if (stack->next_port > 60999 || stack->next_port < 32768) stack->next_port = 32768;
+        if (address.port >= 32768 && !bound_to(stack, sock->spec.kind, &address)) {
+            sock->local.port = address.port;
+            return NETGRAFT_OK;
+        }
+    }
+    return NETGRAFT_E_ADDRESS_NOT_AVAILABLE;
+}
+
+/* ---- Readiness -------------------------------------------------------------------------------------------- */
+
+static uint32_t level(const struct sock *sock) {
+    uint32_t ready = 0;
+    if (sock->error) ready |= NETGRAFT_READY_ERR;
+    if (sock->spec.kind == NETGRAFT_KIND_DATAGRAM)
+        return ready | NETGRAFT_READY_OUT | (sock->first ? NETGRAFT_READY_IN : 0);
+    switch (sock->state) {
+    case FRESH:
+        return ready | NETGRAFT_READY_OUT | NETGRAFT_READY_HUP;
+    case LISTENING:
+        return ready | (sock->waiting_first ? NETGRAFT_READY_IN : 0);
+    case RESET:
+        return ready | NETGRAFT_READY_IN | NETGRAFT_READY_OUT | NETGRAFT_READY_HUP | NETGRAFT_READY_RDHUP;
+    case CONNECTED:
+        break;
+    }
+    if (sock->used || sock->fin_received || sock->read_shut) ready |= NETGRAFT_READY_IN;
+    if (sock->fin_received || sock->read_shut) ready |= NETGRAFT_READY_RDHUP;
+    if (sock->fin_sent || !sock->other || sock->other->used < RING) ready |= NETGRAFT_READY_OUT;
+    if (sock->fin_received && sock->fin_sent) ready |= NETGRAFT_READY_HUP;
+    return ready;
+}
+
+static uint32_t reportable(const struct sock *sock) {
+    if (!sock->added) return 0;
+    return level(sock) & (sock->mask | NETGRAFT_READY_ERR | NETGRAFT_READY_HUP);
+}
+
+/* Something about the socket has changed: whoever waits for it hears of it, once until it is fetched. */
+static void changed(struct stack *stack, struct sock *sock) {
+    if (sock->queued || !reportable(sock)) return;
+    sock->queued = true;
+    sock->queue_next = NULL;
+    if (stack->queue_last) stack->queue_last->queue_next = sock;
+    else stack->queue_first = sock;
+    stack->queue_last = sock;
+}
+
+static int64_t loop_drain_events(void *self, struct netgraft_event *events, size_t capacity) {
+    struct stack *stack = self;
+    size_t count = 0;
+    while (count < capacity && stack->queue_first) {
+        struct sock *sock = stack->queue_first;
+        stack->queue_first = sock->queue_next;
+        if (!stack->queue_first) stack->queue_last = NULL;
+        sock->queued = false;
+        uint32_t ready = reportable(sock);
+        if (ready) events[count++] = (struct netgraft_event){.handle = sock->handle, .events = ready};
+    }
+    return (int64_t)count;
+}
+
+static int32_t loop_add_fd(void *self, uint64_t handle, uint32_t mask) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (sock->added) return NETGRAFT_E_EXISTS;
+    sock->added = true;
+    sock->mask = mask;
+    changed(self, sock);
+    return NETGRAFT_OK;
+}
+
+static int32_t loop_update_fd(void *self, uint64_t handle, uint32_t mask) {
+    struct sock *sock = find(self, handle);
+    if (!sock || !sock->added) return NETGRAFT_E_BAD_HANDLE;
+    sock->mask = mask;
+    changed(self, sock);
+    return NETGRAFT_OK;
+}
+
+static int32_t loop_remove_fd(void *self, uint64_t handle) {
+    struct sock *sock = find(self, handle);
+    if (!sock || !sock->added) return NETGRAFT_E_BAD_HANDLE;
+    sock->added = false;
+    return NETGRAFT_OK;
+}
+
+static int64_t loop_readiness(void *self, uint64_t handle) {
+    struct sock *sock = find(self, handle);
+    return sock ? (int64_t)level(sock) : NETGRAFT_E_BAD_HANDLE;
+}
+
+/* ---- Calls ------------------------------------------------------------------------------------------------ */
+
+static int32_t loop_socket(void *self, const struct netgraft_socket_spec *spec, uint64_t *handle) {
+    if (spec->family != NETGRAFT_FAMILY_V4) return NETGRAFT_E_FAMILY_NOT_SUPPORTED;
+    if (spec->kind == NETGRAFT_KIND_RAW) return NETGRAFT_E_KIND_NOT_SUPPORTED;
+    if (spec->protocol != NETGRAFT_PROTOCOL_TCP && spec->protocol != NETGRAFT_PROTOCOL_UDP)
+        return NETGRAFT_E_PROTOCOL_NOT_SUPPORTED;
+    struct sock *sock = make(self, spec);
+    if (!sock) return NETGRAFT_E_NO_MEMORY;
+    *handle = sock->handle;
+    return NETGRAFT_OK;
+}
+
+static int32_t loop_bind(void *self, uint64_t handle, const struct netgraft_address *address) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (address->ip.family != NETGRAFT_FAMILY_V4) return NETGRAFT_E_FAMILY_NOT_SUPPORTED;
+    if (sock->local.port || sock->state != FRESH) return NETGRAFT_E_INVALID;
+    if (!is_ours(&address->ip)) return NETGRAFT_E_ADDRESS_NOT_AVAILABLE;
+    if (address->port && bound_to(self, sock->spec.kind, address)) return NETGRAFT_E_ADDRESS_IN_USE;
+    sock->local = *address;
+    return address->port ? NETGRAFT_OK : choose_port(self, sock);
+}
+
+static int32_t loop_listen(void *self, uint64_t handle, uint32_t backlog) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (sock->spec.kind != NETGRAFT_KIND_STREAM) return NETGRAFT_E_NOT_SUPPORTED;
+    if (sock->state != FRESH && sock->state != LISTENING) return NETGRAFT_E_INVALID;
+    if (!sock->local.port) {
+        int32_t result = choose_port(self, sock);
+        if (result) return result;
+    }
+    sock->state = LISTENING;
+    sock->backlog = backlog ? backlog : 1;
+    return NETGRAFT_OK;
+}
+
+static int32_t loop_accept(void *self, uint64_t handle, uint64_t *connection, struct netgraft_address *peer) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (sock->state != LISTENING) return NETGRAFT_E_INVALID;
+    struct sock *first = sock->waiting_first;
+    if (!first) return NETGRAFT_E_AGAIN;
+    sock->waiting_first = first->waiting_next;
+    if (!sock->waiting_first) sock->waiting_last = NULL;
+    sock->waiting--;
+    *connection = first->handle;
+    *peer = first->remote;
+    return NETGRAFT_OK;
+}
+
+static int32_t connect_stream(struct stack *stack, struct sock *sock, const struct netgraft_address *to) {
+    if (sock->state == CONNECTED) return NETGRAFT_E_IS_CONNECTED;
+    if (sock->state == LISTENING) return NETGRAFT_E_IS_CONNECTED;
+    if (is_any(&sock->local.ip)) memcpy(sock->local.ip.bytes, (uint8_t[]){127, 0, 0, 1}, 4);
+    if (!sock->local.port) {
+        int32_t result = choose_port(stack, sock);
+        if (result) return result;
+    }
+    stack->statistics.tcp_active_opens++;
+    struct sock *listener = bound_to(stack, NETGRAFT_KIND_STREAM, to);
+    bool open = listener && listener->state == LISTENING && listener->waiting < listener->backlog;
+    struct sock *end = open ? make(stack, &sock->spec) : NULL;
+    if (!end) {
+        sock->state = RESET;
+        sock->error = NETGRAFT_E_CONNECTION_REFUSED;
+        changed(stack, sock);
+        return NETGRAFT_E_IN_PROGRESS;
+    }
+    stack->statistics.tcp_passive_opens++;
+    sock->state = end->state = CONNECTED;
+    sock->remote = end->local = *to;
+    if (is_any(&to->ip)) {
+        memcpy(sock->remote.ip.bytes, (uint8_t[]){127, 0, 0, 1}, 4);
+        end->local = sock->remote;
+    }
+    end->remote = sock->local;
+    sock->other = end;
+    end->other = sock;
+    if (listener->waiting_last) listener->waiting_last->waiting_next = end;
+    else listener->waiting_first = end;
+    listener->waiting_last = end;
+    listener->waiting++;
+    changed(stack, listener);
+    changed(stack, sock);
+    return NETGRAFT_E_IN_PROGRESS;
+}
+
+static int32_t loop_connect(void *self, uint64_t handle, const struct netgraft_address *to, uint64_t now) {
+    (void)now;
+    struct stack *stack = self;
+    struct sock *sock = find(stack, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (to->ip.family != NETGRAFT_FAMILY_V4) return NETGRAFT_E_FAMILY_NOT_SUPPORTED;
+    if (!is_ours(&to->ip)) return NETGRAFT_E_NETWORK_UNREACHABLE;
+    if (sock->spec.kind == NETGRAFT_KIND_STREAM) return connect_stream(stack, sock, to);
+    if (!sock->local.port) {
+        int32_t result = choose_port(stack, sock);
+        if (result) return result;
+    }
+    if (is_any(&sock->local.ip)) memcpy(sock->local.ip.bytes, (uint8_t[]){127, 0, 0, 1}, 4);
+    sock->remote = *to;
+    return NETGRAFT_OK;
+}
+
+static int32_t loop_disconnect(void *self, uint64_t handle) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (sock->spec.kind == NETGRAFT_KIND_STREAM) return NETGRAFT_E_NOT_SUPPORTED;
+    memset(&sock->remote, 0, sizeof sock->remote);
+    return NETGRAFT_OK;
+}
+
+static int32_t loop_local_addr(void *self, uint64_t handle, struct netgraft_address *address) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    *address = sock->local;
+    return NETGRAFT_OK;
+}
+
+static int32_t loop_peer_addr(void *self, uint64_t handle, struct netgraft_address *address) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (sock->remote.ip.family == NETGRAFT_FAMILY_NONE || sock->state == RESET) return NETGRAFT_E_NOT_CONNECTED;
+    *address = sock->remote;
+    return NETGRAFT_OK;
+}
+
+static int64_t send_stream(struct stack *stack, struct sock *sock, const unsigned char *data, size_t length) {
+    if (sock->error) {
+        int32_t error = sock->error;
+        sock->error = 0;
+        return error;
+    }
+    if (sock->state == RESET || sock->fin_sent) return NETGRAFT_E_BROKEN_PIPE;
+    if (sock->state != CONNECTED) return NETGRAFT_E_NOT_CONNECTED;
+    struct sock *other = sock->other;
+    if (!other) return NETGRAFT_E_BROKEN_PIPE;
+    size_t sent = 0;
+    while (sent < length && other->used < RING) {
+        size_t at = (other->start + other->used) % RING;
+        size_t piece = RING - at;
+        if (piece > RING - other->used) piece = RING - other->used;
+        if (piece > length - sent) piece = length - sent;
+        memcpy(other->ring + at, data + sent, piece);
+        other->used += piece;
+        sent += piece;
+    }
+    if (length && !sent) return NETGRAFT_E_AGAIN;
+    changed(stack, other);
+    return (int64_t)sent;
+}
+
+static int64_t send_datagram(struct stack *stack, struct sock *sock, const unsigned char *data, size_t length,
+                             const struct netgraft_address *to) {
+    if (!to) to = &sock->remote;
+    if (to->ip.family == NETGRAFT_FAMILY_NONE) return NETGRAFT_E_DESTINATION_REQUIRED;
+    if (!is_ours(&to->ip)) return NETGRAFT_E_NETWORK_UNREACHABLE;
+    if (length > 65507) return NETGRAFT_E_MESSAGE_TOO_LONG;
+    if (!sock->local.port) {
+        int32_t result = choose_port(stack, sock);
+        if (result) return result;
+    }
+    stack->statistics.udp_sent++;
+    struct sock *other = bound_to(stack, NETGRAFT_KIND_DATAGRAM, to);
+    struct netgraft_address from = sock->local;
+    if (is_any(&from.ip)) memcpy(from.ip.bytes, (uint8_t[]){127, 0, 0, 1}, 4);
+    if (!other) {
+        stack->statistics.udp_no_port++;
+        if (sock->remote.ip.family) sock->error = NETGRAFT_E_CONNECTION_REFUSED, changed(stack, sock);
+        return (int64_t)length;
+    }
+    if (other->remote.ip.family && other->remote.port != from.port) return (int64_t)length;
+    struct datagram *datagram = other->datagrams < DATAGRAMS ? malloc(sizeof *datagram + length) : NULL;
+    if (!datagram) {
+        stack->statistics.udp_receive_overflows++;
+        return (int64_t)length;
+    }
+    datagram->next = NULL;
+    datagram->from = from;
+    datagram->length = length;
+    memcpy(datagram->bytes, data, length);
+    if (other->last) other->last->next = datagram;
+    else other->first = datagram;
+    other->last = datagram;
+    other->datagrams++;
+    stack->statistics.udp_received++;
+    changed(stack, other);
+    return (int64_t)length;
+}
+
+static int64_t loop_send(void *self, uint64_t handle, const void *data, size_t length,
+                         const struct netgraft_address *to, uint32_t flags, uint64_t now) {
+    (void)now;
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (flags & NETGRAFT_SEND_OUT_OF_BAND) return NETGRAFT_E_NOT_SUPPORTED;
+    if (sock->spec.kind == NETGRAFT_KIND_STREAM) return send_stream(self, sock, data, length);
+    if (sock->error) {
+        int32_t error = sock->error;
+        sock->error = 0;
+        return error;
+    }
+    return send_datagram(self, sock, data, length, to);
+}
+
+static int32_t recv_stream(struct stack *stack, struct sock *sock, unsigned char *buffer, size_t capacity,
+                           bool peek, struct netgraft_received *received) {
+    if (!sock->used && sock->error) {
+        int32_t error = sock->error;
+        sock->error = 0;
+        return error;
+    }
+    if (sock->state == FRESH || sock->state == LISTENING) return NETGRAFT_E_NOT_CONNECTED;
+    if (!sock->used && capacity) {
+        bool ended = sock->fin_received || sock->read_shut || sock->state == RESET;
+        return ended ? NETGRAFT_OK : NETGRAFT_E_AGAIN;
+    }
+    bool was_full = sock->used == RING;
+    size_t length = capacity < sock->used ? capacity : sock->used;
+    size_t piece = RING - sock->start < length ? RING - sock->start : length;
+    memcpy(buffer, sock->ring + sock->start, piece);
+    memcpy(buffer + piece, sock->ring, length - piece);
+    received->len = received->full_len = length;
+    if (peek) return NETGRAFT_OK;
+    sock->start = (sock->start + length) % RING;
+    sock->used -= length;
+    if (was_full && sock->other) changed(stack, sock->other);
+    return NETGRAFT_OK;
+}
+
+static int32_t loop_recv(void *self, uint64_t handle, void *buffer, size_t capacity, uint32_t flags, uint64_t now,
+                         struct netgraft_received *received) {
+    (void)now;
+    struct sock *sock = find(self, handle);
+    bool peek = flags & NETGRAFT_RECV_PEEK;
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (sock->spec.kind == NETGRAFT_KIND_STREAM)
+        return recv_stream(self, sock, buffer, capacity, peek, received);
+    struct datagram *first = sock->first;
+    if (sock->error) {
+        int32_t error = sock->error;
+        sock->error = 0;
+        return error;
+    }
+    if (!first) return NETGRAFT_E_AGAIN;
+    received->len = first->length < capacity ? first->length : capacity;
+    received->full_len = first->length;
+    received->from = first->from;
+    received->to = sock->local.ip;
+    if (is_any(&received->to)) memcpy(received->to.bytes, (uint8_t[]){127, 0, 0, 1}, 4);
+    received->interface_index = 1;
+    received->hop_limit = 64;
+    memcpy(buffer, first->bytes, received->len);
+    if (peek) return NETGRAFT_OK;
+    sock->first = first->next;
+    if (!sock->first) sock->last = NULL;
+    sock->datagrams--;
+    free(first);
+    return NETGRAFT_OK;
+}
+
+static void send_fin(struct stack *stack, struct sock *sock) {
+    if (sock->fin_sent) return;
+    sock->fin_sent = true;
+    if (sock->other) {
+        sock->other->fin_received = true;
+        changed(stack, sock->other);
+    }
+}
+
+static int32_t loop_shutdown(void *self, uint64_t handle, uint32_t how, uint64_t now) {
+    (void)now;
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    bool stream = sock->spec.kind == NETGRAFT_KIND_STREAM;
+    if (stream ? sock->state != CONNECTED : sock->remote.ip.family == 0) return NETGRAFT_E_NOT_CONNECTED;
+    if (!stream) return NETGRAFT_OK;
+    if (how != NETGRAFT_SHUTDOWN_READ) send_fin(self, sock);
+    if (how != NETGRAFT_SHUTDOWN_WRITE) sock->read_shut = true;
+    changed(self, sock);
+    return NETGRAFT_OK;
+}
+
+static void reset_other(struct stack *stack, struct sock *sock) {
+    struct sock *other = sock->other;
+    if (!other) return;
+    other->state = RESET;
+    other->error = NETGRAFT_E_CONNECTION_RESET;
+    other->other = NULL;
+    sock->other = NULL;
+    changed(stack, other);
+}
+
+static int32_t end(struct stack *stack, uint64_t handle, bool reset) {
+    struct sock *sock = find(stack, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    while (sock->waiting_first) {
+        struct sock *next = sock->waiting_first->waiting_next;
+        reset_other(stack, sock->waiting_first);
+        unmake(stack, sock->waiting_first);
+        sock->waiting_first = next;
+    }
+    /* What is left unread, and a linger time of zero, make a reset. */
+    if (reset || sock->used || sock->options[NETGRAFT_O_LINGER] == 0) reset_other(stack, sock);
+    if (sock->other) {
+        send_fin(stack, sock);
+        sock->other->other = NULL;
+        changed(stack, sock->other);
+    }
+    unmake(stack, sock);
+    return NETGRAFT_OK;
+}
+
+static int32_t loop_close(void *self, uint64_t handle, uint64_t now) {
+    (void)now;
+    return end(self, handle, false);
+}
+
+static int32_t loop_abort(void *self, uint64_t handle, uint64_t now) {
+    (void)now;
+    return end(self, handle, true);
+}
+
+static int64_t loop_queued_in(void *self, uint64_t handle) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (sock->spec.kind == NETGRAFT_KIND_STREAM) return (int64_t)sock->used;
+    return sock->first ? (int64_t)sock->first->length : 0;
+}
+
+static int32_t loop_take_error(void *self, uint64_t handle) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    int32_t error = sock->error;
+    sock->error = NETGRAFT_OK;
+    return error;
+}
+
+/* Options that a connection without loss, delay and silence keeps by doing nothing. */
+static const uint32_t OPTIONS[] = {
+    NETGRAFT_O_REUSE_ADDRESS, NETGRAFT_O_KEEP_ALIVE,    NETGRAFT_O_LINGER,     NETGRAFT_O_NO_DELAY,
+    NETGRAFT_O_KEEP_IDLE,     NETGRAFT_O_KEEP_INTERVAL, NETGRAFT_O_KEEP_COUNT, NETGRAFT_O_USER_TIMEOUT,
+};
+
+static bool known(uint32_t name) {
+    for (size_t i = 0; i < sizeof OPTIONS / sizeof *OPTIONS; i++)
+        if (OPTIONS[i] == name) return true;
+    return false;
+}
+
+static int32_t loop_set_option(void *self, uint64_t handle, const struct netgraft_option *option) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (!known(option->name)) return NETGRAFT_E_UNKNOWN_OPTION;
+    sock->options[option->name] = option->value.number;
+    return NETGRAFT_OK;
+}
+
+static int32_t loop_get_option(void *self, uint64_t handle, struct netgraft_option *out) {
+    struct sock *sock = find(self, handle);
+    if (!sock) return NETGRAFT_E_BAD_HANDLE;
+    if (!known(out->name)) return NETGRAFT_E_UNKNOWN_OPTION;
+    out->value.number = sock->options[out->name];
+    return NETGRAFT_OK;
+}
+
+/* ---- The stack -------------------------------------------------------------------------------------------- */
+
+static int32_t loop_create(const struct netgraft_config *config, const struct netgraft_host *host, void **self,
+                           char *why, size_t why_capacity) {
+    if (config->link_kind != NETGRAFT_LINK_NONE || config->address_count || config->gateway_count) {
+        snprintf(why, why_capacity, "it has a loopback only: leave --link, --address and --gateway out");
+        return NETGRAFT_E_INVALID;
+    }
+    struct stack *stack = calloc(1, sizeof *stack);
+    if (!stack) return NETGRAFT_E_NO_MEMORY;
+    stack->host = host;
+    stack->next_handle = 1;
+    stack->next_port = 32768;
+    *self = stack;
+    return NETGRAFT_OK;
+}
+
+static void loop_destroy(void *self) {
+    struct stack *stack = self;
+    while (stack->all) {
+        stack->all->other = NULL;
+        unmake(stack, stack->all);
+    }
+    free(stack);
+}
+
+static int32_t loop_init(void *self, const char *text, size_t text_length, const int32_t *fds, size_t fd_count,
+                         uint64_t now, char *why, size_t why_capacity) {
+    (void)text, (void)text_length, (void)fds, (void)fd_count, (void)now, (void)why, (void)why_capacity;
+    static const char line[] = "up, in memory";
+    struct stack *stack = self;
+    stack->host->log(stack->host->context, NETGRAFT_LOG_INFO, line, sizeof line - 1);
+    return NETGRAFT_OK;
+}
+
+/* Nothing moves by itself: no packets, no timers. */
+static void loop_poll(void *self, uint64_t now) {
+    (void)self, (void)now;
+}
+
+static int64_t loop_interfaces(void *self, struct netgraft_interface *out, size_t capacity) {
+    (void)self;
+    if (capacity) *out = (struct netgraft_interface){.index = 1, .mtu = 65536, .name = "lo", .up = 1, .loopback = 1};
+    return 1;
+}
+
+static int64_t loop_addresses(void *self, uint32_t index, struct netgraft_cidr *out, size_t capacity) {
+    (void)self;
+    if (index != 1) return 0;
+    if (capacity)
+        *out = (struct netgraft_cidr){.ip = {.family = NETGRAFT_FAMILY_V4, .bytes = {127, 0, 0, 1}}, .prefix = 8};
+    return 1;
+}
+
+static int32_t loop_statistics(void *self, struct netgraft_statistics *out) {
+    *out = ((struct stack *)self)->statistics;
+    return NETGRAFT_OK;
+}
+
+static const struct netgraft_socket_spec SOCKETS[] = {
+    {.family = NETGRAFT_FAMILY_V4, .kind = NETGRAFT_KIND_STREAM, .protocol = NETGRAFT_PROTOCOL_TCP},
+    {.family = NETGRAFT_FAMILY_V4, .kind = NETGRAFT_KIND_DATAGRAM, .protocol = NETGRAFT_PROTOCOL_UDP},
+};
+
+static const struct netgraft_stack_v1 LOOP = {
+    .size = sizeof(struct netgraft_stack_v1),
+    .version = NETGRAFT_VERSION,
+    .name = "loop",
+    .version_text = "1.0",
+    .needs = "",
+    .sockets = SOCKETS,
+    .socket_count = sizeof SOCKETS / sizeof *SOCKETS,
+    .options = OPTIONS,
+    .option_count = sizeof OPTIONS / sizeof *OPTIONS,
+    .create = loop_create,
+    .destroy = loop_destroy,
+    .init = loop_init,
+    .poll = loop_poll,
+    .drain_events = loop_drain_events,
+    .add_fd = loop_add_fd,
+    .update_fd = loop_update_fd,
+    .remove_fd = loop_remove_fd,
+    .socket = loop_socket,
+    .bind = loop_bind,
+    .connect = loop_connect,
+    .local_addr = loop_local_addr,
+    .peer_addr = loop_peer_addr,
+    .send = loop_send,
+    .recv = loop_recv,
+    .shutdown = loop_shutdown,
+    .close = loop_close,
+    .readiness = loop_readiness,
+    .listen = loop_listen,
+    .accept = loop_accept,
+    .disconnect = loop_disconnect,
+    .abort = loop_abort,
+    .queued_in = loop_queued_in,
+    .take_error = loop_take_error,
+    .set_option = loop_set_option,
+    .get_option = loop_get_option,
+    .interfaces = loop_interfaces,
+    .addresses = loop_addresses,
+    .statistics = loop_statistics,
+};
+
+#ifndef LOOP_AS_A_PART /* hostile.c has an entry point of its own */
+const struct netgraft_stack_v1 *netgraft_stack(uint32_t requested) {
+    return requested >> 16 == NETGRAFT_VERSION_MAJOR ? &LOOP : NULL;
+}
+#endif
