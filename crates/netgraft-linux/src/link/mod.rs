@@ -101,7 +101,8 @@ pub(crate) fn mtu_of(name: &str) -> io::Result<usize> {
     let mut request = request(name)?;
     interface_ioctl(control_socket()?.as_raw_fd(), libc::SIOCGIFMTU, &mut request)?;
     // SAFETY: SIOCGIFMTU has filled `ifru_mtu`.
-    usize::try_from(unsafe { request.ifr_ifru.ifru_mtu }).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+    usize::try_from(unsafe { request.ifr_ifru.ifru_mtu })
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// Flags of an interface.
@@ -111,7 +112,6 @@ pub(crate) fn flags_of(name: &str) -> io::Result<libc::c_int> {
     // SAFETY: SIOCGIFFLAGS has filled `ifru_flags`.
     Ok(libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }))
 }
-
 
 /// An address for the stack's side of a device: random, locally administered, unicast.
 pub(crate) fn random_mac() -> io::Result<[u8; 6]> {
