@@ -246,7 +246,7 @@ mod tests {
 
     /// Runs the filter as the kernel would (bpf(4), the few instructions used).
     fn run(host_sockets: bool, arch: u32, number: i64, args: [u64; 6]) -> u32 {
-        let mut data = vec![0u8; 64];
+        let mut data = [0u8; 64];
         data[0..4].copy_from_slice(&(number as u32).to_ne_bytes());
         data[4..8].copy_from_slice(&arch.to_ne_bytes());
         for (i, arg) in args.iter().enumerate() {
