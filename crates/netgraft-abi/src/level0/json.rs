@@ -221,6 +221,8 @@ mod tests {
             assert!(interfaces(text, text).is_empty(), "{text}");
             assert!(routes(text, 1).is_empty(), "{text}");
             assert_eq!(sizes(text), None);
+        }
+        for text in ["", "null", "7", ",", "0,5", "5,4"] {
             assert_eq!(ports(text), None);
         }
         let huge = r#"{"1":[{"addr":"1.2.3.4","prefix":33},{"addr":[1,2,3],"prefix":3},{"addr":[1,2,3,256],"prefix":3}]}"#;

@@ -128,7 +128,8 @@ fn decode(name: OptionName, bytes: &[u8]) -> Option<SocketOption> {
             value.value.number = int(0)? / 2;
         }
         // Some stacks answer options of one byte with one byte.
-        _ => value.value.number = int(0).or_else(|| bytes.first().map(|b| u64::from(*b)))?,
+        _ if bytes.len() == 1 => value.value.number = u64::from(bytes[0]),
+        _ => value.value.number = int(0)?,
     }
     convert::from_option(&value)
 }

@@ -1,0 +1,42 @@
+//! Objects for tests: C from tests/plugins, compiled when a test wants them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The directory of the test objects' sources.
+pub fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/plugins")
+}
+
+/// Compiles an object; `name` must be the test's own.
+pub fn build(name: &str, source: &str, flags: &[&str]) -> PathBuf {
+    let source = sources().join(source);
+    compile(name, &source, flags)
+}
+
+/// Compiles an object from C given as text.
+pub fn build_text(name: &str, code: &str, flags: &[&str]) -> PathBuf {
+    let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.c"));
+    std::fs::write(&source, code).unwrap();
+    compile(name, &source, flags)
+}
+
+fn compile(name: &str, source: &Path, flags: &[&str]) -> PathBuf {
+    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("lib{name}.so"));
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
+    let output = Command::new("cc")
+        .args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"])
+        .arg("-fvisibility=hidden")
+        .arg("-I")
+        .arg(&include)
+        .arg("-I")
+        .arg(sources())
+        .args(flags)
+        .arg("-o")
+        .arg(&object)
+        .arg(source)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    object
+}

@@ -1,0 +1,439 @@
+/*
+ * A level 0 object on the kernel's sockets, so that real programs run through the existing C interface.
+ *
+ *     cc -shared -fPIC -o librelay.so tests/plugins/level0.c
+ *
+ * The process that calls it has no network, so its sockets come from a broker: a process that pre-init leaves behind
+ * in the launcher's network namespace, which makes sockets and passes them on, and ends when nobody asks any more.
+ *
+ * It is faithful: what real objects of this kind do and loaders stumble over, it does always (marked QUIRK). What
+ * some do, it does when asked, by the words in QUIRKS (at build time) or NETGRAFT_QUIRKS (in pre-init's environment):
+ * see quirk() below.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef QUIRKS
+#define QUIRKS ""
+#endif
+#define EXPORT __attribute__((visibility("default")))
+#define LAST 1024 /* handles that quirks remember something of */
+
+static char quirks[256] = QUIRKS;
+static int broker = -1;
+static int epolls, epoll_handle;
+static char interfaces[4096], addresses[4096];
+static uint64_t data_of[LAST]; /* what was registered with a handle */
+static int so_error[LAST];
+static bool write_shut[LAST];
+static volatile int late_handle = -1;
+static volatile uint64_t late_data;
+
+/* Whether a quirk was asked for:
+ *   print        prints to stdout in every call
+ *   zero         a send that would block answers 0
+ *   inprogress   a write that would block answers EINPROGRESS
+ *   full         every other send would block, however much room there is
+ *   eshutdown    the end of a stream is ESHUTDOWN
+ *   sticky       SO_ERROR is not cleared by reading it
+ *   hup          a FIN is HUP, never RDHUP or ERR
+ *   claims       readiness claims IN and OUT, whatever there is
+ *   late         events of closed handles come after the close
+ *   twice        every socket is the same handle
+ *   long-read, long-write, long-option, bad-address, bad-error, many-events, bad-json: nonsense
+ *   fail-pre, fail-init, abort-pre, hang-pre, exit-init, abort-late, fail-wait, fail-epoll
+ */
+static bool quirk(const char *name) {
+    size_t length = strlen(name);
+    for (const char *at = quirks; (at = strstr(at, name)); at += length)
+        if ((at == quirks || at[-1] == ',') && (at[length] == 0 || at[length] == ',')) return true;
+    return false;
+}
+
+static void noise(const char *call) {
+    if (!quirk("print")) return;
+    printf("%s\n", call);
+    fflush(stdout);
+}
+
+/* QUIRK: err is written always, and stale on success. */
+static int64_t done(int64_t result, uint64_t *err) {
+    *err = result < 0 ? (uint64_t)errno : EAGAIN;
+    if (result < 0 && quirk("bad-error")) *err = 77777;
+    return result;
+}
+
+/* ---- Set-up ----------------------------------------------------------------------------------------------- */
+
+static void serve(int socket_fd) {
+    for (;;) {
+        int want[3];
+        if (recv(socket_fd, want, sizeof want, 0) != sizeof want) _exit(0);
+        int made = socket(want[0], want[1] | SOCK_CLOEXEC, want[2]);
+        int answer = made < 0 ? errno : 0;
+        char control[CMSG_SPACE(sizeof(int))] = {0};
+        struct iovec part = {&answer, sizeof answer};
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+        if (made >= 0) {
+            message.msg_control = control;
+            message.msg_controllen = sizeof control;
+            struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+            header->cmsg_level = SOL_SOCKET;
+            header->cmsg_type = SCM_RIGHTS;
+            header->cmsg_len = CMSG_LEN(sizeof(int));
+            memcpy(CMSG_DATA(header), &made, sizeof made);
+        }
+        if (sendmsg(socket_fd, &message, MSG_NOSIGNAL) < 0) _exit(0);
+        if (made >= 0) close(made);
+    }
+}
+
+/* What the host has, as the JSON texts that the optional functions give: '|' stands for ',' on the way, since the
+ * text is a list. */
+static void describe(char *links, char *addrs, size_t size) {
+    struct ifaddrs *all, *at;
+    size_t l = 0, a = 0;
+    if (getifaddrs(&all) < 0) all = NULL;
+    for (at = all; at; at = at->ifa_next) {
+        if (!at->ifa_addr || at->ifa_addr->sa_family != AF_INET) continue;
+        unsigned index = if_nametoindex(at->ifa_name);
+        uint32_t ip = ntohl(((struct sockaddr_in *)at->ifa_addr)->sin_addr.s_addr);
+        uint32_t mask = ntohl(((struct sockaddr_in *)at->ifa_netmask)->sin_addr.s_addr);
+        l += snprintf(links + l, size - l, "%s\"%u\":{\"Flags\":%u|\"Name\":\"%s\"|\"MTU\":%d}", l ? "|" : "", index,
+                      at->ifa_flags & 0xff, at->ifa_name, at->ifa_flags & IFF_LOOPBACK ? 65536 : 1500);
+        a += snprintf(addrs + a, size - a, "%s\"%u\":[{\"Family\":2|\"PrefixLen\":%d|\"Addr\":[%u|%u|%u|%u]}]",
+                      a ? "|" : "", index, __builtin_popcount(mask), ip >> 24, ip >> 16 & 255, ip >> 8 & 255,
+                      ip & 255);
+        if (l > size - 256 || a > size - 256) break;
+    }
+    if (all) freeifaddrs(all);
+}
+
+EXPORT int plugin_preinitstack(int pid, char **init_str, int **fds, int *num) {
+    const char *asked = getenv("NETGRAFT_QUIRKS");
+    if (asked) snprintf(quirks, sizeof quirks, "%s", asked);
+    noise("plugin_preinitstack");
+    if (quirk("abort-pre")) abort();
+    if (quirk("hang-pre")) for (;;) pause();
+    if (quirk("fail-pre")) return -1;
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) return -1;
+    pid_t child = fork();
+    if (child < 0) return -1;
+    if (child == 0) {
+        /* Nothing but its socket, and nobody's child. */
+        if (dup2(pair[1], 3) < 0) _exit(1);
+        syscall(SYS_close_range, 4, ~0u, 0);
+        syscall(SYS_close_range, 0, 2, 0);
+        if (fork() == 0) serve(3);
+        _exit(0);
+    }
+    close(pair[1]);
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+    char links[1024] = "", addrs[1024] = "";
+    describe(links, addrs, sizeof links);
+    *init_str = malloc(4096);
+    for (char *at = quirks; *at; at++)
+        if (*at == ',') *at = '+';
+    snprintf(*init_str, 4096, "ENV:RELAY_PID=%d,RELAY_QUIRKS=%s,RELAY_IF=%s,RELAY_IFA=%s;", pid, quirks, links, addrs);
+    /* QUIRK: a device that could not be opened is -1. */
+    *fds = malloc(2 * sizeof(int));
+    (*fds)[0] = -1;
+    (*fds)[1] = pair[0];
+    *num = 2;
+    return 0;
+}
+
+static void value(const char *text, const char *key, char *out, size_t size, char from, char to) {
+    const char *at = strstr(text, key);
+    size_t n = 0;
+    if (!at) return;
+    for (at += strlen(key); *at && *at != ',' && *at != ';' && n + 1 < size; at++) out[n++] = *at == from ? to : *at;
+    out[n] = 0;
+}
+
+EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
+    value(init_str, "RELAY_QUIRKS=", quirks, sizeof quirks, '+', ',');
+    value(init_str, "RELAY_IF=", interfaces, sizeof interfaces, '|', ',');
+    value(init_str, "RELAY_IFA=", addresses, sizeof addresses, '|', ',');
+    noise("plugin_initstack");
+    if (quirk("fail-init")) return -1;
+    if (quirk("exit-init")) exit(7);
+    if (num != 2 || fds[0] != -1) return -2;
+    broker = fds[1];
+    /* QUIRK: it sets environment variables. */
+    setenv("RELAY_UP", "1", 1);
+    return 0;
+}
+
+EXPORT void plugin_destroystack(void) {
+    noise("plugin_destroystack");
+    close(broker);
+}
+
+/* ---- Events ----------------------------------------------------------------------------------------------- */
+
+EXPORT int plugin_epoll_create(void) {
+    if (quirk("fail-epoll")) return -1;
+    /* QUIRK: more than two handles abort the process. */
+    if (++epolls > 2) abort();
+    return epoll_handle = epoll_create1(EPOLL_CLOEXEC);
+}
+
+EXPORT int plugin_epoll_ctl(int epfd, int op, int handle, struct epoll_event *event) {
+    noise("plugin_epoll_ctl");
+    if (handle >= 0 && handle < LAST && op != EPOLL_CTL_DEL) data_of[handle] = event->data.u64;
+    event->events |= EPOLLET;
+    return epoll_ctl(epfd, op, handle, event);
+}
+
+EXPORT int plugin_epoll_wait(int epfd, struct epoll_event *events, int max, int timeout) {
+    (void)timeout; /* QUIRK: it comes back only with events. */
+    if (quirk("fail-wait")) return -1;
+    if (quirk("many-events")) return max + 5;
+    int count;
+    do count = epoll_wait(epfd, events, max, quirk("late") ? 20 : -1);
+    while (count == 0 && late_handle < 0);
+    if (late_handle >= 0 && count < max) {
+        /* For a handle that was closed, and may be another socket's now. */
+        events[count++] = (struct epoll_event){.events = EPOLLIN | EPOLLOUT | EPOLLHUP, .data.u64 = late_data};
+        late_handle = -1;
+    }
+    for (int i = 0; i < count && quirk("hup"); i++) {
+        if (events[i].events & EPOLLRDHUP) events[i].events |= EPOLLHUP;
+        events[i].events &= EPOLLIN | EPOLLOUT | EPOLLHUP;
+    }
+    if (count > 0 && quirk("abort-late")) abort();
+    return count;
+}
+
+EXPORT int plugin_readiness(int handle, int events) {
+    noise("plugin_readiness");
+    struct pollfd entry = {.fd = handle, .events = (short)events};
+    if (poll(&entry, 1, 0) < 0) return 0;
+    int ready = entry.revents;
+    if (quirk("claims")) ready |= events & (EPOLLIN | EPOLLOUT);
+    if (quirk("hup") && ready & EPOLLRDHUP) ready = (ready & ~EPOLLRDHUP) | EPOLLIN;
+    return ready;
+}
+
+/* ---- Control ---------------------------------------------------------------------------------------------- */
+
+EXPORT int plugin_socket(int domain, int type, int protocol, uint64_t *err) {
+    static int only = -1;
+    noise("plugin_socket");
+    /* QUIRK: what is not supported becomes a real socket of the host, if the process may make one. */
+    if (domain != AF_INET || (type != SOCK_STREAM && type != SOCK_DGRAM))
+        return (int)done(socket(domain, type, protocol), err);
+    if (quirk("twice") && only >= 0) return (int)done(only, err);
+    int want[3] = {domain, type, protocol}, answer = EIO;
+    char control[CMSG_SPACE(sizeof(int))];
+    struct iovec part = {&answer, sizeof answer};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    if (send(broker, want, sizeof want, MSG_NOSIGNAL) < 0 || recvmsg(broker, &message, MSG_CMSG_CLOEXEC) < 0)
+        return (int)done(-1, err);
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    if (!header) {
+        errno = answer;
+        return (int)done(-1, err);
+    }
+    int handle;
+    memcpy(&handle, CMSG_DATA(header), sizeof handle);
+    if (handle < LAST) so_error[handle] = 0, write_shut[handle] = false;
+    only = handle;
+    return (int)done(handle, err);
+}
+
+EXPORT int plugin_bind(int h, const struct sockaddr *addr, socklen_t len, uint64_t *err) {
+    noise("plugin_bind");
+    return (int)done(bind(h, addr, len), err);
+}
+
+EXPORT int plugin_listen(int h, int backlog, uint64_t *err) {
+    noise("plugin_listen");
+    return (int)done(listen(h, backlog), err);
+}
+
+static int spoil(int result, struct sockaddr *addr, socklen_t *len) {
+    if (result >= 0 && quirk("bad-address")) {
+        addr->sa_family = 99;
+        *len = 5000;
+    }
+    return result;
+}
+
+EXPORT int plugin_accept(int h, struct sockaddr *addr, socklen_t *len, uint64_t *err) {
+    noise("plugin_accept");
+    int new = accept4(h, addr, len, SOCK_CLOEXEC);
+    if (new >= 0 && new < LAST) so_error[new] = 0, write_shut[new] = false;
+    return (int)done(spoil(new, addr, len), err);
+}
+
+EXPORT int plugin_connect(int h, const struct sockaddr *addr, socklen_t len, uint64_t *err) {
+    noise("plugin_connect");
+    return (int)done(connect(h, addr, len), err);
+}
+
+EXPORT int plugin_getsockname(int h, struct sockaddr *addr, socklen_t *len, uint64_t *err) {
+    return (int)done(spoil(getsockname(h, addr, len), addr, len), err);
+}
+
+EXPORT int plugin_getpeername(int h, struct sockaddr *addr, socklen_t *len, uint64_t *err) {
+    return (int)done(spoil(getpeername(h, addr, len), addr, len), err);
+}
+
+EXPORT int plugin_getsockopt(int h, int level, int name, void *out, socklen_t *len, uint64_t *err) {
+    int result = getsockopt(h, level, name, out, len);
+    if (result == 0 && quirk("long-option") && name != SO_ERROR) *len = 1 << 20;
+    if (result == 0 && quirk("sticky") && level == SOL_SOCKET && name == SO_ERROR && h < LAST) {
+        if (*(int *)out) so_error[h] = *(int *)out;
+        *(int *)out = so_error[h];
+    }
+    return (int)done(result, err);
+}
+
+EXPORT int plugin_setsockopt(int h, int level, int name, const void *in, socklen_t len, uint64_t *err) {
+    return (int)done(setsockopt(h, level, name, in, len), err);
+}
+
+EXPORT int plugin_ioctl(int h, uint64_t *err, unsigned long request, void *argument) {
+    return (int)done(ioctl(h, request, argument), err);
+}
+
+EXPORT int plugin_shutdown(int h, int how, uint64_t *err) {
+    if (h >= 0 && h < LAST && how != SHUT_RD) write_shut[h] = true;
+    return (int)done(shutdown(h, how), err);
+}
+
+EXPORT int plugin_close(int h) {
+    noise("plugin_close");
+    if (quirk("late") && h >= 0 && h < LAST) {
+        late_data = data_of[h];
+        late_handle = h;
+    }
+    return close(h);
+}
+
+/* ---- Data ------------------------------------------------------------------------------------------------- */
+
+static ssize_t received(int h, ssize_t result, size_t room, uint64_t *err) {
+    (void)h;
+    if (result == 0 && room && quirk("eshutdown")) {
+        errno = ESHUTDOWN;
+        result = -1;
+    }
+    if (result > 0 && quirk("long-read")) result = (ssize_t)room + 1;
+    return (ssize_t)done(result, err);
+}
+
+/* QUIRK: data calls compute in an int. */
+static ssize_t sent(int result, size_t length, uint64_t *err) {
+    if (result < 0 && errno == EAGAIN && quirk("zero")) result = 0;
+    if (result < 0 && errno == EAGAIN && quirk("inprogress")) errno = EINPROGRESS;
+    if (result > 0 && quirk("long-write")) result = (int)length + 1;
+    return (ssize_t)done(result, err);
+}
+
+static bool full(int h) {
+    static unsigned count;
+    if (!quirk("full") || ++count % 2 == 0) return false;
+    /* The room comes back at once: an edge. */
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = data_of[h % LAST]};
+    epoll_ctl(epoll_handle, EPOLL_CTL_MOD, h, &event);
+    errno = EAGAIN;
+    return true;
+}
+
+EXPORT ssize_t plugin_read(int h, void *buf, size_t n, uint64_t *err) {
+    noise("plugin_read");
+    return received(h, recv(h, buf, n, 0), n, err);
+}
+
+EXPORT ssize_t plugin_readv(int h, const struct iovec *iov, int count, uint64_t *err) {
+    return (ssize_t)done(readv(h, iov, count), err);
+}
+
+EXPORT ssize_t plugin_recv(int h, void *buf, size_t n, int flags, uint64_t *err) {
+    return received(h, recv(h, buf, n, flags), n, err);
+}
+
+EXPORT ssize_t plugin_recvfrom(int h, void *buf, size_t n, int flags, struct sockaddr *addr, socklen_t *len,
+                               uint64_t *err) {
+    return received(h, recvfrom(h, buf, n, flags, addr, len), n, err);
+}
+
+EXPORT ssize_t plugin_recvmsg(int h, struct msghdr *message, int flags, uint64_t *err) {
+    ssize_t result = recvmsg(h, message, flags);
+    if (result >= 0 && quirk("bad-address")) message->msg_namelen = 5000;
+    if (result >= 0 && quirk("long-read")) result = 1 << 20;
+    return (ssize_t)done(result, err);
+}
+
+EXPORT ssize_t plugin_write(int h, const void *buf, size_t n, uint64_t *err) {
+    noise("plugin_write");
+    return sent(full(h) ? -1 : (int)send(h, buf, n, MSG_NOSIGNAL), n, err);
+}
+
+EXPORT ssize_t plugin_writev(int h, const struct iovec *iov, int count, uint64_t *err) {
+    int result = (int)writev(h, iov, count);
+    /* QUIRK: a full ring is 0 here, always. */
+    return (ssize_t)done(result < 0 && errno == EAGAIN ? 0 : result, err);
+}
+
+EXPORT ssize_t plugin_send(int h, const void *buf, size_t n, int flags, uint64_t *err) {
+    return sent(full(h) ? -1 : (int)send(h, buf, n, flags | MSG_NOSIGNAL), n, err);
+}
+
+EXPORT ssize_t plugin_sendto(int h, const void *buf, size_t n, int flags, const struct sockaddr *addr, socklen_t len,
+                             uint64_t *err) {
+    return sent((int)sendto(h, buf, n, flags | MSG_NOSIGNAL, addr, len), n, err);
+}
+
+EXPORT ssize_t plugin_sendmsg(int h, const struct msghdr *message, int flags, uint64_t *err) {
+    int result = (int)sendmsg(h, message, flags | MSG_NOSIGNAL);
+    return (ssize_t)done(result < 0 && errno == EAGAIN ? 0 : result, err);
+}
+
+/* ---- Optional --------------------------------------------------------------------------------------------- */
+
+#ifndef WITHOUT_OPTIONAL
+static int text(char **out, const char *format, const char *argument) {
+    *out = malloc(8192);
+    snprintf(*out, 8192, quirk("bad-json") ? "{\"1\":[[[,%s" : format, argument);
+    return 0;
+}
+
+EXPORT int plugin_get_interfaces(char **out) { return text(out, "{%s}", interfaces); }
+EXPORT int plugin_get_interfaceaddrs(char **out) { return text(out, "{%s}", addresses); }
+EXPORT int plugin_get_routes(char **out) { return text(out, "[%s]", ""); }
+EXPORT int plugin_get_tcp_sndbuf_size(char **out) {
+    return text(out, "{\"Min\":4096,\"Default\":16384,\"Max\":4194304}%s", "");
+}
+EXPORT int plugin_get_tcp_rcvbuf_size(char **out) {
+    return text(out, "{\"Min\":4096,\"Default\":131072,\"Max\":6291456}%s", "");
+}
+EXPORT int plugin_get_port_range(char **out) { return text(out, "32768,60999%s", ""); }
+EXPORT int plugin_add_route(in_addr_t to, uint8_t length, in_addr_t gateway) {
+    return to == inet_addr("192.0.2.0") && length == 24 && gateway == inet_addr("127.0.0.1") ? 0 : -1;
+}
+EXPORT int plugin_del_route(in_addr_t to, uint8_t length, in_addr_t gateway) {
+    return plugin_add_route(to, length, gateway);
+}
+#endif
