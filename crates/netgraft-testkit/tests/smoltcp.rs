@@ -32,3 +32,14 @@ fn the_built_in_stack_conforms() {
 fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
+
+/// As a command would run it, which knows a stack by its factory alone.
+#[test]
+fn the_built_in_stack_conforms_on_real_time() {
+    let filter = std::env::var("NETGRAFT_CASES").unwrap_or_default();
+    let subject =
+        Subject::from_factory("smoltcp", netgraft_smoltcp::factory(), StackConfig::default(), Time::Real);
+    let report = run(&subject, &filter);
+    let skips = Skips::parse(include_str!("../deviations.toml")).unwrap();
+    assert!(skips.unlisted(&report).is_empty(), "{}", report.table());
+}

@@ -27,6 +27,7 @@ group! { "bind":
     "a v6 socket takes the v4 port too, unless it is v6 only", Once, dual_stack;
     "a v6 only socket refuses mapped addresses", Once, v6_only_mapped;
     "v6 only cannot change once bound", Once, v6_only_late;
+    "a port in time-wait is refused without reuse", Families, time_wait;
 }
 
 fn ephemeral(b: &mut Bench) -> Check {
@@ -237,4 +238,18 @@ fn v6_only_late(b: &mut Bench) -> Check {
     let sock = v6_tcp(b)?;
     bound(b, sock)?;
     b.set(sock, SocketOption::V6Only(true)).must_fail("set_option(V6Only)", &[Error::Invalid])
+}
+
+fn time_wait(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.close(pair.listener).must("close")?;
+    b.close(pair.server).must("close")?;
+    b.recv_end(pair.client)?;
+    b.close(pair.client).must("close")?;
+    b.settle();
+    let sock = b.tcp(Side::Server)?;
+    b.bind(sock, pair.addr).must_fail("bind", &[Error::AddressInUse])?;
+    b.set(sock, SocketOption::ReuseAddress(true)).supported("set_option(ReuseAddress)")?;
+    // The old sockets had not said that they would share.
+    b.bind(sock, pair.addr).must_fail("bind with SO_REUSEADDR on one", &[Error::AddressInUse])
 }

@@ -30,6 +30,7 @@ group! { "connect":
     "a lost syn is sent again", Wire, lost_syn;
     "closing a socket that connects ends the attempt", Wire, close_connecting;
     "the state of a connection is established", All, states;
+    "the whole loopback network is local", Once, loopback_network;
 }
 
 fn succeeds(b: &mut Bench) -> Check {
@@ -294,4 +295,23 @@ fn states(b: &mut Bench) -> Check {
         holds("tcp_info: send_mss", "at least 536 bytes (RFC 9293)", info.send_mss >= 536, info.send_mss)?;
     }
     Ok(())
+}
+
+fn loopback_network(b: &mut Bench) -> Check {
+    let local = |last| SocketAddr::new(Ipv4Addr::new(127, 0, 0, last).into(), 0);
+    let listener = b.tcp(Side::Server)?;
+    b.bind(listener, local(3)).must("bind(127.0.0.3)")?;
+    b.listen(listener, 4).must("listen")?;
+    let addr = b.local_addr(listener).must("local_addr")?;
+    let client = b.tcp(Side::Client)?;
+    b.bind(client, local(2)).must("bind(127.0.0.2)")?;
+    b.start_connect(client, addr)?;
+    b.ready(client, Events::OUT)?;
+    let (_, peer) = b.accepted(listener)?;
+    equal("accept: the peer's address", peer.ip(), local(2).ip())?;
+    // Nobody listens on the same port of another address.
+    let refused = b.tcp(Side::Client)?;
+    b.start_connect(refused, SocketAddr::new(local(4).ip(), addr.port()))?;
+    b.ready(refused, Events::ERR)?;
+    equal("take_error", b.take_error(refused), Some(Error::ConnectionRefused))
 }

@@ -39,6 +39,8 @@ group! { "datagram":
     "a group is heard by members only", Paths, multicast;
     "a v6 group is heard by members only", Wire6, multicast6;
     "closing drops what waits", Families, close_drops;
+    "the socket that fits best hears it", Families, best_fit;
+    "a broken destination does not break the socket", All, still_works;
 }
 
 /// A bound server, its address, and a client.
@@ -441,4 +443,38 @@ fn close_drops(b: &mut Bench) -> Check {
     b.recv(next, &mut [0; 8]).must_fail("recv", &[Error::Again])?;
     b.send_to(client, b"new", to).must("send_to")?;
     equal("recv", b.datagram(next)?.0, b"new".to_vec())
+}
+
+fn best_fit(b: &mut Bench) -> Check {
+    let (wide, narrow, own) = (b.udp(Side::Server)?, b.udp(Side::Server)?, b.udp(Side::Server)?);
+    let (client, from) = b.udp_bound(Side::Client)?;
+    let mut port = 0;
+    for (sock, addr) in [(wide, b.any(0)), (narrow, b.addr(Side::Server, 0)), (own, b.addr(Side::Server, 0))]
+    {
+        b.set(sock, SocketOption::ReuseAddress(true)).supported("set_option(ReuseAddress)")?;
+        b.bind(sock, SocketAddr::new(addr.ip(), port)).must("bind")?;
+        port = b.local_addr(sock).must("local_addr")?.port();
+    }
+    b.connect(own, from).must("connect")?;
+    let to = b.addr(Side::Server, port);
+    // From the peer it goes to the connected one, from others to the one with the address.
+    let stranger = b.udp(Side::Client)?;
+    b.send_to(client, b"peer", to).must("send_to")?;
+    b.send_to(stranger, b"stranger", to).must("send_to")?;
+    equal("recv of the connected socket", b.datagram(own)?.0, b"peer".to_vec())?;
+    equal("recv of the bound socket", b.datagram(narrow)?.0, b"stranger".to_vec())?;
+    b.close(narrow).must("close")?;
+    b.send_to(stranger, b"rest", to).must("send_to")?;
+    equal("recv of the unspecified one", b.datagram(wide)?.0, b"rest".to_vec())
+}
+
+fn still_works(b: &mut Bench) -> Check {
+    let (server, to, client) = ends(b)?;
+    let dead = b.dead_port(Side::Server)?;
+    for _ in 0..50 {
+        b.send_to(client, b"lost", dead).must("send_to")?;
+    }
+    b.settle();
+    b.send_to(client, b"found", to).must("send_to")?;
+    equal("recv", b.datagram(server)?.0, b"found".to_vec())
 }

@@ -1,6 +1,7 @@
 //! Many sockets at once, and many after each other.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use netgraft_plugin::{Error, Events, SocketOption};
 
@@ -21,6 +22,8 @@ group! { "many":
     "sockets that are made and closed leave nothing", All, made_and_closed;
     "closing in any order leaves nothing", All, closing_order;
     "idle sockets do not disturb a busy one", Paths, idle_crowd;
+    "orphans without answers give up", Wire, orphans;
+    "orphans whose peer keeps its half open go", Wire, half_open_orphans;
 }
 
 /// How many of a kind: a host lends a process fewer descriptors than a stack of one's own has sockets.
@@ -271,4 +274,31 @@ fn idle_crowd(b: &mut Bench) -> Check {
     let busy = b.connection()?;
     b.transfer(busy.client, busy.server, &pattern(200_000, 1), "a transfer among idle ones")?;
     equal("drain_events of idle sockets", b.events.len(), 0)
+}
+
+fn orphans(b: &mut Bench) -> Check {
+    let before = sockets(b);
+    let pair = b.connection()?;
+    let local = b.local_addr(pair.client).must("local_addr")?;
+    b.dials.iter().for_each(|dial| dial.cut());
+    b.send_all(pair.client, b"into the void")?;
+    for sock in [pair.client, pair.server, pair.listener] {
+        b.close(sock).must("close")?;
+    }
+    b.run_for(Duration::from_secs(3600));
+    let next = b.tcp(Side::Client)?;
+    b.bind(next, local).must("bind to the orphan's port")?;
+    b.close(next).must("close")?;
+    gone(b, before)
+}
+
+fn half_open_orphans(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.close(pair.client).must("close")?;
+    b.recv_end(pair.server)?;
+    // FIN-WAIT-2 of a socket that nobody has ends after a minute (tcp_fin_timeout, tcp(7)).
+    b.run_for(Duration::from_secs(180));
+    equal("send", b.send(pair.server, b"x").must("send")?, 1)?;
+    b.settle();
+    b.send(pair.server, b"x").must_fail("send", &[Error::BrokenPipe])
 }

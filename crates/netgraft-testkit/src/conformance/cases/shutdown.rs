@@ -1,6 +1,6 @@
 //! Half-closed and fully closed connections.
 
-use netgraft_plugin::{Error, Events, Shutdown, TcpState};
+use netgraft_plugin::{Error, Events, RecvFlags, Shutdown, TcpState};
 
 use super::super::bench::{Bench, Side, Sock, pattern};
 use super::super::check::{Check, Checks, equal, holds};
@@ -21,6 +21,8 @@ group! { "shutdown":
     "the states are those of the protocol", All, states;
     "a datagram socket without a peer refuses", Families, datagram_unconnected;
     "a datagram socket with a peer stops sending", Families, datagram_write;
+    "both ends may close at once", All, at_once;
+    "an end that is peeked at stays", All, peeked_end;
 }
 
 fn write_half(b: &mut Bench) -> Check {
@@ -180,4 +182,32 @@ fn datagram_write(b: &mut Bench) -> Check {
     b.shutdown(client, Shutdown::Write).must("shutdown")?;
     b.send(client, b"after").must_fail("send", &[Error::BrokenPipe])?;
     equal("recv", b.datagram(server)?.0, b"before".to_vec())
+}
+
+fn at_once(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.send_all(pair.client, b"to the server")?;
+    b.send_all(pair.server, b"to the client")?;
+    // RFC 9293 section 3.6: both go through CLOSING.
+    b.shutdown(pair.client, Shutdown::Write).must("shutdown")?;
+    b.shutdown(pair.server, Shutdown::Write).must("shutdown")?;
+    equal("recv(server)", b.recv_exact(pair.server, 13)?, b"to the server".to_vec())?;
+    equal("recv(client)", b.recv_exact(pair.client, 13)?, b"to the client".to_vec())?;
+    for sock in [pair.client, pair.server] {
+        b.recv_end(sock)?;
+        b.ready(sock, Events::HUP)?;
+        equal("take_error", b.take_error(sock), None)?;
+    }
+    Ok(())
+}
+
+fn peeked_end(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.shutdown(pair.client, Shutdown::Write).must("shutdown")?;
+    b.ready(pair.server, Events::RDHUP)?;
+    for _ in 0..2 {
+        let got = b.recv_with(pair.server, &mut [0; 8], RecvFlags::PEEK).must("recv(PEEK)")?;
+        equal("recv(PEEK) at the end: length", got.len, 0)?;
+    }
+    b.recv_end(pair.server)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netgraft_plugin::{Error, Events, RecvFlags, SocketOption};
+use netgraft_plugin::{Error, Events, RecvFlags, SendFlags, SocketOption};
 
 use super::super::bench::{Bench, Pair, Sock, pattern, unexpected};
 use super::super::check::{Check, Checks, equal, holds};
@@ -38,6 +38,12 @@ group! { "stream":
     "a narrow wire is shared by both directions", Wire, narrow;
     "a cut that heals is survived", Wire, healed;
     "bytes are counted for each connection", All, byte_counts;
+    "a reader that sleeps loses nothing", Wire, slow_reader;
+    "a lost window update is made good", Wire, lost_update;
+    "data without answers ends the connection at last", Wire, gives_up;
+    "a lost end is sent again", Wire, lost_end;
+    "what is followed by more arrives all the same", All, more;
+    "single bytes arrive in order", All, single_bytes;
 }
 
 fn ping_pong(b: &mut Bench) -> Check {
@@ -368,4 +374,90 @@ fn byte_counts(b: &mut Bench) -> Check {
     equal("tcp_info: bytes sent and received", (sent, received), (50_000, 50_000))?;
     let info = b.tcp_info(pair.client).must("tcp_info")?;
     equal("tcp_info: unacknowledged", info.unacknowledged, 0)
+}
+
+fn slow_reader(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    let sent = fill(b, &pair)?;
+    // The writer asks for room all the while (RFC 9293 section 3.8.6.1).
+    b.run_for(Duration::from_secs(900));
+    equal("readiness", b.readiness(pair.client).must("readiness")?, Events::empty())?;
+    b.recv_exact(pair.server, sent)?;
+    b.transfer(pair.client, pair.server, &pattern(100_000, 10), "transfer after the sleep")
+}
+
+fn lost_update(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    let sent = fill(b, &pair)?;
+    let before: Vec<_> = b.dials.iter().map(|dial| dial.get()).collect();
+    b.dials.iter().for_each(|dial| dial.cut());
+    // What has arrived is read, and nobody hears of the room.
+    let mut buf = vec![0; sent];
+    let mut got = 0;
+    while let Ok(r) = b.recv(pair.server, &mut buf) {
+        holds("recv", "more data", r.len > 0, r)?;
+        got += r.len;
+    }
+    b.run_for(Duration::from_secs(3));
+    b.dials.iter().zip(before).for_each(|(dial, how)| dial.set(how));
+    let limit = Duration::from_secs(120);
+    b.until_within(limit, "recv", "the rest, after a window probe", |b| {
+        while let Ok(r) = b.recv(pair.server, &mut buf) {
+            holds("recv", "more data", r.len > 0, r)?;
+            got += r.len;
+        }
+        Ok((got == sent).then_some(()))
+    })?;
+    b.transfer(pair.client, pair.server, &pattern(100_000, 11), "transfer afterwards")
+}
+
+fn gives_up(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.dials.iter().for_each(|dial| dial.cut());
+    b.send_all(pair.client, b"into the void")?;
+    let start = b.now();
+    b.until_within(Duration::from_secs(7200), "readiness", "ERR", |b| {
+        Ok(b.readiness(pair.client).must("readiness")?.contains(Events::ERR).then_some(()))
+    })?;
+    let error = b.take_error(pair.client);
+    let known = matches!(error, Some(Error::TimedOut | Error::HostUnreachable));
+    holds("take_error", "TimedOut or HostUnreachable", known, error)?;
+    // RFC 9293 section 3.8.3: at least 100 seconds.
+    let took = b.now().since(start);
+    holds("send", "100 s of patience at least", took >= Duration::from_secs(100), took)
+}
+
+fn lost_end(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.send_all(pair.client, b"x")?;
+    b.recv_exact(pair.server, 1)?;
+    b.settle();
+    let before: Vec<_> = b.dials.iter().map(|dial| dial.get()).collect();
+    b.dials.iter().for_each(|dial| dial.cut());
+    b.close(pair.client).must("close")?;
+    b.run_for(Duration::from_secs(2));
+    b.recv(pair.server, &mut [0; 8]).must_fail("recv", &[Error::Again])?;
+    b.dials.iter().zip(before).for_each(|(dial, how)| dial.set(how));
+    b.recv_end(pair.server)
+}
+
+fn more(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    for piece in [b"one ", b"two "] {
+        b.send_with(pair.client, piece, None, SendFlags::MORE).must("send(MORE)")?;
+    }
+    b.send_with(pair.client, b"three", None, SendFlags::empty()).must("send")?;
+    equal("recv", b.recv_exact(pair.server, 13)?, b"one two three".to_vec())?;
+    // And when nothing follows, after 200 ms (send(2), tcp(7)).
+    b.send_with(pair.client, b"last", None, SendFlags::MORE).must("send(MORE)")?;
+    equal("recv", b.recv_exact(pair.server, 4)?, b"last".to_vec())
+}
+
+fn single_bytes(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    let data = pattern(500, 12);
+    for byte in &data {
+        b.send_all(pair.client, &[*byte])?;
+    }
+    equal("recv", b.recv_exact(pair.server, 500)?, data)
 }
