@@ -27,6 +27,9 @@ pub enum RunError {
     /// The stack's name is unknown.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The shared object cannot be used; the text is its own.
+    #[error(transparent)]
+    Object(#[from] netgraft_abi::LoadError),
     /// The stack could not be set up; the text is its own.
     #[error(transparent)]
     Stack(#[from] SetupError),

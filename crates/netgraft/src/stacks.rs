@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use std::path::Path;
+
+use netgraft_abi::Loaded;
 use netgraft_plugin::registry::{Factory, RegistryError};
 use netgraft_plugin::{LinkConfig, NetworkType, StackConfig, get_plugin_stack, register_plugin_stack};
 
@@ -23,7 +26,10 @@ pub fn register_builtin_stacks() -> Result<(), RegistryError> {
 
 /// A stack that was chosen.
 pub(crate) struct Choice {
+    /// Makes it.
     pub(crate) factory: Arc<Factory>,
+    /// The shared object that it comes from.
+    pub(crate) object: Option<Arc<Loaded>>,
 }
 
 /// Finds the stack that a network type means, and checks that the options go together.
@@ -33,10 +39,15 @@ pub(crate) fn choose(
     config: &StackConfig,
 ) -> Result<Choice, RunError> {
     let name = match (network, plugin) {
+        (NetworkType::Plugin, Some(path)) if is_path(path) => {
+            check_link(network, config)?;
+            let object = Arc::new(netgraft_abi::load(Path::new(path))?);
+            return Ok(Choice { factory: object.factory(), object: Some(object) });
+        }
         (NetworkType::Plugin, Some(name)) => name,
         (NetworkType::Plugin, None) => {
             return Err(RunError::Options(
-                "--network plugin needs --plugin NAME; 'netgraft stacks' lists the names".to_owned(),
+                "--network plugin needs --plugin NAME or ./FILE.so; 'netgraft stacks' lists the names".to_owned(),
             ));
         }
         (_, Some(_)) => {
@@ -48,7 +59,12 @@ pub(crate) fn choose(
         _ => SMOLTCP,
     };
     check_link(network, config)?;
-    Ok(Choice { factory: get_plugin_stack(name)? })
+    Ok(Choice { factory: get_plugin_stack(name)?, object: None })
+}
+
+/// Whether a stack is named by its file: no registered name has a slash or a dot.
+pub(crate) fn is_path(plugin: &str) -> bool {
+    plugin.contains(['/', '.'])
 }
 
 fn check_link(network: NetworkType, config: &StackConfig) -> Result<(), RunError> {

@@ -140,6 +140,7 @@ fn run_once(options: RunOptions) -> Result<ExitStatus, RunError> {
                 && maps.has_user(NOBODY)
                 && maps.has_group(NOBODY),
             warn_of_rules: options.network == NetworkType::Plugin,
+            object: choice.object,
         },
         maps,
         exec,

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use netgraft_abi::Loaded;
 use netgraft_linux::capability::{self, Capability};
 use netgraft_linux::confine::{self, AllowList};
 use netgraft_linux::mount::{self, Access};
@@ -38,6 +39,8 @@ pub(super) struct SentryPlan {
     /// Whether rules of the stack beyond the base are worth a warning: those of the stacks in this tree are
     /// reviewed with them.
     pub(super) warn_of_rules: bool,
+    /// The shared object that the stack comes from.
+    pub(super) object: Option<Arc<Loaded>>,
 }
 
 /// The launcher's one message before [`FromSentry::Ready`]; its descriptors are the listener and those of
@@ -73,7 +76,9 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>) -> Result<(), String> {
     let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
     let null = File::options().read(true).write(true).open("/dev/null").map_err(cannot("open /dev/null"))?;
     process::replace_stdin_and_stdout(null.as_fd()).map_err(cannot("replace its input and output"))?;
-    process::close_all_but(&[0, 1, control.as_raw_fd()]).map_err(cannot("close descriptors"))?;
+    let mut kept = vec![0, 1, control.as_raw_fd()];
+    kept.extend(plan.object.iter().flat_map(|object| object.descriptors()));
+    process::close_all_but(&kept).map_err(cannot("close descriptors"))?;
     // `null` was closed there: nothing must close that number again.
     std::mem::forget(null);
     enter_empty_namespaces(plan.host_network)?;
@@ -109,6 +114,8 @@ fn start_stack(
             control::send(control, &FromSentry::Warning(text)).map_err(|e| e.to_string())?;
         }
     }
+    // The last code from outside is mapped here: the allow-list lets nothing become executable.
+    stack.prepare().map_err(|e| e.to_string())?;
     AllowList::compile(&allow::rules(&own))
         .and_then(|list| list.install())
         .map_err(|e| format!("the sentry cannot install its allow-list: {e}"))?;
