@@ -1,4 +1,5 @@
 //! The suite sees what a stack does wrong: a good stack behind a wrapper that breaks one promise.
+
 use std::cell::Cell;
 use std::net::SocketAddr;
 
@@ -9,7 +10,7 @@ use netgraft_plugin::{
     TcpInfo, inet, stack::SetupError,
 };
 use netgraft_smoltcp::SmoltcpStack;
-use netgraft_testkit::conformance::{Report, Skips, Subject, Time, run};
+use netgraft_testkit::conformance::{Progress, Report, Skips, Subject, Time, run, run_each};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +273,21 @@ fn every_fault_is_seen() {
 fn a_stack_that_is_always_due_does_not_stop_time() {
     let report = report(Fault::AlwaysDue, "what a full queue turned away comes later");
     assert_eq!(report.failures().count(), 0, "{}", report.table());
+}
+
+#[test]
+fn progress_is_told_before_and_after_each_case() {
+    let factory = netgraft_smoltcp::factory();
+    let subject = Subject::from_factory("smoltcp", factory, StackConfig::default(), Time::Simulated);
+    let mut told = Vec::new();
+    let report = run_each(&subject, "create/handles", &mut |progress| {
+        told.push(match progress {
+            Progress::Begins(id) => format!("begins {id}"),
+            Progress::Ended(row) => format!("ended {}", row.id()),
+        });
+    });
+    assert_eq!(told, ["begins", "ended"].map(|way| format!("{way} create/handles are not used again [v4]")));
+    assert_eq!(report.counts(), (1, 0, 0));
 }
 
 #[test]

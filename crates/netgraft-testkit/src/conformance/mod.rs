@@ -11,7 +11,11 @@
 //! ```
 //!
 //! A case runs on a stack of its own, over the stack's loopback; where the subject takes a [`Link`], also on
-//! two stacks that a simulated wire joins. Linux is the measure: every case passes on the host's sockets.
+//! two stacks that a simulated wire joins. Linux is the measure: every case over loopback passes on the host's
+//! sockets.
+//!
+//! A row of the report is a pass, a failure (which call, what was expected, what came) or what the stack says
+//! that it cannot do. Failures that are known are lines of a file with a reason each: [`Skips`].
 
 mod bench;
 mod calls;
@@ -150,17 +154,27 @@ pub fn run(subject: &Subject, filter: &str) -> Report {
     run_each(subject, filter, &mut |_| {})
 }
 
-/// The same, and shows each row as soon as it is known: a case that waits in vain takes five seconds of real
-/// time.
-pub fn run_each(subject: &Subject, filter: &str, each: &mut dyn FnMut(&Row)) -> Report {
+/// How a run goes on.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// A case begins, `group/name [setting]`: the last one that is heard of if the stack does not return.
+    Begins(&'a str),
+    /// It has ended.
+    Ended(&'a Row),
+}
+
+/// The same, and tells how it goes on: a case that waits in vain takes five seconds of real time.
+pub fn run_each(subject: &Subject, filter: &str, tell: &mut dyn FnMut(Progress<'_>)) -> Report {
     let mut rows = Vec::new();
     for case in cases() {
         for (path, domain) in case.settings(subject.linked.is_some()) {
             let row = Row::new(&case, path, domain);
-            if row.id().contains(filter) {
+            let id = row.id();
+            if id.contains(filter) {
+                tell(Progress::Begins(&id));
                 let outcome = run_one(subject, &case, path, domain);
                 let row = Row { outcome, ..row };
-                each(&row);
+                tell(Progress::Ended(&row));
                 rows.push(row);
             }
         }
