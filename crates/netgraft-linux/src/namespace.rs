@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::ops::BitOr;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::process::check;
 
@@ -45,6 +46,16 @@ impl BitOr for Namespaces {
 pub fn unshare(namespaces: Namespaces) -> io::Result<()> {
     // SAFETY: unshare has no memory arguments; descriptors and memory stay as they are.
     check(unsafe { libc::unshare(namespaces.bits()) }).map(drop)
+}
+
+/// Moves the caller, which has one thread, to namespaces of another process (setns(2)). In the user namespace it
+/// has every capability, and outside of it none any more.
+///
+/// # Errors
+/// As setns(2): EPERM without CAP_SYS_ADMIN over them, ESRCH if the process has ended.
+pub fn join(pidfd: BorrowedFd<'_>, namespaces: Namespaces) -> io::Result<()> {
+    // SAFETY: setns has no memory arguments; descriptors and memory stay as they are.
+    check(unsafe { libc::setns(pidfd.as_raw_fd(), namespaces.bits()) }).map(drop)
 }
 
 /// The user and group ids that a user namespace has, each the same inside and outside.
