@@ -169,7 +169,7 @@ static uint32_t level(const struct sock *sock) {
     if (sock->used || sock->fin_received || sock->read_shut) ready |= NETGRAFT_READY_IN;
     if (sock->fin_received || sock->read_shut) ready |= NETGRAFT_READY_RDHUP;
     if (sock->fin_sent || !sock->other || sock->other->used < RING) ready |= NETGRAFT_READY_OUT;
-    if (sock->fin_received && sock->fin_sent) ready |= NETGRAFT_READY_HUP;
+    if ((sock->fin_received || sock->read_shut) && sock->fin_sent) ready |= NETGRAFT_READY_HUP;
     return ready;
 }
 
@@ -237,7 +237,8 @@ static int64_t loop_readiness(void *self, uint64_t handle) {
 static int32_t loop_socket(void *self, const struct netgraft_socket_spec *spec, uint64_t *handle) {
     if (spec->family != NETGRAFT_FAMILY_V4) return NETGRAFT_E_FAMILY_NOT_SUPPORTED;
     if (spec->kind == NETGRAFT_KIND_RAW) return NETGRAFT_E_KIND_NOT_SUPPORTED;
-    if (spec->protocol != NETGRAFT_PROTOCOL_TCP && spec->protocol != NETGRAFT_PROTOCOL_UDP)
+    bool stream = spec->kind == NETGRAFT_KIND_STREAM;
+    if (spec->protocol != (stream ? NETGRAFT_PROTOCOL_TCP : NETGRAFT_PROTOCOL_UDP))
         return NETGRAFT_E_PROTOCOL_NOT_SUPPORTED;
     struct sock *sock = make(self, spec);
     if (!sock) return NETGRAFT_E_NO_MEMORY;
@@ -284,7 +285,15 @@ static int32_t loop_accept(void *self, uint64_t handle, uint64_t *connection, st
     return NETGRAFT_OK;
 }
 
+/* The pending error, which is told once. */
+static int32_t take_error(struct sock *sock) {
+    int32_t error = sock->error;
+    sock->error = NETGRAFT_OK;
+    return error;
+}
+
 static int32_t connect_stream(struct stack *stack, struct sock *sock, const struct netgraft_address *to) {
+    if (sock->error) return take_error(sock);
     if (sock->state == CONNECTED) return NETGRAFT_E_IS_CONNECTED;
     if (sock->state == LISTENING) return NETGRAFT_E_IS_CONNECTED;
     if (is_any(&sock->local.ip)) memcpy(sock->local.ip.bytes, (uint8_t[]){127, 0, 0, 1}, 4);
@@ -357,20 +366,22 @@ static int32_t loop_peer_addr(void *self, uint64_t handle, struct netgraft_addre
     struct sock *sock = find(self, handle);
     if (!sock) return NETGRAFT_E_BAD_HANDLE;
     if (sock->remote.ip.family == NETGRAFT_FAMILY_NONE || sock->state == RESET) return NETGRAFT_E_NOT_CONNECTED;
+    if (sock->fin_received && sock->fin_sent) return NETGRAFT_E_NOT_CONNECTED;
     *address = sock->remote;
     return NETGRAFT_OK;
 }
 
 static int64_t send_stream(struct stack *stack, struct sock *sock, const unsigned char *data, size_t length) {
-    if (sock->error) {
-        int32_t error = sock->error;
-        sock->error = 0;
-        return error;
-    }
-    if (sock->state == RESET || sock->fin_sent) return NETGRAFT_E_BROKEN_PIPE;
-    if (sock->state != CONNECTED) return NETGRAFT_E_NOT_CONNECTED;
+    if (sock->error) return take_error(sock);
+    if (sock->state != CONNECTED || sock->fin_sent) return NETGRAFT_E_BROKEN_PIPE;
     struct sock *other = sock->other;
-    if (!other) return NETGRAFT_E_BROKEN_PIPE;
+    if (!other) {
+        /* Nobody is there any more: the data go, and a reset comes back. */
+        sock->state = RESET;
+        sock->error = NETGRAFT_E_BROKEN_PIPE;
+        changed(stack, sock);
+        return (int64_t)length;
+    }
     size_t sent = 0;
     while (sent < length && other->used < RING) {
         size_t at = (other->start + other->used) % RING;
@@ -390,6 +401,9 @@ static int64_t send_datagram(struct stack *stack, struct sock *sock, const unsig
                              const struct netgraft_address *to) {
     if (!to) to = &sock->remote;
     if (to->ip.family == NETGRAFT_FAMILY_NONE) return NETGRAFT_E_DESTINATION_REQUIRED;
+    if (sock->fin_sent) return NETGRAFT_E_BROKEN_PIPE;
+    if (to->ip.family != NETGRAFT_FAMILY_V4) return NETGRAFT_E_FAMILY_NOT_SUPPORTED;
+    if (to->port == 0) return NETGRAFT_E_INVALID;
     if (!is_ours(&to->ip)) return NETGRAFT_E_NETWORK_UNREACHABLE;
     if (length > 65507) return NETGRAFT_E_MESSAGE_TOO_LONG;
     if (!sock->local.port) {
@@ -431,21 +445,13 @@ static int64_t loop_send(void *self, uint64_t handle, const void *data, size_t l
     if (!sock) return NETGRAFT_E_BAD_HANDLE;
     if (flags & NETGRAFT_SEND_OUT_OF_BAND) return NETGRAFT_E_NOT_SUPPORTED;
     if (sock->spec.kind == NETGRAFT_KIND_STREAM) return send_stream(self, sock, data, length);
-    if (sock->error) {
-        int32_t error = sock->error;
-        sock->error = 0;
-        return error;
-    }
+    if (sock->error) return take_error(sock);
     return send_datagram(self, sock, data, length, to);
 }
 
 static int32_t recv_stream(struct stack *stack, struct sock *sock, unsigned char *buffer, size_t capacity,
                            bool peek, struct netgraft_received *received) {
-    if (!sock->used && sock->error) {
-        int32_t error = sock->error;
-        sock->error = 0;
-        return error;
-    }
+    if (!sock->used && sock->error) return take_error(sock);
     if (sock->state == FRESH || sock->state == LISTENING) return NETGRAFT_E_NOT_CONNECTED;
     if (!sock->used && capacity) {
         bool ended = sock->fin_received || sock->read_shut || sock->state == RESET;
@@ -460,6 +466,7 @@ static int32_t recv_stream(struct stack *stack, struct sock *sock, unsigned char
     if (peek) return NETGRAFT_OK;
     sock->start = (sock->start + length) % RING;
     sock->used -= length;
+    /* The other end may send again. */
     if (was_full && sock->other) changed(stack, sock->other);
     return NETGRAFT_OK;
 }
@@ -473,11 +480,7 @@ static int32_t loop_recv(void *self, uint64_t handle, void *buffer, size_t capac
     if (sock->spec.kind == NETGRAFT_KIND_STREAM)
         return recv_stream(self, sock, buffer, capacity, peek, received);
     struct datagram *first = sock->first;
-    if (sock->error) {
-        int32_t error = sock->error;
-        sock->error = 0;
-        return error;
-    }
+    if (sock->error) return take_error(sock);
     if (!first) return NETGRAFT_E_AGAIN;
     received->len = first->length < capacity ? first->length : capacity;
     received->full_len = first->length;
@@ -510,7 +513,10 @@ static int32_t loop_shutdown(void *self, uint64_t handle, uint32_t how, uint64_t
     if (!sock) return NETGRAFT_E_BAD_HANDLE;
     bool stream = sock->spec.kind == NETGRAFT_KIND_STREAM;
     if (stream ? sock->state != CONNECTED : sock->remote.ip.family == 0) return NETGRAFT_E_NOT_CONNECTED;
-    if (!stream) return NETGRAFT_OK;
+    if (!stream) {
+        sock->fin_sent |= how != NETGRAFT_SHUTDOWN_READ;
+        return NETGRAFT_OK;
+    }
     if (how != NETGRAFT_SHUTDOWN_READ) send_fin(self, sock);
     if (how != NETGRAFT_SHUTDOWN_WRITE) sock->read_shut = true;
     changed(self, sock);
@@ -566,10 +572,7 @@ static int64_t loop_queued_in(void *self, uint64_t handle) {
 
 static int32_t loop_take_error(void *self, uint64_t handle) {
     struct sock *sock = find(self, handle);
-    if (!sock) return NETGRAFT_E_BAD_HANDLE;
-    int32_t error = sock->error;
-    sock->error = NETGRAFT_OK;
-    return error;
+    return sock ? take_error(sock) : NETGRAFT_OK;
 }
 
 /* Options that a connection without loss, delay and silence keeps by doing nothing. */
@@ -578,7 +581,9 @@ static const uint32_t OPTIONS[] = {
     NETGRAFT_O_KEEP_IDLE,     NETGRAFT_O_KEEP_INTERVAL, NETGRAFT_O_KEEP_COUNT, NETGRAFT_O_USER_TIMEOUT,
 };
 
-static bool known(uint32_t name) {
+static bool known(const struct sock *sock, uint32_t name) {
+    /* Those of TCP come last. */
+    if (name >= NETGRAFT_O_NO_DELAY && sock->spec.kind != NETGRAFT_KIND_STREAM) return false;
     for (size_t i = 0; i < sizeof OPTIONS / sizeof *OPTIONS; i++)
         if (OPTIONS[i] == name) return true;
     return false;
@@ -587,7 +592,9 @@ static bool known(uint32_t name) {
 static int32_t loop_set_option(void *self, uint64_t handle, const struct netgraft_option *option) {
     struct sock *sock = find(self, handle);
     if (!sock) return NETGRAFT_E_BAD_HANDLE;
-    if (!known(option->name)) return NETGRAFT_E_UNKNOWN_OPTION;
+    if (!known(sock, option->name)) return NETGRAFT_E_UNKNOWN_OPTION;
+    if (option->name >= NETGRAFT_O_KEEP_IDLE && option->name <= NETGRAFT_O_KEEP_COUNT && !option->value.number)
+        return NETGRAFT_E_INVALID;
     sock->options[option->name] = option->value.number;
     return NETGRAFT_OK;
 }
@@ -595,7 +602,7 @@ static int32_t loop_set_option(void *self, uint64_t handle, const struct netgraf
 static int32_t loop_get_option(void *self, uint64_t handle, struct netgraft_option *out) {
     struct sock *sock = find(self, handle);
     if (!sock) return NETGRAFT_E_BAD_HANDLE;
-    if (!known(out->name)) return NETGRAFT_E_UNKNOWN_OPTION;
+    if (!known(sock, out->name)) return NETGRAFT_E_UNKNOWN_OPTION;
     out->value.number = sock->options[out->name];
     return NETGRAFT_OK;
 }

@@ -137,13 +137,18 @@ fn decode(name: OptionName, bytes: &[u8]) -> Option<SocketOption> {
 pub(super) fn set(api: &Api, h: c_int, option: &SocketOption) -> Result<()> {
     let (level, name) = place(option.name()).ok_or(Error::UnknownOption)?;
     let value = encode(option)?;
-    api.set_option(h, level, name, &value).map(drop).map_err(error_of)
+    api.set_option(h, level, name, &value).map(drop).map_err(unknown)
+}
+
+/// An option of another protocol is EOPNOTSUPP in some places of Linux and ENOPROTOOPT in others.
+fn unknown(errno: c_int) -> Error {
+    if errno == libc::EOPNOTSUPP { Error::UnknownOption } else { error_of(errno) }
 }
 
 pub(super) fn get(api: &Api, h: c_int, name: OptionName) -> Result<SocketOption> {
     let (level, number) = place(name).ok_or(Error::UnknownOption)?;
     let mut value = [0; 32];
-    let len = api.get_option(h, level, number, &mut value).map_err(error_of)?;
+    let len = api.get_option(h, level, number, &mut value).map_err(unknown)?;
     decode(name, value.get(..len).unwrap_or_default()).ok_or_else(|| {
         let what = format_args!("{len} bytes that are no value of {name:?}");
         error_of(api.complain(crate::watch::Call::plugin_getsockopt, what))
@@ -152,6 +157,7 @@ pub(super) fn get(api: &Api, h: c_int, name: OptionName) -> Result<SocketOption>
 
 /// `TCP_INFO` (tcp(7)), of which the head is the same in all versions.
 pub(super) fn tcp_info(api: &Api, h: c_int) -> Result<TcpInfo> {
+    // What an older stack does not write stays zero.
     let mut bytes = [0_u8; size_of::<libc::tcp_info>()];
     let len = api.get_option(h, libc::IPPROTO_TCP, libc::TCP_INFO, &mut bytes).map_err(error_of)?;
     if len < 104 {
@@ -172,6 +178,8 @@ pub(super) fn tcp_info(api: &Api, h: c_int) -> Result<TcpInfo> {
         unacknowledged: info.tcpi_unacked.saturating_mul(info.tcpi_snd_mss),
         retransmits: info.tcpi_total_retrans,
         receive_window: info.tcpi_rcv_space,
+        bytes_sent: info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans),
+        bytes_received: info.tcpi_bytes_received,
         ..TcpInfo::default()
     })
 }

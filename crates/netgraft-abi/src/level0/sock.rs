@@ -137,8 +137,12 @@ impl Sock {
                 if self.ended {
                     level |= Events::IN | Events::RDHUP;
                 }
-                if self.ended && self.write_shut {
-                    level |= Events::HUP;
+                // HUP alone may be a plain FIN; with our own half closed it is what it says.
+                if self.write_shut && (self.ended || claim.contains(Events::HUP)) {
+                    level |= Events::HUP | Events::RDHUP;
+                }
+                if !self.is_stream() {
+                    level |= claim & Events::ERR;
                 }
                 level | error
             }

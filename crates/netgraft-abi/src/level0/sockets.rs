@@ -44,7 +44,14 @@ impl Live {
 
     fn connect(&mut self, handle: Handle, addr: SocketAddr) -> Result<()> {
         let sock = self.socks.get_mut(&handle.0).ok_or(Error::BadHandle)?;
-        let result = self.api.connect(sock.raw, addr);
+        if let Some(error) = sock.error.take() {
+            return Err(error);
+        }
+        let result = match self.api.connect(sock.raw, addr) {
+            // The end of the attempt before, which was told already.
+            Err(libc::ECONNABORTED) if sock.phase == Phase::Failed => self.api.connect(sock.raw, addr),
+            other => other,
+        };
         if sock.spec.kind == Kind::Datagram {
             return result.map(drop).map_err(error_of);
         }

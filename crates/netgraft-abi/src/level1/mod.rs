@@ -9,6 +9,7 @@ mod settings;
 mod sockets;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -53,6 +54,8 @@ struct Live {
     /// Duplicates of the stack's descriptors: what it closes stays open here.
     wake: Vec<(OwnedFd, Events)>,
     events: Vec<raw::Event>,
+    /// The part of `events` that was fetched and not yet passed on.
+    fetched: Range<usize>,
 }
 
 impl Level1Stack {
@@ -102,7 +105,22 @@ impl Live {
                 fd.map(|fd| (fd, events)).map_err(|e| format!("its descriptor {} is no good: {e}", wake.fd))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Live { instance, sockets: HashMap::new(), wake, events: vec![raw::Event::default(); BATCH] })
+        Ok(Live { instance, sockets: HashMap::new(), wake, events: vec![raw::Event::default(); BATCH], fetched: 0..0 })
+    }
+}
+
+impl Live {
+    /// Fetches a batch of events; whether there were any.
+    fn fetch(&mut self) -> bool {
+        let result = call!(&self.instance, 0, drain_events(self.events.as_mut_ptr(), BATCH));
+        let Ok(count) = self.instance.count(Call::drain_events, result) else { return false };
+        if count > BATCH as u64 {
+            let what = format_args!("{count} events in an array of {BATCH}");
+            self.instance.nonsense(Call::drain_events, what);
+            return false;
+        }
+        self.fetched = 0..count as usize;
+        count > 0
     }
 }
 
@@ -173,26 +191,18 @@ impl PluginStack for Level1Stack {
     fn drain_events(&mut self, sink: &mut dyn FnMut(Event) -> bool) {
         let Ok(live) = self.live_mut() else { return };
         // Each socket is reported once, so an honest stack is done after so many rounds.
-        for _ in 0..live.sockets.len() / BATCH + 2 {
-            let result = call!(&live.instance, 0, drain_events(live.events.as_mut_ptr(), BATCH));
-            let Ok(count) = live.instance.count(Call::drain_events, result) else { return };
-            let Some(events) = live.events.get(..count as usize) else {
-                let what = format_args!("{count} events in an array of {BATCH}");
-                live.instance.nonsense(Call::drain_events, what);
-                return;
-            };
-            let full = events.len() == BATCH;
-            for event in events {
-                let bits = Events::from_bits_truncate(event.events);
+        for _ in 0..live.sockets.len() / BATCH + 3 {
+            // What the sink did not want the last time comes first.
+            while let Some(place) = live.fetched.next() {
+                let Some(event) = live.events.get(place) else { continue };
+                let events = Events::from_bits_truncate(event.events);
                 // One that was closed after its event was queued is nobody's any more.
-                if !live.sockets.contains_key(&event.handle) || bits.is_empty() {
-                    continue;
-                }
-                if !sink(Event { handle: Handle(event.handle), events: bits }) {
+                let known = live.sockets.contains_key(&event.handle) && !events.is_empty();
+                if known && !sink(Event { handle: Handle(event.handle), events }) {
                     return;
                 }
             }
-            if !full {
+            if !live.fetch() {
                 return;
             }
         }

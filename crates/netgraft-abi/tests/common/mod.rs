@@ -40,3 +40,15 @@ fn compile(name: &str, source: &Path, flags: &[&str]) -> PathBuf {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     object
 }
+
+/// Builds an example of this crate that is an object; its path.
+pub fn build_example(name: &str) -> PathBuf {
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--offline", "-q", "-p", "netgraft-abi", "--example", name])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // This test lies in deps, the examples beside that.
+    let deps = std::env::current_exe().unwrap();
+    deps.ancestors().nth(2).unwrap().join(format!("examples/lib{name}.so"))
+}
