@@ -122,6 +122,19 @@ impl AllowList {
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] with the reason: an argument that does not exist, too many rules.
     pub fn compile(rules: &[Allow]) -> io::Result<AllowList> {
+        AllowList::compile_for(rules, SeccompAction::KillProcess)
+    }
+
+    /// The same, but any other system call raises SIGSYS, which goes to the handler of
+    /// [`crate::shared::report_violations`], if that was set before, and kills the process if not.
+    ///
+    /// # Errors
+    /// As [`AllowList::compile`].
+    pub fn compile_with_names(rules: &[Allow]) -> io::Result<AllowList> {
+        AllowList::compile_for(rules, SeccompAction::Trap)
+    }
+
+    fn compile_for(rules: &[Allow], otherwise: SeccompAction) -> io::Result<AllowList> {
         let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         let anything: std::collections::BTreeSet<i64> =
             rules.iter().filter(|r| r.conditions.is_empty()).map(|r| r.number).collect();
@@ -143,8 +156,7 @@ impl AllowList {
             entry.push(SeccompRule::new(conditions).map_err(invalid)?);
         }
         let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(invalid)?;
-        let filter = SeccompFilter::new(table, SeccompAction::KillProcess, SeccompAction::Allow, arch)
-            .map_err(invalid)?;
+        let filter = SeccompFilter::new(table, otherwise, SeccompAction::Allow, arch).map_err(invalid)?;
         Ok(AllowList(filter.try_into().map_err(invalid)?))
     }
 

@@ -1,0 +1,172 @@
+//! A few words of memory that forked processes share.
+
+use std::io;
+use std::mem;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicU64;
+
+use crate::process::check;
+
+/// A page of counters, shared with every process that is forked later (mmap(2), `MAP_SHARED`); all are zero at
+/// first. What another process wrote is untrusted like anything else that it sends.
+#[derive(Debug)]
+pub struct Words {
+    at: NonNull<AtomicU64>,
+}
+
+// SAFETY: the page holds atomics only, which any thread may use at any time, and belongs to no thread.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// How many words there are.
+    pub const COUNT: usize = 64;
+    const SIZE: usize = Self::COUNT * size_of::<AtomicU64>();
+
+    /// Maps a page.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn new() -> io::Result<Words> {
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: without an address and MAP_FIXED the kernel chooses a place where nothing is.
+        let at = unsafe { libc::mmap(ptr::null_mut(), Self::SIZE, access, kind, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        match NonNull::new(at.cast()) {
+            Some(at) => Ok(Words { at }),
+            None => Err(io::Error::from(io::ErrorKind::OutOfMemory)),
+        }
+    }
+
+    /// One of the words.
+    ///
+    /// # Panics
+    /// For an index from [`Words::COUNT`] on, as an array does.
+    #[must_use]
+    pub fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < Self::COUNT, "a word of {}", Self::COUNT);
+        // SAFETY: the index lies within the page, which stays mapped while `self` lives, is aligned, was zeroed by
+        // the kernel and is only used as atomics, here and in the processes that share it.
+        unsafe { self.at.add(index).as_ref() }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, of this size, and no reference into it outlives `self`.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), Self::SIZE) };
+    }
+}
+
+/// Makes SIGSYS of a forbidden system call (`SECCOMP_RET_TRAP`, seccomp(2)) write the call's number, plus one, to
+/// a word, and end the process by the same signal.
+///
+/// The kernel refuses the call before; the handler only gives it a name. It cannot be kept from ending the
+/// process: all signals are blocked while it runs, its second forbidden call meets the default action, and an
+/// allow-list that goes with it must not allow rt_sigaction(2) of SIGSYS. The page stays mapped for good.
+///
+/// # Errors
+/// As sigaction(2).
+pub fn report_violations(words: &'static Words, index: usize) -> io::Result<()> {
+    VIOLATION.store(ptr::from_ref(words.word(index)).cast_mut(), std::sync::atomic::Ordering::Release);
+    // SAFETY: the structure is plain data, for which zero is valid.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    action.sa_sigaction = violated as extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND;
+    // SAFETY: the mask is writable; the handler is async-signal-safe and of the type that SA_SIGINFO asks for.
+    check(unsafe {
+        libc::sigfillset(&raw mut action.sa_mask);
+        libc::sigaction(libc::SIGSYS, &raw const action, ptr::null_mut())
+    })
+    .map(drop)
+}
+
+static VIOLATION: std::sync::atomic::AtomicPtr<AtomicU64> =
+    std::sync::atomic::AtomicPtr::new(ptr::null_mut());
+
+/// `SYS_SECCOMP`, the `si_code` of a system call that a filter refused.
+const REFUSED: i32 = 1;
+/// Where `siginfo_t` has the number of a refused call on 64-bit Linux: behind three ints, padding and a pointer.
+const NUMBER_AT: usize = 24;
+/// A system call that does not exist and that no allow-list names.
+const FORBIDDEN: libc::c_long = 0x3fff_fff0;
+
+extern "C" fn violated(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let word = VIOLATION.load(std::sync::atomic::Ordering::Acquire);
+    // SAFETY: the kernel passes a valid structure; for this code it has an int at this place, within its 128 bytes.
+    let refused =
+        unsafe { ((*info).si_code == REFUSED).then(|| *info.cast::<u8>().add(NUMBER_AT).cast::<i32>()) };
+    // SAFETY: null, or a word of a page that stays mapped for good (`report_violations` takes it as 'static).
+    if let (Some(number), Some(word)) = (refused, unsafe { word.as_ref() }) {
+        word.store(u64::from(number.unsigned_abs()) + 1, std::sync::atomic::Ordering::Release);
+    }
+    // SAFETY: the call has no arguments; its filter kills the process, since SIGSYS has its default action again.
+    unsafe { libc::syscall(FORBIDDEN) };
+    // Sent by a process and not by a filter, or there is no filter: the process ends all the same.
+    crate::process::exit_now(128 + libc::SIGSYS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::confine::{Allow, AllowList};
+    use crate::process::{Change, Wait, exit_now, fork, wait};
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn a_forked_process_writes_what_its_parent_reads() {
+        let words = Words::new().unwrap();
+        let child = fork(|| {
+            words.word(Words::COUNT - 1).store(7, Ordering::Relaxed);
+            0
+        });
+        wait(child.unwrap(), Wait::Block).unwrap();
+        assert_eq!(words.word(Words::COUNT - 1).load(Ordering::Relaxed), 7);
+        assert_eq!(words.word(0).load(Ordering::Relaxed), 0);
+    }
+
+    fn violate(body: impl FnOnce()) -> (Option<Change>, u64) {
+        let words: &'static Words = Box::leak(Box::new(Words::new().unwrap()));
+        let mut rules = vec![Allow { number: libc::SYS_exit_group, conditions: Vec::new() }];
+        rules.extend(signal_rules());
+        let list = AllowList::compile_with_names(&rules).unwrap();
+        let child = fork(|| {
+            if report_violations(words, 3).is_err() || list.install().is_err() {
+                return 99;
+            }
+            body();
+            exit_now(5)
+        });
+        (wait(child.unwrap(), Wait::Block).unwrap(), words.word(3).load(Ordering::Acquire))
+    }
+
+    fn signal_rules() -> Vec<Allow> {
+        [libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn]
+            .into_iter()
+            .map(|number| Allow { number, conditions: Vec::new() })
+            .collect()
+    }
+
+    #[test]
+    fn a_forbidden_call_is_named_and_kills() {
+        let end = violate(|| {
+            // SAFETY: getppid has no arguments and cannot fail.
+            unsafe { libc::getppid() };
+        });
+        assert_eq!(end, (Some(Change::Signaled(libc::SIGSYS)), libc::SYS_getppid as u64 + 1));
+        assert_eq!(violate(|| {}).0, Some(Change::Exited(5)));
+    }
+
+    #[test]
+    fn a_blocked_sigsys_kills_all_the_same() {
+        let end = violate(|| {
+            let _ = crate::signal::Signals::only(libc::SIGSYS).block_exactly();
+            // SAFETY: getppid has no arguments and cannot fail.
+            unsafe { libc::getppid() };
+        });
+        assert_eq!(end, (Some(Change::Signaled(libc::SIGSYS)), 0));
+    }
+}
