@@ -25,6 +25,8 @@ Examples:
       a server that the host reaches through the TAP device ng0 (as root)
   netgraft run --network host -- curl https://example.com/
       host sockets, made by the sentry
+  netgraft run --network plugin --plugin ./libfoo.so -- redis-server
+      a stack of your own or anybody's, in a shared object
 
 Exit status: the program's, or 128+N if signal N ended it; 125 if netgraft itself failed, 126 if the program
 cannot be executed, 127 if it does not exist.";
@@ -42,8 +44,37 @@ enum Subcommands {
     /// Run a program in a sandbox whose sockets a network stack serves
     #[command(after_help = EXAMPLES)]
     Run(RunArgs),
-    /// List the stacks that --plugin can name
-    Stacks,
+    /// List the stacks that --plugin can name, or tell of stacks in files
+    Stacks {
+        /// Shared objects to tell of
+        #[arg(value_name = "FILE.so")]
+        files: Vec<String>,
+    },
+    /// Run the conformance suite on a stack: what passes, what fails, what the stack says it cannot do
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
+}
+
+const CHECK_HELP: &str = "\
+A stack in a file runs with your rights, in a process of its own: a crash or a hang fails its case, and the next one
+goes on. Exit status: 0 if all passed that is not known to fail, 1 if something failed, 125 if netgraft itself failed.";
+
+#[derive(Args)]
+struct CheckArgs {
+    /// A registered stack's name, or a shared object: ./FILE.so
+    stack: String,
+
+    /// Only the cases whose name contains this text
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    filter: String,
+
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    json: bool,
+
+    /// A text that the stack is given as it is
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    plugin_arg: Option<String>,
 }
 
 #[derive(Args)]
@@ -53,8 +84,8 @@ struct RunArgs {
     #[arg(long, value_name = "TYPE", default_value_t)]
     network: NetworkType,
 
-    /// The stack of --network plugin ('netgraft stacks' lists them)
-    #[arg(long, value_name = "NAME")]
+    /// The stack of --network plugin: a registered name ('netgraft stacks' lists them) or a shared object, ./FILE.so
+    #[arg(long, value_name = "NAME|FILE.so")]
     plugin: Option<String>,
 
     /// A text that the stack is given as it is
@@ -109,7 +140,21 @@ pub(crate) enum Command {
         verbosity: u8,
     },
     /// List the stacks.
-    Stacks,
+    Stacks {
+        /// Those in files instead of the registered ones.
+        files: Vec<String>,
+    },
+    /// Run the conformance suite.
+    Check {
+        /// On which stack.
+        stack: String,
+        /// The stack's text.
+        argument: Option<String>,
+        /// Which cases.
+        filter: String,
+        /// For programs.
+        json: bool,
+    },
 }
 
 /// Why there is no command.
@@ -125,7 +170,10 @@ pub(crate) enum Stop {
 pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error))?;
     let run = match cli.command {
-        Subcommands::Stacks => return Ok(Command::Stacks),
+        Subcommands::Stacks { files } => return Ok(Command::Stacks { files }),
+        Subcommands::Check(CheckArgs { stack, filter, json, plugin_arg }) => {
+            return Ok(Command::Check { stack, argument: plugin_arg, filter, json });
+        }
         Subcommands::Run(run) => run,
     };
     let mut command = run.command.into_iter();
@@ -184,6 +232,25 @@ pub(crate) fn stacks_text() -> String {
         };
     }
     text
+}
+
+/// Stacks in files, for people.
+///
+/// # Errors
+/// The first file that holds no stack.
+pub(crate) fn object_text(files: &[String]) -> Result<String, netgraft_abi::LoadError> {
+    let mut text = String::new();
+    for file in files {
+        let object = netgraft_abi::load(file.as_ref())?;
+        let level = match object.level() {
+            netgraft_abi::Level::Zero => "level 0",
+            netgraft_abi::Level::One => "level 1",
+            _ => "a later level",
+        };
+        // Writing to a string does not fail.
+        let _ = write!(text, "{}  object:  {file}, {level}\n", StackText(object.info()));
+    }
+    Ok(text)
 }
 
 struct StackText<'a>(&'a StackInfo);

@@ -1,17 +1,19 @@
 //! What the launcher and the sentry say to each other, one message a packet of a `SOCK_SEQPACKET` pair.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use netgraft_linux::fdpass;
+use netgraft_plugin::{Cidr, inet};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// A message of the sentry to the launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromSentry {
-    /// The stack is up: the program may start.
-    Ready,
+    /// The stack is up and has this network: the program may start.
+    Ready(Network),
     /// The stack could not be set up, or the sentry cannot go on.
     Failed(String),
     /// Something that the operator should know.
@@ -25,6 +27,86 @@ pub enum FromSentry {
 pub enum ToSentry {
     /// The program has ended: reset what is open, say what happened, exit.
     Stop,
+}
+
+/// The most interfaces, routes, and addresses of an interface that [`Network`] may have.
+pub const MAX_LISTED: usize = 16;
+/// The most bytes that an interface's name has (netdevice(7)).
+pub const MAX_NAME: usize = 15;
+
+/// What a stack has beside its loopback, as the sentry says; the receiver must check it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its interfaces.
+    pub interfaces: Vec<Interface>,
+    /// The routes through these.
+    pub routes: Vec<Route>,
+}
+
+/// An interface of a stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
+    /// Ethernet address.
+    pub mac: Option<[u8; 6]>,
+    /// Addresses with their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// A route of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where it leads, with the prefix length.
+    pub destination: (IpAddr, u8),
+    /// The next hop; `None` if the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Index of the interface.
+    pub interface: u32,
+}
+
+impl Network {
+    /// The network of a stack. Lists and names that are too long are cut so that the message stays short and
+    /// its receiver still sees that they are too long.
+    #[must_use]
+    pub fn of(stack: &(impl inet::Stack + ?Sized)) -> Network {
+        let pair = |cidr: Cidr| (cidr.addr(), cidr.prefix());
+        let interfaces: Vec<Interface> = stack
+            .interfaces()
+            .into_iter()
+            .filter(|interface| !interface.loopback)
+            .take(MAX_LISTED + 1)
+            .map(|interface| Interface {
+                index: interface.index,
+                name: interface.name.chars().take(MAX_NAME + 1).collect(),
+                mtu: interface.mtu,
+                up: interface.up,
+                mac: interface.hardware_address,
+                addresses: interface.addresses.into_iter().take(MAX_LISTED + 1).map(pair).collect(),
+            })
+            .collect();
+        if interfaces.is_empty() {
+            return Network::default();
+        }
+        let routes = stack
+            .routes()
+            .into_iter()
+            .filter(|route| interfaces.iter().any(|interface| interface.index == route.interface))
+            .take(MAX_LISTED + 1)
+            .map(|route| Route {
+                destination: pair(route.destination),
+                gateway: route.gateway,
+                interface: route.interface,
+            })
+            .collect();
+        Network { interfaces, routes }
+    }
 }
 
 /// What happened in a sandbox.

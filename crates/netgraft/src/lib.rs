@@ -15,6 +15,7 @@
 //! chosen with [`netgraft_plugin::NetworkType::Plugin`].
 #![forbid(unsafe_code)]
 
+mod check;
 pub mod clock;
 pub mod control;
 mod error;
@@ -22,6 +23,7 @@ mod launch;
 pub mod runtime;
 mod stacks;
 
+pub use check::{Checked, check};
 pub use error::{EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, RunError};
 pub use launch::{ExitStatus, RunOptions, Step, run};
 pub use stacks::{HOST, SMOLTCP, register_builtin_stacks};

@@ -29,11 +29,51 @@ fn main() -> ExitCode {
             cli::log_to_stderr(verbosity);
             run(*options, summary)
         }
-        Command::Stacks => {
+        Command::Stacks { files } if files.is_empty() => {
             print!("{}", cli::stacks_text());
             ExitCode::SUCCESS
         }
+        Command::Stacks { files } => match cli::object_text(&files) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("netgraft: {error}");
+                ExitCode::from(EXIT_FAILURE)
+            }
+        },
+        Command::Check { stack, argument, filter, json } => check(&stack, argument, &filter, json),
     }
+}
+
+fn check(stack: &str, argument: Option<String>, filter: &str, json: bool) -> ExitCode {
+    let checked = match netgraft::check(stack, argument, filter) {
+        Ok(checked) => checked,
+        Err(error) => {
+            eprintln!("netgraft: {error}");
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
+    if json {
+        match checked.report.json() {
+            Ok(text) => println!("{text}"),
+            Err(error) => {
+                eprintln!("netgraft: the report cannot be written: {error}");
+                return ExitCode::from(EXIT_FAILURE);
+            }
+        }
+    } else {
+        print!("{}", checked.report.table());
+        if checked.known > 0 {
+            println!("{} of these lines are known deviations of a stack of this tree", checked.known);
+        }
+    }
+    if checked.report.rows.is_empty() {
+        eprintln!("netgraft: no case's name contains '{filter}'");
+        return ExitCode::from(EXIT_FAILURE);
+    }
+    ExitCode::from(u8::from(checked.failed))
 }
 
 fn run(options: netgraft::RunOptions, summary: bool) -> ExitCode {

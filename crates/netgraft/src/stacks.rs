@@ -47,7 +47,8 @@ pub(crate) fn choose(
         (NetworkType::Plugin, Some(name)) => name,
         (NetworkType::Plugin, None) => {
             return Err(RunError::Options(
-                "--network plugin needs --plugin NAME or ./FILE.so; 'netgraft stacks' lists the names".to_owned(),
+                "--network plugin needs --plugin NAME or ./FILE.so; 'netgraft stacks' lists the names"
+                    .to_owned(),
             ));
         }
         (_, Some(_)) => {

@@ -11,6 +11,7 @@ use netgraft_linux::signal::{self, Arrived, Signals};
 use netgraft_plugin::{PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::jobs::{AfterStop, Jobs};
+use super::mirror;
 use super::report::{Report, Role, Step};
 use super::sentry::{HANDOVER_LIMIT, Handover};
 use super::tree::LauncherEnds;
@@ -55,6 +56,8 @@ pub(super) struct Launcher {
     program_name: OsString,
     /// The launcher's duplicate: a later sentry could take the program over.
     listener: Option<OwnedFd>,
+    /// What keeps the devices in the program's network namespace.
+    mirror: Vec<OwnedFd>,
 }
 
 fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
@@ -82,6 +85,7 @@ impl Launcher {
             jobs,
             program_name,
             listener: None,
+            mirror: Vec::new(),
         })
     }
 
@@ -162,8 +166,9 @@ impl Launcher {
                     self.hand_over(program, number, handed_over.take().unwrap_or_default())?;
                 }
                 Some(Incoming::Report(report, sender)) => self.report(report, sender)?,
-                Some(Incoming::Sentry(FromSentry::Ready)) => {
+                Some(Incoming::Sentry(FromSentry::Ready(network))) => {
                     let program = self.pid(Role::Program).unwrap_or(0);
+                    self.mirror = mirror::show(&network, program);
                     self.jobs.place(program).map_err(step(Step::Supervise))?;
                     self.reap_helpers();
                     return go(&self.ends()?.go);
@@ -373,7 +378,7 @@ impl Launcher {
 /// Waits for the end of a process, and kills it if that takes too long; `None` if even that does not end it
 /// in time (it waits for a device, or for a process that is not known): whoever reaps after the launcher
 /// takes it over.
-fn reap(pid: i32) -> Option<Change> {
+pub(super) fn reap(pid: i32) -> Option<Change> {
     for _ in 0..2 {
         let ended = process::pidfd(pid).and_then(|fd| wait_readable([Some(fd.as_fd())], Some(REAP_TIME)));
         if matches!(ended, Ok([true])) {
@@ -402,6 +407,6 @@ fn said(message: FromSentry) -> Result<(), RunError> {
             tracing::warn!("{text}");
             Ok(())
         }
-        FromSentry::Ready | FromSentry::Summary(_) => Ok(()),
+        FromSentry::Ready(_) | FromSentry::Summary(_) => Ok(()),
     }
 }

@@ -16,6 +16,7 @@
 mod allow;
 mod jobs;
 mod launcher;
+mod mirror;
 mod report;
 mod sentry;
 mod tree;

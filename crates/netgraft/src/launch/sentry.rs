@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::allow;
 use crate::clock;
-use crate::control::{self, FromSentry};
+use crate::control::{self, FromSentry, Network};
 use crate::runtime::{self, SentryArgs};
 
 /// The user that the sentry becomes where it may ("nobody").
@@ -95,7 +95,9 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>) -> Result<(), String> {
     let control = control.try_clone_to_owned().map_err(cannot("duplicate its control socket"))?;
 
     let stack = start_stack(plan, handover, fds, control.as_fd())?;
-    control::send(control.as_fd(), &FromSentry::Ready).map_err(cannot("tell the launcher"))?;
+    // The host's interfaces are not the sandbox's: programs see those of the sockets only.
+    let network = if plan.host_network { Network::default() } else { Network::of(stack.as_ref()) };
+    control::send(control.as_fd(), &FromSentry::Ready(network)).map_err(cannot("tell the launcher"))?;
     runtime::serve(SentryArgs { stack, listener, control }).map_err(cannot("go on"))
 }
 

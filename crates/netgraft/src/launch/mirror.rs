@@ -1,0 +1,339 @@
+//! The stack's interfaces as devices of the program's network namespace, so that what the kernel tells a program
+//! of interfaces, addresses and routes (rtnetlink(7), `/proc/net`) agrees with what its sockets do.
+//!
+//! Nothing reads what the kernel sends to these devices: the namespace still leads nowhere. They are made by a
+//! short-lived process that has joined the program's namespaces, from a description that is checked first: the
+//! sentry, which gives it, is less trusted than the launcher.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use netgraft_linux::fdpass::{self, wait_readable};
+use netgraft_linux::namespace::{Namespaces, join};
+use netgraft_linux::netdev::{Changes, NextHop, TunKind, index_of, make_tun};
+use netgraft_linux::{confine, process};
+use netgraft_plugin::Cidr;
+
+use super::launcher::reap;
+use crate::control::{Interface, MAX_LISTED, MAX_NAME, Network, Route};
+
+/// How long the making of the devices may take: the kernel's lock of all network devices may be busy.
+const TIME: Duration = Duration::from_secs(5);
+/// The most bytes that the child says: each thing that failed is a short line.
+const REPORT_LIMIT: usize = 128 * 1024;
+/// The MTUs that a device can have: what IPv4 needs (RFC 791), and its largest packet.
+const MTUS: std::ops::RangeInclusive<u32> = 68..=65_535;
+
+/// A device that is to be made.
+#[derive(Debug, PartialEq, Eq)]
+struct Device {
+    index: u32,
+    name: String,
+    mtu: u32,
+    up: bool,
+    mac: Option<[u8; 6]>,
+    addresses: Vec<Cidr>,
+    /// Those that the kernel does not add by itself, in an order in which each gateway can be reached.
+    routes: Vec<(Cidr, NextHop)>,
+}
+
+/// Makes the devices, and returns what keeps them there. The program's process waits meanwhile. What cannot be
+/// made is a warning: the program's sockets work without.
+pub(super) fn show(network: &Network, program: i32) -> Vec<OwnedFd> {
+    if network.interfaces.is_empty() {
+        return Vec::new();
+    }
+    let made = devices(network).and_then(|devices| {
+        make_in_child(&devices, program).map_err(|e| format!("cannot make devices for them: {e}"))
+    });
+    match made {
+        Ok((problems, fds)) => {
+            for problem in problems {
+                tracing::warn!("the program does not see all of the stack's interfaces: {problem}");
+            }
+            fds
+        }
+        Err(problem) => {
+            tracing::warn!("the program does not see the stack's interfaces: {problem}");
+            Vec::new()
+        }
+    }
+}
+
+/// Checks what the sentry says.
+fn devices(network: &Network) -> Result<Vec<Device>, String> {
+    if network.interfaces.len() > MAX_LISTED || network.routes.len() > MAX_LISTED {
+        return Err(format!("there are more than {MAX_LISTED} interfaces or routes"));
+    }
+    let mut devices: Vec<Device> = Vec::new();
+    for interface in &network.interfaces {
+        let device = device(interface)?;
+        if devices.iter().any(|other| other.name == device.name || other.index == device.index) {
+            return Err(format!("{} is there twice", device.name));
+        }
+        devices.push(device);
+    }
+    for route in &network.routes {
+        let device = devices.iter_mut().find(|device| device.index == route.interface);
+        add_route(device.ok_or("a route has no interface")?, route)?;
+    }
+    for device in &mut devices {
+        device.routes.sort_by_key(|(_, next)| *next != NextHop::Link);
+    }
+    Ok(devices)
+}
+
+fn device(interface: &Interface) -> Result<Device, String> {
+    let Interface { index, name, mtu, up, mac, addresses } = interface;
+    // What dev_valid_name() of the kernel refuses, and '%', which it replaces by a number.
+    let allowed = |b: u8| b.is_ascii_graphic() && !b"/:%".contains(&b);
+    if !(1..=MAX_NAME).contains(&name.len())
+        || !name.bytes().all(allowed)
+        || [".", "..", "lo"].contains(&&**name)
+    {
+        return Err("a name is one that no device can have".to_owned());
+    }
+    let wrong = |what: &str| Err(format!("{name} has {what}"));
+    // 1 is the loopback's.
+    if !(2..=i32::MAX.cast_unsigned()).contains(index) {
+        return wrong("an index that no device can have");
+    }
+    if !MTUS.contains(mtu) {
+        return wrong("an MTU that no device can have");
+    }
+    if mac.is_some_and(|mac| mac[0] & 1 != 0 || mac == [0; 6]) {
+        return wrong("an Ethernet address that is not unicast");
+    }
+    if addresses.len() > MAX_LISTED {
+        return wrong("too many addresses");
+    }
+    let mut checked = Vec::new();
+    for &(address, prefix) in addresses {
+        match Cidr::new(address, prefix) {
+            Some(cidr) if !address.is_unspecified() && !address.is_multicast() => checked.push(cidr),
+            _ => return wrong("an address that no device can have"),
+        }
+    }
+    Ok(Device {
+        index: *index,
+        name: name.clone(),
+        mtu: *mtu,
+        up: *up,
+        mac: *mac,
+        addresses: checked,
+        routes: Vec::new(),
+    })
+}
+
+fn add_route(device: &mut Device, route: &Route) -> Result<(), String> {
+    let (address, prefix) = route.destination;
+    let cidr = Cidr::new(address, prefix).ok_or("a route's prefix is too long")?;
+    let network = Cidr::new(cidr.network(), prefix).unwrap_or(cidr);
+    let on_link = |ip: IpAddr| device.addresses.iter().any(|own| own.contains(ip));
+    let next = match route.gateway {
+        None => {
+            let own = device.addresses.iter().any(|a| a.prefix() == prefix && a.network() == network.addr());
+            if own {
+                // The kernel adds it with the address.
+                return Ok(());
+            }
+            NextHop::Link
+        }
+        Some(gateway) if gateway.is_ipv4() != address.is_ipv4() => {
+            return Err("a route's gateway is of another family".to_owned());
+        }
+        Some(gateway) if on_link(gateway) || is_link_local(gateway) => NextHop::Gateway(gateway),
+        Some(gateway) => NextHop::GatewayOnLink(gateway),
+    };
+    device.routes.push((network, next));
+    Ok(())
+}
+
+/// Such a gateway is on the link whatever addresses there are (RFC 4861).
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// What failed, and the descriptors that keep what was made.
+type Made = (Vec<String>, Vec<OwnedFd>);
+
+fn make_in_child(devices: &[Device], program: i32) -> io::Result<Made> {
+    let pidfd = process::pidfd(program)?;
+    let (ours, theirs) = fdpass::pair()?;
+    let child = process::fork(|| match make_all(devices, pidfd.as_fd(), theirs.as_fd()) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    })?;
+    drop(theirs);
+    let received = match wait_readable([Some(ours.as_fd())], Some(TIME)) {
+        Ok([true]) => fdpass::receive(ours.as_fd(), REPORT_LIMIT),
+        Ok([false]) => {
+            let _ = process::kill(child, libc::SIGKILL);
+            Err(io::ErrorKind::TimedOut.into())
+        }
+        Err(error) => Err(error),
+    };
+    reap(child);
+    let (report, fds) = received?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok((serde_json::from_slice(&report)?, fds))
+}
+
+/// The child's work.
+fn make_all(devices: &[Device], program: BorrowedFd<'_>, launcher: BorrowedFd<'_>) -> io::Result<()> {
+    // It enters a namespace that the program rules: nothing of the launcher's may come along.
+    process::close_all_but(&[program.as_raw_fd(), launcher.as_raw_fd()])?;
+    let (mut problems, mut fds) = (Vec::new(), Vec::new());
+    match join(program, Namespaces::USER | Namespaces::NET).and_then(|()| confine::die_with_parent()) {
+        Ok(()) => {
+            for device in devices {
+                make(device, &mut problems, &mut fds)
+                    .unwrap_or_else(|error| problems.push(format!("{}: {error}", device.name)));
+            }
+        }
+        Err(error) => problems.push(format!("the program's namespaces cannot be joined: {error}")),
+    }
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    fdpass::send(launcher, &serde_json::to_vec(&problems)?, &fds)
+}
+
+/// Makes one device with all that belongs to it.
+fn make(device: &Device, problems: &mut Vec<String>, fds: &mut Vec<OwnedFd>) -> io::Result<()> {
+    let name = &device.name;
+    let kind = if device.mac.is_some() { TunKind::Ethernet } else { TunKind::Ip };
+    match make_tun(name, device.index, kind) {
+        Ok(fd) => fds.push(fd),
+        // Among the devices that every kernel has, only the bridge needs no other end, but it has no carrier.
+        Err(error) if kind == TunKind::Ethernet => {
+            make_bridge(name, device.index)?;
+            problems.push(format!("{name} has no carrier, since /dev/net/tun cannot be used: {error}"));
+        }
+        Err(error) => return Err(error),
+    }
+    let index = index_of(name)?;
+    let mut changes = Changes::new();
+    let mut names = vec!["device".to_owned(), "settings for IPv6".to_owned()];
+    changes.configure(index, device.mtu, device.mac);
+    // Before the device comes up, or it has that address already.
+    changes.no_automatic_address(index);
+    if device.up {
+        names.push("state".to_owned());
+        changes.up(index);
+    }
+    for cidr in &device.addresses {
+        names.push(format!("address {cidr}"));
+        changes.add_address(index, cidr.addr(), cidr.prefix(), cidr.broadcast());
+    }
+    // The kernel has no routes through a device that is down.
+    for (network, next) in device.routes.iter().filter(|_| device.up) {
+        names.push(format!("route to {network}"));
+        changes.add_route(index, network.addr(), network.prefix(), *next);
+    }
+    for (what, outcome) in names.iter().zip(changes.make()?) {
+        match outcome {
+            // A route that the kernel made itself, or a kernel without IPv6.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EAFNOSUPPORT)) => {}
+            Err(error) => problems.push(format!("{name}, {what}: {error}")),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+fn make_bridge(name: &str, index: u32) -> io::Result<()> {
+    let made = |index: u32| {
+        let mut changes = Changes::new();
+        changes.make_bridge(name, index);
+        changes.make()?.into_iter().collect::<io::Result<()>>()
+    };
+    made(index).or_else(|_| made(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface() -> Interface {
+        Interface {
+            index: 2,
+            name: "eth0".to_owned(),
+            mtu: 1500,
+            up: true,
+            mac: Some([2, 0, 0, 0, 0, 1]),
+            addresses: vec![("192.0.2.2".parse().unwrap(), 24), ("2001:db8::2".parse().unwrap(), 64)],
+        }
+    }
+
+    fn route(destination: &str, gateway: Option<&str>) -> Route {
+        let cidr: Cidr = destination.parse().unwrap();
+        let gateway = gateway.map(|g| g.parse().unwrap());
+        Route { destination: (cidr.addr(), cidr.prefix()), gateway, interface: 2 }
+    }
+
+    #[test]
+    fn routes_are_those_that_the_kernel_does_not_add_itself_with_gateways_last() {
+        let routes = vec![
+            route("0.0.0.0/0", Some("192.0.2.1")),
+            route("192.0.2.0/24", None),
+            route("2001:db8::/64", None),
+            route("10.1.2.3/8", None),
+            route("::/0", Some("fe80::1")),
+            route("198.51.100.0/24", Some("203.0.113.1")),
+        ];
+        let made = devices(&Network { interfaces: vec![interface()], routes }).unwrap();
+        let expected = [
+            ("10.0.0.0/8".parse().unwrap(), NextHop::Link),
+            ("0.0.0.0/0".parse().unwrap(), NextHop::Gateway("192.0.2.1".parse().unwrap())),
+            ("::/0".parse().unwrap(), NextHop::Gateway("fe80::1".parse().unwrap())),
+            ("198.51.100.0/24".parse().unwrap(), NextHop::GatewayOnLink("203.0.113.1".parse().unwrap())),
+        ];
+        assert_eq!(made[0].routes, expected);
+        assert_eq!(made[0].addresses, ["192.0.2.2/24".parse().unwrap(), "2001:db8::2/64".parse().unwrap()]);
+    }
+
+    #[test]
+    fn nonsense_of_a_sentry_is_refused() {
+        let refused = |change: &dyn Fn(&mut Interface)| {
+            let mut one = interface();
+            change(&mut one);
+            devices(&Network { interfaces: vec![one], routes: Vec::new() }).unwrap_err()
+        };
+        for name in ["", "lo", ".", "..", "a/b", "a:b", "tap%d", "a b", "a\0", "é", "0123456789abcdef"] {
+            assert!(refused(&|i| i.name = name.to_owned()).contains("name"), "{name:?}");
+        }
+        for index in [0, 1, 1 << 31, u32::MAX] {
+            assert!(refused(&|i| i.index = index).contains("index"));
+        }
+        for mtu in [0, 67, 65_536, u32::MAX] {
+            assert!(refused(&|i| i.mtu = mtu).contains("MTU"));
+        }
+        for mac in [[0; 6], [1, 0, 0, 0, 0, 1], [255; 6]] {
+            assert!(refused(&|i| i.mac = Some(mac)).contains("unicast"));
+        }
+        for address in [("192.0.2.2", 33), ("2001:db8::2", 129), ("::", 0), ("224.0.0.1", 4), ("ff02::1", 8)]
+        {
+            let address = (address.0.parse().unwrap(), address.1);
+            assert!(refused(&|i| i.addresses = vec![address]).contains("address"));
+        }
+        assert!(refused(&|i| i.addresses = vec![i.addresses[0]; MAX_LISTED + 1]).contains("too many"));
+    }
+
+    #[test]
+    fn lists_that_are_too_long_or_do_not_fit_together_are_refused() {
+        let many = |count: u32| {
+            let one = |n| Interface { index: 2 + n, name: format!("eth{n}"), ..interface() };
+            Network { interfaces: (0..count).map(one).collect(), routes: Vec::new() }
+        };
+        assert_eq!(devices(&many(16)).unwrap().len(), 16);
+        assert!(devices(&many(17)).unwrap_err().contains("more than 16"));
+        let routes = |routes| devices(&Network { interfaces: vec![interface()], routes }).unwrap_err();
+        assert!(routes(vec![route("10.0.0.0/8", None); 17]).contains("more than 16"));
+        assert!(routes(vec![Route { interface: 3, ..route("10.0.0.0/8", None) }]).contains("no interface"));
+        assert!(routes(vec![route("10.0.0.0/8", Some("fe80::1"))]).contains("family"));
+        let long = Route { destination: ("10.0.0.0".parse().unwrap(), 33), ..route("::/0", None) };
+        assert!(routes(vec![long]).contains("prefix"));
+        let twice = Network { interfaces: vec![interface(), interface()], routes: Vec::new() };
+        assert!(devices(&twice).unwrap_err().contains("twice"));
+    }
+}

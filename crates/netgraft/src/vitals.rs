@@ -1,0 +1,188 @@
+//! What the launcher can see of a sentry that says nothing any more: words that both share.
+//!
+//! The sentry writes which call of its stack it is in, which system call was refused to it and which calls of the
+//! program it has taken. Each costs it a plain store. What is read here was written by a process that may run
+//! hostile code: it chooses words of messages, and no action but one that the sentry could have caused itself.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use netgraft_linux::shared::Words;
+
+/// The call of the stack under way in the low byte, and above it how many there were.
+const CALL: usize = 0;
+/// Not zero while the launcher sleeps without a look at [`CALL`].
+const ASLEEP: usize = 1;
+/// The number of a refused system call, plus one.
+const REFUSED: usize = 2;
+/// How many calls of the program were taken; the ids of the first and the last.
+const TAKEN: usize = 3;
+const FIRST: usize = 4;
+const LAST: usize = 5;
+
+/// The calls of the contract, as messages name them.
+const NAMES: &[&str] = &[
+    "", "factory", "info", "seccomp_filters", "prepare", "init", "poll", "drain_events", "next_deadline", "unfinished",
+    "wake_fds", "offers_host_fds", "take_host_fd", "bind_host_fd", "socket", "bind", "listen", "accept", "connect",
+    "disconnect", "local_addr", "peer_addr", "send", "recv", "send_room", "queued_in", "queued_out", "shutdown",
+    "close", "abort", "readiness", "take_error", "set_option", "get_option", "tcp_info", "add_fd", "update_fd",
+    "remove_fd", "interfaces", "add_address", "remove_address", "routes", "add_route", "remove_route",
+    "tcp_receive_buffer", "set_tcp_receive_buffer", "tcp_send_buffer", "set_tcp_send_buffer", "tcp_sack",
+    "set_tcp_sack", "tcp_recovery", "set_tcp_recovery", "statistics", "port_range", "set_port_range", "forwarding",
+    "set_forwarding", "pause", "resume", "destroy",
+];
+
+/// A call of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StackCall(u8);
+
+impl StackCall {
+    /// The call of this name, for constants: a name that is none does not compile.
+    #[expect(clippy::panic, reason = "happens when a constant is computed, at compile time")]
+    pub(crate) const fn named(name: &str) -> StackCall {
+        let mut i = 1;
+        while i < NAMES.len() {
+            if same(NAMES[i].as_bytes(), name.as_bytes()) {
+                return StackCall(i as u8);
+            }
+            i += 1;
+        }
+        panic!("the contract has no call of this name")
+    }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        NAMES.get(usize::from(self.0)).copied().unwrap_or("")
+    }
+
+    /// Whether it belongs to a stack's start, which may take longer than other calls.
+    pub(crate) fn is_of_start(self) -> bool {
+        matches!(self.name(), "factory" | "prepare" | "init")
+    }
+}
+
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
+}
+
+/// The shared words of one sandbox.
+#[derive(Clone, Debug)]
+pub struct Vitals(Arc<Words>);
+
+impl Vitals {
+    /// New words, shared with every process that is forked later.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn new() -> io::Result<Vitals> {
+        Words::new().map(|words| Vitals(Arc::new(words)))
+    }
+
+    fn get(&self, index: usize) -> u64 {
+        self.0.word(index).load(Relaxed)
+    }
+
+    fn set(&self, index: usize, value: u64) {
+        self.0.word(index).store(value, Relaxed);
+    }
+
+    /// The sentry is about to call its stack; answers whether the launcher is to be woken, since it sleeps.
+    pub(crate) fn begin(&self, call: StackCall) -> bool {
+        let word = (self.get(CALL) | 0xff).wrapping_add(1) | u64::from(call.0);
+        self.set(CALL, word);
+        self.get(ASLEEP) != 0
+    }
+
+    /// The stack has answered.
+    pub(crate) fn end(&self) {
+        self.set(CALL, self.get(CALL) & !0xff);
+    }
+
+    /// The sentry has taken a call of the program.
+    pub(crate) fn took(&self, id: u64) {
+        let before = self.get(TAKEN);
+        if before == 0 {
+            self.set(FIRST, id);
+        }
+        self.set(LAST, id);
+        self.set(TAKEN, before.wrapping_add(1));
+    }
+
+    /// The ids of the first and the last call that were taken.
+    pub(crate) fn taken(&self) -> Option<(u64, u64)> {
+        (self.get(TAKEN) != 0).then(|| (self.get(FIRST), self.get(LAST)))
+    }
+
+    /// Sets whether the launcher sleeps.
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.0.word(ASLEEP).store(u64::from(asleep), SeqCst);
+    }
+
+    /// Changes with each call of the stack.
+    pub(crate) fn pulse(&self) -> u64 {
+        self.get(CALL)
+    }
+
+    /// The call that a pulse stands for, if one was under way.
+    pub(crate) fn call_of(pulse: u64) -> Option<StackCall> {
+        let code = (pulse & 0xff) as u8;
+        (code != 0 && usize::from(code) < NAMES.len()).then_some(StackCall(code))
+    }
+
+    /// The system call that was refused to the sentry.
+    pub(crate) fn refused(&self) -> Option<i64> {
+        self.get(REFUSED).checked_sub(1).and_then(|number| i64::try_from(number).ok())
+    }
+
+    /// Makes forbidden system calls of the calling process name themselves here.
+    ///
+    /// # Errors
+    /// As sigaction(2).
+    pub(crate) fn report_violations(&self) -> io::Result<()> {
+        // The handler needs the words for as long as the process lives.
+        let words: &'static Arc<Words> = Box::leak(Box::new(Arc::clone(&self.0)));
+        netgraft_linux::shared::report_violations(words, REFUSED)
+    }
+
+    /// Forgets what one sentry said of its end, before the next begins.
+    pub(crate) fn renew(&self) {
+        self.set(CALL, self.get(CALL) & !0xff);
+        self.set(REFUSED, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulse_names_the_call_and_differs_from_the_one_before() {
+        let vitals = Vitals::new().unwrap();
+        assert_eq!(Vitals::call_of(vitals.pulse()), None);
+        let poll = const { StackCall::named("poll") };
+        assert!(!vitals.begin(poll));
+        let first = vitals.pulse();
+        assert_eq!(Vitals::call_of(first).map(StackCall::name), Some("poll"));
+        vitals.end();
+        assert_eq!(Vitals::call_of(vitals.pulse()), None);
+        vitals.set_asleep(true);
+        assert!(vitals.begin(poll));
+        assert_ne!(vitals.pulse(), first);
+        assert_eq!(Vitals::call_of(0xfe), None, "a code that is none");
+    }
+
+    #[test]
+    fn the_calls_that_were_taken_have_a_first_and_a_last() {
+        let vitals = Vitals::new().unwrap();
+        assert_eq!(vitals.taken(), None);
+        for id in [u64::MAX, 0, 1] {
+            vitals.took(id);
+        }
+        assert_eq!(vitals.taken(), Some((u64::MAX, 1)));
+    }
+}
