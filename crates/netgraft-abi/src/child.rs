@@ -65,12 +65,7 @@ pub(crate) fn run(
 }
 
 /// Prepares the child.
-fn settle(
-    nothing: BorrowedFd<'_>,
-    output: BorrowedFd<'_>,
-    keep: &[i32],
-    rights: Rights,
-) -> io::Result<()> {
+fn settle(nothing: BorrowedFd<'_>, output: BorrowedFd<'_>, keep: &[i32], rights: Rights) -> io::Result<()> {
     // A session of its own: away from the terminal, and all that it leaves behind can be ended as a group.
     process::new_session()?;
     // What it prints must not make it wait for a reader.

@@ -1,9 +1,9 @@
 //! The numbers of the header, and what they mean in the contract. The tables here are the only place for them.
 
 use netgraft_plugin::inet::Recovery;
+use netgraft_plugin::{Error, OptionName, Shutdown, TcpState};
 #[cfg(test)]
 use netgraft_plugin::{Events, RecvFlags, SendFlags};
-use netgraft_plugin::{Error, OptionName, Shutdown, TcpState};
 
 /// Makes a two-way table between an enum of the contract and numbers of the header.
 macro_rules! table {

@@ -15,8 +15,8 @@ use std::{ptr, slice};
 
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{
-    Cidr, Error, Events, Handle, InitStackArgs, Instant, LinkConfig, PluginStack, PreInitStackArgs, RecvFlags,
-    Result, SendFlags, StackConfig, WakeFd,
+    Cidr, Error, Events, Handle, InitStackArgs, Instant, LinkConfig, PluginStack, PreInitStackArgs,
+    RecvFlags, Result, SendFlags, StackConfig, WakeFd,
 };
 
 use crate::codes;
@@ -196,7 +196,9 @@ unsafe fn fill<T>(out: *mut T, capacity: usize, items: impl ExactSizeIterator<It
 /// It is as the header says.
 unsafe fn config(config: &raw::Config) -> Result<StackConfig, String> {
     // SAFETY: texts end in a zero byte, the caller's promise.
-    let text = |p: *const c_char| unsafe { CStr::from_ptr(p) }.to_str().map(str::to_owned).map_err(|e| e.to_string());
+    let text = |p: *const c_char| {
+        unsafe { CStr::from_ptr(p) }.to_str().map(str::to_owned).map_err(|e| e.to_string())
+    };
     let name = || if config.link_name.is_null() { Ok(String::new()) } else { text(config.link_name) };
     let link = match config.link_kind {
         codes::LINK_NONE => LinkConfig::None,

@@ -128,7 +128,8 @@ fn a_difference_would_be_seen() {
         let code = format!("#include \"netgraft.h\"\n_Static_assert({wrong}, \"\");\n");
         assert!(compile(&code).is_err(), "{wrong}");
     }
-    let code = assertions().replace("int32_t (*)(void *, uint64_t, uint32_t)", "int32_t (*)(void *, uint64_t)");
+    let code =
+        assertions().replace("int32_t (*)(void *, uint64_t, uint32_t)", "int32_t (*)(void *, uint64_t)");
     assert!(compile(&code).is_err(), "a function's type");
 }
 

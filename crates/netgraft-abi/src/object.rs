@@ -91,7 +91,17 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         }
     };
     let watch = Watch::new().map_err(host)?;
-    Ok(Loaded { object, level, info, host_fds, rules, file, dependencies, watch, used: AtomicBool::new(false) })
+    Ok(Loaded {
+        object,
+        level,
+        info,
+        host_fds,
+        rules,
+        file,
+        dependencies,
+        watch,
+        used: AtomicBool::new(false),
+    })
 }
 
 /// `libfoo.so.1` is the stack `foo`.
@@ -236,7 +246,8 @@ mod tests {
 
     #[test]
     fn names_come_from_files() {
-        for (file, name) in [("libfoo.so", "foo"), ("libfoo.so.1.2", "foo"), ("bar", "bar"), ("lib.so", "lib")]
+        for (file, name) in
+            [("libfoo.so", "foo"), ("libfoo.so.1.2", "foo"), ("bar", "bar"), ("lib.so", "lib")]
         {
             assert_eq!(stem(file), name);
         }

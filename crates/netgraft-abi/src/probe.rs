@@ -178,7 +178,8 @@ impl Report {
         };
         let options: Vec<OptionName> = self.options.iter().filter_map(|n| codes::option_of(*n)).collect();
         let rule = |(number, conditions): &(i64, Vec<(u64, u64, u64)>)| {
-            let mut raw = raw::Rule { number: *number, condition_count: conditions.len() as u64, ..Default::default() };
+            let mut raw =
+                raw::Rule { number: *number, condition_count: conditions.len() as u64, ..Default::default() };
             for (to, &(index, mask, value)) in raw.conditions.iter_mut().zip(conditions) {
                 *to = raw::Condition { index, mask, value };
             }

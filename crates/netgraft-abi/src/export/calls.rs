@@ -99,10 +99,13 @@ pub(super) unsafe extern "C" fn init(
                 return number(Error::Invalid);
             };
             // Duplicates, since a failed call must leave the caller's alone.
-            let duplicates: std::io::Result<Vec<OwnedFd>> =
-                list(fds, fd_count).iter().map(|fd| BorrowedFd::borrow_raw(*fd).try_clone_to_owned()).collect();
+            let duplicates: std::io::Result<Vec<OwnedFd>> = list(fds, fd_count)
+                .iter()
+                .map(|fd| BorrowedFd::borrow_raw(*fd).try_clone_to_owned())
+                .collect();
             let args = duplicates.map(|fds| InitStackArgs { init_str, fds, now: Instant::from_nanos(now) });
-            let result = args.map_err(|e| e.to_string()).and_then(|args| stack.init(args).map_err(|e| e.to_string()));
+            let result =
+                args.map_err(|e| e.to_string()).and_then(|args| stack.init(args).map_err(|e| e.to_string()));
             if let Err(text) = result {
                 explain(why, why_capacity, &text);
                 return number(Error::Io);
@@ -150,7 +153,8 @@ pub(super) unsafe extern "C" fn wake_fds(
     unsafe {
         with(context, 0, |stack| {
             let fds = stack.wake_fds();
-            let entry = |wake: &WakeFd<'_>| raw::WakeFd { fd: wake.fd.as_raw_fd(), events: wake.events.bits() };
+            let entry =
+                |wake: &WakeFd<'_>| raw::WakeFd { fd: wake.fd.as_raw_fd(), events: wake.events.bits() };
             fill(out, capacity, fds.iter().map(entry))
         })
     }

@@ -129,8 +129,7 @@ impl Api {
     /// The new handle, and its peer or what was wrong with that.
     pub(super) fn accept(&self, h: c_int) -> Result<(c_int, Result<SocketAddr, c_int>), c_int> {
         let (mut bytes, mut len, mut err) = ([0; ADDRESS], ADDRESS as u32, 0);
-        let result =
-            invoke!(self, plugin_accept(h, bytes.as_mut_ptr().cast(), &raw mut len, &raw mut err));
+        let result = invoke!(self, plugin_accept(h, bytes.as_mut_ptr().cast(), &raw mut len, &raw mut err));
         let new = self.small(Call::plugin_accept, result, err)? as c_int;
         Ok((new, self.address(Call::plugin_accept, &bytes, len)))
     }
@@ -257,7 +256,10 @@ impl Api {
         let (len, mut err) = (buf.len().min(MAX_LENGTH), 0);
         let (call, result) = if peek {
             let flags = libc::MSG_PEEK;
-            (Call::plugin_recv, invoke!(self, plugin_recv(h, buf.as_mut_ptr().cast(), len, flags, &raw mut err)))
+            (
+                Call::plugin_recv,
+                invoke!(self, plugin_recv(h, buf.as_mut_ptr().cast(), len, flags, &raw mut err)),
+            )
         } else {
             (Call::plugin_read, invoke!(self, plugin_read(h, buf.as_mut_ptr().cast(), len, &raw mut err)))
         };

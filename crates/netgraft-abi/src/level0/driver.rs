@@ -138,7 +138,10 @@ fn drive(loaded: &Loaded, symbols: &Symbols, shared: &Shared, ready: &Sender<i32
             Some(Some([])) | None => {
                 failed += 1;
                 if failed > PATIENCE {
-                    tracing::error!("the stack {} fails in plugin_epoll_wait again and again", loaded.object());
+                    tracing::error!(
+                        "the stack {} fails in plugin_epoll_wait again and again",
+                        loaded.object()
+                    );
                     return shared.give_up();
                 }
                 thread::sleep(REST);
@@ -149,7 +152,9 @@ fn drive(loaded: &Loaded, symbols: &Symbols, shared: &Shared, ready: &Sender<i32
             }
             Some(None) => {
                 let object = loaded.object();
-                tracing::error!("the stack {object} breaks its contract in plugin_epoll_wait: {count} events in an array of {BATCH}");
+                tracing::error!(
+                    "the stack {object} breaks its contract in plugin_epoll_wait: {count} events in an array of {BATCH}"
+                );
                 return shared.give_up();
             }
         }

@@ -65,7 +65,9 @@ mod tests {
     #[test]
     fn other_texts_are_no_envelopes() {
         let many = format!("level0 {}\n", "+".repeat(FDS + 1));
-        for text in ["", "level0 ", "level0 x\n", "level0 \n%", "level0 \n%0", "level0 \n%zz", "level0 \n%00", &many] {
+        for text in
+            ["", "level0 ", "level0 x\n", "level0 \n%", "level0 \n%0", "level0 \n%zz", "level0 \n%00", &many]
+        {
             assert_eq!(open(text), None, "{text:?}");
         }
         assert_eq!(open("level0 \n"), Some((vec![], vec![])));

@@ -217,7 +217,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_left_out() {
-        for text in ["", "null", "[", "7", r#"{"1":7}"#, r#"{"0":{"name":"lo"}}"#, r#"{"1":{"name":"a/b"}}"#] {
+        for text in ["", "null", "[", "7", r#"{"1":7}"#, r#"{"0":{"name":"lo"}}"#, r#"{"1":{"name":"a/b"}}"#]
+        {
             assert!(interfaces(text, text).is_empty(), "{text}");
             assert!(routes(text, 1).is_empty(), "{text}");
             assert_eq!(sizes(text), None);

@@ -29,7 +29,8 @@ use std::sync::Arc;
 use netgraft_plugin::stack::{SetupError, StackInfo};
 use netgraft_plugin::{
     Domain, Error, Event, Events, Handle, InitStackArgs, Instant, Kind, PluginNotifier, PluginStack,
-    PreInitStack, PreInitStackArgs, Protocol, Result, SocketSpec, StackConfig, SyscallRule, WaitQueue, WakeFd,
+    PreInitStack, PreInitStackArgs, Protocol, Result, SocketSpec, StackConfig, SyscallRule, WaitQueue,
+    WakeFd,
 };
 
 pub(crate) use seccomp::rules;
@@ -97,7 +98,9 @@ impl Level0Stack {
             _ => return Ok(Level0Stack { loaded, state: State::Made }),
         };
         let object = loaded.object();
-        Err(SetupError::new(format!("the level 0 stack {object} takes no {what}: its interface has no way to say it")))
+        Err(SetupError::new(format!(
+            "the level 0 stack {object} takes no {what}: its interface has no way to say it"
+        )))
     }
 
     fn live(&self) -> Result<&Live> {
@@ -131,12 +134,7 @@ fn pre_init(loaded: &Loaded, pid: u32) -> Answer {
         let _inside = loaded.watch().enter(Caller::Loop, Call::plugin_preinitstack);
         // SAFETY: three places to write to, as the interface says.
         unsafe {
-            (symbols.plugin_preinitstack)(
-                pid.cast_signed(),
-                &raw mut text,
-                &raw mut fds,
-                &raw mut count,
-            )
+            (symbols.plugin_preinitstack)(pid.cast_signed(), &raw mut text, &raw mut fds, &raw mut count)
         }
     };
     if result != 0 {

@@ -206,7 +206,10 @@ mod tests {
         ] {
             assert_eq!(decode(option.name(), &encode(&option).unwrap()), Some(option));
         }
-        assert_eq!(encode(&SocketOption::KeepIdle(Duration::from_millis(1))), encode(&SocketOption::KeepIdle(s(1))));
+        assert_eq!(
+            encode(&SocketOption::KeepIdle(Duration::from_millis(1))),
+            encode(&SocketOption::KeepIdle(s(1)))
+        );
         let doubled = decode(OptionName::SendBuffer, &8192_i32.to_ne_bytes());
         assert_eq!(doubled, Some(SocketOption::SendBuffer(4096)));
     }

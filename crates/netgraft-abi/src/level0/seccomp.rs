@@ -68,9 +68,8 @@ pub(crate) fn forbid_clone3() -> io::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     let flags: libc::c_ulong = libc::SECCOMP_FILTER_FLAG_TSYNC;
     // SAFETY: the program and its statements live through the call, which copies them.
-    let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -110,7 +109,8 @@ mod tests {
         let clone = rules.iter().find(|r| r.number == libc::SYS_clone).unwrap();
         let fork = libc::SIGCHLD as u64;
         assert!(clone.conditions.iter().any(|c| fork & c.mask != c.value));
-        for number in [libc::SYS_socket, libc::SYS_execve, libc::SYS_ptrace, libc::SYS_setns, libc::SYS_mmap] {
+        for number in [libc::SYS_socket, libc::SYS_execve, libc::SYS_ptrace, libc::SYS_setns, libc::SYS_mmap]
+        {
             assert!(rules.iter().all(|r| r.number != number));
         }
     }

@@ -15,7 +15,13 @@ const FIXED: BufferSizes = BufferSizes { min: 65_536, default: 65_536, max: 65_5
 type ChangeRoute = unsafe extern "C" fn(libc::in_addr_t, u8, libc::in_addr_t) -> c_int;
 
 impl Level0Stack {
-    fn change_route(&self, call: Call, function: Option<ChangeRoute>, route: Route, failed: Error) -> Result<()> {
+    fn change_route(
+        &self,
+        call: Call,
+        function: Option<ChangeRoute>,
+        route: Route,
+        failed: Error,
+    ) -> Result<()> {
         let live = self.live()?;
         let function = function.ok_or(Error::NotSupported)?;
         let (IpAddr::V4(to), gateway) = (route.destination.network(), route.gateway) else {
@@ -29,7 +35,8 @@ impl Level0Stack {
         };
         let _inside = live.api.loaded.watch().enter(Caller::Loop, call);
         // SAFETY: plain numbers, as the interface says.
-        let result = unsafe { function(u32::from_ne_bytes(to.octets()), route.destination.prefix(), gateway) };
+        let result =
+            unsafe { function(u32::from_ne_bytes(to.octets()), route.destination.prefix(), gateway) };
         if result == 0 { Ok(()) } else { Err(failed) }
     }
 }

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 
 use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
 use netgraft_plugin::{
-    Error, Events, Handle, Instant, Kind, Received, RecvFlags, Result, SendFlags, Shutdown, SocketSpec, Sockets,
+    Error, Events, Handle, Instant, Kind, Received, RecvFlags, Result, SendFlags, Shutdown, SocketSpec,
+    Sockets,
 };
 
 use super::api::error_of;

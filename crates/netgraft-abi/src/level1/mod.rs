@@ -105,7 +105,13 @@ impl Live {
                 fd.map(|fd| (fd, events)).map_err(|e| format!("its descriptor {} is no good: {e}", wake.fd))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Live { instance, sockets: HashMap::new(), wake, events: vec![raw::Event::default(); BATCH], fetched: 0..0 })
+        Ok(Live {
+            instance,
+            sockets: HashMap::new(),
+            wake,
+            events: vec![raw::Event::default(); BATCH],
+            fetched: 0..0,
+        })
     }
 }
 

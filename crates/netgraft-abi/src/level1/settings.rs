@@ -25,7 +25,11 @@ macro_rules! set {
 }
 
 impl Level1Stack {
-    fn sizes(&self, call: Call, read: impl Fn(&Instance, *mut raw::BufferSizes) -> i32) -> Option<BufferSizes> {
+    fn sizes(
+        &self,
+        call: Call,
+        read: impl Fn(&Instance, *mut raw::BufferSizes) -> i32,
+    ) -> Option<BufferSizes> {
         let instance = &self.live().ok()?.instance;
         let mut sizes = raw::BufferSizes::default();
         instance.status(call, read(instance, &raw mut sizes)).ok()?;

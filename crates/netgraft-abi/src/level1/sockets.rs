@@ -200,7 +200,8 @@ impl Sockets for Level1Stack {
 
     fn readiness(&self, handle: Handle) -> Result<Events> {
         let instance = self.of(handle)?;
-        let bits = instance.count(Call::readiness, call!(instance, NOT_SUPPORTED.into(), readiness(handle.0)))?;
+        let bits =
+            instance.count(Call::readiness, call!(instance, NOT_SUPPORTED.into(), readiness(handle.0)))?;
         // A bit that is not known is none of the caller's business.
         Ok(Events::from_bits_truncate(bits as u32))
     }
@@ -230,10 +231,7 @@ impl Sockets for Level1Stack {
     fn tcp_info(&self, handle: Handle) -> Result<TcpInfo> {
         let instance = self.of(handle)?;
         let mut info = raw::TcpInfo::default();
-        instance.status(
-            Call::tcp_info,
-            call!(instance, NOT_SUPPORTED, tcp_info(handle.0, &raw mut info)),
-        )?;
+        instance.status(Call::tcp_info, call!(instance, NOT_SUPPORTED, tcp_info(handle.0, &raw mut info)))?;
         convert::from_tcp_info(&info).ok_or_else(|| {
             instance.nonsense(Call::tcp_info, format_args!("there is no TCP state {}", info.state))
         })
@@ -242,4 +240,3 @@ impl Sockets for Level1Stack {
 
 /// What [`Error::UnknownOption`] is in the header.
 const UNKNOWN_OPTION: i32 = -22;
-

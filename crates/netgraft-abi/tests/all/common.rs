@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The directory of the test objects' sources.
-pub fn sources() -> PathBuf {
+pub(crate) fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/plugins")
 }
 
 /// Compiles an object; `name` must be the test's own.
-pub fn build(name: &str, source: &str, flags: &[&str]) -> PathBuf {
+pub(crate) fn build(name: &str, source: &str, flags: &[&str]) -> PathBuf {
     let source = sources().join(source);
     compile(name, &source, flags)
 }
 
 /// Compiles an object from C given as text.
-pub fn build_text(name: &str, code: &str, flags: &[&str]) -> PathBuf {
+pub(crate) fn build_text(name: &str, code: &str, flags: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.c"));
     std::fs::write(&source, code).unwrap();
     compile(name, &source, flags)
@@ -42,7 +42,7 @@ fn compile(name: &str, source: &Path, flags: &[&str]) -> PathBuf {
 }
 
 /// Builds an example of this crate that is an object; its path.
-pub fn build_example(name: &str) -> PathBuf {
+pub(crate) fn build_example(name: &str) -> PathBuf {
     let output = Command::new(env!("CARGO"))
         .args(["build", "--offline", "-q", "-p", "netgraft-abi", "--example", name])
         .output()

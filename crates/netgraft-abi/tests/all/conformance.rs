@@ -1,7 +1,4 @@
 //! The conformance suite on objects of both levels.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,18 +35,18 @@ fn depends_on_the_machine(row: &Row) -> bool {
 
 #[test]
 fn a_small_stack_in_c() {
-    conforms("loop", &common::build("conform_loop", "loop.c", &[]));
+    conforms("loop", &crate::common::build("conform_loop", "loop.c", &[]));
 }
 
 #[test]
 fn the_existing_c_functions_on_the_kernel_s_sockets() {
-    conforms("relay", &common::build("conform_relay", "level0.c", &[]));
+    conforms("relay", &crate::common::build("conform_relay", "level0.c", &[]));
 }
 
 /// Behind the C interface a stack does exactly what it does without.
 #[test]
 fn a_stack_in_rust_is_the_same_behind_the_interface() {
-    let object = Arc::new(netgraft_abi::load(&common::build_example("smoltcp_plugin")).unwrap());
+    let object = Arc::new(netgraft_abi::load(&crate::common::build_example("smoltcp_plugin")).unwrap());
     let behind = report("smoltcp", object.factory(), Time::Simulated);
     let direct = report("smoltcp", netgraft_smoltcp::factory(), Time::Simulated);
     for (behind, direct) in behind.rows.iter().zip(&direct.rows) {

@@ -1,0 +1,249 @@
+//! Every quirk of level 0 objects, one by one.
+
+use std::path::PathBuf;
+
+use netgraft_plugin::inet::{BufferSizes, Route};
+use netgraft_plugin::option::{OptionName, SocketOption};
+use netgraft_plugin::{Domain, Error, Events, Kind, Protocol, Shutdown, SocketSpec};
+
+use crate::common;
+use crate::rig::{NOW, Rig, TCP, UDP, again};
+
+/// The relay with some quirks; one word names the object.
+fn object(quirks: &str) -> PathBuf {
+    let flag = format!("-DQUIRKS=\"{quirks}\"");
+    common::build(&format!("quirk_{}", quirks.replace(',', "_")), "level0.c", &[&flag])
+}
+
+fn rig(quirks: &str) -> Rig {
+    Rig::new(&object(quirks), None)
+}
+
+fn refused(quirks: &str) -> String {
+    Rig::try_new(&object(quirks), None).err().unwrap().to_string()
+}
+
+/// The relay always leaves err stale on success, hands over a descriptor of -1, and has a wait that ignores its
+/// time-out; so this alone goes through all three.
+#[test]
+fn data_goes_both_ways() {
+    let mut rig = rig("");
+    let (client, server) = rig.connection();
+    let data: Vec<u8> = (0..1 << 20_u32).map(|n| (n * 7 >> 3) as u8).collect();
+    rig.transfer(client, server, &data);
+    rig.transfer(server, client, &data);
+    assert_eq!(rig.stack.peer_addr(client), rig.stack.local_addr(server));
+}
+
+#[test]
+fn what_would_block_comes_in_three_forms() {
+    let data = vec![7; 4 << 20];
+    for quirks in ["zero", "inprogress", "full"] {
+        let mut rig = rig(quirks);
+        let (client, server) = rig.connection();
+        rig.transfer(client, server, &data);
+    }
+    let mut rig = rig("full,zero");
+    let (client, server) = rig.connection();
+    rig.transfer(client, server, &data);
+}
+
+/// A claim of room that is not there costs one call until the event comes, not a spin.
+#[test]
+fn readiness_that_claims_too_much_is_not_believed() {
+    let mut rig = rig("claims");
+    let (client, server) = rig.connection();
+    while rig.send(client, &[0; 65536]).is_ok() {}
+    for _ in 0..20 {
+        rig.stack.update_fd(client, Events::IN | Events::OUT).unwrap();
+        assert!(!rig.stack.readiness(client).unwrap().contains(Events::OUT));
+        let events = rig.step();
+        assert!(events.iter().all(|e| e.handle != client || !e.events.contains(Events::OUT)), "{events:?}");
+    }
+    let mut buf = [0; 65536];
+    assert_eq!(rig.recv(client, &mut buf), Err(Error::Again));
+    assert!(!rig.stack.readiness(client).unwrap().contains(Events::IN));
+    rig.events.clear();
+    rig.until("all is read", |rig| again(rig.recv(server, &mut buf)).is_none().then_some(()));
+    rig.wait(client, Events::OUT);
+}
+
+#[test]
+fn the_end_of_a_stream_comes_as_an_error() {
+    let mut rig = rig("eshutdown,hup");
+    let (client, server) = rig.connection();
+    rig.send(client, b"last").unwrap();
+    rig.stack.shutdown(client, Shutdown::Write, NOW).unwrap();
+    let mut buf = [0; 16];
+    let got = rig.until("the data", |rig| again(rig.recv(server, &mut buf)));
+    assert_eq!(&buf[..got.len], b"last");
+    let end = rig.until("the end", |rig| again(rig.recv(server, &mut buf)));
+    assert_eq!((end.len, rig.recv(server, &mut buf).map(|r| r.len)), (0, Ok(0)), "and stays");
+    assert!(rig.stack.readiness(server).unwrap().contains(Events::IN | Events::RDHUP));
+    // The FIN came as HUP, but this half is open: it is no hang-up.
+    assert!(!rig.stack.readiness(server).unwrap().contains(Events::HUP));
+    assert_eq!(rig.send(server, b"still"), Ok(5));
+}
+
+#[test]
+fn a_refusal_is_told_once_though_so_error_stays() {
+    let mut rig = rig("sticky");
+    let (listener, addr) = rig.listener();
+    rig.stack.close(listener, NOW).unwrap();
+    let socket = rig.stack.socket(TCP).unwrap();
+    let first = rig.stack.connect(socket, addr, NOW);
+    rig.stack.add_fd(socket, Events::OUT).unwrap();
+    if first == Err(Error::InProgress) {
+        rig.wait(socket, Events::ERR);
+        assert_eq!(rig.stack.take_error(socket), Some(Error::ConnectionRefused));
+    } else {
+        assert_eq!(first, Err(Error::ConnectionRefused));
+    }
+    assert_eq!(rig.stack.take_error(socket), None);
+}
+
+#[test]
+fn events_of_closed_sockets_reach_nobody() {
+    let mut rig = rig("late");
+    let (client, server) = rig.connection();
+    rig.stack.close(server, NOW).unwrap();
+    rig.stack.close(client, NOW).unwrap();
+    // The number of the object's handle is used again at once.
+    let next = rig.stack.socket(UDP).unwrap();
+    rig.stack.add_fd(next, Events::IN).unwrap();
+    rig.events.clear();
+    for _ in 0..10 {
+        rig.step();
+    }
+    assert_eq!(rig.events, []);
+    assert_eq!(rig.stack.readiness(client), Err(Error::BadHandle));
+}
+
+#[test]
+fn a_handle_that_is_given_twice_is_refused() {
+    let mut rig = rig("twice");
+    let first = rig.stack.socket(TCP).unwrap();
+    assert_eq!(rig.stack.socket(TCP), Err(Error::Io));
+    assert!(rig.stack.local_addr(first).is_ok(), "the first one is not closed");
+}
+
+/// The relay would answer these with sockets of this process: it is not asked.
+#[test]
+fn other_sockets_are_not_asked_for() {
+    let mut rig = rig("");
+    let make = |domain, kind, protocol| SocketSpec { domain, kind, protocol };
+    for (spec, error) in [
+        (make(Domain::V6, Kind::Stream, Protocol::Tcp), Error::FamilyNotSupported),
+        (make(Domain::V4, Kind::Raw, Protocol::Raw(1)), Error::KindNotSupported),
+        (make(Domain::V4, Kind::Datagram, Protocol::Icmp), Error::ProtocolNotSupported),
+    ] {
+        assert_eq!(rig.stack.socket(spec), Err(error));
+    }
+}
+
+#[test]
+fn nonsense_is_an_error_and_no_more() {
+    let mut buf = [0; 16];
+    let mut read = rig("long-read");
+    let (client, server) = read.connection();
+    read.send(client, b"abc").unwrap();
+    read.wait(server, Events::IN);
+    assert_eq!(read.recv(server, &mut buf), Err(Error::Io));
+    let udp = read.stack.socket(UDP).unwrap();
+    read.stack.bind(udp, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = read.stack.local_addr(udp).unwrap();
+    read.stack.connect(udp, addr, NOW).unwrap();
+    assert_eq!(read.send(udp, b"x"), Ok(1));
+    assert_eq!(read.recv(udp, &mut buf), Err(Error::Io));
+
+    let mut write = rig("long-write");
+    let (client, _) = write.connection();
+    assert_eq!(write.send(client, b"abc"), Err(Error::Io));
+
+    let mut option = rig("long-option");
+    let socket = option.stack.socket(TCP).unwrap();
+    assert_eq!(option.stack.get_option(socket, OptionName::NoDelay), Err(Error::Io));
+    assert_eq!(option.stack.set_option(socket, SocketOption::NoDelay(true)), Ok(()));
+
+    let mut address = rig("bad-address");
+    let socket = address.stack.socket(TCP).unwrap();
+    assert_eq!(address.stack.local_addr(socket), Err(Error::Io));
+
+    let mut error = rig("bad-error");
+    let socket = error.stack.socket(TCP).unwrap();
+    assert_eq!(error.stack.peer_addr(socket), Err(Error::Io));
+}
+
+#[test]
+fn a_stack_whose_wait_is_broken_is_down() {
+    for quirks in ["fail-wait", "many-events"] {
+        let mut rig = rig(quirks);
+        let udp = rig.stack.socket(UDP);
+        rig.until("it is given up", |rig| (rig.stack.socket(TCP) == Err(Error::NetworkDown)).then_some(()));
+        if let Ok(udp) = udp {
+            rig.stack.poll(NOW);
+            assert_eq!(rig.stack.take_error(udp), Some(Error::NetworkDown));
+        }
+    }
+}
+
+#[test]
+fn set_up_that_fails_or_dies_is_told() {
+    let expect = |quirks: &str, text: &str| {
+        let told = refused(quirks);
+        assert!(told.starts_with("the stack libquirk_") && told.ends_with(text), "{told}");
+    };
+    expect("fail-pre", "cannot be prepared: plugin_preinitstack answers -1");
+    expect("abort-pre", "died of SIGABRT in plugin_preinitstack");
+    expect("fail-init", "cannot be initialised: plugin_initstack answers -1");
+    expect("fail-epoll", "cannot be initialised: plugin_epoll_create answers -1");
+}
+
+#[test]
+fn the_stack_s_own_settings_are_read() {
+    let mut rig = rig("");
+    let interfaces = rig.stack.interfaces();
+    assert!(interfaces[0].loopback && interfaces[0].addresses.contains(&"127.0.0.1/8".parse().unwrap()));
+    let sizes = BufferSizes { min: 4096, default: 131_072, max: 6_291_456 };
+    assert_eq!(rig.stack.tcp_receive_buffer(), sizes);
+    assert_eq!(rig.stack.port_range(), (32_768, 60_999));
+    let route = |to: &str| Route {
+        destination: to.parse().unwrap(),
+        gateway: Some("127.0.0.1".parse().unwrap()),
+        interface: 1,
+    };
+    assert_eq!(rig.stack.add_route(route("192.0.2.0/24")), Ok(()));
+    assert_eq!(rig.stack.remove_route(route("192.0.2.0/24")), Ok(()));
+    assert_eq!(rig.stack.add_route(route("192.0.2.0/25")), Err(Error::NetworkUnreachable));
+    assert_eq!(rig.stack.remove_route(route("2001:db8::/64")), Err(Error::FamilyNotSupported));
+    rig.stack.destroy();
+    assert_eq!(rig.stack.socket(TCP), Err(Error::NetworkDown));
+}
+
+#[test]
+fn settings_that_are_nonsense_or_absent_are_defaults() {
+    let bad = rig("bad-json");
+    assert!(bad.stack.interfaces().is_empty() && bad.stack.routes().is_empty());
+    assert_eq!(bad.stack.port_range(), (32_768, 60_999));
+    let bare = common::build("quirk_bare", "level0.c", &["-DWITHOUT_OPTIONAL", "-Wno-unused-variable"]);
+    let mut rig = Rig::new(&bare, None);
+    assert!(rig.stack.interfaces().is_empty());
+    let route = Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: None, interface: 1 };
+    assert_eq!(rig.stack.add_route(route), Err(Error::NotSupported));
+}
+
+#[test]
+fn what_the_interface_cannot_say_is_refused() {
+    let told = Rig::try_new(&object(""), Some("x")).err().unwrap().to_string();
+    assert_eq!(told, "the level 0 stack libquirk_.so takes no argument: its interface has no way to say it");
+}
+
+#[test]
+fn the_calls_are_seen_from_outside() {
+    let mut rig = rig("");
+    let before = rig.object.current_call();
+    rig.stack.socket(TCP).unwrap();
+    let after = rig.object.current_call();
+    assert!(after.1 > before.1 && after.0.is_none(), "{before:?} {after:?}");
+    assert!(rig.object.epitaph(libc::SIGSEGV).starts_with("the stack libquirk_.so died of SIGSEGV "));
+}

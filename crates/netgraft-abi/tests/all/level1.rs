@@ -1,0 +1,143 @@
+//! Level 1 objects that break the contract, and what becomes of it.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use netgraft_linux::process::{Change, Wait, fork, wait};
+use netgraft_plugin::{Error, Events, LinkConfig, StackConfig};
+
+use crate::common;
+use crate::rig::{NOW, Rig, TCP, UDP, again};
+
+fn hostile() -> PathBuf {
+    static OBJECT: OnceLock<PathBuf> = OnceLock::new();
+    OBJECT.get_or_init(|| common::build("level1_hostile", "hostile.c", &[])).clone()
+}
+
+fn rig(deed: &str) -> Rig {
+    Rig::new(&hostile(), Some(deed))
+}
+
+fn refused(deed: &str) -> String {
+    Rig::try_new(&hostile(), Some(deed)).err().unwrap().to_string()
+}
+
+#[test]
+fn several_instances_live_in_one_process() {
+    let object = common::build("level1_loop", "loop.c", &[]);
+    let (mut a, mut b) = (Rig::new(&object, None), Rig::new(&object, None));
+    let (client, server) = a.connection();
+    let (other, _) = b.connection();
+    a.transfer(client, server, &[5; 300_000]);
+    assert_eq!(b.stack.queued_in(other), Ok(0));
+    drop(a);
+    assert!(b.stack.socket(TCP).is_ok());
+    b.stack.destroy();
+    assert_eq!(b.stack.socket(TCP), Err(Error::NetworkDown));
+}
+
+#[test]
+fn what_the_operator_chose_reaches_the_stack() {
+    let object =
+        std::sync::Arc::new(netgraft_abi::load(&common::build("level1_config", "loop.c", &[])).unwrap());
+    let config = StackConfig { link: LinkConfig::Tap("t0".into()), ..StackConfig::default() };
+    let mut stack = object.factory()(&config).unwrap();
+    let told = stack.init(Default::default()).err().unwrap().to_string();
+    let reason = "it has a loopback only: leave --link, --address and --gateway out";
+    assert_eq!(told, format!("the stack liblevel1_config.so refuses its configuration: {reason}"));
+}
+
+#[test]
+fn nonsense_is_an_error_and_no_more() {
+    let mut buf = [0; 16];
+    assert_eq!(rig("socket:error").stack.socket(TCP), Err(Error::Io));
+    let mut twice = rig("socket:again");
+    twice.stack.socket(TCP).unwrap();
+    assert_eq!(twice.stack.socket(TCP), Err(Error::Io));
+    for deed in ["send:length", "send:error"] {
+        let mut send = rig(deed);
+        let (client, _) = send.connection();
+        assert_eq!(send.send(client, b"abc"), Err(Error::Io));
+    }
+    for deed in ["recv:length", "recv:address"] {
+        let mut recv = rig(deed);
+        let (client, server) = recv.connection();
+        recv.send(client, b"abc").unwrap();
+        assert_eq!(recv.recv(server, &mut buf), Err(Error::Io));
+    }
+    for deed in ["accept:handle", "accept:address", "accept:error"] {
+        let mut accept = rig(deed);
+        let (listener, addr) = accept.listener();
+        let client = accept.stack.socket(TCP).unwrap();
+        let _ = accept.stack.connect(client, addr, NOW);
+        assert_eq!(accept.stack.accept(listener), Err(Error::Io), "{deed}");
+    }
+    for deed in ["interfaces:length", "interfaces:address"] {
+        assert!(rig(deed).stack.interfaces().is_empty(), "{deed}");
+    }
+}
+
+#[test]
+fn events_without_end_and_for_nobody_stop_nobody() {
+    for deed in ["drain_events:length", "drain_events:event"] {
+        let mut rig = rig(deed);
+        let udp = rig.stack.socket(UDP).unwrap();
+        rig.stack.add_fd(udp, Events::OUT).unwrap();
+        for event in rig.step() {
+            assert_eq!(event.handle, udp, "{deed}");
+        }
+    }
+}
+
+#[test]
+fn handles_that_the_stack_did_not_give_never_reach_it() {
+    let mut rig = rig("none:none");
+    let udp = rig.stack.socket(UDP).unwrap();
+    let other = netgraft_plugin::Handle(udp.0 + 1);
+    assert_eq!(rig.stack.close(other, NOW), Err(Error::BadHandle));
+    assert_eq!(rig.stack.add_fd(other, Events::IN), Err(Error::BadHandle));
+    assert_eq!(rig.send(other, b"x"), Err(Error::BadHandle));
+    rig.stack.close(udp, NOW).unwrap();
+    assert_eq!(rig.stack.readiness(udp), Err(Error::BadHandle));
+}
+
+#[test]
+fn set_up_that_fails_or_dies_is_told() {
+    let name = "the stack liblevel1_hostile.so ";
+    assert_eq!(refused("pre_init:abort"), format!("{name}died of SIGABRT in pre_init"));
+    assert_eq!(refused("pre_init:segfault"), format!("{name}died of SIGSEGV in pre_init"));
+    assert_eq!(refused("pre_init:exit"), format!("{name}exited with status 0 in pre_init"));
+    assert!(refused("pre_init:length").ends_with("it says that it wrote more than there is room for"));
+    assert!(refused("pre_init:handle").starts_with(name));
+    assert!(refused("pre_init:close-all").starts_with(name));
+}
+
+/// A process that dies in a call leaves the call's name behind for the launcher.
+#[test]
+fn the_last_call_is_known_after_death() {
+    for (deed, call, signal) in
+        [("socket:abort", "socket", libc::SIGABRT), ("send:segfault", "send", libc::SIGSEGV)]
+    {
+        let mut rig = rig(deed);
+        let child = fork(|| {
+            let (client, _) = rig.connection();
+            let _ = rig.send(client, b"x");
+            0
+        })
+        .unwrap();
+        assert_eq!(wait(child, Wait::Block).unwrap(), Some(Change::Signaled(signal)));
+        let epitaph = rig.object.epitaph(signal);
+        assert!(epitaph.ends_with(&format!(" in {call}")), "{epitaph}");
+    }
+}
+
+#[test]
+fn streams_end_and_reset_as_the_contract_says() {
+    let mut rig = rig("none:none");
+    let (client, server) = rig.connection();
+    rig.send(client, b"unread").unwrap();
+    rig.stack.close(server, NOW).unwrap();
+    rig.wait(client, Events::ERR | Events::HUP);
+    assert_eq!(rig.stack.take_error(client), Some(Error::ConnectionReset));
+    assert_eq!(again(rig.recv(client, &mut [0; 4])).map(|r| r.len), Some(0));
+}

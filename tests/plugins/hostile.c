@@ -1,0 +1,192 @@
+/*
+ * A level 1 stack that turns on whoever runs it. Built on loop.c, it behaves until a call comes that its argument
+ * names, and then does what the argument says: `--plugin-arg CALL:DEED`, such as `send:abort`.
+ *
+ *     cc -shared -fPIC -I crates/netgraft-abi/include -I tests/plugins -o libhostile.so tests/plugins/hostile.c
+ *
+ * Calls: create pre_init init poll socket accept send recv drain_events interfaces; with CONSTRUCTOR defined, the
+ * object does the deed that it is defined as before anything is asked of it.
+ * Deeds that end or stop it: abort, segfault, exit, hang, spin. Deeds that try to get out: open, inet, packet, ptrace,
+ * memory, exec, fork, kill, mount, bpf; what comes of them is logged as "DEED: errno N" or "DEED: DONE".
+ * Deeds that break the contract: close-all, print, leak, length, handle, again, address, event, error.
+ */
+#define _GNU_SOURCE
+#define LOOP_AS_A_PART
+#include "loop.c"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static struct netgraft_stack_v1 table;
+static char when[32], deed[32];
+static const struct netgraft_host *host;
+
+static void report(int64_t result) {
+    char line[128];
+    int length = result < 0 ? snprintf(line, sizeof line, "%s: errno %d", deed, errno)
+                            : snprintf(line, sizeof line, "%s: DONE", deed);
+    if (host) host->log(host->context, NETGRAFT_LOG_WARN, line, (size_t)length);
+}
+
+static bool is(const char *name) {
+    return strcmp(deed, name) == 0;
+}
+
+static void kill_all_but_us(void) {
+    /* The parent is the first process that it could hurt. A signal of 0 only asks whether it might. */
+    report(kill(getppid() > 1 ? getppid() : 1, 0));
+}
+
+static void act(void) {
+    if (is("abort")) abort();
+    if (is("segfault")) *(volatile int *)8 = 1;
+    if (is("exit")) exit(0);
+    if (is("hang"))
+        for (;;) pause();
+    if (is("spin"))
+        for (volatile int i = 0;; i++) {}
+    if (is("open")) report(open("/etc/passwd", O_RDONLY));
+    if (is("inet")) report(socket(AF_INET, SOCK_STREAM, 0));
+    if (is("packet")) report(socket(AF_PACKET, SOCK_RAW, 0));
+    if (is("ptrace")) report(ptrace(PTRACE_ATTACH, getppid(), 0, 0));
+    if (is("exec")) report(execl("/proc/self/exe", "x", (char *)0));
+    if (is("fork")) report(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+    if (is("kill")) kill_all_but_us();
+    if (is("mount")) report(mount("none", "/", "tmpfs", 0, ""));
+    if (is("bpf")) report(syscall(SYS_bpf, 0, 0, 0));
+    if (is("memory")) {
+        char byte;
+        struct iovec mine = {&byte, 1}, theirs = {(void *)&table, 1};
+        report(process_vm_readv(getppid(), &mine, 1, &theirs, 1, 0));
+    }
+    if (is("close-all")) syscall(SYS_close_range, 3, ~0u, 0);
+    if (is("print"))
+        for (int i = 0; i < 1000; i++) printf("the stack prints\n"), fflush(stdout);
+    if (is("leak")) (void)!malloc(1 << 20);
+}
+
+static bool now_is(const char *call) {
+    if (strcmp(when, call) != 0) return false;
+    act();
+    return true;
+}
+
+static int32_t bad_create(const struct netgraft_config *config, const struct netgraft_host *given, void **self,
+                          char *why, size_t capacity) {
+    host = given;
+    if (config->argument) sscanf(config->argument, "%31[^:]:%31s", when, deed);
+    now_is("create");
+    return loop_create(config, given, self, why, capacity);
+}
+
+static int32_t bad_pre_init(void *self, uint32_t pid, struct netgraft_handover *out, char *why, size_t capacity) {
+    (void)self, (void)pid, (void)why, (void)capacity;
+    if (now_is("pre_init") && is("length")) out->text_length = (size_t)-1;
+    if (now_is("pre_init") && is("handle")) out->fds[0] = 12345, out->fd_count = 1;
+    return NETGRAFT_OK;
+}
+
+static int32_t bad_init(void *self, const char *text, size_t text_length, const int32_t *fds, size_t fd_count,
+                        uint64_t now, char *why, size_t capacity) {
+    now_is("init");
+    return loop_init(self, text, text_length, fds, fd_count, now, why, capacity);
+}
+
+static void bad_poll(void *self, uint64_t now) {
+    loop_poll(self, now);
+    now_is("poll");
+}
+
+static int32_t bad_socket(void *self, const struct netgraft_socket_spec *spec, uint64_t *handle) {
+    int32_t result = loop_socket(self, spec, handle);
+    if (now_is("socket")) {
+        if (is("again")) *handle = 1;
+        if (is("error")) return -4711;
+    }
+    return result;
+}
+
+static int32_t bad_accept(void *self, uint64_t handle, uint64_t *connection, struct netgraft_address *peer) {
+    int32_t result = loop_accept(self, handle, connection, peer);
+    if (result == NETGRAFT_OK && now_is("accept")) {
+        if (is("handle")) *connection = handle;
+        if (is("address")) peer->ip.family = 77;
+        if (is("error")) return 3;
+    }
+    return result;
+}
+
+static int64_t bad_send(void *self, uint64_t handle, const void *data, size_t length,
+                        const struct netgraft_address *to, uint32_t flags, uint64_t now) {
+    int64_t result = loop_send(self, handle, data, length, to, flags, now);
+    if (now_is("send")) {
+        if (is("length")) return (int64_t)length + 1;
+        if (is("error")) return INT64_MIN;
+    }
+    return result;
+}
+
+static int32_t bad_recv(void *self, uint64_t handle, void *buffer, size_t capacity, uint32_t flags, uint64_t now,
+                        struct netgraft_received *received) {
+    int32_t result = loop_recv(self, handle, buffer, capacity, flags, now, received);
+    if (result == NETGRAFT_OK && now_is("recv")) {
+        if (is("length")) received->len = received->full_len = UINT64_MAX;
+        if (is("address")) received->from.ip.family = 5;
+    }
+    return result;
+}
+
+static int64_t bad_drain_events(void *self, struct netgraft_event *events, size_t capacity) {
+    if (now_is("drain_events")) {
+        if (is("length")) return (int64_t)capacity + 1;
+        if (is("event")) {
+            /* For ever and ever, for everybody and nobody, ready for what there is not. */
+            for (size_t i = 0; i < capacity; i++)
+                events[i] = (struct netgraft_event){.handle = i, .events = i % 2 ? 0xffffffff : 0x10000};
+            return (int64_t)capacity;
+        }
+    }
+    return loop_drain_events(self, events, capacity);
+}
+
+static int64_t bad_interfaces(void *self, struct netgraft_interface *out, size_t capacity) {
+    int64_t result = loop_interfaces(self, out, capacity);
+    if (now_is("interfaces")) {
+        if (is("length")) return INT64_MAX;
+        if (is("address") && capacity) memset(out->name, '/', sizeof out->name);
+    }
+    return result;
+}
+
+#ifdef CONSTRUCTOR
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+__attribute__((constructor)) static void construct(void) {
+    snprintf(deed, sizeof deed, "%s", TEXT(CONSTRUCTOR));
+    act();
+}
+#endif
+
+const struct netgraft_stack_v1 *netgraft_stack(uint32_t requested) {
+    (void)requested;
+    table = LOOP;
+    table.name = "hostile";
+    table.create = bad_create;
+    table.pre_init = bad_pre_init;
+    table.init = bad_init;
+    table.poll = bad_poll;
+    table.socket = bad_socket;
+    table.accept = bad_accept;
+    table.send = bad_send;
+    table.recv = bad_recv;
+    table.drain_events = bad_drain_events;
+    table.interfaces = bad_interfaces;
+    return &table;
+}
