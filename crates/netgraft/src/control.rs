@@ -20,6 +20,52 @@ pub enum FromSentry {
     Warning(String),
     /// The answer to [`ToSentry::Stop`]; the sentry exits after it.
     Summary(Summary),
+    /// The sentry's network namespace, in the message's descriptor: its surrogates are known by it, and a sentry
+    /// that takes over needs it.
+    Network,
+    /// The launcher slept, and the stack is being called again.
+    Busy,
+    /// A socket that a sentry which takes over makes again; replaces what was said of this socket before.
+    Keep(Kept),
+    /// The socket of this cookie is gone.
+    Forget(u64),
+}
+
+/// A socket of the program that outlives its stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The program's open file (`SO_COOKIE`).
+    pub cookie: u64,
+    /// The surrogate's name.
+    pub name: u64,
+    /// What it does.
+    pub role: KeptRole,
+    /// The address that it was bound to.
+    pub address: SocketAddr,
+    /// `SO_REUSEADDR`, `SO_REUSEPORT` and `IPV6_V6ONLY`, where they were on.
+    pub on: Vec<KeptOption>,
+    /// Thread and descriptor of the program where it was last seen, as the sentry's process-id namespace has them.
+    pub seen: Option<(u32, i32)>,
+}
+
+/// What a kept socket does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeptRole {
+    /// A TCP socket that listens with this backlog.
+    Listener(u32),
+    /// A bound UDP socket.
+    Datagrams,
+}
+
+/// An option of a kept socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeptOption {
+    /// `SO_REUSEADDR`
+    ReuseAddress,
+    /// `SO_REUSEPORT`
+    ReusePort,
+    /// `IPV6_V6ONLY`
+    V6Only,
 }
 
 /// A message of the launcher to the sentry.
@@ -150,8 +196,18 @@ pub fn send<T: Serialize>(control: BorrowedFd<'_>, message: &T) -> io::Result<()
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] for what is no message, [`io::ErrorKind::WouldBlock`].
 pub fn receive<T: DeserializeOwned>(control: BorrowedFd<'_>) -> io::Result<Option<T>> {
+    Ok(receive_with_fds(control)?.map(|(message, _)| message))
+}
+
+/// The same, with the descriptors that came along.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_with_fds<T: DeserializeOwned>(
+    control: BorrowedFd<'_>,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     match fdpass::receive(control, LIMIT)? {
         None => Ok(None),
-        Some((bytes, _)) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Some((bytes, fds)) => Ok(Some((serde_json::from_slice(&bytes)?, fds))),
     }
 }
