@@ -195,9 +195,10 @@ unsafe fn fill<T>(out: *mut T, capacity: usize, items: impl ExactSizeIterator<It
 /// # Safety
 /// It is as the header says.
 unsafe fn config(config: &raw::Config) -> Result<StackConfig, String> {
-    // SAFETY: texts end in a zero byte, the caller's promise.
     let text = |p: *const c_char| {
-        unsafe { CStr::from_ptr(p) }.to_str().map(str::to_owned).map_err(|e| e.to_string())
+        // SAFETY: texts end in a zero byte, the caller's promise.
+        let text = unsafe { CStr::from_ptr(p) };
+        text.to_str().map(str::to_owned).map_err(|e| e.to_string())
     };
     let name = || if config.link_name.is_null() { Ok(String::new()) } else { text(config.link_name) };
     let link = match config.link_kind {

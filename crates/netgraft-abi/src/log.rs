@@ -24,11 +24,11 @@ pub(crate) fn written_text(buffer: &[u8]) -> String {
 pub(crate) fn line(stack: &str, level: u32, text: &str) {
     let text = printable(text);
     match level {
-        codes::LOG_ERROR => tracing::error!(stack, "{text}"),
+        0..=codes::LOG_ERROR => tracing::error!(stack, "{text}"),
         codes::LOG_WARN => tracing::warn!(stack, "{text}"),
         codes::LOG_INFO => tracing::info!(stack, "{text}"),
         codes::LOG_DEBUG => tracing::debug!(stack, "{text}"),
-        _ => tracing::trace!(stack, "{text}"),
+        codes::LOG_TRACE.. => tracing::trace!(stack, "{text}"),
     }
 }
 

@@ -40,6 +40,9 @@ enum Message {
     One(Report, Vec<PathBuf>),
 }
 
+/// A rule: the system call's number, and index, mask and value of each condition.
+type RuleText = (i64, Vec<(u64, u64, u64)>);
+
 /// What a table says that is no function.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -50,8 +53,7 @@ pub(crate) struct Report {
     /// Family, type, protocol, number.
     sockets: Vec<(u16, u8, u8, u8)>,
     options: Vec<u32>,
-    /// Number and conditions.
-    rules: Vec<(i64, Vec<(u64, u64, u64)>)>,
+    rules: Vec<RuleText>,
 }
 
 /// The most elements of a list in a table, and bytes of a text.
@@ -177,7 +179,7 @@ impl Report {
             convert::from_spec(&raw::SocketSpec { family, kind, protocol, number, reserved: [0; 3] })
         };
         let options: Vec<OptionName> = self.options.iter().filter_map(|n| codes::option_of(*n)).collect();
-        let rule = |(number, conditions): &(i64, Vec<(u64, u64, u64)>)| {
+        let rule = |(number, conditions): &RuleText| {
             let mut raw =
                 raw::Rule { number: *number, condition_count: conditions.len() as u64, ..Default::default() };
             for (to, &(index, mask, value)) in raw.conditions.iter_mut().zip(conditions) {

@@ -79,7 +79,6 @@ pub(super) unsafe extern "C" fn pre_init(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the header's")]
 pub(super) unsafe extern "C" fn init(
     context: *mut c_void,
     text: *const c_char,

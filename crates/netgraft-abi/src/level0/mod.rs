@@ -67,7 +67,7 @@ pub(crate) struct Level0Stack {
 enum State {
     /// Nothing of the object is in this process.
     Made,
-    Linked(Symbols),
+    Linked(Box<Symbols>),
     Up(Box<Live>),
     Ended,
 }
@@ -191,7 +191,7 @@ impl PluginStack for Level0Stack {
         let library = if self.loaded.is_first_use() { self.loaded.link() } else { self.loaded.link_apart() };
         let symbols = library.and_then(|library| find(&library));
         let symbols = symbols.map_err(|text| self.failed(&format!("cannot be linked: {text}")))?;
-        self.state = State::Linked(symbols);
+        self.state = State::Linked(Box::new(symbols));
         Ok(())
     }
 
@@ -216,10 +216,10 @@ impl PluginStack for Level0Stack {
         if result != 0 {
             return Err(self.failed(&format!("cannot be initialised: plugin_initstack answers {result}")));
         }
-        let shared = driver::start(&self.loaded, symbols)
+        let shared = driver::start(&self.loaded, *symbols)
             .map_err(|text| self.failed(&format!("cannot be initialised: {text}")))?;
         self.state = State::Up(Box::new(Live {
-            api: Api::new(Arc::clone(&self.loaded), symbols, shared),
+            api: Api::new(Arc::clone(&self.loaded), *symbols, shared),
             socks: HashMap::new(),
             raws: HashSet::new(),
             next: 1,

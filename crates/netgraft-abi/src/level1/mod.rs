@@ -199,7 +199,7 @@ impl PluginStack for Level1Stack {
         // Each socket is reported once, so an honest stack is done after so many rounds.
         for _ in 0..live.sockets.len() / BATCH + 3 {
             // What the sink did not want the last time comes first.
-            while let Some(place) = live.fetched.next() {
+            for place in live.fetched.by_ref() {
                 let Some(event) = live.events.get(place) else { continue };
                 let events = Events::from_bits_truncate(event.events);
                 // One that was closed after its event was queued is nobody's any more.

@@ -29,7 +29,7 @@ fn refused(quirks: &str) -> String {
 fn data_goes_both_ways() {
     let mut rig = rig("");
     let (client, server) = rig.connection();
-    let data: Vec<u8> = (0..1 << 20_u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..1 << 20_u32).map(|n| ((n * 7) >> 3) as u8).collect();
     rig.transfer(client, server, &data);
     rig.transfer(server, client, &data);
     assert_eq!(rig.stack.peer_addr(client), rig.stack.local_addr(server));
