@@ -316,6 +316,8 @@ impl Launcher {
     pub(super) fn last_words(&mut self) -> Option<Summary> {
         let ends = self.ends.as_ref()?;
         control::send(ends.control.as_fd(), &ToSentry::Stop).ok()?;
+        // The kernel takes its time to remove a device, as it does for the sentry's link meanwhile.
+        self.mirror.clear();
         let deadline = Instant::now() + LAST_WORDS;
         loop {
             let left = deadline.checked_duration_since(Instant::now())?;
