@@ -43,12 +43,13 @@ int32_t explain(char *why, size_t capacity, int32_t error, const char *format, .
 
 static int32_t take_addresses(struct stack *st, const struct netgraft_config *config, char *why, size_t capacity)
 {
-    size_t v4 = 0;
+    size_t v4 = 0, v6 = 0;
     for (size_t i = 0; i < config->address_count; i++) {
         const struct netgraft_cidr *address = &config->addresses[i];
         bool is_v4 = address->ip.family == NETGRAFT_FAMILY_V4;
         v4 += is_v4;
-        if (v4 > 1 || i >= ADDRESSES_MAX || i - v4 >= LWIP_IPV6_NUM_ADDRESSES - 1) {
+        v6 += !is_v4;
+        if (v4 > 1 || v6 > LWIP_IPV6_NUM_ADDRESSES - 1) {
             return explain(why, capacity, NETGRAFT_E_NO_BUFFERS,
                            "lwIP has one IPv4 address and %d IPv6 addresses for each interface",
                            LWIP_IPV6_NUM_ADDRESSES - 1);

@@ -5,6 +5,7 @@
  * so lwIP calls these. No thread is started, no lock is taken, and time is what the caller says.
  * `port_takes_effect` checks that the linker saw it the same way.
  */
+#include <dlfcn.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
@@ -97,6 +98,21 @@ INTERPOSED err_t ip_input(struct pbuf *p, struct netif *netif)
         return ERR_OK;
     }
     return v6 ? ip6_input(p, netif) : ip4_input(p, netif);
+}
+
+static err_t (*lwip_tcp_output)(struct tcp_pcb *);
+
+/*
+ * lwIP holds an acknowledgement that is due back as long as Nagle's algorithm holds data back that could carry it:
+ * two ends that do so wait for each other until a retransmission. So what is still due after its output is sent.
+ */
+INTERPOSED err_t tcp_output(struct tcp_pcb *pcb)
+{
+    err_t err = lwip_tcp_output(pcb);
+    if (err == ERR_OK && pcb->flags & TF_ACK_NOW && pcb != tcp_input_pcb && pcb->state >= ESTABLISHED) {
+        return tcp_send_empty_ack(pcb);
+    }
+    return err;
 }
 
 /* The ones' complement sum of 16-bit words as they lie in memory (RFC 1071), not complemented. */
@@ -230,6 +246,10 @@ void port_seed(void)
 /* Whether lwIP calls the functions above: freeing a buffer protects its reference count. */
 bool port_takes_effect(void)
 {
+    *(void **)&lwip_tcp_output = dlsym(RTLD_NEXT, "tcp_output");
+    if (!lwip_tcp_output) {
+        return false;
+    }
     probing = true;
     protect_seen = false;
     struct pbuf *p = pbuf_alloc(PBUF_RAW, 16, PBUF_RAM);

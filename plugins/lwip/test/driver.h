@@ -133,7 +133,7 @@ static struct netgraft_address v4(unsigned a, unsigned b, unsigned c, unsigned d
     return address;
 }
 
-static struct netgraft_address local(uint16_t family, uint16_t port)
+static inline struct netgraft_address local(uint16_t family, uint16_t port)
 {
     if (family == NETGRAFT_FAMILY_V4) {
         return v4(127, 0, 0, 1, port);
