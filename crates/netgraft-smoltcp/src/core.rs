@@ -15,6 +15,7 @@ use crate::fragments::Fragments;
 use crate::fragments6::Fragments6;
 use crate::hash::{Keyed, Map};
 use crate::iface::{NetIf, Side};
+use crate::isn::InitialNumbers;
 use crate::options::Options;
 use crate::ports::{Bind, Ports, Role};
 use crate::sock::{Body, Bound, Hold, Owner, Sock, Socks};
@@ -106,6 +107,7 @@ pub(crate) struct Core {
     pub(crate) stats: Statistics,
     pub(crate) key: Keyed,
     pub(crate) random: Random,
+    pub(crate) initial: InitialNumbers,
     pub(crate) receive_buffer: BufferSizes,
     pub(crate) send_buffer: BufferSizes,
     pub(crate) port_range: (u16, u16),
@@ -162,6 +164,7 @@ impl Core {
             stats: Statistics::default(),
             key,
             random,
+            initial: InitialNumbers::new(),
             receive_buffer: BufferSizes { min: 4096, default: BUFFER, max: 6 * 1024 * 1024 },
             send_buffer: BufferSizes { min: 4096, default: BUFFER, max: 4 * 1024 * 1024 },
             port_range: (32_768, 60_999),

@@ -74,21 +74,27 @@ impl Core {
         if let Some(&handle) = self.connections.get(&tuple) {
             return self.deliver(handle, frame, packet, &segment);
         }
+        let spread = || self.key.of(&tuple);
+        let listener = match segment.flags & (SYN | ACK | RST | FIN) {
+            SYN => self.tcp_ports.receiver(segment.dst_port, packet.dst, spread),
+            _ => None,
+        };
+        let mut old = None;
         if let Some(waiting) = self.time_waits.get(&tuple) {
+            let next = waiting.next;
             match waiting.meaning(&segment) {
+                Meaning::Begin if listener.is_some() => old = Some(next.0),
                 Meaning::Ignore => return,
-                Meaning::Acknowledge => {
-                    let next = waiting.next;
+                Meaning::End => return self.forget_time_wait(&tuple),
+                Meaning::Acknowledge | Meaning::Begin => {
                     return self.acknowledge(side, frame, packet, &segment, next);
                 }
-                Meaning::Begin => self.forget_time_wait(&tuple),
             }
+            self.forget_time_wait(&tuple);
         }
-        if segment.flags & (SYN | ACK | RST | FIN) == SYN {
-            let spread = || self.key.of(&tuple);
-            if let Some(listener) = self.tcp_ports.receiver(segment.dst_port, packet.dst, spread) {
-                return self.syn(listener, side, (local, remote), frame, packet, &segment);
-            }
+        if let Some(listener) = listener {
+            let isn = self.initial.choose(&tuple, old, self.now);
+            return self.syn(listener, side, (local, remote), frame, packet, (&segment, isn));
         }
         // The interface answers with a reset.
         self.net.at(side).ingress_unclaimed(self.now, frame);
@@ -110,11 +116,11 @@ impl Core {
         let netif = self.net.at(conn.side);
         if segment.flags & SYN != 0 {
             conn.meet(packet, segment);
-            conn.ingress_syn(netif, frame, now);
+            conn.ingress_syn(netif, frame, None, now);
         } else {
             netif.ingress(now, frame, &mut conn.set, conn.edit);
         }
-        conn.hear(before.0, segment, now);
+        conn.hear(before, segment, now);
         let state = conn.socket().state();
         if state == State::Closed && segment.flags & RST != 0 {
             let (error, open) = match (conn.life, before.1) {
@@ -136,7 +142,7 @@ impl Core {
         ends: (SocketAddr, SocketAddr),
         frame: &[u8],
         packet: &Packet<'_>,
-        segment: &Segment,
+        (segment, isn): (&Segment, u32),
     ) {
         let (now, local) = (self.now, ends.0);
         let Some(sock) = self.socks.get(listener) else { return };
@@ -156,8 +162,8 @@ impl Core {
         let netif = self.net.at(side);
         conn.meet(packet, segment);
         conn.apply(&options, netif);
-        conn.ingress_syn(netif, frame, now);
-        conn.hear(0, segment, now);
+        conn.ingress_syn(netif, frame, Some(isn), now);
+        conn.hear((0, State::Listen), segment, now);
         if conn.socket().state() != State::SynReceived {
             self.stats.packets_dropped += 1;
             return self.recycle_tcp(conn.set, conn.inner);
@@ -289,27 +295,36 @@ impl Conn {
     }
 
     /// Gives smoltcp a SYN, with the MSS option lowered to what the program asked for and the link can carry.
-    fn ingress_syn(&mut self, netif: &mut NetIf, frame: &[u8], now: Instant) {
+    /// `isn` is our initial sequence number, if we listen.
+    fn ingress_syn(&mut self, netif: &mut NetIf, frame: &[u8], isn: Option<u32>, now: Instant) {
         let most = self.edit.mss;
-        if most == 0 || self.peer_mss <= most {
-            self.edit.segment = self.edit.segment.min(self.peer_mss);
-            return netif.ingress(now, frame, &mut self.set, self.edit);
+        let mut lowered = Vec::new();
+        let mut frame = frame;
+        if most != 0 && self.peer_mss > most {
+            lowered.extend_from_slice(frame);
+            packet::clamp_mss(&mut lowered[netif.header..], most, true);
+            self.peer_mss = most;
+            frame = &lowered;
         }
-        let mut lowered = frame.to_vec();
-        packet::clamp_mss(&mut lowered[netif.header..], most, true);
-        self.peer_mss = most;
-        self.edit.segment = self.edit.segment.min(most);
-        netif.ingress(now, &lowered, &mut self.set, self.edit);
+        self.edit.segment = self.edit.segment.min(self.peer_mss);
+        match isn {
+            Some(isn) => netif.ingress_syn(now, frame, &mut self.set, self.local.ip(), isn),
+            None => netif.ingress(now, frame, &mut self.set, self.edit),
+        }
     }
 
-    /// Notes what a segment says, after smoltcp has had it.
-    fn hear(&mut self, queued: usize, segment: &Segment, now: Instant) {
+    /// Notes what a segment says, after smoltcp has had it; `queued` bytes were there and `state` was the state
+    /// before.
+    fn hear(&mut self, (queued, state): (usize, State), segment: &Segment, now: Instant) {
         self.heard = now;
         self.received += self.socket().recv_queue().saturating_sub(queued) as u64;
         let shift = if segment.flags & SYN == 0 { self.peer_shift } else { 0 };
         self.peer_window = u32::from(segment.window) << shift;
         let fin = u32::from(segment.flags & FIN != 0);
-        self.next = (segment.ack, segment.seq.wrapping_add(segment.payload_len as u32).wrapping_add(fin));
+        // What comes in TIME-WAIT is a repetition, or anybody's.
+        if state != State::TimeWait {
+            self.next = (segment.ack, segment.seq.wrapping_add(segment.payload_len as u32).wrapping_add(fin));
+        }
         self.observe(now);
     }
 }

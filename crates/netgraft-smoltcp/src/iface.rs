@@ -6,7 +6,8 @@ use netgraft_plugin::link::{Medium, Offload};
 use netgraft_plugin::{Cidr, Instant};
 use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::phy::{Checksum, DeviceCapabilities, Medium as SmolMedium};
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+use smoltcp::socket::tcp;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpVersion};
 
 use crate::addr::address;
 use crate::device::{Edit, Port, TxQueue};
@@ -139,6 +140,55 @@ impl NetIf {
         self.tx.edit = Edit::default();
     }
 
+    /// Begins a connection with the initial sequence number `isn`; the SYN leaves with the next [`NetIf::egress`].
+    ///
+    /// # Errors
+    /// smoltcp's, if the ends do not fit together or the socket is open.
+    pub(crate) fn connect(
+        &self,
+        socket: &mut tcp::Socket<'static>,
+        (local, remote): (IpEndpoint, IpEndpoint),
+        isn: u32,
+        now: Instant,
+    ) -> Result<(), tcp::ConnectError> {
+        let (mut chooser, ..) = self.chooser(local.addr, isn, now);
+        socket.connect(chooser.context(), remote, local)
+    }
+
+    /// Gives a SYN to the listening socket in `set`, which answers with the initial sequence number `isn`. The
+    /// answer leaves with the next [`NetIf::egress`].
+    pub(crate) fn ingress_syn(
+        &self,
+        now: Instant,
+        frame: &[u8],
+        set: &mut SocketSet<'static>,
+        to: IpAddr,
+        isn: u32,
+    ) {
+        let (mut chooser, caps, mut nowhere) = self.chooser(address(to), isn, now);
+        let packet = frame.get(self.header..).unwrap_or_default();
+        let mut port = Port { rx: Some(packet), tx: &mut nowhere, caps: &caps };
+        let _ = chooser.poll_ingress_single(smol(now), &mut port, set);
+    }
+
+    /// An interface for one call that needs an initial sequence number, with the one address `to`. Nothing is
+    /// sent through it.
+    fn chooser(&self, to: IpAddress, isn: u32, now: Instant) -> (Interface, DeviceCapabilities, TxQueue) {
+        let mut caps = DeviceCapabilities::default();
+        caps.medium = SmolMedium::Ip;
+        caps.max_transmission_unit = LARGEST;
+        caps.checksum = self.caps.checksum.clone();
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = crate::isn::seed(isn);
+        let mut tx = TxQueue::new(0, LARGEST, 0, QUEUE);
+        let mut chooser = Interface::new(config, &mut Port { rx: None, tx: &mut tx, caps: &caps }, smol(now));
+        chooser.update_ip_addrs(|list| {
+            // The list of a new interface is empty.
+            let _ = list.push(IpCidr::new(to, if to.version() == IpVersion::Ipv4 { 32 } else { 128 }));
+        });
+        (chooser, caps, tx)
+    }
+
     /// Gives a frame to the interface: it answers what is for no socket.
     pub(crate) fn ingress_unclaimed(&mut self, now: Instant, frame: &[u8]) {
         let mut port = Port { rx: Some(frame), tx: &mut self.tx, caps: &self.caps };
@@ -202,5 +252,41 @@ impl NetIf {
         let segment = if cuts.is_none() { 0 } else { mss.min(peer_mss) };
         let header_checksum = !loopback;
         Edit { traffic_class: class, mss, segment, header_checksum, tcp_checksum: self.checksums }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet;
+
+    #[test]
+    fn connections_begin_with_the_number_that_was_chosen() {
+        let mut netif = NetIf::loopback(1, Instant::ZERO);
+        let end = |port| IpEndpoint::new(IpAddress::v4(127, 0, 0, 1), port);
+        let make = || {
+            let buffer = || tcp::SocketBuffer::new(vec![0; 4096]);
+            let mut set = SocketSet::new(Vec::new());
+            let inner = set.add(tcp::Socket::new(buffer(), buffer()));
+            (set, inner)
+        };
+        let sent = |netif: &mut NetIf, set: &mut SocketSet<'static>| {
+            netif.egress(Instant::ZERO, set, Edit::default());
+            let frame = netif.tx.pop().unwrap();
+            let seq = packet::segment(packet::parse(frame.bytes()).unwrap().payload).unwrap().seq;
+            (frame, seq)
+        };
+        let some = (0..200u32).map(|i| i.wrapping_mul(0x9e37_79b9));
+        for isn in [0, 1, u32::MAX, 1 << 31].into_iter().chain(some) {
+            let (mut set, inner) = make();
+            netif.connect(set.get_mut(inner), (end(1), end(2)), isn, Instant::ZERO).unwrap();
+            let (syn, seq) = sent(&mut netif, &mut set);
+            assert_eq!(seq, isn);
+            let (mut set, inner) = make();
+            set.get_mut::<tcp::Socket<'static>>(inner).listen(end(2)).unwrap();
+            let to = IpAddr::from([127, 0, 0, 1]);
+            netif.ingress_syn(Instant::ZERO, syn.bytes(), &mut set, to, !isn);
+            assert_eq!(sent(&mut netif, &mut set).1, !isn);
+        }
     }
 }

@@ -10,9 +10,8 @@
 //!
 //! # Limits
 //! They are smoltcp 0.14's: a retransmission time-out of at least one second, a congestion window that begins
-//! at two segments of 1 KiB, no use of a peer's selective acknowledgements, no timestamps, no urgent data, and
-//! initial sequence numbers from a seeded generator that is not a cryptographic one. Buffers keep the size that
-//! they had when the connection began. Nothing is forwarded.
+//! at two segments of 1 KiB, no use of a peer's selective acknowledgements, no timestamps and no urgent data.
+//! Buffers keep the size that they had when the connection began. Nothing is forwarded.
 //!
 //! ```
 //! use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig, inet::Stack};
@@ -35,6 +34,7 @@ mod hash;
 mod icmp;
 mod iface;
 mod inet;
+mod isn;
 mod link;
 mod listener;
 mod neighbor;

@@ -102,8 +102,10 @@ impl Core {
         if self.connections.contains_key(&tuple) || waits.is_some_and(|w| !w.may_reuse(self.now)) {
             return Err(Error::AddressNotAvailable);
         }
+        let old = waits.map(|w| w.next.0);
         self.forget_time_wait(&tuple);
-        self.begin(handle, path.side, (local, remote), hold)?;
+        let isn = self.initial.choose(&tuple, old, self.now);
+        self.begin(handle, path.side, (local, remote), hold, isn)?;
         Err(Error::InProgress)
     }
 
@@ -113,6 +115,7 @@ impl Core {
         side: Side,
         ends: (SocketAddr, SocketAddr),
         hold: Hold,
+        isn: u32,
     ) -> Result<()> {
         let now = self.now;
         let options = self.socks.held(handle)?.options.clone();
@@ -123,9 +126,8 @@ impl Core {
         let netif = self.net.at(side);
         conn.peer_mss = u16::MAX;
         conn.apply(&options, netif);
-        let (local, remote) = (endpoint(ends.0), endpoint(ends.1));
-        let context = netif.inner().context();
-        conn.socket_mut().connect(context, remote, local).map_err(|_| Error::Invalid)?;
+        let ends_of = (endpoint(ends.0), endpoint(ends.1));
+        netif.connect(conn.socket_mut(), ends_of, isn, now).map_err(|_| Error::Invalid)?;
         self.connections.insert(conn.tuple(), handle);
         if let (Hold::Connection(reuse), port) = (hold, ends.0.port()) {
             self.tcp_ports.add_connection(port, reuse);

@@ -35,8 +35,10 @@ pub(crate) enum Meaning {
     Ignore,
     /// It is acknowledged again.
     Acknowledge,
-    /// It begins a new connection (RFC 6191, RFC 1122 section 4.2.2.13).
+    /// It begins a new connection if somebody listens (RFC 6191, RFC 1122 section 4.2.2.13).
     Begin,
+    /// It ends the wait: the peer knows nothing of the connection.
+    End,
 }
 
 /// All of them.
@@ -106,8 +108,9 @@ impl Waiting {
     /// What to do with a segment.
     pub(crate) fn meaning(&self, segment: &Segment) -> Meaning {
         if segment.flags & RST != 0 {
-            // RFC 1337: a reset must not end TIME-WAIT early.
-            return Meaning::Ignore;
+            // An exact reset answers our acknowledgement of a SYN that seemed old: the next SYN must find the
+            // addresses free. As on Linux with `tcp_rfc1337` of 0, against RFC 1337.
+            return if segment.seq == self.next.1 { Meaning::End } else { Meaning::Ignore };
         }
         if segment.flags & SYN != 0 {
             // Nothing old is underway on the loopback, so any new sequence number will do.

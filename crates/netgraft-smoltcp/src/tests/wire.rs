@@ -396,3 +396,72 @@ fn pause_stands_still_and_destroy_resets() {
     assert_eq!(world.stacks[0].take_error(client), Some(Error::ConnectionReset));
     assert_eq!(world.stacks[1].socket(TCP4), Err(Error::NetworkDown));
 }
+
+/// Sequence number and flags of a TCP frame over IPv4 without options.
+fn seq_and_flags(frame: &[u8]) -> Option<(u32, u8)> {
+    is_tcp(frame).then(|| (u32::from_be_bytes(frame[38..42].try_into().unwrap()), frame[47]))
+}
+
+/// Connects from port 5000, waiting for a second SYN if need be, and closes at the server first.
+fn once_from_the_same_port(world: &mut World, listener: Handle) -> Result<()> {
+    let client = world.stacks[0].socket(TCP4).unwrap();
+    world.stacks[0].set_option(client, SocketOption::ReuseAddress(true)).unwrap();
+    world.stacks[0].bind(client, addr("0.0.0.0:5000")).unwrap();
+    assert_eq!(world.stacks[0].connect(client, addr("192.0.2.2:80"), world.now), Err(Error::InProgress));
+    world.settle();
+    if world.ready(0, client).is_empty() {
+        world.pass(Duration::from_millis(1100));
+    }
+    let (server, _) = world.stacks[1].accept(listener)?;
+    assert_eq!(world.send(1, server, b"bye"), Ok(3));
+    world.stacks[1].close(server, world.now).unwrap();
+    world.settle();
+    assert_eq!(world.recv(0, client).unwrap(), b"bye");
+    assert_eq!(world.recv(0, client).unwrap(), b"");
+    world.stacks[0].close(client, world.now).unwrap();
+    world.settle();
+    Ok(())
+}
+
+#[test]
+fn a_port_whose_connection_waits_at_the_server_connects_again_at_once() {
+    let numbers = Arc::new(Mutex::new([Vec::new(), Vec::new()]));
+    let seen = Arc::clone(&numbers);
+    let mut world = World::filtered(move |end, frame| {
+        if let Some((seq, flags)) = seq_and_flags(frame)
+            && flags & 2 != 0
+        {
+            seen.lock().unwrap()[end].push(seq);
+        }
+        true
+    });
+    let listener = world.listen(1, TCP4, "0.0.0.0:80", 16);
+    let end = world.now + Duration::from_millis(50);
+    for _ in 0..50 {
+        once_from_the_same_port(&mut world, listener).unwrap();
+        world.pass(Duration::from_millis(1));
+    }
+    assert_eq!(world.now, end, "no connection took a second SYN");
+    let numbers = numbers.lock().unwrap();
+    for numbers in &*numbers {
+        // Nothing was repeated, and each number is behind what the last connection has sent.
+        assert_eq!(numbers.len(), 50);
+        assert!(numbers.windows(2).all(|w| (4..1 << 20).contains(&w[1].wrapping_sub(w[0]))), "{numbers:?}");
+    }
+}
+
+#[test]
+fn a_peer_whose_numbers_do_not_grow_connects_again_with_its_second_syn() {
+    let mut world = World::new();
+    let listener = world.listen(1, TCP4, "0.0.0.0:80", 16);
+    let mut late = 0;
+    for _ in 0..20 {
+        let began = world.now;
+        once_from_the_same_port(&mut world, listener).unwrap();
+        late += usize::from(world.now > began);
+        // Its next number is anything, as of a host that was started again.
+        world.stacks[0].core_mut().unwrap().initial = crate::isn::InitialNumbers::new();
+        world.pass(Duration::from_millis(1));
+    }
+    assert!((1..20).contains(&late), "{late} of 20 numbers seemed old");
+}
