@@ -12,7 +12,8 @@
 //!    table. The object and what it depends on are copied to memory files.
 //! 2. `pre_init` links it in a child process of the launcher, with the launcher's rights: that is what pre-init is for.
 //! 3. [`netgraft_plugin::PluginStack::prepare`] links the copies into the sentry, after it gave up its privileges and
-//!    its file system, and `init` runs behind the sentry's allow-list.
+//!    its file system, behind an allow-list that lets it map code ([`loader_rules`]); `init` and everything after it
+//!    run behind the sentry's final one.
 //!
 //! Nothing of it ever runs in the launcher's own process. A crash, an exit or a hang in 1 and 2 ends the child, and
 //! becomes a text for the operator.
@@ -45,8 +46,27 @@ mod watch;
 
 use std::time::Duration;
 
+use netgraft_plugin::SyscallRule;
+
 pub use error::{Fault, LoadError};
 pub use object::{Level, Loaded, factory_for_path, load};
+
+/// What a process must be allowed beyond the sentry's base, and beyond the stack's own rules, while
+/// [`netgraft_plugin::PluginStack::prepare`] runs: to map code, and to install its final allow-list afterwards.
+///
+/// An allow-list of all three, installed before `prepare`, holds for the constructors of the object: they make no
+/// sockets, processes and traces of others that the stack itself could not make.
+#[must_use]
+pub fn loader_rules() -> Vec<SyscallRule> {
+    let prctl = |option: i32| SyscallRule::masked(libc::SYS_prctl, 0, 0xffff_ffff, option as u64);
+    vec![
+        SyscallRule::any(libc::SYS_mmap),
+        SyscallRule::any(libc::SYS_mprotect),
+        SyscallRule::any(libc::SYS_seccomp),
+        prctl(libc::PR_SET_NO_NEW_PRIVS),
+        prctl(libc::PR_GET_NO_NEW_PRIVS),
+    ]
+}
 
 /// How long an object's pre-init may take.
 const PRE_INIT_LIMIT: Duration = Duration::from_secs(30);
