@@ -125,7 +125,12 @@ fn flags(interface: &Interface) -> i32 {
     if interface.up {
         flags |= libc::IFF_UP | libc::IFF_RUNNING;
     }
-    flags | if interface.loopback { libc::IFF_LOOPBACK } else { libc::IFF_BROADCAST | libc::IFF_MULTICAST }
+    flags
+        | match (interface.loopback, interface.hardware_address) {
+            (true, _) => libc::IFF_LOOPBACK,
+            (false, Some(_)) => libc::IFF_BROADCAST | libc::IFF_MULTICAST,
+            (false, None) => libc::IFF_POINTOPOINT | libc::IFF_NOARP | libc::IFF_MULTICAST,
+        }
 }
 
 fn name_field(name: &str) -> [u8; NAME_LEN] {
@@ -162,6 +167,16 @@ mod tests {
         let mut bytes = [0; REQUEST_LEN];
         bytes[..16].copy_from_slice(&name_field(name));
         answer(request, &interfaces(), &mut bytes).map(|()| bytes)
+    }
+
+    #[test]
+    fn flags_are_those_of_the_device_that_mirrors_the_interface() {
+        let [ethernet] = <[Interface; 1]>::try_from(interfaces()).unwrap();
+        assert_eq!(flags(&ethernet), 0x1043);
+        assert_eq!(flags(&Interface { up: false, ..ethernet.clone() }), 0x1002);
+        // As a TUN device has them.
+        assert_eq!(flags(&Interface { hardware_address: None, ..ethernet.clone() }), 0x10d1);
+        assert_eq!(flags(&Interface { loopback: true, ..ethernet }), 0x49);
     }
 
     #[test]
