@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 const NOBODY: u32 = 65534;
 const PYTHON: &str = "/usr/bin/python3";
-const STACK: &str = "--address 192.0.2.2/24 --address 2001:db8::2/64 --gateway 192.0.2.1 --gateway 2001:db8::1";
+const STACK: &str =
+    "--address 192.0.2.2/24 --address 2001:db8::2/64 --gateway 192.0.2.1 --gateway 2001:db8::1";
 
 /// The command and the script at a place that every user can reach.
 fn place() -> &'static Path {
@@ -85,8 +86,7 @@ fn report(output: &Output) -> Value {
 
 /// Checks what the script reports of `eth0`: everybody says the same of it.
 fn assert_everybody_agrees(seen: &Value, mtu: u32) {
-    let (libc, ioctl, ip) =
-        (&seen["getifaddrs"]["eth0"], &seen["ioctls"]["eth0"], &seen["ip_addr"]["eth0"]);
+    let (libc, ioctl, ip) = (&seen["getifaddrs"]["eth0"], &seen["ioctls"]["eth0"], &seen["ip_addr"]["eth0"]);
     assert_eq!(ioctl["address"], "192.0.2.2", "{seen}");
     assert_eq!(ioctl["netmask"], "255.255.255.0");
     assert_eq!(ioctl["broadcast"], "192.0.2.255");
@@ -215,7 +215,10 @@ fn without_a_link_there_is_the_loopback_only() {
             assert_eq!(seen["indices"], json!({"lo": 1}), "{user} {network}");
             assert_eq!(seen["proc_net_dev"], json!(["lo"]));
             let names = |whom: &str| seen[whom].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-            assert_eq!((names("getifaddrs"), names("ioctls")), (vec!["lo".to_owned()], vec!["lo".to_owned()]));
+            assert_eq!(
+                (names("getifaddrs"), names("ioctls")),
+                (vec!["lo".to_owned()], vec!["lo".to_owned()])
+            );
             assert_eq!(seen["ioctls"]["lo"]["address"], "127.0.0.1");
             assert_eq!(seen["ioctls"]["lo"]["mtu"], seen["ip_addr"]["lo"]["mtu"]);
             assert_eq!(flags(&seen, "ioctls", "lo"), flags(&seen, "getifaddrs", "lo"), "{user} {network}");
