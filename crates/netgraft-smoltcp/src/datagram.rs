@@ -50,7 +50,7 @@ pub(crate) struct Datagrams {
 impl Datagrams {
     /// Bytes of the receive buffer.
     fn limit(options: &Options) -> usize {
-        options.receive_buffer.map_or(BUFFER, |b| b.saturating_mul(2).max(2304)) as usize
+        options.receive_buffer.map_or(BUFFER, |b| b.saturating_mul(2)) as usize
     }
 
     /// Queues a datagram if there is room.

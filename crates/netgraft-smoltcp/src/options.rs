@@ -5,6 +5,12 @@ use std::time::Duration;
 use netgraft_plugin::option::{OptionName, SocketOption};
 use netgraft_plugin::{Error, Result};
 
+/// What buffers have at least and at most, as set: half of what they get. `SOCK_MIN_SNDBUF`, `SOCK_MIN_RCVBUF`,
+/// and what `wmem_max` and `rmem_max` are in new kernels (socket(7)).
+const LEAST_SEND: u32 = 2304;
+const LEAST_RECEIVE: u32 = 1152;
+const MOST: u32 = 4 << 20;
+
 /// The options of one socket, as the program set them.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -12,7 +18,7 @@ pub(crate) struct Options {
     pub(crate) reuse_port: bool,
     pub(crate) keep_alive: bool,
     pub(crate) linger: Option<Duration>,
-    /// As set; half of what the buffer gets.
+    /// As set, within the limits; half of what the buffer gets.
     pub(crate) send_buffer: Option<u32>,
     pub(crate) receive_buffer: Option<u32>,
     pub(crate) broadcast: bool,
@@ -176,8 +182,8 @@ impl Options {
             O::ReusePort(on) => self.reuse_port = on,
             O::KeepAlive(on) => self.keep_alive = on,
             O::Linger(time) => self.linger = time,
-            O::SendBuffer(bytes) => self.send_buffer = Some(bytes),
-            O::ReceiveBuffer(bytes) => self.receive_buffer = Some(bytes),
+            O::SendBuffer(bytes) => self.send_buffer = Some(bytes.clamp(LEAST_SEND, MOST)),
+            O::ReceiveBuffer(bytes) => self.receive_buffer = Some(bytes.clamp(LEAST_RECEIVE, MOST)),
             O::Broadcast(on) => self.broadcast = on,
             O::Priority(priority) => self.priority = priority,
             O::Ttl(0) => return Err(Error::Invalid),

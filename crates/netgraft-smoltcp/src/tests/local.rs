@@ -139,6 +139,15 @@ fn options_read_back_and_unknown_ones_are_told() {
         stack.set_option(tcp, option.clone()).unwrap();
         assert_eq!(stack.get_option(tcp, option.name()), Ok(option));
     }
+    for sock in [tcp, udp] {
+        for (asked, send, receive) in [(1, 2304, 1152), (u32::MAX, 4 << 20, 4 << 20)] {
+            stack.set_option(sock, SocketOption::SendBuffer(asked)).unwrap();
+            stack.set_option(sock, SocketOption::ReceiveBuffer(asked)).unwrap();
+            let get = |name| stack.get_option(sock, name).unwrap();
+            assert_eq!(get(OptionName::SendBuffer), SocketOption::SendBuffer(send));
+            assert_eq!(get(OptionName::ReceiveBuffer), SocketOption::ReceiveBuffer(receive));
+        }
+    }
     assert_eq!(stack.set_option(tcp, SocketOption::Congestion("bbr".into())), Err(Error::NotFound));
     assert_eq!(stack.set_option(tcp, SocketOption::KeepCount(1000)), Err(Error::Invalid));
     assert_eq!(stack.set_option(udp, SocketOption::NoDelay(true)), Err(Error::UnknownOption));
