@@ -77,7 +77,7 @@ static u8_t on_icmp(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_add
         return 0;
     }
     pbuf_remove_header(p, skip);
-    u16_t sum = !v6 ? inet_chksum_pbuf(p) : ip6_chksum_pseudo(p, IP6_NEXTH_ICMP6, p->tot_len, ip6_current_src_addr(),
+    u16_t sum = !v6 ? inet_chksum_pbuf(p) : port_ip6_chksum_pseudo(p, IP6_NEXTH_ICMP6, p->tot_len, ip6_current_src_addr(),
                                                              ip6_current_dest_addr());
     if (sum != 0) {
         pbuf_free(p);
@@ -119,7 +119,7 @@ int64_t echo_send(struct stack *st, struct sock *s, const void *data, size_t len
     out[5] = (uint8_t)s->local.port;
     struct raw_pcb *pcb = v6 ? st->icmp6 : st->icmp4;
     if (!v6) {
-        uint16_t sum = (uint16_t)~lwip_standard_chksum(out, (int)length);
+        uint16_t sum = (uint16_t)~port_lwip_standard_chksum(out, (int)length);
         memcpy(out + 2, &sum, 2);
     }
     pcb->ttl = v6 ? s->opt.hops6 : s->opt.ttl;

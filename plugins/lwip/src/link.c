@@ -322,7 +322,7 @@ static void deliver(struct stack *st, const uint8_t *slot, size_t length)
         if (ethernet_input(p, &st->nic) != ERR_OK) {
             pbuf_free(p);
         }
-    } else if (ip_input(p, &st->nic) != ERR_OK) {
+    } else if (port_ip_input(p, &st->nic) != ERR_OK) {
         pbuf_free(p);
     }
     input_is_trusted = false;

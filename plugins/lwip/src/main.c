@@ -146,7 +146,7 @@ static void add_loopback(struct stack *st)
     IP4_ADDR(&ip, 127, 0, 0, 1);
     IP4_ADDR(&mask, 255, 0, 0, 0);
     ip4_addr_set_zero(&none);
-    netif_add(&st->lo, &ip, &mask, &none, st, init_loopback, ip_input);
+    netif_add(&st->lo, &ip, &mask, &none, st, init_loopback, port_ip_input);
     ip6_addr_t ip6;
     ip6_addr_set_loopback(&ip6);
     netif_ip6_addr_set(&st->lo, 0, &ip6);
@@ -202,9 +202,9 @@ static int32_t init(void *self, const char *text, size_t text_length, const int3
         return explain(why, why_capacity, NETGRAFT_E_EXISTS,
                        "lwIP keeps its state in global variables: one instance in a process");
     }
-    if (!port_takes_effect()) {
-        return explain(why, why_capacity, NETGRAFT_E_IO,
-                       "liblwip.so does not call this object's port (was it linked with -Bsymbolic?)");
+    const char *missing = port_install();
+    if (missing) {
+        return explain(why, why_capacity, NETGRAFT_E_IO, "this build of liblwip.so does not let %s be replaced", missing);
     }
     if (st->link.kind) {
         int32_t error = link_adopt(st, text, text_length, fds, fd_count, why, why_capacity);

@@ -93,12 +93,12 @@ void offload_finish(const struct frame *frame, uint8_t *slot)
         if (v4) {
             put16(ip + 2, packet);
             put16(ip + 10, 0);
-            uint16_t check = (uint16_t)~lwip_standard_chksum(ip, 20);
+            uint16_t check = (uint16_t)~port_lwip_standard_chksum(ip, 20);
             memcpy(ip + 10, &check, 2);
         } else {
             put16(ip + 4, payload);
         }
-        sum += lwip_ntohs(lwip_standard_chksum(ip + (v4 ? 12 : 8), v4 ? 8 : 32));
+        sum += lwip_ntohs(port_lwip_standard_chksum(ip + (v4 ? 12 : 8), v4 ? 8 : 32));
         while (sum >> 16) {
             sum = (sum & 0xffff) + (sum >> 16);
         }

@@ -1,15 +1,19 @@
 /*
- * lwIP's port: clock, locks, random numbers, checksums. Debian builds lwIP with the Unix port, which reads the
- * clock itself and hands loopback packets to a thread of its own. This object exports the port's functions under the
- * same names; it comes before liblwip.so in the order in which the dynamic linker looks symbols up for liblwip.so,
- * so lwIP calls these. No thread is started, no lock is taken, and time is what the caller says.
- * `port_takes_effect` checks that the linker saw it the same way.
+ * lwIP's port: clock, locks, checksums. Debian builds lwIP with the Unix port, which reads the clock itself and hands
+ * loopback packets to a thread of its own. The functions below take the place of that port's: `port_install` writes
+ * their addresses to the table through which the library makes its calls (the procedure linkage table of the System
+ * V ABI). So no thread is started, no lock is taken, and time is what the caller says. It does not matter who
+ * loaded the library, or when.
  */
 #include <dlfcn.h>
+#include <link.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "lwip/inet_chksum.h"
+#include "lwip/init.h"
 #include "lwip/ip4.h"
 #include "lwip/ip6.h"
 #include "lwip/prot/tcp.h"
@@ -18,50 +22,44 @@
 #include "lwip/timeouts.h"
 #include "stack.h"
 
-#define INTERPOSED NETGRAFT_EXPORT __attribute__((used))
-
 struct stack *running;
 bool input_is_trusted;
 
 static uint64_t iss_key[2];
-static bool probing;
-static bool protect_seen;
 
-INTERPOSED u32_t sys_now(void)
+static u32_t port_sys_now(void)
 {
     return running ? (u32_t)(running->now / NANOS_PER_MS) : 0;
 }
 
 /* One thread at a time runs in an instance, so nothing needs protection. */
-INTERPOSED sys_prot_t sys_arch_protect(void)
+static sys_prot_t port_sys_arch_protect(void)
 {
-    protect_seen = true;
     return 0;
 }
 
-INTERPOSED void sys_arch_unprotect(sys_prot_t level)
+static void port_sys_arch_unprotect(sys_prot_t level)
 {
     (void)level;
 }
 
-INTERPOSED void sys_check_core_locking(void)
+static void port_sys_check_core_locking(void)
 {
 }
 
 /* netif_loop_output asks that netif_poll be called: the next poll does it. */
-INTERPOSED err_t tcpip_try_callback(tcpip_callback_fn function, void *context)
+static err_t port_tcpip_try_callback(tcpip_callback_fn function, void *context)
 {
     (void)function;
     (void)context;
-    if (probing || !running) {
-        return ERR_OK;
+    if (running) {
+        running->loop_pending = true;
     }
-    running->loop_pending = true;
     return ERR_OK;
 }
 
 /* lwIP has connections that need its timer. */
-INTERPOSED void tcp_timer_needed(void)
+static void port_tcp_timer_needed(void)
 {
     if (running && running->tcp_due == NETGRAFT_NEVER && (tcp_active_pcbs || tcp_tw_pcbs)) {
         running->tcp_due = running->now + TCP_TMR_INTERVAL * NANOS_PER_MS;
@@ -86,7 +84,7 @@ static bool turned_away(const struct pbuf *p, bool v6)
     return ip_from(&to, &ip) && listener_full(&ip, (uint16_t)(tcp[2] << 8 | tcp[3]));
 }
 
-INTERPOSED err_t ip_input(struct pbuf *p, struct netif *netif)
+err_t port_ip_input(struct pbuf *p, struct netif *netif)
 {
     if (p->len < 20) {
         pbuf_free(p);
@@ -100,15 +98,13 @@ INTERPOSED err_t ip_input(struct pbuf *p, struct netif *netif)
     return v6 ? ip6_input(p, netif) : ip4_input(p, netif);
 }
 
-static err_t (*lwip_tcp_output)(struct tcp_pcb *);
-
 /*
  * lwIP holds an acknowledgement that is due back as long as Nagle's algorithm holds data back that could carry it:
  * two ends that do so wait for each other until a retransmission. So what is still due after its output is sent.
  */
-INTERPOSED err_t tcp_output(struct tcp_pcb *pcb)
+err_t port_tcp_output(struct tcp_pcb *pcb)
 {
-    err_t err = lwip_tcp_output(pcb);
+    err_t err = tcp_output(pcb);
     if (err == ERR_OK && pcb->flags & TF_ACK_NOW && pcb != tcp_input_pcb && pcb->state >= ESTABLISHED) {
         return tcp_send_empty_ack(pcb);
     }
@@ -116,7 +112,7 @@ INTERPOSED err_t tcp_output(struct tcp_pcb *pcb)
 }
 
 /* The ones' complement sum of 16-bit words as they lie in memory (RFC 1071), not complemented. */
-INTERPOSED u16_t lwip_standard_chksum(const void *data, int len)
+u16_t port_lwip_standard_chksum(const void *data, int len)
 {
     const uint8_t *bytes = data;
     uint64_t sum = 0;
@@ -152,13 +148,13 @@ static bool skips_check(const void *src)
 /* The sum of a chain and its pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), complemented. */
 static u16_t pseudo_sum(struct pbuf *p, uint8_t proto, u16_t length, const void *src, const void *dst, int addr_len)
 {
-    uint64_t sum = lwip_standard_chksum(src, addr_len);
-    sum += lwip_standard_chksum(dst, addr_len);
+    uint64_t sum = port_lwip_standard_chksum(src, addr_len);
+    sum += port_lwip_standard_chksum(dst, addr_len);
     sum += lwip_htons(proto);
     sum += lwip_htons(length);
     bool odd = false;
     for (; p; p = p->next) {
-        u16_t part = lwip_standard_chksum(p->payload, p->len);
+        u16_t part = port_lwip_standard_chksum(p->payload, p->len);
         sum += odd ? (u16_t)(part << 8 | part >> 8) : part;
         odd ^= p->len & 1;
     }
@@ -168,23 +164,23 @@ static u16_t pseudo_sum(struct pbuf *p, uint8_t proto, u16_t length, const void 
     return (u16_t)~sum;
 }
 
-INTERPOSED u16_t inet_chksum_pseudo(struct pbuf *p, u8_t proto, u16_t length, const ip4_addr_t *src,
+static u16_t port_inet_chksum_pseudo(struct pbuf *p, u8_t proto, u16_t length, const ip4_addr_t *src,
                                     const ip4_addr_t *dest)
 {
     return skips_check(src) ? 0 : pseudo_sum(p, proto, length, &src->addr, &dest->addr, 4);
 }
 
-INTERPOSED u16_t ip6_chksum_pseudo(struct pbuf *p, u8_t proto, u16_t length, const ip6_addr_t *src,
+u16_t port_ip6_chksum_pseudo(struct pbuf *p, u8_t proto, u16_t length, const ip6_addr_t *src,
                                    const ip6_addr_t *dest)
 {
     return skips_check(src) ? 0 : pseudo_sum(p, proto, length, src->addr, dest->addr, 16);
 }
 
-INTERPOSED u16_t ip_chksum_pseudo(struct pbuf *p, u8_t proto, u16_t length, const ip_addr_t *src,
+static u16_t port_ip_chksum_pseudo(struct pbuf *p, u8_t proto, u16_t length, const ip_addr_t *src,
                                   const ip_addr_t *dest)
 {
-    return IP_IS_V6(dest) ? ip6_chksum_pseudo(p, proto, length, ip_2_ip6(src), ip_2_ip6(dest))
-                          : inet_chksum_pseudo(p, proto, length, ip_2_ip4(src), ip_2_ip4(dest));
+    return IP_IS_V6(dest) ? port_ip6_chksum_pseudo(p, proto, length, ip_2_ip6(src), ip_2_ip6(dest))
+                          : port_inet_chksum_pseudo(p, proto, length, ip_2_ip4(src), ip_2_ip4(dest));
 }
 
 static uint64_t rotate(uint64_t x, int by)
@@ -222,7 +218,7 @@ static uint64_t sip(const uint64_t *words, size_t count)
 }
 
 /* The first sequence number of a connection (RFC 6528): a secret function of its addresses, and a clock of 4 us. */
-INTERPOSED u32_t tcp_next_iss(struct tcp_pcb *pcb)
+static u32_t port_tcp_next_iss(struct tcp_pcb *pcb)
 {
     uint64_t words[5] = { 0 };
     struct netgraft_ip ip;
@@ -243,19 +239,111 @@ void port_seed(void)
     srand(seed); /* LWIP_RAND is rand(3) */
 }
 
-/* Whether lwIP calls the functions above: freeing a buffer protects its reference count. */
-bool port_takes_effect(void)
+#define REPLACED(name) { #name, (void (*)(void))port_##name }
+
+static const struct {
+    const char *name;
+    void (*function)(void);
+} replaced[] = {
+    REPLACED(sys_now),           REPLACED(sys_arch_protect),     REPLACED(sys_arch_unprotect),
+    REPLACED(tcpip_try_callback), REPLACED(tcp_timer_needed),    REPLACED(sys_check_core_locking),
+    REPLACED(ip_input),          REPLACED(tcp_output),           REPLACED(tcp_next_iss),
+    REPLACED(inet_chksum_pseudo), REPLACED(ip6_chksum_pseudo),   REPLACED(ip_chksum_pseudo),
+    REPLACED(lwip_standard_chksum),
+};
+#define REPLACED_COUNT (sizeof replaced / sizeof *replaced)
+
+#if defined(__x86_64__)
+#define JUMP_SLOT R_X86_64_JUMP_SLOT
+#define GLOB_DAT R_X86_64_GLOB_DAT
+#elif defined(__aarch64__)
+#define JUMP_SLOT R_AARCH64_JUMP_SLOT
+#define GLOB_DAT R_AARCH64_GLOB_DAT
+#else
+#error "the number of this architecture's jump slot relocation is not known here"
+#endif
+
+/* The dynamic linker relocates these entries in place on the architectures above (glibc). */
+static uintptr_t entry_of(const ElfW(Dyn) *dynamic, ElfW(Sxword) tag)
 {
-    *(void **)&lwip_tcp_output = dlsym(RTLD_NEXT, "tcp_output");
-    if (!lwip_tcp_output) {
-        return false;
+    for (; dynamic->d_tag != DT_NULL; dynamic++) {
+        if (dynamic->d_tag == tag) {
+            return dynamic->d_un.d_ptr;
+        }
     }
-    probing = true;
-    protect_seen = false;
-    struct pbuf *p = pbuf_alloc(PBUF_RAW, 16, PBUF_RAM);
-    if (p) {
-        pbuf_free(p);
+    return 0;
+}
+
+struct range {
+    uintptr_t base, begin, end;
+};
+
+/* Finds what the linker made read-only after it had relocated the object at `base`, in whole pages. */
+static int find_read_only(struct dl_phdr_info *info, size_t size, void *data)
+{
+    struct range *range = data;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    (void)size;
+    for (int i = 0; info->dlpi_addr == range->base && i < info->dlpi_phnum; i++) {
+        if (info->dlpi_phdr[i].p_type == PT_GNU_RELRO) {
+            uintptr_t begin = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+            range->begin = begin & ~(page - 1);
+            range->end = (begin + info->dlpi_phdr[i].p_memsz) & ~(page - 1);
+        }
     }
-    probing = false;
-    return p && protect_seen;
+    return range->end != 0;
+}
+
+static bool protect(const struct range *range, int protection)
+{
+    return range->end == range->begin || mprotect((void *)range->begin, range->end - range->begin, protection) == 0;
+}
+
+/* Writes the functions' addresses where the relocations of one table put lwIP's own. */
+static void replace(const struct link_map *map, ElfW(Sxword) table, ElfW(Sxword) table_size, bool *found)
+{
+    const ElfW(Rela) *relocation = (const ElfW(Rela) *)entry_of(map->l_ld, table);
+    const ElfW(Sym) *symbols = (const ElfW(Sym) *)entry_of(map->l_ld, DT_SYMTAB);
+    const char *texts = (const char *)entry_of(map->l_ld, DT_STRTAB);
+    size_t count = relocation ? entry_of(map->l_ld, table_size) / sizeof *relocation : 0;
+    for (; count; count--, relocation++) {
+        unsigned long type = ELF64_R_TYPE(relocation->r_info);
+        if (type != JUMP_SLOT && type != GLOB_DAT) {
+            continue;
+        }
+        const char *name = texts + symbols[ELF64_R_SYM(relocation->r_info)].st_name;
+        for (size_t i = 0; i < REPLACED_COUNT; i++) {
+            if (strcmp(name, replaced[i].name) == 0) {
+                *(void (**)(void))(map->l_addr + relocation->r_offset) = replaced[i].function;
+                found[i] = true;
+            }
+        }
+    }
+}
+
+/* Makes lwIP call the functions above. Answers null, or the name of one that it would not call. */
+const char *port_install(void)
+{
+    Dl_info info;
+    struct link_map *map = NULL;
+    bool found[REPLACED_COUNT] = { false };
+    if (!dladdr1((void *)(uintptr_t)&lwip_init, &info, (void **)&map, RTLD_DL_LINKMAP) || !map) {
+        return "lwip_init";
+    }
+    struct range read_only = { .base = map->l_addr };
+    dl_iterate_phdr(find_read_only, &read_only);
+    if (!protect(&read_only, PROT_READ | PROT_WRITE)) {
+        return "anything";
+    }
+    replace(map, DT_JMPREL, DT_PLTRELSZ, found);
+    replace(map, DT_RELA, DT_RELASZ, found);
+    if (!protect(&read_only, PROT_READ)) {
+        return "anything";
+    }
+    for (size_t i = 0; i < REPLACED_COUNT; i++) {
+        if (!found[i]) {
+            return replaced[i].name;
+        }
+    }
+    return NULL;
 }

@@ -155,6 +155,35 @@ void list_remove(struct sock **head, struct sock *s)
     s->kind_next = s->kind_prev = NULL;
 }
 
+/* Whether two sockets' addresses overlap; IPv6's unspecified address is IPv4's too unless the socket is v6 only. */
+static bool overlap(const struct sock *a, const ip_addr_t *ip, const struct sock *b)
+{
+    ip_addr_t other;
+    if (!ip_from(&b->local.ip, &other)) {
+        return false;
+    }
+    bool a_any = ip_addr_isany(ip), b_any = ip_addr_isany(&other);
+    bool a_v6 = IP_IS_V6(ip) || IP_IS_ANY_TYPE_VAL(*ip), b_v6 = IP_IS_V6(&other);
+    if (a_v6 != b_v6) {
+        const struct sock *wide = a_v6 ? a : b;
+        return (a_v6 ? a_any : b_any) && !wide->opt.v6_only;
+    }
+    return a_any || b_any || ip_addr_cmp_zoneless(ip, &other);
+}
+
+/* What lwIP does not see: sockets for both families, and that a listener shares with nobody. */
+static bool taken(struct stack *st, const struct sock *s, const ip_addr_t *ip, uint16_t port)
+{
+    for (uint32_t i = 0; i < st->slot_count; i++) {
+        const struct sock *other = st->slots[i].sock;
+        if (other && other != s && other->bound && other->protocol == s->protocol && other->local.port == port &&
+            !(s->opt.reuse && other->opt.reuse && other->phase != PHASE_LISTENING) && overlap(s, ip, other)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static err_t bind_exact(struct stack *st, struct sock *s, const ip_addr_t *ip, uint16_t port)
 {
     switch (s->protocol) {
@@ -168,6 +197,9 @@ static err_t bind_exact(struct stack *st, struct sock *s, const ip_addr_t *ip, u
 int32_t bind_port(struct stack *st, struct sock *s, const ip_addr_t *ip, uint16_t port)
 {
     err_t err = ERR_USE;
+    if (port && s->protocol <= NETGRAFT_PROTOCOL_UDP && taken(st, s, ip, port)) {
+        return NETGRAFT_E_ADDRESS_IN_USE;
+    }
     if (port) {
         err = bind_exact(st, s, ip, port);
     } else {

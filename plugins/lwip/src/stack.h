@@ -150,9 +150,12 @@ struct stack {
 extern struct stack *running;
 
 /* port.c */
-bool port_takes_effect(void);
+const char *port_install(void);
+err_t port_tcp_output(struct tcp_pcb *pcb);
+err_t port_ip_input(struct pbuf *p, struct netif *netif);
+u16_t port_ip6_chksum_pseudo(struct pbuf *p, u8_t proto, u16_t length, const ip6_addr_t *src, const ip6_addr_t *dest);
+u16_t port_lwip_standard_chksum(const void *data, int len);
 void port_seed(void);
-u16_t lwip_standard_chksum(const void *data, int len); /* of lwIP, which declares it nowhere */
 extern bool input_is_trusted; /* the checksums of the packet in hand are known to be right */
 
 /* main.c */

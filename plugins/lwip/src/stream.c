@@ -65,7 +65,7 @@ void stream_apply(struct sock *s)
     if (s->opt.no_delay) {
         tcp_nagle_disable(pcb);
         if (s->phase == PHASE_OPEN) {
-            tcp_output(pcb);
+            port_tcp_output(pcb);
         }
     } else {
         tcp_nagle_enable(pcb);
@@ -166,7 +166,8 @@ static void on_error(void *arg, err_t err)
         ended(s, 0);
     } else {
         running->stats.tcp_resets_received += err == ERR_RST;
-        ended(s, s->shut_out && s->fin_in ? 0 : error_of(err));
+        /* A reset after the peer's end means that it has closed (tcp_reset of Linux). */
+        ended(s, s->shut_out && s->fin_in ? 0 : s->fin_in && err == ERR_RST ? NETGRAFT_E_BROKEN_PIPE : error_of(err));
     }
 }
 
@@ -335,14 +336,14 @@ int64_t stream_send(struct stack *st, struct sock *s, const void *data, size_t l
         take /= 2;
     }
     if (take == 0) {
-        tcp_output(pcb);
+        port_tcp_output(pcb);
         sock_changed(st, s, false);
         return NETGRAFT_E_AGAIN;
     }
     if (err != ERR_OK) {
         return error_of(err);
     }
-    tcp_output(pcb);
+    port_tcp_output(pcb);
     s->bytes_out += take;
     sock_changed(st, s, false);
     return (int64_t)take;
@@ -360,7 +361,9 @@ static void consume(struct sock *s, uint32_t count)
             break;
         }
         left -= first->len;
-        s->rx = pbuf_dechain(first);
+        s->rx = first->next;
+        first->next = NULL; /* pbuf_dechain would free the rest too */
+        first->tot_len = first->len;
         pbuf_free(first);
     }
     for (left = count; s->pcb.tcp && left; ) {
@@ -394,7 +397,7 @@ int32_t stream_recv(struct stack *st, struct sock *s, void *buffer, size_t capac
     case PHASE_FRESH:
     case PHASE_LISTENING: return NETGRAFT_E_NOT_CONNECTED;
     case PHASE_CONNECTING: return NETGRAFT_E_AGAIN;
-    case PHASE_OVER: return s->last_was_refused ? NETGRAFT_E_NOT_CONNECTED : 0;
+    case PHASE_OVER: return 0;
     case PHASE_OPEN: break;
     }
     return s->fin_in || s->shut_in ? 0 : NETGRAFT_E_AGAIN;

@@ -97,6 +97,24 @@ static void stack_stream(uint64_t handle, int mode, const char *what)
     EQUAL(table->close(stack, handle, now()), 0);
 }
 
+/* The kernel's side may not listen yet. */
+static uint64_t connect_retrying(const struct netgraft_address *peer)
+{
+    for (uint64_t until = now() + 10 * SECOND;;) {
+        uint64_t handle = connect_to(peer);
+        await(handle, NETGRAFT_READY_OUT);
+        int32_t error = table->take_error(stack, handle);
+        if (!error) {
+            return handle;
+        }
+        CHECK(error == NETGRAFT_E_CONNECTION_REFUSED && now() < until);
+        EQUAL(table->close(stack, handle, now()), 0);
+        for (uint64_t pause = now() + 100 * MS; now() < pause; ) {
+            turn(100 * MS);
+        }
+    }
+}
+
 static void stack_role(char **args)
 {
     struct netgraft_cidr address = { .prefix = (uint8_t)atoi(args[4]) };
@@ -117,9 +135,7 @@ static void stack_role(char **args)
     for (int i = 0; i < MODES; i++) {
         uint64_t handle;
         if (i < 3) {
-            handle = connect_to(&peer);
-            await(handle, NETGRAFT_READY_OUT);
-            EQUAL(table->take_error(stack, handle), 0);
+            handle = connect_retrying(&peer);
         } else {
             handle = accept_one(listener);
         }
