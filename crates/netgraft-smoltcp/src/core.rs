@@ -56,7 +56,10 @@ impl Net {
     /// Whether an address means all of a network.
     pub(crate) fn is_broadcast(&self, ip: IpAddr) -> bool {
         match ip {
-            IpAddr::V4(a) => is_broadcast(self.link.as_ref().map_or(&[], |l| &l.addresses), a),
+            IpAddr::V4(a) => {
+                let on_link = self.link.as_ref().map_or(&[][..], |l| &l.addresses);
+                is_broadcast(on_link, a) || is_broadcast(&self.lo.addresses, a)
+            }
             IpAddr::V6(_) => false,
         }
     }

@@ -177,10 +177,6 @@ impl Core {
         if netif.tx.is_full() {
             return Err(self.refuse(sender));
         }
-        // smoltcp carries IPv6 packets of up to 65535 bytes with their header.
-        if total > 65_535 {
-            return Err(Error::MessageTooLong);
-        }
         let edit = Edit { traffic_class: header.traffic_class, header_checksum: true, ..Edit::default() };
         let to = (path.hop, sender, edit);
         if self.conduits.send(netif, to, total, self.now, |buf| write(buf, true))? {

@@ -33,6 +33,8 @@ impl Side {
 pub(crate) const LOOPBACK_MTU: u32 = 65_536;
 /// The largest IPv4 packet.
 const LARGEST: usize = 65_535;
+/// The largest IPv6 packet without a jumbo payload: its length does not count the header.
+const LARGEST_V6: usize = 65_535 + 40;
 /// Most frames in a queue; TCP stops sending, datagram sockets say `Again`.
 const QUEUE: usize = 1024;
 /// Addresses that fit on an interface (a feature of smoltcp).
@@ -95,7 +97,7 @@ impl NetIf {
         let header = if caps.medium == SmolMedium::Ethernet { 14 } else { 0 };
         // smoltcp sees an MTU that nothing exceeds. TCP keeps to the real one by its MSS options; what else is
         // larger is cut as it is queued, which smoltcp can do for IPv4 only.
-        caps.max_transmission_unit = LARGEST + header;
+        caps.max_transmission_unit = LARGEST_V6 + header;
         if offload.checksum {
             caps.checksum.tcp = Checksum::None;
             caps.checksum.udp = Checksum::Tx;

@@ -44,16 +44,20 @@ fn large_datagrams_are_cut_and_put_together() {
     let server = world.stacks[1].socket(UDP4).unwrap();
     world.stacks[1].bind(server, addr("0.0.0.0:53")).unwrap();
     let client = world.stacks[0].socket(UDP4).unwrap();
-    let data: Vec<u8> = (0..60_000u32).map(|i| (i % 251) as u8).collect();
-    assert_eq!(send_to(&mut world, 0, client, &data, "192.0.2.2:53"), Ok(60_000));
-    world.settle();
-    assert_eq!(world.recv(1, server).unwrap(), data);
+    let data: Vec<u8> = (0..65_527u32).map(|i| (i % 251) as u8).collect();
+    for len in [60_000, 65_507] {
+        assert_eq!(send_to(&mut world, 0, client, &data[..len], "192.0.2.2:53"), Ok(len));
+        world.settle();
+        assert_eq!(world.recv(1, server).unwrap(), data[..len]);
+    }
     let server6 = world.stacks[1].socket(UDP6).unwrap();
     world.stacks[1].bind(server6, addr("[2001:db8::2]:53")).unwrap();
     let client6 = world.stacks[0].socket(UDP6).unwrap();
-    assert_eq!(send_to(&mut world, 0, client6, &data, "[2001:db8::2]:53"), Ok(60_000));
-    world.settle();
-    assert_eq!(world.recv(1, server6).unwrap(), data);
+    for len in [60_000, 65_487, 65_488, 65_527] {
+        assert_eq!(send_to(&mut world, 0, client6, &data[..len], "[2001:db8::2]:53"), Ok(len));
+        world.settle();
+        assert_eq!(world.recv(1, server6).as_deref(), Ok(&data[..len]), "{len}");
+    }
     assert_eq!(send_to(&mut world, 0, client, &[0; 65_508], "192.0.2.2:53"), Err(Error::MessageTooLong));
     world.stacks[0].set_option(client, SocketOption::MtuDiscover(2)).unwrap();
     assert_eq!(send_to(&mut world, 0, client, &[0; 1473], "192.0.2.2:53"), Err(Error::MessageTooLong));
@@ -89,7 +93,9 @@ fn broadcast_and_multicast() {
     let server = world.stacks[1].socket(UDP4).unwrap();
     world.stacks[1].bind(server, addr("0.0.0.0:9")).unwrap();
     let client = world.stacks[0].socket(UDP4).unwrap();
-    assert_eq!(send_to(&mut world, 0, client, b"x", "192.0.2.255:9"), Err(Error::AccessDenied));
+    for to in ["192.0.2.255:9", "255.255.255.255:9", "127.255.255.255:9"] {
+        assert_eq!(send_to(&mut world, 0, client, b"x", to), Err(Error::AccessDenied), "{to}");
+    }
     world.stacks[0].set_option(client, SocketOption::Broadcast(true)).unwrap();
     for to in ["192.0.2.255:9", "255.255.255.255:9"] {
         send_to(&mut world, 0, client, b"x", to).unwrap();
