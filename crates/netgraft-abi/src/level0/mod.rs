@@ -33,7 +33,7 @@ use netgraft_plugin::{
     WakeFd,
 };
 
-pub(crate) use seccomp::rules;
+pub(crate) use seccomp::{forbid_clone3, rules};
 
 use crate::child::{self, Answer, Failure, Rights};
 use crate::library::Library;
@@ -186,7 +186,7 @@ impl PluginStack for Level0Stack {
         if !matches!(self.state, State::Made) {
             return Ok(());
         }
-        seccomp::forbid_clone3().map_err(|e| SetupError::host("cannot forbid clone3", e))?;
+        forbid_clone3().map_err(|e| SetupError::host("cannot forbid clone3", e))?;
         // Its state is in global variables: a second stack in one process, as in tests, needs its own.
         let library = if self.loaded.is_first_use() { self.loaded.link() } else { self.loaded.link_apart() };
         let symbols = library.and_then(|library| find(&library));

@@ -161,6 +161,10 @@ impl PluginStack for Level1Stack {
 
     fn prepare(&mut self) -> Result<(), SetupError> {
         if matches!(self.state, State::Made) {
+            // A rule cannot look at its flags: without it, threads are made with clone(2), where one can.
+            if self.loaded.rules().iter().any(|rule| rule.number == libc::SYS_clone3) {
+                crate::level0::forbid_clone3().map_err(|e| SetupError::host("cannot forbid clone3", e))?;
+            }
             self.state = State::Linked(Instance::create(&self.loaded, &self.config)?);
         }
         Ok(())

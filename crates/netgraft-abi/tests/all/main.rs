@@ -3,6 +3,7 @@
 
 mod common;
 mod conformance;
+mod guide;
 mod level0;
 mod level1;
 mod objects;
