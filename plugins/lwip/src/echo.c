@@ -95,6 +95,8 @@ int32_t echo_start(struct stack *st)
         return NETGRAFT_E_NO_MEMORY;
     }
     raw_bind(st->icmp6, IP6_ADDR_ANY);
+    st->icmp6->chksum_reqd = 1;
+    st->icmp6->chksum_offset = 2;
     raw_recv(st->icmp4, on_icmp, st);
     raw_recv(st->icmp6, on_icmp, st);
     return 0;

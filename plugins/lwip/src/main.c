@@ -183,9 +183,9 @@ static void add_nic(struct stack *st)
             next++;
         }
     }
-    st->nic.rs_count = 0; /* routers are configured, not asked for */
     netif_set_default(&st->nic);
     netif_set_up(&st->nic);
+    st->nic.rs_count = 0; /* routers are configured, not asked for */
     st->slow_due = st->now + 1000 * NANOS_PER_MS;
     st->fast_due = st->now;
     if (st->gateway6.family) {
