@@ -240,6 +240,15 @@ impl Core {
         Ok(Path { side: Side::Link, src: source(near)?, hop: gateway })
     }
 
+    /// The way of a socket's packets to an address.
+    ///
+    /// # Errors
+    /// [`Error::NetworkUnreachable`], also if the socket wants no gateway and one is needed.
+    pub(crate) fn path_of(&self, sock: &Sock, dst: IpAddr) -> Result<Path> {
+        let path = self.path(dst)?;
+        if sock.options.dont_route && path.hop != dst { Err(Error::NetworkUnreachable) } else { Ok(path) }
+    }
+
     /// Whether a socket may bind to an address.
     pub(crate) fn may_bind(&self, ip: IpAddr, datagram: bool) -> bool {
         ip.is_unspecified()

@@ -55,8 +55,6 @@ impl Core {
             }
             SocketOption::V6Only(_) if sock.spec.domain == Domain::V4 => return Err(Error::UnknownOption),
             SocketOption::V6Only(_) if sock.bound.hold != Hold::Nothing => return Err(Error::Invalid),
-            SocketOption::ReceiveErrors(false) | SocketOption::DontRoute(false) => return Ok(()),
-            SocketOption::OutOfBandInline(false) => return Ok(()),
             _ => {}
         }
         sock.options.set(option)?;
@@ -130,9 +128,6 @@ impl Core {
                 SocketOption::MulticastInterface6(datagrams.multicast_interface)
             }
             (OptionName::V6Only, _) if sock.spec.domain == Domain::V4 => return Err(Error::UnknownOption),
-            (OptionName::ReceiveErrors, _) => SocketOption::ReceiveErrors(false),
-            (OptionName::DontRoute, _) => SocketOption::DontRoute(false),
-            (OptionName::OutOfBandInline, _) => SocketOption::OutOfBandInline(false),
             _ => sock.options.get(name)?,
         })
     }

@@ -83,7 +83,7 @@ impl Core {
         if remote.port() == 0 {
             return Err(Error::ConnectionRefused);
         }
-        let path = self.path(remote.ip())?;
+        let path = self.path_of(sock, remote.ip())?;
         let bound = sock.bound;
         let src = if bound.ip.is_unspecified() { path.src } else { bound.ip };
         if src.is_ipv4() != remote.is_ipv4() {

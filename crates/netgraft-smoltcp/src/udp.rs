@@ -131,7 +131,7 @@ impl Core {
         let multicast = dst.is_multicast();
         let mut path = match (multicast, datagrams.multicast_interface) {
             (true, 1) => Path { side: Side::Loopback, src: loopback(dst.is_ipv4()), hop: dst },
-            _ => self.path(dst)?,
+            _ => self.path_of(sock, dst)?,
         };
         let bound = sock.bound.ip;
         if !bound.is_unspecified() && !bound.is_multicast() && !self.net.is_broadcast(bound) {

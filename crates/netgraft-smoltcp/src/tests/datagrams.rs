@@ -195,3 +195,23 @@ fn raw_sockets_see_the_header_and_the_receive_buffer_has_an_end() {
     assert_eq!(got, 8);
     assert_eq!(world.stacks[1].statistics().udp_receive_overflows, 12);
 }
+
+#[test]
+fn a_socket_that_wants_no_gateway_reaches_only_neighbors() {
+    let mut world = World::new();
+    let gateway = Some("192.0.2.2".parse().unwrap());
+    let route =
+        netgraft_plugin::inet::Route { destination: "0.0.0.0/0".parse().unwrap(), gateway, interface: 2 };
+    world.stacks[0].add_route(route).unwrap();
+    let udp = world.stacks[0].socket(UDP4).unwrap();
+    let tcp = world.stacks[0].socket(TCP4).unwrap();
+    assert_eq!(send_to(&mut world, 0, udp, b"x", "198.51.100.1:9"), Ok(1));
+    for sock in [udp, tcp] {
+        world.stacks[0].set_option(sock, SocketOption::DontRoute(true)).unwrap();
+        let to = world.stacks[0].connect(sock, addr("198.51.100.1:9"), world.now);
+        assert_eq!(to, Err(Error::NetworkUnreachable));
+    }
+    assert_eq!(send_to(&mut world, 0, udp, b"x", "198.51.100.1:9"), Err(Error::NetworkUnreachable));
+    assert_eq!(send_to(&mut world, 0, udp, b"x", "192.0.2.2:9"), Ok(1));
+    assert_eq!(send_to(&mut world, 0, udp, b"x", "127.0.0.1:9"), Ok(1));
+}
