@@ -252,6 +252,14 @@ pub fn domain(fd: BorrowedFd<'_>) -> io::Result<i32> {
     get_int(fd, libc::SO_DOMAIN)
 }
 
+/// Whether it is a stream socket (`SO_TYPE`).
+///
+/// # Errors
+/// ENOTSOCK
+pub fn is_stream(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    get_int(fd, libc::SO_TYPE).map(|kind| kind == libc::SOCK_STREAM)
+}
+
 /// The bytes that a socket may have under way (`SO_SNDBUF`), as the kernel counts them: it answers twice what
 /// was set.
 ///
@@ -281,6 +289,16 @@ pub fn peer_name(fd: BorrowedFd<'_>) -> Option<Name> {
     let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
     // SAFETY: `address` is writable for `len` bytes.
     check(unsafe { libc::getpeername(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) }).ok()?;
+    Name::parse(&address, len)
+}
+
+/// The socket's own name, if it has one of ours.
+#[must_use]
+pub fn own_name(fd: BorrowedFd<'_>) -> Option<Name> {
+    let mut address = empty_address();
+    let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: `address` is writable for `len` bytes.
+    check(unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) }).ok()?;
     Name::parse(&address, len)
 }
 

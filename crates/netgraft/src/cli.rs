@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use netgraft::RunOptions;
 use netgraft::control::Summary;
+use netgraft::{OnCrash, RunOptions};
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{Cidr, LinkConfig, NetworkType, StackConfig, StackInfo, get_plugin_stack};
 use tracing::{Event, Level, Subscriber};
@@ -109,6 +109,12 @@ struct RunArgs {
     #[arg(long = "dns", value_name = "ADDR")]
     dns: Vec<IpAddr>,
 
+    /// What happens when the stack crashes, hangs for 5 s or makes a system call that it may not: fail (the program
+    /// goes on without a network) or restart (a fresh stack takes over: connections are reset, listening sockets
+    /// listen again)
+    #[arg(long, value_name = "WHAT", default_value_t)]
+    on_crash: OnCrash,
+
     /// Say at the end what went through the stack
     #[arg(long)]
     summary: bool,
@@ -196,6 +202,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         argument: run.plugin_arg,
     };
     options.name_servers = run.dns;
+    options.on_crash = run.on_crash;
     options.args = command.collect();
     Ok(Command::Run { options: Box::new(options), summary: run.summary, verbosity: run.verbose })
 }
@@ -394,6 +401,7 @@ mod tests {
             ("netgraft run --address 192.0.2.2 -- p", "address with a prefix length"),
             ("netgraft run --gateway here -- p", "--gateway"),
             ("netgraft run --dns 1.2.3 -- p", "--dns"),
+            ("netgraft run --on-crash retry -- p", "use fail or restart"),
             ("netgraft run --bogus p", "unknown option '--bogus'"),
             ("netgraft run", "PROGRAM"),
             ("netgraft run --", "PROGRAM"),

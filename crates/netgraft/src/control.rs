@@ -1,8 +1,8 @@
 //! What the launcher and the sentry say to each other, one message a packet of a `SOCK_SEQPACKET` pair.
 
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use netgraft_linux::fdpass;
 use netgraft_plugin::{Cidr, inet};
@@ -22,7 +22,7 @@ pub enum FromSentry {
     Summary(Summary),
     /// The sentry's network namespace, in the message's descriptor: its surrogates are known by it, and a sentry
     /// that takes over needs it.
-    Network,
+    NetworkNamespace,
     /// The launcher slept, and the stack is being called again.
     Busy,
     /// A socket that a sentry which takes over makes again; replaces what was said of this socket before.
@@ -189,6 +189,18 @@ const LIMIT: usize = 64 * 1024;
 /// [`io::ErrorKind::BrokenPipe`] if the other side is gone.
 pub fn send<T: Serialize>(control: BorrowedFd<'_>, message: &T) -> io::Result<()> {
     fdpass::send(control, &serde_json::to_vec(message)?, &[])
+}
+
+/// Sends a message with a descriptor.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_with_fd<T: Serialize>(
+    control: BorrowedFd<'_>,
+    message: &T,
+    fd: BorrowedFd<'_>,
+) -> io::Result<()> {
+    fdpass::send(control, &serde_json::to_vec(message)?, &[fd])
 }
 
 /// Receives a message; `None` if the other side is gone. Blocks unless the descriptor does not.

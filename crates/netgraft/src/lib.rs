@@ -22,8 +22,9 @@ mod error;
 mod launch;
 pub mod runtime;
 mod stacks;
+mod vitals;
 
 pub use check::{Checked, check};
 pub use error::{EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, RunError};
-pub use launch::{ExitStatus, RunOptions, Step, run};
+pub use launch::{ExitStatus, OnCrash, RunOptions, Step, run};
 pub use stacks::{HOST, SMOLTCP, register_builtin_stacks};

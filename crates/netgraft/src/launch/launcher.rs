@@ -6,17 +6,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use netgraft_linux::fdpass::{self, wait_readable};
+use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
 use netgraft_plugin::{PluginStack, PreInitStack, PreInitStackArgs};
 
+use super::crash::Cause;
 use super::jobs::{AfterStop, Jobs};
 use super::mirror;
 use super::report::{Report, Role, Step};
-use super::sentry::{HANDOVER_LIMIT, Handover};
+use super::sentry::{self, SentryPlan};
+use super::survive::Spare;
 use super::tree::LauncherEnds;
+use super::watchdog::{Look, Watchdog};
 use crate::control::{self, FromSentry, Summary, ToSentry};
 use crate::error::RunError;
+use crate::vitals::StackCall;
 
 /// How long a sentry may take for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -30,13 +35,14 @@ enum Incoming {
     /// Every process that reports is gone or, as the program does, has called execve(2).
     ReportsClosed,
     Sentry(FromSentry),
-    SentryGone,
+    /// The sentry has ended, or is to end: why, if that is known already.
+    SentryGone(Option<Cause>),
     Signal(Arrived),
 }
 
 /// What is known of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Process {
+pub(super) enum Process {
     /// It has not reported yet, and may not exist.
     Unknown,
     Alive(i32),
@@ -44,18 +50,28 @@ enum Process {
 }
 
 /// A sandbox that is being made or runs. Dropping it ends every process of it.
-pub(super) struct Launcher {
+pub(super) struct Launcher<'a> {
+    pub(super) plan: &'a SentryPlan,
+    /// The stack's name, for messages.
+    pub(super) stack_name: String,
     /// `None` once the sandbox is being ended: the first processes of both namespaces then end too.
-    ends: Option<LauncherEnds>,
+    pub(super) ends: Option<LauncherEnds>,
     reports_open: bool,
-    control_open: bool,
+    pub(super) control_open: bool,
     signals: OwnedFd,
     /// The processes by [`Role`].
-    processes: [Process; Role::ALL.len()],
+    pub(super) processes: [Process; Role::ALL.len()],
     jobs: Jobs,
     program_name: OsString,
-    /// The launcher's duplicate: a later sentry could take the program over.
-    listener: Option<OwnedFd>,
+    /// The launcher's duplicate: whoever takes the sentry's place gets it.
+    pub(super) listener: Option<OwnedFd>,
+    /// The sentry's network namespace, if it has one of its own.
+    pub(super) surrogates: Option<Namespace>,
+    /// What a sentry that takes over needs, if one is to take over.
+    pub(super) spare: Option<Spare>,
+    /// What the sentry said before it gave up.
+    pub(super) last_failure: Option<String>,
+    pub(super) watchdog: Watchdog,
     /// What keeps the devices in the program's network namespace.
     mirror: Vec<OwnedFd>,
 }
@@ -64,19 +80,23 @@ fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Step { step, source }
 }
 
-impl Launcher {
+impl<'a> Launcher<'a> {
     /// Takes over after the first fork; every signal is blocked.
     pub(super) fn new(
+        plan: &'a SentryPlan,
+        stack_name: String,
         ends: LauncherEnds,
         helper: i32,
         jobs: Jobs,
         program_name: OsString,
-    ) -> Result<Launcher, RunError> {
+    ) -> Result<Launcher<'a>, RunError> {
         let mut processes = [Process::Unknown; Role::ALL.len()];
         processes[Role::SentryHelper as usize] = Process::Alive(helper);
         // Without a descriptor for signals nothing works; the helper then ends by its closed pipes.
         let signals = Signals::all_but_faults().descriptor().map_err(step(Step::Supervise))?;
         Ok(Launcher {
+            plan,
+            stack_name,
             ends: Some(ends),
             reports_open: true,
             control_open: true,
@@ -85,11 +105,15 @@ impl Launcher {
             jobs,
             program_name,
             listener: None,
+            surrogates: None,
+            spare: None,
+            last_failure: None,
+            watchdog: Watchdog::new(Instant::now()),
             mirror: Vec::new(),
         })
     }
 
-    fn pid(&self, role: Role) -> Option<i32> {
+    pub(super) fn pid(&self, role: Role) -> Option<i32> {
         match self.processes[role as usize] {
             Process::Alive(pid) => Some(pid),
             Process::Unknown | Process::Reaped => None,
@@ -115,31 +139,81 @@ impl Launcher {
     ///
     /// Reports come first, so that a process's last words are heard before its end, then the sentry's.
     fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Incoming>, RunError> {
-        let ends = self.ends()?;
-        let fds = [
-            self.reports_open.then(|| ends.reports.as_fd()),
-            self.control_open.then(|| ends.control.as_fd()),
-            Some(self.signals.as_fd()),
-        ];
-        let [report, sentry, signal] = wait_readable(fds, timeout).map_err(step(Step::Supervise))?;
-        if report {
-            let received = Report::receive(ends.reports.as_fd()).map_err(step(Step::Supervise))?;
-            self.reports_open = received.is_some();
-            let incoming = received.map(|(report, sender)| Incoming::Report(report, sender));
-            return Ok(Some(incoming.unwrap_or(Incoming::ReportsClosed)));
+        let deadline = timeout.map(|t| Instant::now() + t);
+        loop {
+            let wake = [deadline, self.watchdog.due()].into_iter().flatten().min();
+            let wait = wake.map(|at| at.saturating_duration_since(Instant::now()));
+            let ends = self.ends()?;
+            let fds = [
+                self.reports_open.then(|| ends.reports.as_fd()),
+                self.control_open.then(|| ends.control.as_fd()),
+                Some(self.signals.as_fd()),
+            ];
+            let [report, sentry, signal] = wait_readable(fds, wait).map_err(step(Step::Supervise))?;
+            if report {
+                let received = Report::receive(ends.reports.as_fd()).map_err(step(Step::Supervise))?;
+                self.reports_open = received.is_some();
+                let incoming = received.map(|(report, sender)| Incoming::Report(report, sender));
+                return Ok(Some(incoming.unwrap_or(Incoming::ReportsClosed)));
+            }
+            if sentry {
+                if let Some(incoming) = self.hear_sentry()? {
+                    return Ok(Some(incoming));
+                }
+                continue;
+            }
+            if signal {
+                let arrived = signal::read(self.signals.as_fd()).map_err(step(Step::Supervise))?;
+                return Ok(arrived.map(Incoming::Signal));
+            }
+            if let Some(call) = self.look_at_sentry() {
+                return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(call)))));
+            }
+            if deadline.is_some_and(|at| at <= Instant::now()) {
+                return Ok(None);
+            }
         }
-        if sentry {
-            let message = match control::receive(ends.control.as_fd()) {
-                Ok(message) => message,
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => None,
-                Err(e) => return Err(RunError::Sentry(format!("the sentry sent nonsense: {e}"))),
-            };
-            self.control_open = message.is_some();
-            return Ok(Some(message.map_or(Incoming::SentryGone, Incoming::Sentry)));
+    }
+
+    /// Looks whether a call of the stack does not return: which.
+    fn look_at_sentry(&mut self) -> Option<StackCall> {
+        let vitals = &self.plan.vitals;
+        match self.watchdog.look(vitals.pulse(), Instant::now()) {
+            Look::Fine => {}
+            Look::Sleepy => vitals.set_asleep(true),
+            Look::Awake => vitals.set_asleep(false),
+            Look::Hung(call) => return Some(call),
         }
-        if signal {
-            let arrived = signal::read(self.signals.as_fd()).map_err(step(Step::Supervise))?;
-            return Ok(arrived.map(Incoming::Signal));
+        None
+    }
+
+    /// Takes a message of the sentry, and keeps to itself what is no news to anybody else.
+    fn hear_sentry(&mut self) -> Result<Option<Incoming>, RunError> {
+        let gone = |cause| Ok(Some(Incoming::SentryGone(cause)));
+        let (message, mut fds) = match control::receive_with_fds(self.ends()?.control.as_fd()) {
+            Ok(Some(received)) => received,
+            Ok(None) => return gone(None),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return gone(None),
+            Err(e) => return gone(Some(Cause::GaveUp(format!("it sent nonsense: {e}")))),
+        };
+        match message {
+            FromSentry::NetworkNamespace => {
+                if let (Some(fd), None) = (fds.pop(), &self.surrogates) {
+                    self.surrogates = Some(Namespace::from_fd(fd));
+                }
+            }
+            FromSentry::Busy => self.watchdog.wake(Instant::now()),
+            FromSentry::Keep(kept) => {
+                if let Some(spare) = &mut self.spare {
+                    spare.keep(kept);
+                }
+            }
+            FromSentry::Forget(cookie) => {
+                if let Some(spare) = &mut self.spare {
+                    spare.forget(cookie);
+                }
+            }
+            message => return Ok(Some(Incoming::Sentry(message))),
         }
         Ok(None)
     }
@@ -160,6 +234,9 @@ impl Launcher {
                 Some(Incoming::Report(Report::Made(Role::Program), pid)) => {
                     self.report(Report::Made(Role::Program), pid)?;
                     // Its namespaces exist from here on.
+                    if self.plan.journal {
+                        self.spare = Some(Spare::new(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
+                    }
                     handed_over = Some(stack.pre_init(PreInitStackArgs { pid: pid.unsigned_abs() })?);
                 }
                 Some(Incoming::Report(Report::Listener(number), program)) => {
@@ -179,7 +256,9 @@ impl Launcher {
                     libc::SIGCHLD | libc::SIGCONT | libc::SIGWINCH | libc::SIGURG => {}
                     signal => return Err(RunError::Interrupted(signal)),
                 },
-                Some(Incoming::SentryGone) => return Err(self.sentry_died()),
+                Some(Incoming::SentryGone(cause)) => {
+                    return Err(RunError::SentryDied(self.autopsy(cause)));
+                }
                 Some(Incoming::ReportsClosed) => {
                     let source = io::Error::other("its process ended without a word");
                     return Err(RunError::Step { step: Step::Start, source });
@@ -193,13 +272,17 @@ impl Launcher {
     fn hand_over(&mut self, program: i32, listener: i32, stack: PreInitStack) -> Result<(), RunError> {
         let pidfd = process::pidfd(program).map_err(step(Step::Listener))?;
         let listener = process::take_fd(pidfd.as_fd(), listener).map_err(step(Step::Listener))?;
-        let message = serde_json::to_vec(&Handover { init_str: stack.init_str })
-            .map_err(|e| step(Step::Handover)(e.into()))?;
-        if message.len() > HANDOVER_LIMIT || stack.fds.len() >= fdpass::MAX_FDS {
-            return Err(RunError::Sentry("the stack hands over more than one message can carry".to_owned()));
-        }
+        let message = sentry::handover(stack.init_str.clone(), Vec::new())
+            .ok()
+            .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
+            .ok_or_else(|| {
+                RunError::Sentry("the stack hands over more than one message can carry".to_owned())
+            })?;
         let fds: Vec<_> = std::iter::once(&listener).chain(&stack.fds).map(AsFd::as_fd).collect();
         fdpass::send(self.ends()?.control.as_fd(), &message, &fds).map_err(step(Step::Handover))?;
+        if let Some(spare) = &mut self.spare {
+            (spare.init_str, spare.fds) = (stack.init_str, stack.fds);
+        }
         self.listener = Some(listener);
         Ok(())
     }
@@ -231,10 +314,14 @@ impl Launcher {
         loop {
             match self.next(None)? {
                 Some(Incoming::Report(report, sender)) => self.report(report, sender)?,
+                Some(Incoming::Sentry(FromSentry::Failed(text))) => self.last_failure = Some(text),
                 Some(Incoming::Sentry(message)) => said(message)?,
-                Some(Incoming::SentryGone) => {
+                Some(Incoming::SentryGone(cause)) => {
                     // Both may have been killed with their namespaces: then the program's end counts.
-                    return self.look()?.map_or_else(|| Err(self.sentry_died()), Ok);
+                    if let Some(end) = self.look()? {
+                        return Ok(end);
+                    }
+                    self.survive(cause);
                 }
                 Some(Incoming::Signal(arrived)) => {
                     if let Some(end) = self.signal(arrived)? {
@@ -298,23 +385,9 @@ impl Launcher {
         Ok(())
     }
 
-    fn sentry_died(&mut self) -> RunError {
-        let Some(sentry) = self.pid(Role::Sentry) else {
-            return RunError::Sentry("the sentry could not be started".to_owned());
-        };
-        self.processes[Role::Sentry as usize] = Process::Reaped;
-        // It closed its socket, so it is ending, and then the signal changes nothing.
-        let _ = process::kill(sentry, libc::SIGKILL);
-        match process::wait(sentry, Wait::Block) {
-            Ok(Some(change)) => RunError::SentryDied(change),
-            Ok(None) => RunError::Sentry("the sentry ended".to_owned()),
-            Err(error) => step(Step::Supervise)(error),
-        }
-    }
-
     /// Asks the sentry what happened, now that the program has ended.
     pub(super) fn last_words(&mut self) -> Option<Summary> {
-        let ends = self.ends.as_ref()?;
+        let ends = self.ends.as_ref().filter(|_| self.control_open)?;
         control::send(ends.control.as_fd(), &ToSentry::Stop).ok()?;
         // The kernel takes its time to remove a device, as it does for the sentry's link meanwhile.
         self.mirror.clear();
@@ -324,7 +397,10 @@ impl Launcher {
             match self.next(Some(left)).ok()?? {
                 Incoming::Sentry(FromSentry::Summary(summary)) => return Some(summary),
                 Incoming::Sentry(message) => said(message).err().map_or(Some(()), |_| None)?,
-                Incoming::SentryGone => return None,
+                Incoming::SentryGone(cause) => {
+                    tracing::error!("{}, when the program had ended", self.autopsy(cause));
+                    return None;
+                }
                 Incoming::Report(report, sender) => self.report(report, sender).ok()?,
                 Incoming::ReportsClosed | Incoming::Signal(_) => {}
             }
@@ -391,7 +467,7 @@ pub(super) fn reap(pid: i32) -> Option<Change> {
     None
 }
 
-impl Drop for Launcher {
+impl Drop for Launcher<'_> {
     fn drop(&mut self) {
         self.end();
     }
@@ -409,6 +485,11 @@ fn said(message: FromSentry) -> Result<(), RunError> {
             tracing::warn!("{text}");
             Ok(())
         }
-        FromSentry::Ready(_) | FromSentry::Summary(_) => Ok(()),
+        FromSentry::Ready(_)
+        | FromSentry::Summary(_)
+        | FromSentry::NetworkNamespace
+        | FromSentry::Busy
+        | FromSentry::Keep(_)
+        | FromSentry::Forget(_) => Ok(()),
     }
 }

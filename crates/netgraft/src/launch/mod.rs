@@ -14,12 +14,16 @@
 //! takes a namespace down with it; the launcher's does.
 
 mod allow;
+mod crash;
 mod jobs;
 mod launcher;
 mod mirror;
 mod report;
 mod sentry;
+mod stand_in;
+mod survive;
 mod tree;
+mod watchdog;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -33,11 +37,13 @@ use netgraft_linux::signal::{self, Signals};
 use netgraft_linux::{confine, filter};
 use netgraft_plugin::{NetworkType, StackConfig};
 
+pub use crash::OnCrash;
 pub use report::Step;
 
 use crate::control::Summary;
 use crate::error::{RunError, signal_status};
 use crate::stacks;
+use crate::vitals::Vitals;
 use jobs::Jobs;
 use launcher::Launcher;
 use sentry::{NOBODY, SentryPlan};
@@ -55,6 +61,8 @@ pub struct RunOptions {
     pub config: StackConfig,
     /// Name servers for the program; none leaves /etc/resolv.conf as it is.
     pub name_servers: Vec<IpAddr>,
+    /// What happens when the stack crashes, hangs or does what it may not.
+    pub on_crash: OnCrash,
     /// The program, looked for as execvp(3) does.
     pub program: OsString,
     /// Its arguments, without its name.
@@ -70,6 +78,7 @@ impl RunOptions {
             plugin: None,
             config: StackConfig::default(),
             name_servers: Vec::new(),
+            on_crash: OnCrash::default(),
             program: program.into(),
             args: Vec::new(),
         }
@@ -85,7 +94,8 @@ pub struct ExitStatus {
     pub summary: Option<Summary>,
 }
 
-/// Runs a program in a sandbox until it ends, with this process's input, output, environment and terminal.
+/// Runs a program in a sandbox until it ends, with this process's input, output, environment and terminal, and
+/// whatever becomes of the stack meanwhile ([`OnCrash`]).
 ///
 /// The process stands in for the program meanwhile: signals that it gets go to the program, and when the
 /// program is stopped, so is this process. Call it from a process with one thread: it forks without exec, and
@@ -136,13 +146,15 @@ fn run_once(options: RunOptions) -> Result<ExitStatus, RunError> {
         sentry: SentryPlan {
             factory: choice.factory,
             config: options.config,
-            host_network: options.network == NetworkType::Host,
             become_nobody: matches!(maps, IdMaps::All { .. })
                 && maps.has_user(NOBODY)
                 && maps.has_group(NOBODY),
             warn_of_rules: options.network == NetworkType::Plugin,
             object: choice.object,
+            vitals: Vitals::new().map_err(failed)?,
+            journal: options.on_crash == OnCrash::Restart,
         },
+        host_network: options.network == NetworkType::Host,
         maps,
         exec,
         host_sockets: stack.offers_host_fds(),
@@ -159,7 +171,7 @@ fn run_once(options: RunOptions) -> Result<ExitStatus, RunError> {
     drop(child_ends);
     let Some(launcher_ends) = launcher_ends else { return Err(failed(io::ErrorKind::Other.into())) };
 
-    let mut launcher = Launcher::new(launcher_ends, helper, jobs, name)?;
+    let mut launcher = Launcher::new(&plan.sentry, stack.info().name, launcher_ends, helper, jobs, name)?;
     launcher.start(&plan.maps, stack.as_mut())?;
     let code = match launcher.supervise()? {
         Change::Exited(status) => u8::try_from(status).unwrap_or(u8::MAX),

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use netgraft_linux::capability::{self, Capability};
 use netgraft_linux::confine::{self, AllowList};
 use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{Namespaces, unshare};
+use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::signal::Signals;
 use netgraft_linux::{fdpass, process};
 use netgraft_plugin::registry::Factory;
@@ -20,8 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use super::allow;
 use crate::clock;
-use crate::control::{self, FromSentry, Network};
-use crate::runtime::{self, SentryArgs};
+use crate::control::{self, FromSentry, Kept, Network};
+use crate::runtime::{self, SentryArgs, Watched};
+use crate::vitals::{StackCall, Vitals};
 
 /// The user that the sentry becomes where it may ("nobody").
 pub(super) const NOBODY: u32 = 65534;
@@ -32,8 +34,6 @@ pub(super) struct SentryPlan {
     pub(super) factory: Arc<Factory>,
     /// What the operator chose for it.
     pub(super) config: StackConfig,
-    /// Whether the sentry stays in the caller's network namespace, for host sockets.
-    pub(super) host_network: bool,
     /// Whether it becomes [`NOBODY`].
     pub(super) become_nobody: bool,
     /// Whether rules of the stack beyond the base are worth a warning: those of the stacks in this tree are
@@ -41,6 +41,20 @@ pub(super) struct SentryPlan {
     pub(super) warn_of_rules: bool,
     /// The shared object that the stack comes from.
     pub(super) object: Option<Arc<Loaded>>,
+    /// The words that the launcher looks at.
+    pub(super) vitals: Vitals,
+    /// Whether the launcher is told which sockets are to outlive the stack.
+    pub(super) journal: bool,
+}
+
+/// Which network namespace a sentry works in.
+pub(super) enum SentryNetwork<'a> {
+    /// The caller's, for host sockets.
+    Caller,
+    /// An empty one of its own.
+    Own,
+    /// That of the sentry before it, whose surrogates have their names there.
+    Former(&'a Namespace),
 }
 
 /// The launcher's one message before [`FromSentry::Ready`]; its descriptors are the listener and those of
@@ -49,14 +63,39 @@ pub(super) struct SentryPlan {
 pub(super) struct Handover {
     /// What `pre_init` returned.
     pub(super) init_str: String,
+    /// What a sentry before this one said of sockets that are to be made again.
+    pub(super) kept: Vec<Kept>,
 }
 
 /// The most bytes that a [`Handover`] has: what a socket's default send buffer takes.
 pub(super) const HANDOVER_LIMIT: usize = 128 * 1024;
 
+/// The message that carries this: as many of the kept sockets as fit.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] if the text alone is too long.
+pub(super) fn handover(init_str: String, kept: Vec<Kept>) -> io::Result<Vec<u8>> {
+    let mut handover = Handover { init_str, kept };
+    loop {
+        let message = serde_json::to_vec(&handover)?;
+        if message.len() <= HANDOVER_LIMIT {
+            return Ok(message);
+        }
+        if handover.kept.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let fits = handover.kept.len() * HANDOVER_LIMIT / message.len();
+        handover.kept.truncate(fits.min(handover.kept.len() - 1));
+        tracing::warn!(
+            "only {} of the listening sockets can be handed over to the sentry",
+            handover.kept.len()
+        );
+    }
+}
+
 /// Runs the sentry; the exit status is 0 after an orderly end.
-pub(super) fn main(plan: &SentryPlan, control: BorrowedFd<'_>) -> i32 {
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(plan, control)));
+pub(super) fn main(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>) -> i32 {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(plan, control, network)));
     let text = match result {
         Ok(Ok(())) => return 0,
         Ok(Err(text)) => text,
@@ -72,16 +111,24 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
-fn serve(plan: &SentryPlan, control: BorrowedFd<'_>) -> Result<(), String> {
+fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>) -> Result<(), String> {
     let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
     let null = File::options().read(true).write(true).open("/dev/null").map_err(cannot("open /dev/null"))?;
     process::replace_stdin_and_stdout(null.as_fd()).map_err(cannot("replace its input and output"))?;
     let mut kept = vec![0, 1, control.as_raw_fd()];
     kept.extend(plan.object.iter().flat_map(|object| object.descriptors()));
+    if let SentryNetwork::Former(namespace) = network {
+        namespace.enter(Namespaces::NET).map_err(cannot("enter the network namespace of the one before"))?;
+    }
     process::close_all_but(&kept).map_err(cannot("close descriptors"))?;
     // `null` was closed there: nothing must close that number again.
     std::mem::forget(null);
-    enter_empty_namespaces(plan.host_network)?;
+    enter_empty_namespaces(matches!(network, SentryNetwork::Own))?;
+    if matches!(network, SentryNetwork::Own) {
+        let own = Namespace::own("net").map_err(cannot("open its network namespace"))?;
+        control::send_with_fd(control, &FromSentry::NetworkNamespace, own.as_fd())
+            .map_err(cannot("tell the launcher"))?;
+    }
     drop_privileges(plan.become_nobody).map_err(cannot("drop its privileges"))?;
 
     let message = fdpass::receive(control, HANDOVER_LIMIT).map_err(cannot("receive the handover"))?;
@@ -94,20 +141,30 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>) -> Result<(), String> {
     let listener = fds.remove(0);
     let control = control.try_clone_to_owned().map_err(cannot("duplicate its control socket"))?;
 
-    let stack = start_stack(plan, handover, fds, control.as_fd())?;
-    // The host's interfaces are not the sandbox's: programs see those of the sockets only.
-    let network = if plan.host_network { Network::default() } else { Network::of(stack.as_ref()) };
-    control::send(control.as_fd(), &FromSentry::Ready(network)).map_err(cannot("tell the launcher"))?;
-    runtime::serve(SentryArgs { stack, listener, control }).map_err(cannot("go on"))
+    let Handover { init_str, kept } = handover;
+    let stack = start_stack(plan, InitStackArgs { init_str, fds, now: clock::now() }, control.as_fd())?;
+    // A device takes milliseconds to make and to remove: only a stack of one's own is worth that.
+    let seen = if matches!(network, SentryNetwork::Caller) {
+        Network::default()
+    } else {
+        Network::of(stack.as_ref())
+    };
+    control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
+    let (vitals, journal) = (plan.vitals.clone(), plan.journal);
+    runtime::serve(SentryArgs { stack, listener, control, vitals, journal, kept }).map_err(cannot("go on"))
 }
 
 fn start_stack(
     plan: &SentryPlan,
-    handover: Handover,
-    fds: Vec<OwnedFd>,
+    args: InitStackArgs,
     control: BorrowedFd<'_>,
 ) -> Result<Box<dyn PluginStack>, String> {
-    let mut stack = (plan.factory)(&plan.config).map_err(|e| e.to_string())?;
+    let vitals = plan.vitals.clone();
+    vitals.begin(const { StackCall::named("factory") });
+    let made = (plan.factory)(&plan.config).map_err(|e| e.to_string())?;
+    vitals.end();
+    let own_control = control.try_clone_to_owned().map_err(|e| e.to_string())?;
+    let mut stack = Box::new(Watched::new(made, vitals, own_control));
     let own = stack.seccomp_filters();
     if plan.warn_of_rules {
         let wider = allow::wider_than_base(&own);
@@ -118,20 +175,21 @@ fn start_stack(
     }
     // The last code from outside is mapped here: the allow-list lets nothing become executable.
     stack.prepare().map_err(|e| e.to_string())?;
-    AllowList::compile(&allow::rules(&own))
+    plan.vitals
+        .report_violations()
+        .and_then(|()| AllowList::compile_with_names(&allow::rules(&own)))
         .and_then(|list| list.install())
         .map_err(|e| format!("the sentry cannot install its allow-list: {e}"))?;
-    let now = clock::now();
-    stack.init(InitStackArgs { init_str: handover.init_str, fds, now }).map_err(|e| e.to_string())?;
+    stack.init(args).map_err(|e| e.to_string())?;
     Ok(stack)
 }
 
 /// Namespaces of the sentry's own, with nothing in them but its process-id namespace's /proc.
-fn enter_empty_namespaces(host_network: bool) -> Result<(), String> {
+fn enter_empty_namespaces(own_network: bool) -> Result<(), String> {
     let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
     // Away from the terminal's signals, and from the terminal.
     process::new_session().map_err(cannot("start a session"))?;
-    let network = if host_network { Namespaces::NONE } else { Namespaces::NET };
+    let network = if own_network { Namespaces::NET } else { Namespaces::NONE };
     unshare(network | Namespaces::MOUNT | Namespaces::IPC | Namespaces::UTS)
         .map_err(cannot("make its namespaces"))?;
     // /proc is the one directory that is there in every sandboxable system: the new root begins on top of it.

@@ -17,7 +17,7 @@ use netgraft_linux::signal::{self, Signals};
 use netgraft_linux::{confine, fdpass, filter, netdev};
 
 use super::report::{Report, Role, Step};
-use super::sentry::{self, SentryPlan};
+use super::sentry::{self, SentryNetwork, SentryPlan};
 
 /// What the children work from; decided before the first fork.
 pub(super) struct Plan {
@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub(super) maps: IdMaps,
     /// What the sentry does.
     pub(super) sentry: SentryPlan,
+    /// Whether the sentry stays in the caller's network namespace, for host sockets.
+    pub(super) host_network: bool,
     /// The program.
     pub(super) exec: Exec,
     /// Whether the program's sockets are the host's own.
@@ -133,7 +135,8 @@ pub(super) fn sentry_helper(plan: &Plan, ends: ChildEnds) -> i32 {
             .map_err(at(Step::ProgramUserNamespace))?;
         let sentry = || {
             Report::Made(Role::Sentry).send(&ends.reports);
-            sentry::main(&plan.sentry, ends.control.as_fd())
+            let network = if plan.host_network { SentryNetwork::Caller } else { SentryNetwork::Own };
+            sentry::main(&plan.sentry, ends.control.as_fd(), &network)
         };
         clone_sibling(Namespaces::NONE, sentry).map_err(at(Step::Start))?;
         plan.maps.write(program).map_err(at(Step::IdMaps))?;

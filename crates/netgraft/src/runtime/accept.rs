@@ -32,6 +32,7 @@ impl Engine {
         let handle = self.handle_of(id)?;
         self.stack.bind(handle, addr).map_err(Error::errno)?;
         self.watch(id, file.as_fd());
+        self.journal_bound(id, file.as_fd());
         Ok(Answer::Value(0))
     }
 
@@ -60,6 +61,7 @@ impl Engine {
             }
         }
         unix::listen(file.as_fd(), backlog as i32).map_err(|e| errno(&e))?;
+        self.journal_listener(id, backlog);
         Ok(Answer::Value(0))
     }
 
@@ -186,6 +188,7 @@ impl Engine {
                 let Some(handle) = self.table.set_handle(id, None) else { return Err(libc::ENOTCONN) };
                 let _ = self.stack.close(handle, self.now);
                 self.stack_busy = true;
+                self.journal_end(id);
                 // Blocked calls return; the surrogate polls as closed.
                 let _ = unix::shutdown(file.as_fd(), libc::SHUT_RDWR);
                 if let Some(socket) = self.table.get_mut(id) {

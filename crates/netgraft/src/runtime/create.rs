@@ -162,6 +162,7 @@ impl Engine {
         for parked in self.parked.take_all(id) {
             self.answer(&parked.caller, Err(libc::EBADF));
         }
+        self.journal_end(id);
         let Some(socket) = self.table.remove(id) else { return };
         if let Some(watch) = socket.watch {
             self.closes.unwatch(watch);

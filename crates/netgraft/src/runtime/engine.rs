@@ -23,6 +23,7 @@ use super::stream::CHUNK;
 use super::table::{SocketId, State, Table};
 use crate::clock;
 use crate::control::{self, FromSentry, Summary, ToSentry};
+use crate::vitals::Vitals;
 
 /// Tokens of the loop's own descriptors; those of sockets have the high bit clear.
 const OWN: u64 = 1 << 63;
@@ -71,7 +72,10 @@ pub(super) enum Work {
 pub(super) struct Engine {
     pub(super) stack: Box<dyn PluginStack>,
     pub(super) listener: Listener,
-    control: OwnedFd,
+    pub(super) control: OwnedFd,
+    vitals: Vitals,
+    /// Whether the launcher is told which sockets are to outlive the stack.
+    pub(super) journal: bool,
     pub(super) epoll: Epoll,
     pub(super) tasks: Tasks,
     pub(super) table: Table,
@@ -105,6 +109,8 @@ pub(super) struct Engine {
     /// The program has ended: until when its last bytes may take to be delivered.
     ends_at: Option<Instant>,
     moved_events: Vec<Event>,
+    /// Why the sentry cannot go on.
+    broken: Option<io::Error>,
 }
 
 /// An answer that was not delivered.
@@ -116,7 +122,7 @@ pub(super) struct Lost {
 
 impl Engine {
     pub(super) fn new(args: SentryArgs) -> io::Result<Engine> {
-        let SentryArgs { stack, listener, control } = args;
+        let SentryArgs { stack, listener, control, vitals, journal, kept: _ } = args;
         let listener = Listener::new(listener);
         // Older kernels do without.
         let _ = listener.wake_synchronously();
@@ -146,6 +152,9 @@ impl Engine {
             stack,
             listener,
             control,
+            vitals,
+            journal,
+            broken: None,
             epoll,
             tasks: Tasks::new(),
             table: Table::default(),
@@ -209,6 +218,9 @@ impl Engine {
             }
             self.run_timers();
             self.run_stack();
+            if let Some(error) = self.broken.take() {
+                return Err(error);
+            }
             if let Some(at) = self.ends_at
                 && (self.now >= at || !self.has_last_bytes())
             {
@@ -273,11 +285,17 @@ impl Engine {
                 Ok(notification) => notification,
                 // The caller has died or was interrupted.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return,
+                // Code in this process has closed the listener: nobody would be answered any more.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ENOTTY)) => {
+                    self.broken = Some(error);
+                    return;
+                }
                 Err(error) => {
                     tracing::debug!(%error, "no call could be received");
                     return;
                 }
             };
+            self.vitals.took(notification.id);
             self.summary.calls += 1;
             let caller = Caller {
                 id: notification.id,
@@ -342,7 +360,8 @@ impl Engine {
     pub(super) fn harvest_closes(&mut self) {
         let mut closed = Vec::new();
         if let Err(error) = self.closes.harvest(|watch| closed.push(watch)) {
-            tracing::debug!(%error, "closes could not be read");
+            // As with the listener: only code in this process can have done this.
+            self.broken = Some(error);
         }
         for watch in closed {
             match self.table.find_watch(watch) {
@@ -353,7 +372,7 @@ impl Engine {
     }
 
     fn run_timers(&mut self) {
-        for (_, parked) in self.parked.take_due(self.now) {
+        while let Some(parked) = self.parked.take_due(self.now) {
             let outcome = match parked.call {
                 // connect(2) says that it is still under way (socket(7), SO_SNDTIMEO).
                 Call::Connect { .. } => Err(libc::EINPROGRESS),

@@ -18,14 +18,20 @@ mod names;
 mod options;
 mod parked;
 mod pump;
+mod restore;
 mod stream;
 mod table;
+mod watched;
 
 use std::io;
 use std::os::fd::OwnedFd;
 
 use netgraft_plugin::PluginStack;
 
+pub(crate) use watched::Watched;
+
+use crate::control::Kept;
+use crate::vitals::Vitals;
 use engine::Engine;
 
 /// What the event loop works on.
@@ -36,6 +42,12 @@ pub struct SentryArgs {
     pub listener: OwnedFd,
     /// The `SOCK_SEQPACKET` socket to the launcher ([`crate::control`]).
     pub control: OwnedFd,
+    /// The words that the launcher looks at.
+    pub vitals: Vitals,
+    /// Whether the launcher is told which sockets are to outlive the stack.
+    pub journal: bool,
+    /// What the sentry before this one said of such sockets.
+    pub kept: Vec<Kept>,
 }
 
 /// Serves the program until the launcher says [`crate::control::ToSentry::Stop`] or goes away.
@@ -45,6 +57,9 @@ pub struct SentryArgs {
 ///
 /// # Errors
 /// What makes it impossible to go on.
-pub fn serve(args: SentryArgs) -> io::Result<()> {
-    Engine::new(args)?.run()
+pub fn serve(mut args: SentryArgs) -> io::Result<()> {
+    let kept = std::mem::take(&mut args.kept);
+    let mut engine = Engine::new(args)?;
+    engine.restore(&kept);
+    engine.run()
 }

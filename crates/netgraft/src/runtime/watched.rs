@@ -11,7 +11,8 @@ use netgraft_plugin::socket::{Received, RecvFlags, SendFlags, Shutdown, Sockets}
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{
     Cidr, Domain, Event, Events, Handle, InitStackArgs, Instant, OptionName, PluginNotifier, PluginStack,
-    PreInitStack, PreInitStackArgs, Result, SocketOption, SocketSpec, StackInfo, SyscallRule, TcpInfo, WakeFd,
+    PreInitStack, PreInitStackArgs, Result, SocketOption, SocketSpec, StackInfo, SyscallRule, TcpInfo,
+    WakeFd,
 };
 
 use crate::control::{self, FromSentry};

@@ -1,0 +1,153 @@
+//! Who answers the program's calls when there is no sentry: a process that knows one answer.
+//!
+//! It is a fork of the launcher, since taking a call can block: the caller may die between a look at the listener
+//! and the call that takes it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use netgraft_linux::listener::Listener;
+use netgraft_linux::nsfd::Namespace;
+use netgraft_linux::task::Tasks;
+use netgraft_linux::{confine, process, unix};
+use netgraft_sentry::call::Call;
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Refuse(i32),
+    LetThrough,
+}
+
+/// What a descriptor of the program is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// A surrogate of a stream socket or another one, or a host socket.
+    Stream,
+    Datagram,
+    /// Nothing of ours.
+    Other,
+}
+
+fn verdict(call: Option<Call>, target: impl FnOnce(i32) -> Target) -> Verdict {
+    let Some(call) = call else { return Verdict::Refuse(libc::ENOSYS) };
+    let Some(fd) = call.fd() else { return Verdict::Refuse(libc::ENETDOWN) };
+    let target = target(fd);
+    match (call, target) {
+        (_, Target::Other) => Verdict::LetThrough,
+        // Options, and the end of what was: the kernel's answers on the surrogate do.
+        (
+            Call::GetSockOpt { .. } | Call::SetSockOpt { .. } | Call::Shutdown { .. } | Call::Ioctl { .. },
+            _,
+        ) => Verdict::LetThrough,
+        // A stream's last bytes are still there; then comes its end, or a reset.
+        (
+            Call::SendTo { .. }
+            | Call::SendMsg { .. }
+            | Call::SendMMsg { .. }
+            | Call::RecvFrom { .. }
+            | Call::RecvMsg { .. }
+            | Call::RecvMMsg { .. },
+            Target::Stream,
+        ) => Verdict::LetThrough,
+        (Call::GetPeerName { .. }, _) => Verdict::Refuse(libc::ENOTCONN),
+        _ => Verdict::Refuse(libc::ENETDOWN),
+    }
+}
+
+/// The process; returns its exit status when there is nobody left to answer.
+///
+/// `surrogates` is the network namespace that the surrogates are in; `None` if the program has host sockets.
+/// `pending` are calls that the sentry had taken.
+pub(super) fn main(listener: OwnedFd, surrogates: Option<&Namespace>, pending: Option<(u64, u64)>) -> i32 {
+    let mut kept = vec![listener.as_raw_fd()];
+    kept.extend(surrogates.map(|namespace| namespace.as_fd().as_raw_fd()));
+    let ready = confine::die_with_parent()
+        .and_then(|()| confine::not_dumpable())
+        .and_then(|()| confine::set_name(c"netgraft-down"))
+        .and_then(|()| process::close_all_but(&kept));
+    if ready.is_err() {
+        return 1;
+    }
+    let listener = Listener::new(listener);
+    // Before those that come now: their callers have waited longer.
+    answer_pending(&listener, pending, libc::ENETDOWN);
+    let mut tasks = Tasks::new();
+    let mut failures = 0;
+    while failures < 100 {
+        let taken = match listener.receive() {
+            Ok(taken) => taken,
+            Err(error) => {
+                // ENOENT is a caller that has gone, or with no caller left the end, which the launcher makes.
+                failures += u32::from(error.raw_os_error() != Some(libc::EINTR));
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                continue;
+            }
+        };
+        failures = 0;
+        let decided = verdict(Call::parse(taken.number, taken.args), |fd| {
+            // The kernel knows what to say of a descriptor that is none.
+            target(&mut tasks, taken.tid, fd, surrogates).unwrap_or(Target::Other)
+        });
+        let _ = match decided {
+            Verdict::LetThrough => listener.let_through(taken.id),
+            Verdict::Refuse(errno) => listener.answer(taken.id, Err(errno)),
+        };
+    }
+    0
+}
+
+fn target(tasks: &mut Tasks, tid: u32, fd: i32, surrogates: Option<&Namespace>) -> io::Result<Target> {
+    let file = tasks.duplicate(tid, fd)?;
+    let ours = match (unix::domain(file.as_fd())?, surrogates) {
+        (libc::AF_INET | libc::AF_INET6, _) => true,
+        (libc::AF_UNIX, Some(namespace)) => Namespace::of_socket(file.as_fd())?.is(namespace)?,
+        _ => false,
+    };
+    Ok(match (ours, unix::is_stream(file.as_fd())?) {
+        (false, _) => Target::Other,
+        (true, true) => Target::Stream,
+        (true, false) => Target::Datagram,
+    })
+}
+
+/// Answers the calls that a dead sentry had taken: they cannot be taken again, but their ids follow each other, so
+/// that those which still wait are found from the last one back to the first.
+pub(super) fn answer_pending(listener: &Listener, taken: Option<(u64, u64)>, errno: i32) {
+    let Some((first, last)) = taken else { return };
+    // What a sentry wrote is no reason to search for years.
+    let count = last.wrapping_sub(first).min(MOST_IDS);
+    for back in 0..=count {
+        let id = last.wrapping_sub(back);
+        if listener.is_waiting(id) {
+            // One that was interrupted meanwhile needs no answer.
+            let _ = listener.answer(id, Err(errno));
+        }
+    }
+}
+
+/// The most ids that are searched: some tens of seconds, in a process that nobody waits for.
+const MOST_IDS: u64 = 1 << 28;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(number: i64, target: Target) -> Verdict {
+        verdict(Call::parse(number, [3, 0x1000, 16, 0, 0x1000, 16]), |_| target)
+    }
+
+    #[test]
+    fn the_network_is_down_for_surrogates_only() {
+        for number in [libc::SYS_connect, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept4] {
+            assert_eq!(of(number, Target::Stream), Verdict::Refuse(libc::ENETDOWN));
+            assert_eq!(of(number, Target::Other), Verdict::LetThrough);
+        }
+        assert_eq!(of(libc::SYS_sendto, Target::Datagram), Verdict::Refuse(libc::ENETDOWN));
+        assert_eq!(of(libc::SYS_recvmsg, Target::Stream), Verdict::LetThrough);
+        assert_eq!(of(libc::SYS_getsockopt, Target::Stream), Verdict::LetThrough);
+        let socket = verdict(Call::parse(libc::SYS_socket, [2, 1, 0, 0, 0, 0]), |_| Target::Other);
+        assert_eq!(socket, Verdict::Refuse(libc::ENETDOWN));
+        assert_eq!(verdict(None, |_| Target::Other), Verdict::Refuse(libc::ENOSYS));
+    }
+}
