@@ -62,7 +62,7 @@ struct Instance {
 struct Log(*const raw::Host);
 
 impl Log {
-    fn error(self, text: &str) {
+    fn write(self, level: u32, text: &str) {
         if self.0.is_null() {
             return;
         }
@@ -70,7 +70,7 @@ impl Log {
         unsafe {
             let host = &*self.0;
             if let Some(log) = host.log {
-                log(host.context, codes::LOG_ERROR, text.as_ptr().cast(), text.len());
+                log(host.context, level, text.as_ptr().cast(), text.len());
             }
         }
     }
@@ -153,7 +153,9 @@ unsafe fn with<R>(context: *mut c_void, broken: R, call: impl FnOnce(&mut dyn Pl
             std::mem::forget(instance.stack.take());
             let text = panic.downcast_ref::<&str>().copied();
             let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            instance.log.error(&format!("the stack panicked: {}", text.unwrap_or("no text")));
+            instance
+                .log
+                .write(codes::LOG_ERROR, &format!("the stack panicked: {}", text.unwrap_or("no text")));
             broken
         }
     }
@@ -232,3 +234,4 @@ unsafe fn list<'a, T>(first: *const T, count: usize) -> &'a [T] {
 
 mod calls;
 mod functions;
+mod logs;

@@ -41,7 +41,7 @@ macro_rules! c_structs {
     };
 }
 
-/// The value of an option; which member holds is said by [`Opt::r#type`].
+/// The value of an option; which member holds is said by the `type` of [`Opt`].
 #[repr(C)]
 #[derive(Clone, Copy)]
 #[expect(missing_docs, reason = "said in the header")]

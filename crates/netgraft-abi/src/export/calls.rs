@@ -18,8 +18,10 @@ pub(super) unsafe extern "C" fn create(
     match catch_unwind(AssertUnwindSafe(make)) {
         Ok(Ok(stack)) => {
             let instance = Box::new(Instance { stack: Some(stack), log: Log(host) });
+            let instance: *mut c_void = Box::into_raw(instance).cast();
+            logs::begin(instance, Log(host));
             // SAFETY: the header says that `context` is a place for one.
-            unsafe { *context = Box::into_raw(instance).cast() };
+            unsafe { *context = instance };
             0
         }
         Ok(Err(text)) => {
@@ -43,6 +45,7 @@ pub(super) unsafe extern "C" fn destroy(context: *mut c_void) {
             drop(stack);
         }));
     }
+    logs::end(context);
 }
 
 pub(super) unsafe extern "C" fn pre_init(

@@ -139,9 +139,10 @@ impl PluginStack for Level1Stack {
         let keep: Vec<BorrowedFd<'_>> = self.loaded.fds().collect();
         let body = || {
             let instance = Instance::create(&self.loaded, &self.config).map_err(|e| e.to_string())?;
-            let (text, fds) = instance.pre_init(args.pid)?;
+            let unprepared = |text: &str| self.failed("cannot be prepared", text).to_string();
+            let (text, fds) = instance.pre_init(args.pid).map_err(|text| unprepared(&text))?;
             if fds.iter().any(|fd| *fd < 0) {
-                return Err("pre_init hands over a descriptor that is none".to_owned());
+                return Err(unprepared("pre_init hands over a descriptor that is none"));
             }
             // SAFETY: the header makes them the caller's. If one is not open, sending it fails.
             let fds = fds.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }).collect();
@@ -152,7 +153,7 @@ impl PluginStack for Level1Stack {
         let (text, fds) = answer.map_err(|failure| match failure {
             Failure::Host(e) => self.failed("cannot be prepared", &e.to_string()),
             Failure::Died(text) => SetupError::new(format!("the stack {} {text}", self.loaded.object())),
-            Failure::Said(text) => self.failed("cannot be prepared", &text),
+            Failure::Said(text) => SetupError::new(text),
         })?;
         let init_str = String::from_utf8(text)
             .map_err(|_| self.failed("cannot be prepared", "what it hands over is no UTF-8"))?;

@@ -141,3 +141,57 @@ fn streams_end_and_reset_as_the_contract_says() {
     assert_eq!(rig.stack.take_error(client), Some(Error::ConnectionReset));
     assert_eq!(again(rig.recv(client, &mut [0; 4])).map(|r| r.len), Some(0));
 }
+
+/// Collects what is logged in the test's thread.
+#[derive(Clone, Default)]
+struct Lines(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+
+struct Text(String);
+
+impl tracing::field::Visit for Text {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
+}
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.lock().unwrap().push(format!("{} {}", event.metadata().level(), text.0));
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_panic_of_a_stack_in_rust_stops_at_the_boundary() {
+    let object = common::build_example("panicking_plugin");
+    let told = Rig::try_new(&object, Some("thing")).err().unwrap().to_string();
+    assert_eq!(told, "the stack libpanicking_plugin.so refuses its configuration: it wants no 'thing'");
+    let lines = Lines::default();
+    let guard = tracing::subscriber::set_default(lines.clone());
+    let mut rig = Rig::new(&object, None);
+    let socket = rig.stack.socket(TCP).unwrap();
+    assert_eq!(rig.stack.local_addr(socket), Err(Error::AddressNotAvailable));
+    assert_eq!(rig.stack.bind(socket, "127.0.0.1:1".parse().unwrap()), Err(Error::Io));
+    // The stack is in a state that nobody knows: it is not called again.
+    assert_eq!(rig.stack.local_addr(socket), Err(Error::Io));
+    rig.stack.poll(NOW);
+    drop(rig);
+    drop(guard);
+    let lines = lines.0.lock().unwrap();
+    for expected in ["WARN a socket number=1", "ERROR the stack panicked: no address for you"] {
+        assert!(lines.iter().any(|line| line == expected), "{expected}: {lines:?}");
+    }
+}
