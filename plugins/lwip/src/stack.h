@@ -81,6 +81,7 @@ struct sock {
     /* Stream: the received bytes. */
     struct pbuf *rx;
     uint32_t rx_len;
+    uint32_t rx_parts; /* buffers in the chain, or fewer after it was copied */
     /* Datagrams. */
     struct dgram *first, *last;
     uint32_t queued; /* bytes */

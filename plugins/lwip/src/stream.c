@@ -8,6 +8,11 @@
 /* Buffers that a send queue may hold, as lwIP was built; a margin is left for what lwIP itself queues. */
 #define QUEUE_LIMIT (TCP_SND_QUEUELEN - 8)
 
+/* The first retransmission time-out in lwIP's ticks: 1 s (RFC 6298 section 2.1). */
+#define FIRST_RTO (1000 / TCP_SLOW_INTERVAL)
+/* Received buffers that may wait in a chain before they are copied into one. */
+#define PARTS_MAX 64
+
 static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err);
 static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t len);
 static void on_error(void *arg, err_t err);
@@ -31,6 +36,7 @@ static struct tcp_pcb *unhook(struct sock *s)
         tcp_recv(pcb, NULL);
         tcp_sent(pcb, NULL);
         tcp_err(pcb, NULL);
+        tcp_poll(pcb, NULL, 0);
     }
     return pcb;
 }
@@ -42,6 +48,7 @@ int32_t stream_open(struct sock *s)
         return NETGRAFT_E_NO_MEMORY;
     }
     hook(s, pcb);
+    pcb->rto = FIRST_RTO;
     stream_apply(s);
     return 0;
 }
@@ -130,10 +137,16 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
     }
     s->bytes_in += p->tot_len;
     s->rx_len += p->tot_len;
+    s->rx_parts += pbuf_clen(p);
     if (s->rx) {
         pbuf_cat(s->rx, p);
     } else {
         s->rx = p;
+    }
+    if (s->rx_parts > PARTS_MAX) {
+        /* Many small segments would cost much memory, and time to walk along. */
+        s->rx = pbuf_coalesce(s->rx, PBUF_RAW);
+        s->rx_parts = 1;
     }
     sock_changed(running, s, true);
     return ERR_OK;
@@ -178,8 +191,19 @@ static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
     s->phase = PHASE_OPEN;
     s->has_peer = true;
     s->ready = 0;
+    tcp_poll(pcb, NULL, 0);
     note_addresses(s, pcb);
     sock_changed(running, s, true);
+    return ERR_OK;
+}
+
+/* Called each 500 ms while connecting: lwIP repeats a SYN without the back-off of RFC 6298 section 5.5. */
+static err_t on_waiting(void *arg, struct tcp_pcb *pcb)
+{
+    (void)arg;
+    if (pcb->state == SYN_SENT) {
+        pcb->rto = (s16_t)(FIRST_RTO << LWIP_MIN(pcb->nrtx, 6));
+    }
     return ERR_OK;
 }
 
@@ -260,6 +284,7 @@ int32_t stream_connect(struct stack *st, struct sock *s, const struct netgraft_a
     if (err != ERR_OK) {
         return err == ERR_USE ? NETGRAFT_E_ADDRESS_NOT_AVAILABLE : error_of(err);
     }
+    tcp_poll(pcb, on_waiting, 1);
     pcb->ttl = IP_IS_V6(&to) ? s->opt.hops6 : s->opt.ttl;
     if (s->opt.receive_buffer < TCP_WND) {
         pcb->rcv_wnd = pcb->rcv_ann_wnd = (tcpwnd_size_t)s->opt.receive_buffer;
@@ -362,6 +387,7 @@ static void consume(struct sock *s, uint32_t count)
         }
         left -= first->len;
         s->rx = first->next;
+        s->rx_parts -= s->rx_parts > 0;
         first->next = NULL; /* pbuf_dechain would free the rest too */
         first->tot_len = first->len;
         pbuf_free(first);

@@ -18,6 +18,7 @@
 #define TCP (TCP_TMR_INTERVAL * NANOS_PER_MS)
 #define ROUTER_LIFETIME 9000 /* seconds (RFC 4861 section 6.2.1) */
 #define CATCH_UP 8
+#define TIME_WAIT_MAX 4096
 
 /* Whether a tick is due. Late ticks are made up for, unless there are very many. */
 static bool due(uint64_t *at, uint64_t now, uint64_t interval)
@@ -47,11 +48,26 @@ static bool reports_pending(struct stack *st)
     return false;
 }
 
+/* The oldest connections in TIME-WAIT make way for others, as with net.ipv4.tcp_max_tw_buckets of Linux. */
+static void trim_time_wait(void)
+{
+    struct tcp_pcb *pcb = tcp_tw_pcbs;
+    for (int count = 0; pcb && count < TIME_WAIT_MAX; count++) {
+        pcb = pcb->next; /* the newest come first */
+    }
+    while (pcb) {
+        struct tcp_pcb *next = pcb->next;
+        tcp_abort(pcb);
+        pcb = next;
+    }
+}
+
 void timers_run(struct stack *st)
 {
     uint64_t now = st->now;
     while (due(&st->tcp_due, now, TCP)) {
         tcp_tmr();
+        trim_time_wait();
         if (!tcp_active_pcbs && !tcp_tw_pcbs) {
             st->tcp_due = NETGRAFT_NEVER;
         }

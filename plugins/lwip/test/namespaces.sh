@@ -29,6 +29,7 @@ ip -n $b addr add fd00:2::1/64 dev ng1 nodad
 # round NAMESPACE-OF-THE-KERNEL KIND INTERFACE STACK-ADDRESS PREFIX KERNEL-ADDRESS
 round() {
     echo "$2, $4"
+    : >"$out"
     ip netns exec $a "$test" stack "$object" "$2" "$3" "$4" "$5" "$6" "$megabytes" >"$out" 2>&1 &
     stack=$!
     for _ in 1 2 3 4 5 6 7 8 9 10; do
