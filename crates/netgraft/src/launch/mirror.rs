@@ -252,6 +252,8 @@ fn make_bridge(name: &str, index: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use netgraft_plugin::inet;
+
     use super::*;
 
     fn interface() -> Interface {
@@ -317,6 +319,44 @@ mod tests {
             assert!(refused(&|i| i.addresses = vec![address]).contains("address"));
         }
         assert!(refused(&|i| i.addresses = vec![i.addresses[0]; MAX_LISTED + 1]).contains("too many"));
+    }
+
+    /// A stack that says a lot.
+    struct Talker;
+
+    impl inet::Stack for Talker {
+        fn interfaces(&self) -> Vec<inet::Interface> {
+            let one = |index| inet::Interface {
+                index,
+                name: "long".repeat(1 << 16),
+                mtu: 1500,
+                up: true,
+                loopback: index == 1,
+                hardware_address: None,
+                addresses: vec!["192.0.2.2/24".parse().unwrap(); 1 << 12],
+            };
+            (1..100).map(one).collect()
+        }
+
+        fn routes(&self) -> Vec<inet::Route> {
+            let destination = "192.0.2.0/24".parse().unwrap();
+            (0..1 << 16).map(|i| inet::Route { destination, gateway: None, interface: i % 100 }).collect()
+        }
+
+        fn destroy(&mut self) {}
+    }
+
+    #[test]
+    fn a_stack_that_says_too_much_does_not_make_the_message_too_long() {
+        let network = Network::of(&Talker);
+        let bytes = serde_json::to_vec(&network).unwrap();
+        assert!(bytes.len() < 32 * 1024, "{}", bytes.len());
+        assert!(
+            network.interfaces.iter().all(|i| i.index > 1) && network.routes.iter().all(|r| r.interface > 1)
+        );
+        assert!(devices(&network).unwrap_err().contains("more than 16"));
+        let network = Network { interfaces: network.interfaces[..1].to_vec(), routes: Vec::new() };
+        assert!(devices(&network).unwrap_err().contains("name"));
     }
 
     #[test]
