@@ -90,8 +90,8 @@ pub(crate) struct Core {
     pub(crate) tcp_ports: Ports,
     pub(crate) udp_ports: Ports,
     pub(crate) udp_peers: Map<Tuple, Handle>,
-    /// ICMP echo sockets by family and identifier.
-    pub(crate) echoes: Map<(bool, u16), Handle>,
+    /// ICMP echo sockets by family and identifier, in the order in which they were bound.
+    pub(crate) echoes: Map<(bool, u16), Vec<Handle>>,
     /// Raw sockets: family, protocol, handle.
     pub(crate) raws: Vec<(bool, u8, Handle)>,
     /// Multicast groups with the number of members, by interface index.

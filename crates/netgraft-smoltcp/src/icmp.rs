@@ -55,34 +55,57 @@ impl Core {
             return;
         }
         let ident = u16::from_be_bytes([hi, lo]);
-        let Some(&handle) = self.echoes.get(&(packet.protocol == ICMP, ident)) else { return };
-        let Some(sock) = self.socks.get(handle) else { return };
-        let Body::Datagrams(datagrams) = &sock.body else { return };
-        let meant = (sock.bound.ip.is_unspecified() || sock.bound.ip == packet.dst)
-            && datagrams.peer.is_none_or(|p| p.ip() == packet.src);
-        if meant {
+        let Some(sharers) = self.echoes.get(&(packet.protocol == ICMP, ident)) else { return };
+        // Of those that share it the last one gets the reply, as on Linux.
+        let meant = |handle: &&Handle| self.is_meant(**handle, packet);
+        if let Some(&handle) = sharers.iter().rev().find(meant) {
             let from = SocketAddr::new(packet.src, 0);
             self.receive(handle, meta(side, packet, from), [packet.payload, &[]]);
         }
     }
 
-    /// Binds an echo socket to an identifier, to any free one if it is 0.
+    /// Whether a packet's addresses are those of an echo or raw socket.
+    fn is_meant(&self, handle: Handle, packet: &Packet<'_>) -> bool {
+        let Some(sock) = self.socks.get(handle) else { return false };
+        let Body::Datagrams(datagrams) = &sock.body else { return false };
+        (sock.bound.ip.is_unspecified() || sock.bound.ip == packet.dst)
+            && datagrams.peer.is_none_or(|p| p.ip() == packet.src)
+    }
+
+    /// Binds an echo socket to an identifier, to one that nobody has if it is 0.
     ///
     /// # Errors
     /// [`Error::AddressInUse`]
     pub(crate) fn hold_ident(&mut self, handle: Handle, ip: IpAddr, ident: u16) -> Result<()> {
-        let sock = self.socks.get_mut(handle).ok_or(Error::BadHandle)?;
+        let sock = self.socks.get(handle).ok_or(Error::BadHandle)?;
         let v4 = sock.spec.domain == Domain::V4;
+        let shares = |h: &Handle| self.socks.get(*h).is_some_and(|s| s.options.reuse_address);
         let ident = match ident {
             0 => candidates((1, u16::MAX), self.random.next())
                 .find(|&i| !self.echoes.contains_key(&(v4, i)))
                 .ok_or(Error::AddressInUse)?,
-            ident if self.echoes.contains_key(&(v4, ident)) => return Err(Error::AddressInUse),
-            ident => ident,
+            ident => match self.echoes.get(&(v4, ident)) {
+                Some(others) if !(shares(&handle) && others.iter().all(shares)) => {
+                    return Err(Error::AddressInUse);
+                }
+                _ => ident,
+            },
         };
-        self.echoes.insert((v4, ident), handle);
-        sock.bound = Bound { ip, port: ident, hold: Hold::Entry };
+        self.echoes.entry((v4, ident)).or_default().push(handle);
+        if let Some(sock) = self.socks.get_mut(handle) {
+            sock.bound = Bound { ip, port: ident, hold: Hold::Entry };
+        }
         Ok(())
+    }
+
+    /// Gives the identifier of an echo socket back.
+    pub(crate) fn release_ident(&mut self, handle: Handle, v4: bool, ident: u16) {
+        if let Some(sharers) = self.echoes.get_mut(&(v4, ident)) {
+            sharers.retain(|h| *h != handle);
+            if sharers.is_empty() {
+                self.echoes.remove(&(v4, ident));
+            }
+        }
     }
 
     /// Sends an echo request with the socket's own identifier in it.
@@ -126,11 +149,7 @@ impl Core {
         // IPv4 gives the IP header too, IPv6 does not (raw(7), RFC 3542 section 3).
         let data = if v4 { packet.ip } else { packet.payload };
         for handle in handles {
-            let Some(sock) = self.socks.get(handle) else { continue };
-            let Body::Datagrams(datagrams) = &sock.body else { continue };
-            let meant = (sock.bound.ip.is_unspecified() || sock.bound.ip == packet.dst)
-                && datagrams.peer.is_none_or(|p| p.ip() == packet.src);
-            if meant {
+            if self.is_meant(handle, packet) {
                 let from = SocketAddr::new(packet.src, 0);
                 self.receive(handle, meta(side, packet, from), [data, &[]]);
             }

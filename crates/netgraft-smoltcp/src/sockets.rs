@@ -178,11 +178,16 @@ impl Core {
     fn datagram_close(&mut self, handle: Handle) {
         let _ = self.datagram_disconnect(handle);
         let Some(sock) = self.socks.get_mut(handle) else { return };
+        let groups = match &mut sock.body {
+            Body::Datagrams(datagrams) => std::mem::take(&mut datagrams.groups),
+            _ => Vec::new(),
+        };
         let v4 = sock.spec.domain == Domain::V4;
         match sock.spec.protocol {
             Protocol::Icmp | Protocol::Icmpv6 if sock.bound.hold == Hold::Entry => {
-                self.echoes.remove(&(v4, sock.bound.port));
+                let ident = sock.bound.port;
                 sock.bound.hold = Hold::Nothing;
+                self.release_ident(handle, v4, ident);
             }
             Protocol::Raw(_) => {
                 self.raws.retain(|r| r.2 != handle);
@@ -190,10 +195,6 @@ impl Core {
             }
             _ => {}
         }
-        let groups = match &mut sock.body {
-            Body::Datagrams(datagrams) => std::mem::take(&mut datagrams.groups),
-            _ => Vec::new(),
-        };
         for (index, group) in groups {
             self.leave_group(index, group);
         }
@@ -225,7 +226,10 @@ impl Sockets for SmoltcpStack {
             Kind::Stream => Body::Fresh,
             _ => Body::Datagrams(Box::default()),
         };
-        let handle = core.add_socket(spec, Options::default(), Owner::Program, body);
+        // Echo sockets share from birth (inet_create, INET_PROTOSW_REUSE).
+        let reuse_address = matches!(spec.protocol, Protocol::Icmp | Protocol::Icmpv6);
+        let options = Options { reuse_address, ..Options::default() };
+        let handle = core.add_socket(spec, options, Owner::Program, body);
         core.socks.held += 1;
         if let Protocol::Raw(protocol) = spec.protocol {
             core.raws.push((spec.domain == Domain::V4, protocol, handle));
@@ -268,7 +272,10 @@ impl Sockets for SmoltcpStack {
         let sock = self.core()?.socks.held(handle)?;
         let peer = match &sock.body {
             Body::Conn(conn) if conn.life == crate::tcp::Life::Open => conn.remote,
-            Body::Datagrams(datagrams) => datagrams.peer.ok_or(Error::NotConnected)?,
+            // A peer without a port, of an echo or raw socket, is not shown (inet_getname).
+            Body::Datagrams(datagrams) => {
+                datagrams.peer.filter(|peer| peer.port() != 0).ok_or(Error::NotConnected)?
+            }
             _ => return Err(Error::NotConnected),
         };
         Ok(outward(sock.spec.domain, peer))

@@ -160,7 +160,11 @@ fn echo_sockets_ping_and_get_their_own_replies() {
         let other = world.stacks[0].socket(spec).unwrap();
         let any = if domain == Domain::V4 { "0.0.0.0:77" } else { "[::]:77" };
         world.stacks[0].bind(ping, addr(any)).unwrap();
-        assert_eq!(world.stacks[0].bind(other, addr(any)), Err(Error::AddressInUse));
+        let share = |world: &mut World, on| {
+            world.stacks[0].set_option(other, SocketOption::ReuseAddress(on)).unwrap();
+            world.stacks[0].bind(other, addr(any))
+        };
+        assert_eq!(share(&mut world, false), Err(Error::AddressInUse));
         let message = [request, 0, 0, 0, 9, 9, 0, 1, b'd', b'a', b't', b'a'];
         assert_eq!(send_to(&mut world, 0, ping, &message, to), Ok(12));
         world.settle();
@@ -170,6 +174,18 @@ fn echo_sockets_ping_and_get_their_own_replies() {
         assert_eq!(world.recv(0, other), Err(Error::Again));
         assert_eq!(send_to(&mut world, 0, ping, &[reply; 12], to), Err(Error::Invalid));
         assert_eq!(send_to(&mut world, 0, ping, &[request, 0], to), Err(Error::Invalid));
+        // Of two that share an identifier, the last one gets the replies, until it is closed.
+        assert_eq!(share(&mut world, true), Ok(()));
+        send_to(&mut world, 0, ping, &message, to).unwrap();
+        world.settle();
+        assert_eq!(world.recv(0, ping), Err(Error::Again));
+        assert_eq!(world.recv(0, other).unwrap()[0], reply);
+        world.stacks[0].close(other, world.now).unwrap();
+        world.stacks[0].connect(ping, addr(to), world.now).unwrap();
+        assert_eq!(world.stacks[0].peer_addr(ping), Err(Error::NotConnected), "it has no port");
+        world.stacks[0].send(ping, &message, None, SendFlags::empty(), world.now).unwrap();
+        world.settle();
+        assert_eq!(world.recv(0, ping).unwrap()[0], reply);
     }
 }
 
