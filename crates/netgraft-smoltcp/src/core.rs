@@ -303,7 +303,7 @@ impl Core {
         match sock.bound.hold {
             Hold::Nothing => {}
             Hold::Entry => ports.remove(sock.bound.port, sock.handle),
-            Hold::Connection(reuse) => ports.remove_connection(sock.bound.port, reuse),
+            Hold::Connection(sharing) => ports.remove_connection(sock.bound.addr(), sharing),
         }
         sock.bound.hold = Hold::Nothing;
     }

@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::device::Edit;
 use crate::iface::{NetIf, Side};
 use crate::packet::{self, ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, Segment, TCP, UDP};
+use crate::ports::Sharing;
 use crate::sock::{Body, Bound, Hold, Owner};
 use crate::tcp::{Conn, Life, buffer_sizes};
 use crate::timewait::Meaning;
@@ -103,7 +104,7 @@ impl Core {
     /// Ends a TIME-WAIT before its time.
     pub(crate) fn forget_time_wait(&mut self, tuple: &Tuple) {
         if let Some(old) = self.time_waits.remove(tuple) {
-            self.tcp_ports.remove_connection(old.port, old.reuse);
+            self.tcp_ports.remove_connection(old.local, old.sharing);
         }
     }
 
@@ -170,12 +171,12 @@ impl Core {
         }
         let tuple = conn.tuple();
         let spec = SocketSpec { domain, kind: Kind::Stream, protocol: Protocol::Tcp };
-        let reuse = options.reuse_address;
+        let sharing = Sharing::of(&options);
         let handle = self.add_socket(spec, options, Owner::Listener(listener), Body::Conn(Box::new(conn)));
         if let Some(sock) = self.socks.get_mut(handle) {
-            sock.bound = Bound { ip: local.ip(), port: local.port(), hold: Hold::Connection(reuse) };
+            sock.bound = Bound { ip: local.ip(), port: local.port(), hold: Hold::Connection(sharing) };
         }
-        self.tcp_ports.add_connection(local.port(), reuse);
+        self.tcp_ports.add_connection(local, sharing);
         self.connections.insert(tuple, handle);
         if let Some(Body::Listener(queues)) = self.socks.get_mut(listener).map(|s| &mut s.body) {
             queues.half_open.insert(handle);

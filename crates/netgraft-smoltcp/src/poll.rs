@@ -50,7 +50,7 @@ impl Core {
             }
         }
         while let Some(old) = self.time_waits.expire(self.now) {
-            self.tcp_ports.remove_connection(old.port, old.reuse);
+            self.tcp_ports.remove_connection(old.local, old.sharing);
         }
         if self.conduits.next().is_some_and(|at| at <= self.now) {
             self.neighbors_may_have_come();

@@ -1,10 +1,12 @@
 //! Which sockets hold which local ports, and who may share one (socket(7), `SO_REUSEADDR`, `SO_REUSEPORT`).
 
-use std::net::IpAddr;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, SocketAddr};
 
 use netgraft_plugin::{Domain, Handle};
 
 use crate::hash::{Keyed, Map};
+use crate::options::Options;
 
 /// One socket's hold on a port.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +20,36 @@ pub(crate) struct Bind {
     pub(crate) reuse_port: bool,
     /// What the socket takes off the port.
     pub(crate) role: Role,
+}
+
+/// With whom a connection shares its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Sharing {
+    /// `SO_REUSEADDR`: with those that do not listen and have it too.
+    address: bool,
+    /// `SO_REUSEPORT`: with those that have it too.
+    port: bool,
+}
+
+impl Sharing {
+    const ALL: [Sharing; 4] = [
+        Sharing { address: false, port: false },
+        Sharing { address: true, port: false },
+        Sharing { address: false, port: true },
+        Sharing { address: true, port: true },
+    ];
+
+    pub(crate) fn of(options: &Options) -> Self {
+        Sharing { address: options.reuse_address, port: options.reuse_port }
+    }
+
+    fn index(self) -> usize {
+        usize::from(self.address) + 2 * usize::from(self.port)
+    }
+
+    fn allows(self, new: &Bind) -> bool {
+        self.address && new.reuse_address || self.port && new.reuse_port
+    }
 }
 
 /// What a bound socket takes.
@@ -60,19 +92,22 @@ impl Bind {
 #[derive(Debug, Default)]
 struct PortUse {
     binds: Vec<Bind>,
-    /// Connections on the port that no entry of `binds` stands for: with and without `SO_REUSEADDR`.
-    connections: [u32; 2],
+    /// Connections on the port, also in TIME-WAIT, that no entry of `binds` stands for: how many of IPv6 and
+    /// IPv4 share with whom.
+    connections: [[u32; 4]; 2],
 }
 
 /// The ports of one protocol.
 pub(crate) struct Ports {
     ports: Map<u16, PortUse>,
+    /// The same connections by local address.
+    connections: Map<(SocketAddr, Sharing), u32>,
     datagram: bool,
 }
 
 impl Ports {
     pub(crate) fn new(key: Keyed, datagram: bool) -> Self {
-        Ports { ports: Map::with_hasher(key), datagram }
+        Ports { ports: Map::with_hasher(key), connections: Map::with_hasher(key), datagram }
     }
 
     /// Whether `new` may hold `port` beside those that do.
@@ -82,8 +117,19 @@ impl Ports {
             old.reuse_port && new.reuse_port
                 || old.reuse_address && new.reuse_address && (self.datagram || old.role == Role::Bound)
         };
-        (used.connections[0] == 0 || new.reuse_address || new.reuse_port)
+        !self.connections_refuse(port, used, new)
             && used.binds.iter().all(|old| old.handle == new.handle || !old.overlaps(new) || shared(old))
+    }
+
+    /// Whether a connection has an address that `new` would take, and does not share it.
+    fn connections_refuse(&self, port: u16, used: &PortUse, new: &Bind) -> bool {
+        [false, true].into_iter().filter(|&v4| new.covers(v4)).any(|v4| {
+            let counts = &used.connections[usize::from(v4)];
+            Sharing::ALL.into_iter().filter(|s| counts[s.index()] > 0 && !s.allows(new)).any(|sharing| {
+                let at = |ip| self.connections.contains_key(&(SocketAddr::new(ip, port), sharing));
+                new.addr.is_none_or(at)
+            })
+        })
     }
 
     /// Whether a port has no holder but connections.
@@ -107,20 +153,28 @@ impl Ports {
         self.ports.get_mut(&port)?.binds.iter_mut().find(|b| b.handle == handle)
     }
 
-    pub(crate) fn add_connection(&mut self, port: u16, reuse: bool) {
-        self.ports.entry(port).or_default().connections[usize::from(reuse)] += 1;
+    /// Counts a connection on its local address.
+    pub(crate) fn add_connection(&mut self, local: SocketAddr, sharing: Sharing) {
+        let used = self.ports.entry(local.port()).or_default();
+        used.connections[usize::from(local.is_ipv4())][sharing.index()] += 1;
+        *self.connections.entry((local, sharing)).or_default() += 1;
     }
 
-    pub(crate) fn remove_connection(&mut self, port: u16, reuse: bool) {
-        if let Some(used) = self.ports.get_mut(&port) {
-            let count = &mut used.connections[usize::from(reuse)];
-            *count = count.saturating_sub(1);
-            self.tidy(port);
+    /// Takes a connection out that was counted.
+    pub(crate) fn remove_connection(&mut self, local: SocketAddr, sharing: Sharing) {
+        let Entry::Occupied(mut entry) = self.connections.entry((local, sharing)) else { return };
+        *entry.get_mut() -= 1;
+        if *entry.get() == 0 {
+            entry.remove();
+        }
+        if let Some(used) = self.ports.get_mut(&local.port()) {
+            used.connections[usize::from(local.is_ipv4())][sharing.index()] -= 1;
+            self.tidy(local.port());
         }
     }
 
     fn tidy(&mut self, port: u16) {
-        if self.ports.get(&port).is_some_and(|u| u.binds.is_empty() && u.connections == [0, 0]) {
+        if self.ports.get(&port).is_some_and(|u| u.binds.is_empty() && u.connections == [[0; 4]; 2]) {
             self.ports.remove(&port);
         }
     }
@@ -186,11 +240,40 @@ mod tests {
         tcp.entry(81, Handle(1)).unwrap().role = Role::Receiving;
         assert!(!tcp.is_free(81, &bind(2, "0.0.0.0", (true, false), Role::Bound)));
         tcp.remove(81, Handle(1));
-        tcp.add_connection(81, true);
-        assert!(tcp.is_free(81, &bind(2, "0.0.0.0", plain, Role::Bound)));
-        tcp.add_connection(81, false);
-        assert!(!tcp.is_free(81, &bind(2, "0.0.0.0", plain, Role::Bound)));
-        assert!(tcp.is_free(81, &bind(2, "0.0.0.0", (true, false), Role::Bound)));
+        tcp.remove(80, Handle(1));
+        assert!(tcp.ports.is_empty());
+    }
+
+    #[test]
+    fn connections_keep_their_address_and_share_as_they_said() {
+        let mut tcp = Ports::new(Keyed::random(), false);
+        let local: SocketAddr = "127.0.0.1:81".parse().unwrap();
+        let options = [(false, false), (true, false), (false, true), (true, true)];
+        for (index, (address, port)) in options.into_iter().enumerate() {
+            let sharing = Sharing { address, port };
+            assert_eq!((sharing.index(), Sharing::ALL[index]), (index, sharing));
+            tcp.add_connection(local, sharing);
+            tcp.add_connection(local, sharing);
+            tcp.remove_connection(local, sharing);
+            for new in options {
+                let shared = address && new.0 || port && new.1;
+                for (addr, free) in [
+                    ("127.0.0.1", shared),
+                    ("0.0.0.0", shared),
+                    ("::", shared),
+                    ("127.0.0.2", true),
+                    ("::1", true),
+                ] {
+                    let bind = bind(2, addr, new, Role::Bound);
+                    assert_eq!(tcp.is_free(81, &bind), free, "{sharing:?} {new:?} {addr}");
+                    assert_eq!(tcp.is_free(81, &Bind { v6_only: true, ..bind }), free || addr == "::");
+                }
+            }
+            tcp.remove_connection(local, sharing);
+            // One that was never counted is no harm.
+            tcp.remove_connection(local, sharing);
+            assert!(tcp.ports.is_empty() && tcp.connections.is_empty());
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@ use smoltcp::socket::tcp::State;
 
 use crate::core::Core;
 use crate::iface::Side;
-use crate::sock::{Body, Hold, Owner};
+use crate::ports::Sharing;
+use crate::sock::{Body, Owner};
 use crate::tcp::{Life, Verdict};
 use crate::timewait::Waiting;
 
@@ -192,20 +193,17 @@ impl Core {
     fn rest_in_time_wait(&mut self, handle: Handle) {
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let Body::Conn(conn) = &sock.body else { return };
-        let reuse = match sock.bound.hold {
-            Hold::Connection(reuse) => reuse,
-            _ => sock.options.reuse_address,
-        };
+        let sharing = Sharing::of(&sock.options);
         let waiting = Waiting {
             next: conn.next,
-            port: conn.local.port(),
-            reuse,
+            local: conn.local,
+            sharing,
             since: self.now,
             loopback: conn.side == Side::Loopback,
         };
-        self.tcp_ports.add_connection(waiting.port, reuse);
+        self.tcp_ports.add_connection(waiting.local, sharing);
         if let Some(evicted) = self.time_waits.insert(conn.tuple(), waiting) {
-            self.tcp_ports.remove_connection(evicted.port, evicted.reuse);
+            self.tcp_ports.remove_connection(evicted.local, evicted.sharing);
         }
         self.end(handle, None);
     }

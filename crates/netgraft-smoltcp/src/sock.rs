@@ -9,6 +9,7 @@ use crate::addr::unspecified;
 use crate::datagram::Datagrams;
 use crate::listener::Listener;
 use crate::options::Options;
+use crate::ports::Sharing;
 use crate::tcp::Conn;
 
 /// A socket, or a connection that waits for `accept` or outlives its `close`.
@@ -54,8 +55,8 @@ pub(crate) enum Hold {
     Nothing,
     /// By an entry of its own in the port table.
     Entry,
-    /// As one of the port's connections, with or without `SO_REUSEADDR`.
-    Connection(bool),
+    /// As one of the port's connections.
+    Connection(Sharing),
 }
 
 impl Bound {

@@ -10,6 +10,7 @@ use crate::addr::address;
 use crate::core::Core;
 use crate::iface::Side;
 use crate::options::is_tcp;
+use crate::ports::Sharing;
 use crate::sock::{Body, Hold};
 
 impl Core {
@@ -65,8 +66,16 @@ impl Core {
     /// Makes a changed option take effect.
     fn apply(&mut self, handle: Handle, name: OptionName) {
         let Some(sock) = self.socks.get_mut(handle) else { return };
-        if matches!(name, OptionName::ReuseAddress | OptionName::ReusePort) && sock.bound.hold == Hold::Entry
+        let reuse = matches!(name, OptionName::ReuseAddress | OptionName::ReusePort);
+        if let Hold::Connection(old) = sock.bound.hold
+            && reuse
         {
+            let new = Sharing::of(&sock.options);
+            self.tcp_ports.remove_connection(sock.bound.addr(), old);
+            self.tcp_ports.add_connection(sock.bound.addr(), new);
+            sock.bound.hold = Hold::Connection(new);
+        }
+        if reuse && sock.bound.hold == Hold::Entry {
             let ports = match sock.spec.protocol {
                 Protocol::Tcp => &mut self.tcp_ports,
                 _ => &mut self.udp_ports,

@@ -8,7 +8,7 @@ use crate::addr::{Tuple, endpoint};
 use crate::core::{Core, check_family, destination};
 use crate::iface::Side;
 use crate::listener::Listener;
-use crate::ports::Role;
+use crate::ports::{Role, Sharing};
 use crate::sock::{Body, Bound, Hold, Owner};
 use crate::tcp::{Conn, Life, buffer_sizes};
 
@@ -84,7 +84,7 @@ impl Core {
             return Err(Error::ConnectionRefused);
         }
         let path = self.path_of(sock, remote.ip())?;
-        let bound = sock.bound;
+        let (bound, sharing) = (sock.bound, Sharing::of(&sock.options));
         let src = if bound.ip.is_unspecified() { path.src } else { bound.ip };
         if src.is_ipv4() != remote.is_ipv4() {
             return Err(Error::NetworkUnreachable);
@@ -93,7 +93,7 @@ impl Core {
             return Err(Error::Invalid);
         }
         let (port, hold) = match bound.hold {
-            Hold::Nothing => (self.connect_port(src, remote)?, Hold::Connection(false)),
+            Hold::Nothing => (self.connect_port(src, remote)?, Hold::Connection(sharing)),
             hold => (bound.port, hold),
         };
         let local = SocketAddr::new(src, port);
@@ -129,8 +129,8 @@ impl Core {
         let ends_of = (endpoint(ends.0), endpoint(ends.1));
         netif.connect(conn.socket_mut(), ends_of, isn, now).map_err(|_| Error::Invalid)?;
         self.connections.insert(conn.tuple(), handle);
-        if let (Hold::Connection(reuse), port) = (hold, ends.0.port()) {
-            self.tcp_ports.add_connection(port, reuse);
+        if let Hold::Connection(sharing) = hold {
+            self.tcp_ports.add_connection(ends.0, sharing);
         }
         let sock = self.socks.held_mut(handle)?;
         sock.bound = Bound { ip: ends.0.ip(), port: ends.0.port(), hold };
@@ -161,8 +161,8 @@ impl Core {
         if let Body::Conn(conn) = std::mem::replace(&mut sock.body, Body::Fresh) {
             let (set, inner) = (conn.set, conn.inner);
             let hold = sock.bound.hold;
-            if let Hold::Connection(reuse) = hold {
-                self.tcp_ports.remove_connection(sock.bound.port, reuse);
+            if let Hold::Connection(sharing) = hold {
+                self.tcp_ports.remove_connection(sock.bound.addr(), sharing);
                 sock.bound = Bound::nowhere(sock.spec.domain);
             }
             self.recycle_tcp(set, inner);

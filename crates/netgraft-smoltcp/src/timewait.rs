@@ -1,6 +1,7 @@
 //! Connections in TIME-WAIT (RFC 9293 section 3.6.1): a few numbers each, without buffers.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use netgraft_plugin::Instant;
@@ -8,6 +9,7 @@ use netgraft_plugin::Instant;
 use crate::addr::Tuple;
 use crate::hash::{Keyed, Map};
 use crate::packet::{RST, SYN, Segment};
+use crate::ports::Sharing;
 
 /// How long they stay, as on Linux.
 const STAY: Duration = Duration::from_secs(60);
@@ -21,9 +23,9 @@ const MOST: usize = 65_536;
 pub(crate) struct Waiting {
     /// The next sequence numbers of both sides: ours, and the peer's.
     pub(crate) next: (u32, u32),
-    /// The local port and how it is counted.
-    pub(crate) port: u16,
-    pub(crate) reuse: bool,
+    /// The local address and how it is counted.
+    pub(crate) local: SocketAddr,
+    pub(crate) sharing: Sharing,
     pub(crate) since: Instant,
     pub(crate) loopback: bool,
 }

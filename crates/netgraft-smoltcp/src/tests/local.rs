@@ -302,3 +302,33 @@ fn both_directions_at_once_do_not_block_each_other() {
     }
     panic!("{sent:?} sent, {got:?} got");
 }
+
+#[test]
+fn a_connection_keeps_its_port_as_its_options_say_now_and_in_time_wait() {
+    let mut stack = alone();
+    let server = listener(&mut stack, TCP4, "127.0.0.1:80");
+    let client = connect(&mut stack, "127.0.0.1:80", NOW);
+    let (conn, _) = stack.accept(server).unwrap();
+    stack.close(server, NOW).unwrap();
+    let bind = |stack: &mut SmoltcpStack, at: &str| {
+        let sock = stack.socket(TCP4).unwrap();
+        stack.set_option(sock, SocketOption::ReuseAddress(true)).unwrap();
+        let bound = stack.bind(sock, addr(at));
+        stack.close(sock, NOW).unwrap();
+        bound
+    };
+    let at = ["127.0.0.1:80", "0.0.0.0:80"];
+    for on in [false, true, false] {
+        stack.set_option(conn, SocketOption::ReuseAddress(on)).unwrap();
+        let expected = if on { Ok(()) } else { Err(Error::AddressInUse) };
+        assert_eq!(at.map(|at| bind(&mut stack, at)), [expected, expected]);
+        assert_eq!(bind(&mut stack, "127.0.0.2:80"), Ok(()));
+    }
+    for handle in [conn, client] {
+        stack.close(handle, NOW).unwrap();
+        rest(&mut stack, NOW);
+    }
+    assert_eq!(at.map(|at| bind(&mut stack, at)), [Err(Error::AddressInUse); 2]);
+    rest(&mut stack, NOW + std::time::Duration::from_secs(60));
+    assert_eq!(at.map(|at| bind(&mut stack, at)), [Ok(()); 2]);
+}
