@@ -1,4 +1,6 @@
 /* Addresses between the interface and lwIP, and the errors of lwIP. */
+#include "lwip/etharp.h"
+#include "lwip/priv/nd6_priv.h"
 #include "stack.h"
 
 /* Converts; an IPv4-mapped IPv6 address becomes IPv4. False for no address. */
@@ -114,6 +116,31 @@ int32_t target(struct stack *st, struct sock *s, const struct netgraft_address *
     }
     bool routed = st->gateway6.family != NETGRAFT_FAMILY_NONE || on_link6(st, ip);
     return routed ? 0 : NETGRAFT_E_NETWORK_UNREACHABLE;
+}
+
+/* Whether the host to which packets for `ip` go on the link has answered who it is (RFC 826, RFC 4861). */
+bool neighbor_known(struct stack *st, const ip_addr_t *ip)
+{
+    ip_addr_t gateway;
+    if (!IP_IS_V6(ip)) {
+        const ip4_addr_t *next = ip_2_ip4(ip), *found;
+        struct eth_addr *hardware;
+        if (!ip4_addr_netcmp(next, netif_ip4_addr(&st->nic), netif_ip4_netmask(&st->nic))) {
+            next = netif_ip4_gw(&st->nic);
+        }
+        return etharp_find_addr(&st->nic, next, &hardware, &found) >= 0;
+    }
+    const ip6_addr_t *next = ip_2_ip6(ip);
+    if (!on_link6(st, next) && ip_from(&st->gateway6, &gateway)) {
+        next = ip_2_ip6(&gateway);
+    }
+    for (int i = 0; i < LWIP_ND6_NUM_NEIGHBORS; i++) {
+        const struct nd6_neighbor_cache_entry *entry = &neighbor_cache[i];
+        if (entry->state != ND6_NO_ENTRY && ip6_addr_cmp_zoneless(&entry->next_hop_address, next)) {
+            return entry->state != ND6_INCOMPLETE;
+        }
+    }
+    return false;
 }
 
 int32_t error_of(err_t err)

@@ -76,6 +76,7 @@ struct sock {
     bool last_was_refused;   /* a connect that failed: the socket may connect again */
     struct netgraft_address local, peer; /* kept when the control block is gone */
     uint32_t final_state;                /* enum netgraft_tcp_state, without a control block */
+    uint32_t waited; /* ticks of 500 ms since connect */
     uint64_t bytes_in, bytes_out;
 
     /* Stream: the received bytes. */
@@ -170,6 +171,7 @@ void ip_to(const ip_addr_t *ip, struct netgraft_ip *out);
 void ip_to_family(const ip_addr_t *ip, uint8_t family, struct netgraft_ip *out);
 int32_t target(struct stack *st, struct sock *s, const struct netgraft_address *address, ip_addr_t *out);
 bool is_own(struct stack *st, const ip_addr_t *ip);
+bool neighbor_known(struct stack *st, const ip_addr_t *ip);
 int32_t error_of(err_t err);
 
 /* socket.c */

@@ -10,6 +10,8 @@
 
 /* The first retransmission time-out in lwIP's ticks: 1 s (RFC 6298 section 2.1). */
 #define FIRST_RTO (1000 / TCP_SLOW_INTERVAL)
+/* Ticks after which a host that does not answer on the link is given up: 3 s. */
+#define WAIT_FOR_NEIGHBOR (3000 / TCP_SLOW_INTERVAL)
 /* Received buffers that may wait in a chain before they are copied into one. */
 #define PARTS_MAX 64
 
@@ -197,14 +199,27 @@ static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
     return ERR_OK;
 }
 
-/* Called each 500 ms while connecting: lwIP repeats a SYN without the back-off of RFC 6298 section 5.5. */
+/*
+ * Called each 500 ms while connecting: lwIP repeats a SYN without the back-off of RFC 6298 section 5.5, and says nothing
+ * of a host that does not answer on the link, which Linux gives up after three questions of a second each.
+ */
 static err_t on_waiting(void *arg, struct tcp_pcb *pcb)
 {
-    (void)arg;
-    if (pcb->state == SYN_SENT) {
-        pcb->rto = (s16_t)(FIRST_RTO << LWIP_MIN(pcb->nrtx, 6));
+    struct sock *s = arg;
+    if (pcb->state != SYN_SENT) {
+        return ERR_OK;
     }
-    return ERR_OK;
+    pcb->rto = (s16_t)(FIRST_RTO << LWIP_MIN(pcb->nrtx, 6));
+    if (++s->waited < WAIT_FOR_NEIGHBOR || is_own(running, &pcb->remote_ip) ||
+        neighbor_known(running, &pcb->remote_ip)) {
+        return ERR_OK;
+    }
+    unhook(s);
+    tcp_abort(pcb);
+    running->stats.tcp_attempt_fails++;
+    s->last_was_refused = true;
+    ended(s, NETGRAFT_E_HOST_UNREACHABLE);
+    return ERR_ABRT;
 }
 
 /* A fresh control block for a socket whose attempt failed. */
@@ -284,6 +299,7 @@ int32_t stream_connect(struct stack *st, struct sock *s, const struct netgraft_a
     if (err != ERR_OK) {
         return err == ERR_USE ? NETGRAFT_E_ADDRESS_NOT_AVAILABLE : error_of(err);
     }
+    s->waited = 0;
     tcp_poll(pcb, on_waiting, 1);
     pcb->ttl = IP_IS_V6(&to) ? s->opt.hops6 : s->opt.ttl;
     if (s->opt.receive_buffer < TCP_WND) {
