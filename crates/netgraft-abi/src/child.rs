@@ -9,6 +9,8 @@ use netgraft_linux::fdpass;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::Signals;
 
+use crate::library;
+
 /// The most that a child answers, in bytes.
 pub(crate) const ANSWER_LIMIT: usize = 96 * 1024;
 /// The most of an object's output that is kept, in bytes: what a pipe holds.
@@ -50,7 +52,10 @@ pub(crate) fn run(
     let (ours, theirs) = fdpass::pair().map_err(Failure::Host)?;
     let (mut output, input) = io::pipe().map_err(Failure::Host)?;
     let nothing = std::fs::File::open("/dev/null").map_err(Failure::Host)?;
+    let mut alone = Some(library::linker_at_rest());
     let pid = process::fork(|| {
+        // The child's copy of the lock is its own.
+        drop(alone.take());
         let mut kept: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
         kept.extend([0, 1, theirs.as_raw_fd()]);
         let ready = settle(nothing.as_fd(), input.as_fd(), &kept, rights);
@@ -58,7 +63,7 @@ pub(crate) fn run(
         i32::from(tell(theirs.as_fd(), answer).is_err())
     })
     .map_err(Failure::Host)?;
-    drop((theirs, input));
+    drop((alone, theirs, input));
     let result = listen(ours.as_fd(), pid, doing, limit);
     show_output(object, &mut output);
     result

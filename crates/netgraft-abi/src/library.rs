@@ -11,8 +11,17 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libloading::os::unix::Library as Linked;
+
+static LINKER: Mutex<()> = Mutex::new(());
+
+/// Held while the dynamic linker works, and while a process is forked in which it will: a child that is made in the
+/// middle of another thread's dlopen(3) inherits half-made lists.
+pub(crate) fn linker_at_rest() -> MutexGuard<'static, ()> {
+    LINKER.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A shared object that is linked into this process, for good: threads may run in it, so it is never unloaded.
 pub(crate) struct Library(ManuallyDrop<Linked>);
@@ -29,6 +38,7 @@ impl Library {
     /// # Errors
     /// What the dynamic linker says.
     pub(crate) fn open(path: &OsStr) -> Result<Library, String> {
+        let _alone = linker_at_rest();
         // SAFETY: running the object's constructors is what this crate is for, and why it is called only in a child
         // process and in the sentry; all symbols are resolved now, and none of its symbols is given to others.
         let linked = unsafe { Linked::open(Some(path), libc::RTLD_NOW | libc::RTLD_LOCAL) };
