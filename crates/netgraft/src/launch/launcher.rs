@@ -252,7 +252,10 @@ impl<'a> Launcher<'a> {
                 }
                 Some(Incoming::Sentry(message)) => said(message)?,
                 Some(Incoming::Signal(arrived)) => match arrived.signal {
-                    // Whoever ended also closed its pipe or reported.
+                    libc::SIGCHLD if self.sentry_has_ended() => {
+                        return Err(RunError::SentryDied(self.autopsy(None)));
+                    }
+                    // Whoever else ended also closed its pipe or reported.
                     libc::SIGCHLD | libc::SIGCONT | libc::SIGWINCH | libc::SIGURG => {}
                     signal => return Err(RunError::Interrupted(signal)),
                 },

@@ -111,6 +111,16 @@ impl Launcher<'_> {
         crash::text(&self.stack_name, &cause.unwrap_or(Cause::Died(change)), &self.plan.vitals)
     }
 
+    /// Whether the sentry's process has ended. Until the program is executed its process holds a copy of the
+    /// sentry's socket, so that no hang-up tells.
+    pub(super) fn sentry_has_ended(&self) -> bool {
+        self.pid(Role::Sentry).is_some_and(|sentry| {
+            let ended =
+                process::pidfd(sentry).and_then(|fd| wait_readable([Some(fd.as_fd())], Some(Duration::ZERO)));
+            !matches!(ended, Ok([false]))
+        })
+    }
+
     /// The sentry has ended, the program has not.
     pub(super) fn survive(&mut self, cause: Option<Cause>) {
         let what = self.autopsy(cause);
@@ -168,11 +178,15 @@ impl Launcher<'_> {
         };
         let (control, theirs) = fdpass::pair()?;
         let (mut tells, told) = io::pipe()?;
+        let mut theirs = Some(theirs);
         let taken = plan.vitals.taken();
         plan.vitals.renew();
         let helper = process::fork(|| {
+            let Some(theirs) = theirs.take() else { return 1 };
             let made = make_sentry(spare, || sentry::main(plan, theirs.as_fd(), &network))
                 .and_then(|pid| (&told).write_all(&pid.to_ne_bytes()));
+            // Only the sentry holds it from here on: its end is to be seen.
+            drop(theirs);
             if made.is_err() {
                 return 1;
             }

@@ -219,7 +219,11 @@ impl Engine {
             self.run_timers();
             self.run_stack();
             if let Some(error) = self.broken.take() {
-                return Err(error);
+                // What was closed behind its owner's back must not be closed again: the process ends anyway.
+                std::mem::forget(self);
+                return Err(io::Error::other(format!(
+                    "the stack has closed a descriptor of the sentry: {error}"
+                )));
             }
             if let Some(at) = self.ends_at
                 && (self.now >= at || !self.has_last_bytes())
@@ -268,6 +272,8 @@ impl Engine {
         }
         self.now = clock::now();
         self.stack.poll(self.now);
+        // Who still waits in a call is about to be killed, and hears no errors that Linux would not give.
+        self.parked = ParkingLot::default();
         // Connections end as those of a process that is gone: closed, or reset if data was left unread.
         for id in self.table.ids().collect::<Vec<_>>() {
             self.discard(id);

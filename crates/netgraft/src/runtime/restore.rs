@@ -121,20 +121,16 @@ impl Engine {
         (unix::cookie(file.as_fd()).ok()? == kept.cookie).then_some((file, Seen { tid, fd }))
     }
 
-    /// Looks for sockets among all descriptors of the program's processes.
+    /// Looks for sockets among all descriptors of the program's processes. Their lists are closed to the sentry; how
+    /// long they are is not (proc(5)).
     fn search(&mut self, kept: &[Kept], files: &mut [Option<Found>]) {
-        let numbers = |path: &str| {
-            let entries = fs::read_dir(path).into_iter().flatten().flatten();
-            entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).collect::<Vec<_>>()
-        };
         let mut left = SEARCHED;
-        for process in numbers("/proc") {
-            for number in numbers(&format!("/proc/{process}/fd")) {
+        for process in processes() {
+            for fd in 0..descriptors(process) {
                 left = left.saturating_sub(1);
                 if left == 0 || files.iter().all(Option::is_some) {
                     return;
                 }
-                let Ok(fd) = i32::try_from(number) else { continue };
                 let Ok(file) = self.tasks.duplicate(process, fd) else { continue };
                 let Ok(cookie) = unix::cookie(file.as_fd()) else { continue };
                 if let Some(at) = kept.iter().position(|k| k.cookie == cookie) {
@@ -191,6 +187,19 @@ impl Engine {
             KeptRole::Datagrams => Ok(()),
         }
     }
+}
+
+/// The processes that the sentry can see.
+fn processes() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// How many descriptors a process has room for.
+fn descriptors(process: u32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+    size.and_then(|size| size.trim().parse().ok()).unwrap_or(0)
 }
 
 /// A new end for a datagram surrogate that has lost its own.
