@@ -1,5 +1,6 @@
 //! How fast the loopback is, through the contract and in one process:
-//! `cargo run --release -p netgraft-smoltcp --example loopback_speed`.
+//! `cargo run --release -p netgraft-smoltcp --example loopback_speed`. A word after `--` (`bulk`, `transactions`
+//! or `connect`) asks for one part.
 #![expect(clippy::unwrap_used, reason = "a measurement has nobody to report an error to")]
 
 use std::net::SocketAddr;
@@ -145,11 +146,19 @@ fn connect() {
 }
 
 fn main() {
-    for chunk in [4096, 65_536, 262_144] {
-        bulk(chunk);
+    let only = std::env::args().nth(1);
+    let wanted = |name| only.as_ref().is_none_or(|o| o == name);
+    if wanted("bulk") {
+        for chunk in [4096, 65_536, 262_144] {
+            bulk(chunk);
+        }
     }
-    ping_pong(1, 0);
-    ping_pong(50, 0);
-    ping_pong(50, 10_000);
-    connect();
+    if wanted("transactions") {
+        ping_pong(1, 0);
+        ping_pong(50, 0);
+        ping_pong(50, 10_000);
+    }
+    if wanted("connect") {
+        connect();
+    }
 }

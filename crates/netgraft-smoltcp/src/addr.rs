@@ -24,6 +24,15 @@ impl Tuple {
     }
 }
 
+impl Tuple {
+    /// The local address and port.
+    pub(crate) fn local(&self) -> SocketAddr {
+        let ip = Ipv6Addr::from_bits(self.local);
+        let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
+        SocketAddr::new(ip, (self.ports >> 16) as u16)
+    }
+}
+
 fn bits(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(a) => 0xffff_0000_0000 | u128::from(a.to_bits()),
@@ -89,6 +98,16 @@ pub(crate) fn address(ip: IpAddr) -> IpAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tuple_tells_its_local_address() {
+        for (local, remote) in
+            [("192.0.2.1:80", "192.0.2.2:5000"), ("[2001:db8::1]:80", "[2001:db8::2]:5000")]
+        {
+            let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+            assert_eq!(Tuple::new(local, remote).local(), local);
+        }
+    }
 
     #[test]
     fn mapped_addresses_go_in_as_ipv4_and_come_out_mapped() {

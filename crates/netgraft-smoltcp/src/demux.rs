@@ -104,7 +104,7 @@ impl Core {
     /// Ends a TIME-WAIT before its time.
     pub(crate) fn forget_time_wait(&mut self, tuple: &Tuple) {
         if let Some(old) = self.time_waits.remove(tuple) {
-            self.tcp_ports.remove_connection(old.local, old.sharing);
+            self.tcp_ports.remove_connection(tuple.local(), old.sharing);
         }
     }
 

@@ -52,7 +52,7 @@ pub(crate) fn unsmol(at: smoltcp::time::Instant) -> Instant {
 
 /// An interface.
 pub(crate) struct NetIf {
-    /// Boxed: it has buffers of 64 KiB in itself.
+    /// Boxed: it has its tables in itself.
     iface: Box<Interface>,
     caps: DeviceCapabilities,
     pub(crate) tx: TxQueue,
@@ -153,8 +153,9 @@ impl NetIf {
         isn: u32,
         now: Instant,
     ) -> Result<(), tcp::ConnectError> {
-        let (mut chooser, ..) = self.chooser(local.addr, isn, now);
-        socket.connect(chooser.context(), remote, local)
+        self.with_number(local.addr, isn, now, None, |iface, _| {
+            socket.connect(iface.context(), remote, local)
+        })
     }
 
     /// Gives a SYN to the listening socket in `set`, which answers with the initial sequence number `isn`. The
@@ -167,28 +168,34 @@ impl NetIf {
         to: IpAddr,
         isn: u32,
     ) {
-        let (mut chooser, caps, mut nowhere) = self.chooser(address(to), isn, now);
-        let packet = frame.get(self.header..).unwrap_or_default();
-        let mut port = Port { rx: Some(packet), tx: &mut nowhere, caps: &caps };
-        let _ = chooser.poll_ingress_single(smol(now), &mut port, set);
+        self.with_number(address(to), isn, now, frame.get(self.header..), |iface, port| {
+            let _ = iface.poll_ingress_single(smol(now), port, set);
+        });
     }
 
-    /// An interface for one call that needs an initial sequence number, with the one address `to`. Nothing is
-    /// sent through it.
-    fn chooser(&self, to: IpAddress, isn: u32, now: Instant) -> (Interface, DeviceCapabilities, TxQueue) {
+    /// Makes an interface for one call that needs an initial sequence number, with the one address `to` and the
+    /// packet `rx`. Nothing is sent through it. It has 20 KiB, so it stays where it was made.
+    fn with_number<R>(
+        &self,
+        to: IpAddress,
+        isn: u32,
+        now: Instant,
+        rx: Option<&[u8]>,
+        call: impl FnOnce(&mut Interface, &mut Port<'_>) -> R,
+    ) -> R {
         let mut caps = DeviceCapabilities::default();
         caps.medium = SmolMedium::Ip;
         caps.max_transmission_unit = LARGEST;
         caps.checksum = self.caps.checksum.clone();
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = crate::isn::seed(isn);
-        let mut tx = TxQueue::new(0, LARGEST, 0, QUEUE);
-        let mut chooser = Interface::new(config, &mut Port { rx: None, tx: &mut tx, caps: &caps }, smol(now));
-        chooser.update_ip_addrs(|list| {
+        let mut port = Port { rx, tx: &mut TxQueue::new(0, LARGEST, 0, QUEUE), caps: &caps };
+        let mut iface = Interface::new(config, &mut port, smol(now));
+        iface.update_ip_addrs(|list| {
             // The list of a new interface is empty.
             let _ = list.push(IpCidr::new(to, if to.version() == IpVersion::Ipv4 { 32 } else { 128 }));
         });
-        (chooser, caps, tx)
+        call(&mut iface, &mut port)
     }
 
     /// Gives a frame to the interface: it answers what is for no socket.
@@ -261,6 +268,12 @@ impl NetIf {
 mod tests {
     use super::*;
     use crate::packet;
+
+    #[test]
+    fn an_interface_is_small_enough_for_the_stack() {
+        let size = std::mem::size_of::<Interface>();
+        assert!((1..32 << 10).contains(&size), "{size}");
+    }
 
     #[test]
     fn connections_begin_with_the_number_that_was_chosen() {

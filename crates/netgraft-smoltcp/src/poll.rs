@@ -49,8 +49,8 @@ impl Core {
                 self.mark_dirty(handle);
             }
         }
-        while let Some(old) = self.time_waits.expire(self.now) {
-            self.tcp_ports.remove_connection(old.local, old.sharing);
+        while let Some((tuple, old)) = self.time_waits.expire(self.now) {
+            self.tcp_ports.remove_connection(tuple.local(), old.sharing);
         }
         if self.conduits.next().is_some_and(|at| at <= self.now) {
             self.neighbors_may_have_come();

@@ -194,16 +194,11 @@ impl Core {
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let Body::Conn(conn) = &sock.body else { return };
         let sharing = Sharing::of(&sock.options);
-        let waiting = Waiting {
-            next: conn.next,
-            local: conn.local,
-            sharing,
-            since: self.now,
-            loopback: conn.side == Side::Loopback,
-        };
-        self.tcp_ports.add_connection(waiting.local, sharing);
-        if let Some(evicted) = self.time_waits.insert(conn.tuple(), waiting) {
-            self.tcp_ports.remove_connection(evicted.local, evicted.sharing);
+        let waiting =
+            Waiting { next: conn.next, sharing, since: self.now, loopback: conn.side == Side::Loopback };
+        self.tcp_ports.add_connection(conn.local, sharing);
+        if let Some((tuple, evicted)) = self.time_waits.insert(conn.tuple(), waiting) {
+            self.tcp_ports.remove_connection(tuple.local(), evicted.sharing);
         }
         self.end(handle, None);
     }

@@ -1,7 +1,6 @@
 //! Connections in TIME-WAIT (RFC 9293 section 3.6.1): a few numbers each, without buffers.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use netgraft_plugin::Instant;
@@ -23,8 +22,7 @@ const MOST: usize = 65_536;
 pub(crate) struct Waiting {
     /// The next sequence numbers of both sides: ours, and the peer's.
     pub(crate) next: (u32, u32),
-    /// The local address and how it is counted.
-    pub(crate) local: SocketAddr,
+    /// How it is counted on its port.
     pub(crate) sharing: Sharing,
     pub(crate) since: Instant,
     pub(crate) loopback: bool,
@@ -59,7 +57,7 @@ impl TimeWaits {
     }
 
     /// Adds one; answers one that had to leave for it.
-    pub(crate) fn insert(&mut self, tuple: Tuple, waiting: Waiting) -> Option<Waiting> {
+    pub(crate) fn insert(&mut self, tuple: Tuple, waiting: Waiting) -> Option<(Tuple, Waiting)> {
         let evicted = if self.map.len() >= MOST { self.pop() } else { None };
         self.map.insert(tuple, waiting);
         self.order.push_back((waiting.since, tuple));
@@ -70,21 +68,21 @@ impl TimeWaits {
         self.map.remove(tuple)
     }
 
-    fn pop(&mut self) -> Option<Waiting> {
+    fn pop(&mut self) -> Option<(Tuple, Waiting)> {
         while let Some((since, tuple)) = self.order.pop_front() {
             if self.map.get(&tuple).is_some_and(|w| w.since == since) {
-                return self.map.remove(&tuple);
+                return self.map.remove(&tuple).map(|waiting| (tuple, waiting));
             }
         }
         None
     }
 
     /// Takes one whose time is over.
-    pub(crate) fn expire(&mut self, now: Instant) -> Option<Waiting> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<(Tuple, Waiting)> {
         while self.order.front().is_some_and(|(since, _)| *since + STAY <= now) {
             let (since, tuple) = self.order.pop_front()?;
             if self.map.get(&tuple).is_some_and(|w| w.since == since) {
-                return self.map.remove(&tuple);
+                return self.map.remove(&tuple).map(|waiting| (tuple, waiting));
             }
         }
         None
