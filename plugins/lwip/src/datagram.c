@@ -214,7 +214,6 @@ int32_t datagram_disconnect(struct stack *st, struct sock *s)
             bool v6 = s->family == NETGRAFT_FAMILY_V6;
             ip_addr_set_any(v6, &pcb->local_ip);
             IP_SET_TYPE_VAL(pcb->local_ip, !v6 ? IPADDR_TYPE_V4 : s->opt.v6_only ? IPADDR_TYPE_V6 : IPADDR_TYPE_ANY);
-            /* udp_disconnect took the socket off the list of those that receive only if it had no port. */
         }
     }
     if (!s->explicit_ip) {

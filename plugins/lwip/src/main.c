@@ -226,6 +226,7 @@ static int32_t init(void *self, const char *text, size_t text_length, const int3
         add_nic(st);
     }
     if (echo_start(st)) {
+        st->link.fd = -1; /* still the caller's */
         return explain(why, why_capacity, NETGRAFT_E_NO_MEMORY, "no memory");
     }
     return 0;

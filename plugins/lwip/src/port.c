@@ -90,8 +90,10 @@ err_t port_ip_input(struct pbuf *p, struct netif *netif)
         pbuf_free(p);
         return ERR_OK;
     }
-    bool v6 = *(const uint8_t *)p->payload >> 4 == 6;
-    if (turned_away(p, v6)) {
+    const uint8_t *bytes = p->payload;
+    bool v6 = bytes[0] >> 4 == 6;
+    /* lwIP aborts on a bad length in UDP-Lite, which no socket here uses. */
+    if (turned_away(p, v6) || bytes[v6 ? 6 : 9] == IP_PROTO_UDPLITE) {
         pbuf_free(p);
         return ERR_OK;
     }
