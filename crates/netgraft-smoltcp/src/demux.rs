@@ -321,6 +321,9 @@ impl Conn {
         self.received += self.socket().recv_queue().saturating_sub(queued) as u64;
         let shift = if segment.flags & SYN == 0 { self.peer_shift } else { 0 };
         self.peer_window = u32::from(segment.window) << shift;
+        if segment.flags & ACK != 0 {
+            self.meter.acknowledged(segment.ack, now);
+        }
         let fin = u32::from(segment.flags & FIN != 0);
         // What comes in TIME-WAIT is a repetition, or anybody's.
         if state != State::TimeWait {

@@ -39,6 +39,8 @@ pub(crate) struct TxQueue {
     pub(crate) bytes: u64,
     /// The number of the last TCP packet among them.
     last_tcp: u64,
+    /// Its first sequence number, and how many it takes.
+    pub(crate) last_segment: (u32, u32),
     /// TCP resets among them.
     pub(crate) resets: u64,
     /// What is changed in each frame as it is queued.
@@ -76,6 +78,7 @@ impl TxQueue {
             packets: 0,
             bytes: 0,
             last_tcp: 0,
+            last_segment: (0, 0),
             resets: 0,
             edit: Edit::default(),
             header,
@@ -129,6 +132,7 @@ impl TxQueue {
                 frame.meta.segment_size = if given == 0 { most } else { given.min(most) };
             }
             self.last_tcp = self.packets + 1;
+            self.last_segment = packet::sequence(&frame.buf[self.header..len]);
         } else if len > self.header + self.mtu {
             self.split(frame);
             return result;

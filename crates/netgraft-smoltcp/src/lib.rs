@@ -37,6 +37,7 @@ mod inet;
 mod isn;
 mod link;
 mod listener;
+mod meter;
 mod neighbor;
 mod options;
 mod packet;

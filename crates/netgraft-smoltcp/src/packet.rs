@@ -176,6 +176,13 @@ pub(crate) fn is_reset(ip: &[u8]) -> bool {
     flags.is_some_and(|f| f & RST != 0)
 }
 
+/// The sequence number of a TCP packet without IP options, and how many numbers it takes. (0, 0) for what is none.
+pub(crate) fn sequence(ip: &[u8]) -> (u32, u32) {
+    let start = if ip.first().is_some_and(|b| b >> 4 == 4) { 20 } else { 40 };
+    let Some(segment) = ip.get(start..).and_then(segment) else { return (0, 0) };
+    (segment.seq, segment.payload_len as u32 + u32::from(segment.flags & (SYN | FIN) != 0))
+}
+
 /// Changes an outgoing packet as `edit` says.
 pub(crate) fn edit(ip: &mut [u8], edit: &Edit) {
     if edit.traffic_class != 0 {

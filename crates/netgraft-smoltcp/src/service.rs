@@ -52,7 +52,11 @@ impl Core {
         let before = netif.tx.packets;
         let mut turn = Turn::Again;
         for _ in 0..TURN {
+            let segments = netif.tx.packets;
             let sent = netif.egress(now, &mut conn.set, conn.edit);
+            if netif.tx.tcp_since(segments) {
+                conn.has_sent(netif.tx.last_segment, now);
+            }
             match netif.poll_at(now, &conn.set) {
                 Some(at) if at <= now && sent => {}
                 // The loopback's queue is full, and will be empty before the next turn.

@@ -12,6 +12,7 @@ use smoltcp::socket::tcp::{CongestionControl, Socket, State};
 use crate::addr::Tuple;
 use crate::device::Edit;
 use crate::iface::{NetIf, Side};
+use crate::meter::Meter;
 use crate::options::{Congestion, Options};
 
 /// How long unsent bytes of a corked connection wait at most (tcp(7), `TCP_CORK`).
@@ -55,6 +56,7 @@ pub(crate) struct Conn {
     pub(crate) told: u64,
     /// Payload bytes taken from the program.
     sent: u64,
+    pub(crate) meter: Meter,
     /// The next sequence numbers of both sides, for TIME-WAIT.
     pub(crate) next: (u32, u32),
     /// Whether a segment has left, so that the neighbor's address is known.
@@ -131,6 +133,7 @@ impl Conn {
             received: 0,
             told: 0,
             sent: 0,
+            meter: Meter::default(),
             next: (0, 0),
             spoke: false,
             counted: false,
@@ -314,6 +317,15 @@ impl Conn {
         self.socket_mut().close();
     }
 
+    /// Notes a segment that smoltcp has sent.
+    pub(crate) fn has_sent(&mut self, (seq, len): (u32, u32), now: Instant) {
+        let open = matches!(self.life, Life::Open);
+        // What repeats a byte though nothing is outstanding asks whether the peer is there; what repeats one into
+        // a closed window asks whether it is open.
+        let probe = open && (self.outstanding == 0 || self.peer_window == 0);
+        self.meter.sent(seq, len, probe, now);
+    }
+
     /// Notes what has become of the bytes sent; called after every packet and every egress.
     pub(crate) fn observe(&mut self, now: Instant) {
         let socket = self.socket();
@@ -427,7 +439,12 @@ impl Conn {
     pub(crate) fn info(&self, mtu: usize) -> TcpInfo {
         let socket = self.socket();
         let mss = self.mss(mtu) as u32;
+        let (rtt, rtt_variance, rto) = self.meter.times();
         TcpInfo {
+            rtt,
+            rtt_variance,
+            rto,
+            retransmits: self.meter.repeated,
             state: if self.has_ended() { TcpState::Closed } else { state(socket.state()) },
             send_mss: mss,
             receive_mss: mss,

@@ -465,3 +465,39 @@ fn a_peer_whose_numbers_do_not_grow_connects_again_with_its_second_syn() {
     }
     assert!((1..20).contains(&late), "{late} of 20 numbers seemed old");
 }
+
+#[test]
+fn round_trips_and_repetitions_are_told() {
+    let mut world = World::new();
+    let (client, server) = world.pair();
+    let info = |world: &World| world.stacks[0].tcp_info(client).unwrap();
+    assert_eq!((info(&world).rtt, info(&world).retransmits), (Duration::ZERO, 0));
+    for _ in 0..50 {
+        world.send(0, client, b"ping").unwrap();
+        world.stacks[0].poll(world.now);
+        // The frame is 40 ms on the way.
+        world.now = world.now + Duration::from_millis(40);
+        world.settle();
+        world.recv(1, server).unwrap();
+        world.send(1, server, b"pong").unwrap();
+        world.settle();
+        world.recv(0, client).unwrap();
+    }
+    let off = info(&world).rtt.abs_diff(Duration::from_millis(40));
+    assert!(off < Duration::from_millis(2), "{:?}", info(&world));
+    assert_eq!((info(&world).rto, info(&world).retransmits), (Duration::from_secs(1), 0));
+    let mut lost = 3;
+    world.filter(move |_, frame| {
+        lost -= usize::from(lost > 0 && is_tcp(frame));
+        lost == 0 || !is_tcp(frame)
+    });
+    world.send(0, client, b"again").unwrap();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.recv(1, server).unwrap(), b"again");
+    assert_eq!(info(&world).retransmits, 2);
+    // Neither keep-alive probes nor an idle connection repeat anything.
+    world.stacks[0].set_option(client, SocketOption::KeepIdle(Duration::from_secs(1))).unwrap();
+    world.stacks[0].set_option(client, SocketOption::KeepAlive(true)).unwrap();
+    world.pass(Duration::from_secs(20));
+    assert_eq!(info(&world).retransmits, 2);
+}
