@@ -36,13 +36,29 @@ pub fn write_memory(tid: u32, address: u64, data: &[u8]) -> io::Result<usize> {
     if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
 }
 
-/// A pidfd of one thread (pidfd_open(2)).
+/// A pidfd of one thread (pidfd_open(2)). On kernels before 6.9, which have none of threads, it is one of the
+/// thread's process: its threads share their descriptors, unless one has left them on purpose (unshare(2)).
 ///
 /// # Errors
-/// ESRCH if it is gone; EINVAL on kernels before 6.9 for a thread that leads no process.
+/// ESRCH if it is gone.
 fn open_thread(tid: u32) -> io::Result<OwnedFd> {
+    match pidfd_open(tid, PIDFD_THREAD) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => pidfd_open(process_of(tid)?, 0),
+        result => result,
+    }
+}
+
+/// The process of a thread, from `/proc/TID/status` (proc(5)).
+fn process_of(tid: u32) -> io::Result<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status"))
+        .map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    let id = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+    id.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+fn pidfd_open(pid: u32, flags: u32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two integers and returns a new descriptor or -1.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, tid, PIDFD_THREAD) };
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -113,6 +129,21 @@ mod tests {
         assert_eq!(std::hint::black_box(&target)[0], b'S');
         assert_eq!(read_memory(me, 8, &mut seen).unwrap_err().raw_os_error(), Some(libc::EFAULT));
         assert_eq!(read_memory(me, u64::MAX, &mut seen).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+    }
+
+    #[test]
+    fn a_thread_is_found_by_its_process_too() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let number = reader.as_raw_fd();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: the call takes nothing and returns a number.
+            let tid = unsafe { libc::gettid() } as u32;
+            let by_process = pidfd_open(process_of(tid).unwrap(), 0).unwrap();
+            get_fd(&by_process, number).unwrap();
+            process_of(tid).unwrap()
+        });
+        assert_eq!(thread.join().unwrap(), std::process::id());
+        assert_eq!(process_of(u32::MAX).unwrap_err().raw_os_error(), Some(libc::ESRCH));
     }
 
     #[test]

@@ -60,6 +60,9 @@ pub(crate) fn choose(
         _ => SMOLTCP,
     };
     check_link(network, config)?;
+    if config.argument.is_some() && [HOST, SMOLTCP].contains(&name) {
+        return Err(RunError::Options(format!("the stack {name} takes no --plugin-arg: leave it out")));
+    }
     Ok(Choice { factory: get_plugin_stack(name)?, object: None })
 }
 
@@ -110,5 +113,7 @@ mod tests {
         }
         assert!(text(NetworkType::Sandbox, None, &addressed).contains("need a --link"));
         assert!(text(NetworkType::Plugin, Some("none-such"), &linked).contains("no stack is named"));
+        let argued = StackConfig { argument: Some("x".into()), ..StackConfig::default() };
+        assert!(text(NetworkType::Sandbox, None, &argued).contains("no --plugin-arg"));
     }
 }

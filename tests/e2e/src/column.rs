@@ -20,6 +20,34 @@ pub enum Network {
     Sandbox,
     /// `netgraft run --network none`.
     None,
+    /// `netgraft run --network plugin` with a shared object.
+    Object(Object),
+}
+
+/// The shared objects that programs are run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Object {
+    /// `tests/plugins/level0.c`: the existing C interface, on kernel sockets.
+    Relay,
+    /// The built-in stack as a Rust `cdylib`, through level 1.
+    Rust,
+    /// `plugins/lwip`: C, through level 1.
+    Lwip,
+}
+
+impl Object {
+    /// All of them.
+    pub const ALL: [Object; 3] = [Object::Relay, Object::Rust, Object::Lwip];
+
+    /// Its name in tables, and its file's in the stage.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Object::Relay => "relay.so",
+            Object::Rust => "rust.so",
+            Object::Lwip => "lwip.so",
+        }
+    }
 }
 
 impl Network {
@@ -30,6 +58,7 @@ impl Network {
             Network::Native => "native",
             Network::Host => "host",
             Network::Sandbox | Network::None => "smoltcp",
+            Network::Object(object) => object.name(),
         }
     }
 }
@@ -59,6 +88,7 @@ impl fmt::Display for Column {
             Network::Host => "host",
             Network::Sandbox => "sandbox",
             Network::None => "none",
+            Network::Object(object) => object.name(),
         };
         let user = match self.user {
             User::Root => "root",
@@ -86,6 +116,13 @@ impl Column {
         ]
     };
 
+    /// The columns of shared objects. What the object's pre-init needs, root has.
+    pub const OBJECTS: [Column; 3] = [
+        Column { network: Network::Object(Object::Relay), user: User::Root },
+        Column { network: Network::Object(Object::Rust), user: User::Root },
+        Column { network: Network::Object(Object::Lwip), user: User::Root },
+    ];
+
     /// The owner that a job's files must have.
     #[must_use]
     pub const fn owner(self) -> u32 {
@@ -112,6 +149,12 @@ impl Column {
             Network::Host => netgraft("host"),
             Network::Sandbox => netgraft("sandbox"),
             Network::None => netgraft("none"),
+            Network::Object(object) => {
+                let mut words = netgraft("plugin");
+                let file = stage.bin(object.name()).display().to_string();
+                words.splice(4..4, ["--plugin".to_owned(), file]);
+                words
+            }
         };
         namespace.command_as(self.user, &stage.accounts(), &words)
     }

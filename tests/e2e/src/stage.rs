@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::column::{Column, ORDINARY_ID};
+use crate::column::{Column, ORDINARY_ID, Object};
 use crate::leaks;
 use crate::machine::{self, run_tool};
 
@@ -54,6 +54,29 @@ impl Stage {
     #[must_use]
     pub fn netgraft(&self) -> PathBuf {
         self.folder.join("bin/netgraft")
+    }
+
+    /// Builds the shared objects that programs are run on.
+    ///
+    /// # Errors
+    /// When one cannot be built.
+    pub fn build_objects(&self) -> Result<(), String> {
+        let tree = |path: &str| in_tree("..").join(path).display().to_string();
+        let relay = self.bin(Object::Relay.name()).display().to_string();
+        run_tool(
+            "cc",
+            &["-shared", "-fPIC", "-O2", "-o", &relay, &tree("tests/plugins/level0.c"), "-pthread"],
+        )?;
+        let out = self.folder.join("lwip").display().to_string();
+        run_tool("make", &["-s", "-C", &tree("plugins/lwip"), &format!("OUT={out}")])?;
+        let example = ["-p", "netgraft-abi", "--example", "smoltcp_plugin"];
+        let rust = built(&example, "examples/libsmoltcp_plugin.so")?;
+        for (from, object) in
+            [(PathBuf::from(out).join("libnetgraft_lwip.so"), Object::Lwip), (rust, Object::Rust)]
+        {
+            io(&from, fs::copy(&from, self.bin(object.name())))?;
+        }
+        Ok(())
     }
 
     /// A user database in which the ordinary user has a name and a shell.
@@ -291,17 +314,24 @@ fn netgraft_binary() -> Result<PathBuf, String> {
             Err(format!("NETGRAFT_BIN: no file {}", path.display()))
         };
     }
+    built(&["-p", "netgraft"], "netgraft")
+}
+
+/// Builds something of the workspace, for release, and gives its path in the target folder.
+fn built(what: &[&str], file: &str) -> Result<PathBuf, String> {
     // This test's own executable is TARGET/PROFILE/deps/NAME.
     let this = std::env::current_exe().map_err(|error| error.to_string())?;
     let target = this.ancestors().nth(3).ok_or("this test is in no target folder")?;
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
-        .args(["build", "--release", "--locked", "--offline", "-p", "netgraft", "--target-dir"])
+        .args(["build", "--release", "--locked", "--offline"])
+        .args(what)
+        .arg("--target-dir")
         .arg(target)
         .current_dir(in_tree(".."))
         .output()
         .map_err(|error| format!("cargo: {error}"))?;
     if !output.status.success() {
-        return Err(format!("netgraft could not be built: {}", String::from_utf8_lossy(&output.stderr)));
+        return Err(format!("{file} could not be built: {}", String::from_utf8_lossy(&output.stderr)));
     }
-    Ok(target.join("release/netgraft"))
+    Ok(target.join("release").join(file))
 }

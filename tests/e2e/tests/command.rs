@@ -80,6 +80,7 @@ impl Place<'_> {
             Network::Native | Network::Sandbox => "sandbox",
             Network::Host => "host",
             Network::None => "none",
+            Network::Object(_) => "plugin",
         }
     }
 

@@ -19,6 +19,9 @@ fn main() -> ExitCode {
 fn wanted(program: Program, column: Column, family: Family) -> bool {
     let few = ["redis", "pyhttp"].contains(&program.name);
     match (column.network, family) {
+        (Network::Object(_), _) => {
+            ["redis", "nginx", "pyhttp", "asyncio", "iperf3"].contains(&program.name) && family == Family::V4
+        }
         (Network::None, _) => few && family == Family::V4,
         (_, Family::V6) => column.user == User::Root && program.name != "bulk",
         (_, Family::V4) => true,
@@ -27,8 +30,9 @@ fn wanted(program: Program, column: Column, family: Family) -> bool {
 
 fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
     let kit = std::sync::Arc::new(Kit::new(stage)?);
+    stage.build_objects()?;
     let mut jobs = Vec::new();
-    for column in Column::ALL {
+    for column in Column::ALL.into_iter().chain(Column::OBJECTS) {
         for program in programs::ALL {
             for family in Family::BOTH {
                 if !wanted(program, column, family) {

@@ -25,6 +25,7 @@ impl Engine {
         self.summary.sockets += 1;
         match new.spec.kind {
             Kind::Stream => self.new_stream(caller, &new),
+            Kind::Raw if !has_net_raw(caller.tid) => Err(libc::EPERM),
             Kind::Datagram | Kind::Raw => self.new_datagram(caller, &new),
         }
     }
@@ -212,6 +213,14 @@ impl Engine {
         }
         self.nursery_limit = (self.table.len() * 2).max(1024);
     }
+}
+
+/// Whether a thread has `CAP_NET_RAW` in its user namespace, which raw(7) asks for (proc(5), `CapEff`).
+fn has_net_raw(tid: u32) -> bool {
+    const NET_RAW: u64 = 1 << 13;
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|caps| caps & NET_RAW != 0)
 }
 
 /// The errno of a host call that failed on the sentry's side.

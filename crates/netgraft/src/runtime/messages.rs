@@ -159,7 +159,9 @@ impl Engine {
                     caller.write_address(addr, &[])?;
                     Ok(Answer::Value(n as i64))
                 }
-                Err(libc::EAGAIN) if !Self::must_not_wait(&file, flags)? => {
+                Err(libc::EAGAIN)
+                    if flags & libc::MSG_ERRQUEUE == 0 && !Self::must_not_wait(&file, flags)? =>
+                {
                     Ok(self.park(caller, call, id, Direction::Receive))
                 }
                 Err(code) => Err(code),

@@ -1,6 +1,6 @@
 //! Calls that are answered later.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use netgraft_plugin::Instant;
 use netgraft_sentry::call::Call;
@@ -28,8 +28,8 @@ pub(super) struct Parked {
 pub(super) struct ParkingLot {
     by_socket: HashMap<SocketId, VecDeque<Parked>>,
     by_thread: HashMap<u32, SocketId>,
-    /// How many have a deadline.
-    timed: usize,
+    /// Deadlines, each with its thread.
+    deadlines: BTreeSet<(Instant, u32)>,
 }
 
 impl ParkingLot {
@@ -37,22 +37,26 @@ impl ParkingLot {
     pub(super) fn park(&mut self, socket: SocketId, parked: Parked) {
         self.forget_thread(parked.caller.tid);
         self.by_thread.insert(parked.caller.tid, socket);
-        self.timed += usize::from(parked.deadline.is_some());
+        self.deadlines.extend(parked.deadline.map(|at| (at, parked.caller.tid)));
         self.by_socket.entry(socket).or_default().push_back(parked);
     }
 
-    /// Drops what a thread was parked for.
-    pub(super) fn forget_thread(&mut self, tid: u32) {
-        let Some(socket) = self.by_thread.remove(&tid) else { return };
-        if let Some(queue) = self.by_socket.get_mut(&socket) {
-            if let Some(at) = queue.iter().position(|p| p.caller.tid == tid)
-                && let Some(parked) = queue.remove(at)
-            {
-                self.timed -= usize::from(parked.deadline.is_some());
-            }
-            if queue.is_empty() {
-                self.by_socket.remove(&socket);
-            }
+    /// Drops what a thread was parked for, and gives it.
+    pub(super) fn forget_thread(&mut self, tid: u32) -> Option<(SocketId, Parked)> {
+        let socket = self.by_thread.remove(&tid)?;
+        let queue = self.by_socket.get_mut(&socket)?;
+        let at = queue.iter().position(|p| p.caller.tid == tid)?;
+        let parked = queue.remove(at)?;
+        if queue.is_empty() {
+            self.by_socket.remove(&socket);
+        }
+        self.drop_deadline(&parked);
+        Some((socket, parked))
+    }
+
+    fn drop_deadline(&mut self, parked: &Parked) {
+        if let Some(at) = parked.deadline {
+            self.deadlines.remove(&(at, parked.caller.tid));
         }
     }
 
@@ -69,9 +73,14 @@ impl ParkingLot {
     /// Makes a parked call wait no longer than until `deadline`.
     pub(super) fn limit(&mut self, socket: SocketId, caller: &Caller, deadline: Instant) {
         let queue = self.by_socket.get_mut(&socket);
-        if let Some(parked) = queue.and_then(|q| q.iter_mut().find(|p| p.caller == *caller)) {
-            self.timed += usize::from(parked.deadline.is_none());
-            parked.deadline = Some(parked.deadline.map_or(deadline, |d| d.min(deadline)));
+        let Some(parked) = queue.and_then(|q| q.iter_mut().find(|p| p.caller == *caller)) else { return };
+        let old = parked.deadline.replace(parked.deadline.map_or(deadline, |d| d.min(deadline)));
+        let new = parked.deadline;
+        self.deadlines.extend(new.map(|at| (at, caller.tid)));
+        if let Some(old) = old
+            && Some(old) != new
+        {
+            self.deadlines.remove(&(old, caller.tid));
         }
     }
 
@@ -85,34 +94,26 @@ impl ParkingLot {
         let queue = self.by_socket.remove(&socket).unwrap_or_default();
         for parked in &queue {
             self.by_thread.remove(&parked.caller.tid);
-            self.timed -= usize::from(parked.deadline.is_some());
+            self.drop_deadline(parked);
         }
         queue
     }
 
     /// The earliest deadline.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        if self.timed == 0 {
-            return None;
-        }
-        self.by_socket.values().flatten().filter_map(|p| p.deadline).min()
+        self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Takes the calls whose deadline has come.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(SocketId, Parked)> {
-        if self.timed == 0 {
-            return Vec::new();
+    /// Takes a call whose deadline has come.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Parked> {
+        let (at, tid) = *self.deadlines.first()?;
+        if at > now {
+            return None;
         }
-        let due: Vec<(SocketId, Parked)> = self
-            .by_socket
-            .iter()
-            .flat_map(|(id, queue)| queue.iter().map(|p| (*id, *p)))
-            .filter(|(_, p)| p.deadline.is_some_and(|d| d <= now))
-            .collect();
-        for (_, parked) in &due {
-            self.forget_thread(parked.caller.tid);
-        }
-        due
+        let parked = self.forget_thread(tid);
+        // Whatever the thread was parked for, this deadline is over.
+        self.deadlines.remove(&(at, tid));
+        parked.map(|(_, parked)| parked)
     }
 }
 
@@ -143,8 +144,9 @@ mod tests {
         lot.park(b, parked(1, None));
         assert_eq!(lot.first(a, |_| true).map(|p| p.caller.tid), Some(2), "thread 1 moved on");
         assert_eq!(lot.next_deadline(), Some(Instant::from_millis(5)));
-        assert!(lot.take_due(Instant::from_millis(4)).is_empty());
-        assert_eq!(lot.take_due(Instant::from_millis(5)).len(), 1);
+        assert!(lot.take_due(Instant::from_millis(4)).is_none());
+        assert_eq!(lot.take_due(Instant::from_millis(5)).map(|p| p.caller.tid), Some(2));
+        assert!(lot.take_due(Instant::from_millis(5)).is_none());
         assert!(!lot.has(a));
         assert_eq!(lot.take_all(b).len(), 1);
         assert_eq!(lot.next_deadline(), None);

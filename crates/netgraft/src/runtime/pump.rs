@@ -207,7 +207,9 @@ impl Engine {
                     if let Some(Socket { state: State::Listening(listening), .. }) = self.table.get_mut(id) {
                         listening.held = Some(held);
                     }
-                    self.full_listeners.push(id);
+                    if !self.full_listeners.contains(&id) {
+                        self.full_listeners.push(id);
+                    }
                     return;
                 }
                 Err(_) => {
