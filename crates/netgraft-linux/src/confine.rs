@@ -160,13 +160,14 @@ impl AllowList {
         Ok(AllowList(filter.try_into().map_err(invalid)?))
     }
 
-    /// Installs the list on the calling thread, for good: any other system call kills the process with SIGSYS
-    /// (seccomp(2)). Also sets `no_new_privs`.
+    /// Installs the list on all threads of the process, for good: any other system call kills the process with
+    /// SIGSYS (seccomp(2)). Also sets `no_new_privs`. A list that is installed on top of another allows what both
+    /// allow.
     ///
     /// # Errors
-    /// As seccomp(2).
+    /// As seccomp(2); one for a thread that has a filter of its own.
     pub fn install(&self) -> io::Result<()> {
-        seccompiler::apply_filter(&self.0).map_err(|e| match e {
+        seccompiler::apply_filter_all_threads(&self.0).map_err(|e| match e {
             seccompiler::Error::Prctl(e) | seccompiler::Error::Seccomp(e) => e,
             other => io::Error::other(other),
         })

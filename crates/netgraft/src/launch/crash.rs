@@ -67,7 +67,7 @@ pub(super) fn text(stack: &str, cause: &Cause, vitals: &Vitals) -> String {
             let what = call_text(number);
             format!(
                 "the stack {stack} was killed by signal 31 (SIGSYS){place} for the {what}, which its allow-list \
-                 has not"
+                 does not have"
             )
         }
         // Without a call of the stack it may have been anything: the kernel short of memory, or an operator.

@@ -16,7 +16,7 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::signal::Signals;
 use netgraft_linux::{fdpass, process};
 use netgraft_plugin::registry::Factory;
-use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig};
+use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig, SyscallRule};
 use serde::{Deserialize, Serialize};
 
 use super::allow;
@@ -143,12 +143,11 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
 
     let Handover { init_str, kept } = handover;
     let stack = start_stack(plan, InitStackArgs { init_str, fds, now: clock::now() }, control.as_fd())?;
-    // A device takes milliseconds to make and to remove: only a stack of one's own is worth that.
-    let seen = if matches!(network, SentryNetwork::Caller) {
-        Network::default()
-    } else {
-        Network::of(stack.as_ref())
-    };
+    let mut seen = Network::of(stack.as_ref());
+    if matches!(network, SentryNetwork::Caller) {
+        // Of the host's devices those that carry addresses: getaddrinfo(3) asks for them (AI_ADDRCONFIG).
+        seen.interfaces.retain(|interface| interface.up && !interface.addresses.is_empty());
+    }
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
     let (vitals, journal) = (plan.vitals.clone(), plan.journal);
     runtime::serve(SentryArgs { stack, listener, control, vitals, journal, kept }).map_err(cannot("go on"))
@@ -173,13 +172,19 @@ fn start_stack(
             control::send(control, &FromSentry::Warning(text)).map_err(|e| e.to_string())?;
         }
     }
-    // The last code from outside is mapped here: the allow-list lets nothing become executable.
+    let confine = |rules: &[SyscallRule]| {
+        let list = AllowList::compile_with_names(&allow::rules(rules));
+        list.and_then(|list| list.install())
+            .map_err(|e| format!("the sentry cannot install its allow-list: {e}"))
+    };
+    plan.vitals.report_violations().map_err(|e| e.to_string())?;
+    // An object's constructors are code from outside, too. Their list can only become shorter.
+    if plan.object.is_some() {
+        confine(&[own.clone(), netgraft_abi::loader_rules()].concat())?;
+    }
     stack.prepare().map_err(|e| e.to_string())?;
-    plan.vitals
-        .report_violations()
-        .and_then(|()| AllowList::compile_with_names(&allow::rules(&own)))
-        .and_then(|list| list.install())
-        .map_err(|e| format!("the sentry cannot install its allow-list: {e}"))?;
+    // From here on nothing becomes executable.
+    confine(&own)?;
     stack.init(args).map_err(|e| e.to_string())?;
     Ok(stack)
 }
