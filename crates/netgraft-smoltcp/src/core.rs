@@ -19,6 +19,7 @@ use crate::isn::InitialNumbers;
 use crate::options::Options;
 use crate::ports::{Bind, Ports, Role};
 use crate::sock::{Body, Bound, Hold, Owner, Sock, Socks};
+use crate::tcp::buffer_sizes;
 use crate::timer::Timers;
 use crate::timewait::TimeWaits;
 
@@ -328,7 +329,7 @@ impl Core {
 
     /// A socket of smoltcp with buffers of these sizes.
     pub(crate) fn make_tcp(&mut self, sizes: (usize, usize)) -> (SocketSet<'static>, SocketHandle) {
-        let default = (self.receive_buffer.default as usize, self.send_buffer.default as usize);
+        let default = buffer_sizes(&Options::default(), self.receive_buffer, self.send_buffer);
         if sizes == default {
             while let Some((set, inner)) = self.spare.pop() {
                 let socket = set.get::<tcp::Socket<'static>>(inner);
@@ -346,7 +347,7 @@ impl Core {
 
     /// Keeps the buffers of a connection that is over.
     pub(crate) fn recycle_tcp(&mut self, mut set: SocketSet<'static>, inner: SocketHandle) {
-        let default = (self.receive_buffer.default as usize, self.send_buffer.default as usize);
+        let default = buffer_sizes(&Options::default(), self.receive_buffer, self.send_buffer);
         let socket = set.get_mut::<tcp::Socket<'static>>(inner);
         if self.spare.len() < SPARE && (socket.recv_capacity(), socket.send_capacity()) == default {
             socket.abort();

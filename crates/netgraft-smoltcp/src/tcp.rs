@@ -100,7 +100,21 @@ pub(crate) fn buffer_sizes(options: &Options, receive: BufferSizes, send: Buffer
         // smoltcp's window arithmetic ends at 1 GiB.
         (bytes as usize).clamp(1, 1 << 30)
     };
-    (size(options.receive_buffer, receive), size(options.send_buffer, send))
+    let most = receive.max as usize;
+    (receive_capacity(size(options.receive_buffer, receive), most), size(options.send_buffer, send))
+}
+
+/// The capacity of a receive buffer for `size` bytes, of at most `most` where that has a choice.
+///
+/// The answer to a SYN offers up to 65,535 bytes, unscaled. smoltcp 0.14 scales what it remembers of it, and until
+/// its next acknowledgement takes data up to there: what lies beyond the buffer would be lost but counted, and
+/// could end in a panic. At one less than a power of two the scaled offer is within the buffer.
+fn receive_capacity(size: usize, most: usize) -> usize {
+    match size.next_power_of_two() {
+        _ if size <= 65_535 => size,
+        power if power - 1 > most => power / 2 - 1,
+        power => power - 1,
+    }
 }
 
 impl Conn {
@@ -476,4 +490,22 @@ fn state(state: State) -> TcpState {
 
 fn smol_duration(duration: Duration) -> smoltcp::time::Duration {
     smoltcp::time::Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_offer_of_a_syn_fits_into_the_buffer_when_it_is_scaled() {
+        let most = 6 << 20;
+        for size in (1..=most).step_by(4099).chain([65_535, 65_536, 262_144, 1 << 22, most]) {
+            let capacity = receive_capacity(size, most);
+            // As smoltcp has it: the least shift at which 16 bits tell the capacity.
+            let shift = (usize::BITS - capacity.leading_zeros()).saturating_sub(16);
+            assert!(capacity.min(65_535) << shift <= capacity, "{size} {capacity}");
+            assert!(capacity <= most && capacity * 2 >= size, "{size} {capacity}");
+        }
+        assert_eq!([262_144, 100_000, 4096].map(|s| receive_capacity(s, most)), [262_143, 131_071, 4096]);
+    }
 }

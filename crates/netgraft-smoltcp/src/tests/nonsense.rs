@@ -55,6 +55,66 @@ impl Link for Damaging {
     }
 }
 
+/// A link that hands every frame with TCP data on twice: moved ahead by 300,000 bytes, then as it is.
+struct Ahead(End);
+
+impl Link for Ahead {
+    fn medium(&self) -> Medium {
+        self.0.medium()
+    }
+    fn mtu(&self) -> usize {
+        1500
+    }
+    fn offload(&self) -> netgraft_plugin::link::Offload {
+        netgraft_plugin::link::Offload { checksum: true, ..Default::default() }
+    }
+    fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        self.0.receive(now, limit, &mut |frame| {
+            if frame.len() > 200 && frame[12..14] == [8, 0] && frame[23] == 6 {
+                let mut moved = frame.to_vec();
+                let seq = u32::from_be_bytes(frame[38..42].try_into().unwrap()).wrapping_add(300_000);
+                moved[38..42].copy_from_slice(&seq.to_be_bytes());
+                deliver(&moved);
+            }
+            deliver(frame);
+        })
+    }
+    fn send(&mut self, now: Instant, frame: &[u8], meta: FrameMeta) -> Result<()> {
+        self.0.send(now, frame, meta)
+    }
+    fn flush(&mut self, _now: Instant) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn data_beyond_the_receive_buffer_is_not_taken() {
+    let mut world = World::new();
+    for end in 0..2 {
+        let link = Box::new(Ahead(End { wire: Arc::clone(&world.wire), end }));
+        let addresses = vec![format!("192.0.2.{}/24", end + 1).parse().unwrap()];
+        let config = StackConfig { addresses, ..StackConfig::default() };
+        world.stacks[end] = SmoltcpStack::with_link(config, link).unwrap();
+        world.stacks[end].init(InitStackArgs::default()).unwrap();
+    }
+    let (client, server) = world.pair();
+    let data: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
+    let (mut sent, mut got) = (0, Vec::new());
+    while got.len() < data.len() {
+        while let Ok(len) = world.send(0, client, &data[sent..])
+            && len > 0
+        {
+            sent += len;
+        }
+        // The buffer fills before anything is read.
+        world.pass(Duration::from_secs(1));
+        while let Ok(some) = world.recv(1, server) {
+            got.extend(some);
+        }
+    }
+    assert_eq!(got, data);
+}
+
 #[test]
 fn damaged_frames_are_survived() {
     for seed in 1..60 {
