@@ -87,6 +87,9 @@ pub struct Network {
     pub interfaces: Vec<Interface>,
     /// The routes through these.
     pub routes: Vec<Route>,
+    /// They are the host's own, seen on every start: what shows them must be cheap rather than alike in all.
+    #[serde(default)]
+    pub of_host: bool,
 }
 
 /// An interface of a stack.
@@ -151,7 +154,7 @@ impl Network {
                 interface: route.interface,
             })
             .collect();
-        Network { interfaces, routes }
+        Network { interfaces, routes, of_host: false }
     }
 }
 

@@ -37,6 +37,8 @@ struct Device {
     addresses: Vec<Cidr>,
     /// Those that the kernel does not add by itself, in an order in which each gateway can be reached.
     routes: Vec<(Cidr, NextHop)>,
+    /// Made as a bridge, which is there and goes faster than a TAP device, and has no carrier.
+    plain: bool,
 }
 
 /// Makes the devices, and returns what keeps them there. The program's process waits meanwhile. What cannot be
@@ -80,6 +82,7 @@ fn devices(network: &Network) -> Result<Vec<Device>, String> {
         add_route(device.ok_or("a route has no interface")?, route)?;
     }
     for device in &mut devices {
+        device.plain = network.of_host;
         device.routes.sort_by_key(|(_, next)| *next != NextHop::Link);
     }
     Ok(devices)
@@ -124,6 +127,7 @@ fn device(interface: &Interface) -> Result<Device, String> {
         mac: *mac,
         addresses: checked,
         routes: Vec::new(),
+        plain: false,
     })
 }
 
@@ -202,6 +206,10 @@ fn make_all(devices: &[Device], program: BorrowedFd<'_>, launcher: BorrowedFd<'_
 fn make(device: &Device, problems: &mut Vec<String>, fds: &mut Vec<OwnedFd>) -> io::Result<()> {
     let name = &device.name;
     let kind = if device.mac.is_some() { TunKind::Ethernet } else { TunKind::Ip };
+    if device.plain && kind == TunKind::Ethernet {
+        make_bridge(name, device.index)?;
+        return describe(device, problems);
+    }
     match make_tun(name, device.index, kind) {
         Ok(fd) => fds.push(fd),
         // Among the devices that every kernel has, only the bridge needs no other end, but it has no carrier.
@@ -211,6 +219,12 @@ fn make(device: &Device, problems: &mut Vec<String>, fds: &mut Vec<OwnedFd>) -> 
         }
         Err(error) => return Err(error),
     }
+    describe(device, problems)
+}
+
+/// Gives a device its address, its networks and its routes.
+fn describe(device: &Device, problems: &mut Vec<String>) -> io::Result<()> {
+    let name = &device.name;
     let index = index_of(name)?;
     let mut changes = Changes::new();
     let mut names = vec!["device".to_owned(), "settings for IPv6".to_owned()];
@@ -283,7 +297,7 @@ mod tests {
             route("::/0", Some("fe80::1")),
             route("198.51.100.0/24", Some("203.0.113.1")),
         ];
-        let made = devices(&Network { interfaces: vec![interface()], routes }).unwrap();
+        let made = devices(&Network { interfaces: vec![interface()], routes, of_host: false }).unwrap();
         let expected = [
             ("10.0.0.0/8".parse().unwrap(), NextHop::Link),
             ("0.0.0.0/0".parse().unwrap(), NextHop::Gateway("192.0.2.1".parse().unwrap())),
@@ -299,7 +313,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Interface)| {
             let mut one = interface();
             change(&mut one);
-            devices(&Network { interfaces: vec![one], routes: Vec::new() }).unwrap_err()
+            devices(&Network { interfaces: vec![one], routes: Vec::new(), of_host: false }).unwrap_err()
         };
         for name in ["", "lo", ".", "..", "a/b", "a:b", "tap%d", "a b", "a\0", "é", "0123456789abcdef"] {
             assert!(refused(&|i| i.name = name.to_owned()).contains("name"), "{name:?}");
@@ -355,7 +369,8 @@ mod tests {
             network.interfaces.iter().all(|i| i.index > 1) && network.routes.iter().all(|r| r.interface > 1)
         );
         assert!(devices(&network).unwrap_err().contains("more than 16"));
-        let network = Network { interfaces: network.interfaces[..1].to_vec(), routes: Vec::new() };
+        let network =
+            Network { interfaces: network.interfaces[..1].to_vec(), routes: Vec::new(), of_host: false };
         assert!(devices(&network).unwrap_err().contains("name"));
     }
 
@@ -363,17 +378,19 @@ mod tests {
     fn lists_that_are_too_long_or_do_not_fit_together_are_refused() {
         let many = |count: u32| {
             let one = |n| Interface { index: 2 + n, name: format!("eth{n}"), ..interface() };
-            Network { interfaces: (0..count).map(one).collect(), routes: Vec::new() }
+            Network { interfaces: (0..count).map(one).collect(), routes: Vec::new(), of_host: false }
         };
         assert_eq!(devices(&many(16)).unwrap().len(), 16);
         assert!(devices(&many(17)).unwrap_err().contains("more than 16"));
-        let routes = |routes| devices(&Network { interfaces: vec![interface()], routes }).unwrap_err();
+        let routes =
+            |routes| devices(&Network { interfaces: vec![interface()], routes, of_host: false }).unwrap_err();
         assert!(routes(vec![route("10.0.0.0/8", None); 17]).contains("more than 16"));
         assert!(routes(vec![Route { interface: 3, ..route("10.0.0.0/8", None) }]).contains("no interface"));
         assert!(routes(vec![route("10.0.0.0/8", Some("fe80::1"))]).contains("family"));
         let long = Route { destination: ("10.0.0.0".parse().unwrap(), 33), ..route("::/0", None) };
         assert!(routes(vec![long]).contains("prefix"));
-        let twice = Network { interfaces: vec![interface(), interface()], routes: Vec::new() };
+        let twice =
+            Network { interfaces: vec![interface(), interface()], routes: Vec::new(), of_host: false };
         assert!(devices(&twice).unwrap_err().contains("twice"));
     }
 }

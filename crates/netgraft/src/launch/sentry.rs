@@ -147,6 +147,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     if matches!(network, SentryNetwork::Caller) {
         // Of the host's devices those that carry addresses: getaddrinfo(3) asks for them (AI_ADDRCONFIG).
         seen.interfaces.retain(|interface| interface.up && !interface.addresses.is_empty());
+        seen.of_host = true;
     }
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
     let (vitals, journal) = (plan.vitals.clone(), plan.journal);
