@@ -7,6 +7,7 @@
 mod odd;
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -88,6 +89,29 @@ fn run(on_crash: OnCrash, argument: &str, program: &str) -> Ended {
     let (stdout, stderr) = (text(output.stdout), text(output.stderr));
     println!("--- {on_crash} {argument}\n{stdout}{stderr}");
     Ended { code: output.status.code(), stdout, stderr, took }
+}
+
+/// The same as an ordinary user, where the tests run as root: the namespaces of a fresh sentry are entered, and
+/// the program's descriptors looked at, without any right on the host.
+#[test]
+fn an_ordinary_user_s_stack_is_survived_too() {
+    let root = fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+    if !root {
+        // Then the other tests have shown it.
+        return;
+    }
+    let dir = std::env::temp_dir().join(format!("netgraft-survival-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let place = dir.join("survival");
+    fs::copy(std::env::current_exe().unwrap(), &place).unwrap();
+    for path in [&dir, &place] {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let tests = ["an_abort_is_told", "a_fresh_stack_takes_over", "where_another_process_has_it"];
+    let output = Command::new(&place).args(tests).current_dir("/").uid(65534).gid(65534).output().unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("3 passed"), "{text}");
 }
 
 /// Processes of a sandbox that are left.
