@@ -14,11 +14,14 @@ fn report(name: &str, factory: Arc<Factory>, time: Time) -> Report {
     report
 }
 
-/// Runs the suite; every case that fails must be listed in `deviations.toml` with its reason.
-fn conforms(name: &str, object: &Path) {
+/// The deviations of the objects in `tests/plugins`.
+const DEVIATIONS: &str = include_str!("deviations.toml");
+
+/// Runs the suite; every case that fails must be listed in `deviations` with its reason.
+fn conforms(name: &str, object: &Path, deviations: &str) {
     let object = Arc::new(netgraft_abi::load(object).unwrap());
     let report = report(name, object.factory(), Time::Real);
-    let skips = Skips::parse(include_str!("deviations.toml")).unwrap();
+    let skips = Skips::parse(deviations).unwrap();
     let unexplained = skips.unexplained(&report).into_iter().filter(|row| !depends_on_the_machine(row));
     let unexplained: Vec<String> =
         unexplained.map(|row| format!("{}: {:?}", row.id(), row.outcome)).collect();
@@ -35,12 +38,28 @@ fn depends_on_the_machine(row: &Row) -> bool {
 
 #[test]
 fn a_small_stack_in_c() {
-    conforms("loop", &crate::common::build("conform_loop", "loop.c", &[]));
+    conforms("loop", &crate::common::build("conform_loop", "loop.c", &[]), DEVIATIONS);
 }
 
 #[test]
 fn the_existing_c_functions_on_the_kernel_s_sockets() {
-    conforms("relay", &crate::common::build("conform_relay", "level0.c", &[]));
+    conforms("relay", &crate::common::build("conform_relay", "level0.c", &[]), DEVIATIONS);
+}
+
+/// `plugins/lwip`, with the list of what lwIP does otherwise.
+#[test]
+fn lwip() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/lwip");
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lwip");
+    let made = std::process::Command::new("make")
+        .args(["-s", "-C"])
+        .arg(&folder)
+        .arg(format!("OUT={}", out.display()))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let deviations = std::fs::read_to_string(folder.join("test/deviations.toml")).unwrap();
+    conforms("lwip", &out.join("libnetgraft_lwip.so"), &deviations);
 }
 
 /// Behind the C interface a stack does exactly what it does without.
