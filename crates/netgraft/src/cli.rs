@@ -255,7 +255,7 @@ pub(crate) fn object_text(files: &[String]) -> Result<String, netgraft_abi::Load
             _ => "a later level",
         };
         // Writing to a string does not fail.
-        let _ = write!(text, "{}  object:  {file}, {level}\n", StackText(object.info()));
+        let _ = writeln!(text, "{}  object:  {file}, {level}", StackText(object.info()));
     }
     Ok(text)
 }
