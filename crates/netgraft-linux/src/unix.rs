@@ -302,6 +302,21 @@ pub fn own_name(fd: BorrowedFd<'_>) -> Option<Name> {
     Name::parse(&address, len)
 }
 
+/// Whether it is a stream socket that has no name, no peer and does not listen.
+#[must_use]
+pub fn is_fresh_stream(fd: BorrowedFd<'_>) -> bool {
+    let mut address = empty_address();
+    let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: `address` is writable for `len` bytes.
+    let peer = check(unsafe { libc::getpeername(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) });
+    let unconnected = peer.is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
+    unconnected
+        && domain(fd).is_ok_and(|d| d == libc::AF_UNIX)
+        && is_stream(fd).is_ok_and(|s| s)
+        && get_int(fd, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens == 0)
+        && own_name(fd).is_none()
+}
+
 /// Sends without waiting and without a signal; a stream may take a part.
 ///
 /// # Errors

@@ -40,8 +40,10 @@ pub struct Kept {
     pub name: u64,
     /// What it does.
     pub role: KeptRole,
-    /// The address that it was bound to.
+    /// The address that it was bound to; unspecified with port 0 if it was not.
     pub address: SocketAddr,
+    /// The peer of a datagram socket that was connected.
+    pub peer: Option<SocketAddr>,
     /// `SO_REUSEADDR`, `SO_REUSEPORT` and `IPV6_V6ONLY`, where they were on.
     pub on: Vec<KeptOption>,
     /// Thread and descriptor of the program where it was last seen, as the sentry's process-id namespace has them.
@@ -53,7 +55,7 @@ pub struct Kept {
 pub enum KeptRole {
     /// A TCP socket that listens with this backlog.
     Listener(u32),
-    /// A bound UDP socket.
+    /// A UDP socket.
     Datagrams,
 }
 

@@ -20,6 +20,8 @@ const REFUSED: usize = 2;
 const TAKEN: usize = 3;
 const FIRST: usize = 4;
 const LAST: usize = 5;
+/// Not zero while the last of them is being served.
+const SERVING: usize = 6;
 
 /// The calls of the contract, as messages name them.
 const NAMES: &[&str] = &[
@@ -122,6 +124,17 @@ const fn same(a: &[u8], b: &[u8]) -> bool {
     i == a.len() && i == b.len()
 }
 
+/// The calls of the program that a sentry has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// The id of the first.
+    pub(crate) first: u64,
+    /// The id of the last.
+    pub(crate) last: u64,
+    /// Whether the last was being served: it may be what the stack did not survive.
+    pub(crate) serving: bool,
+}
+
 /// The shared words of one sandbox.
 #[derive(Clone, Debug)]
 pub struct Vitals(Arc<Words>);
@@ -162,12 +175,19 @@ impl Vitals {
             self.set(FIRST, id);
         }
         self.set(LAST, id);
+        self.set(SERVING, 1);
         self.set(TAKEN, before.wrapping_add(1));
     }
 
-    /// The ids of the first and the last call that were taken.
-    pub(crate) fn taken(&self) -> Option<(u64, u64)> {
-        (self.get(TAKEN) != 0).then(|| (self.get(FIRST), self.get(LAST)))
+    /// It has done what there was to do about that call for now.
+    pub(crate) fn served(&self) {
+        self.set(SERVING, 0);
+    }
+
+    /// The calls that were taken.
+    pub(crate) fn taken(&self) -> Option<Taken> {
+        let (first, last, serving) = (self.get(FIRST), self.get(LAST), self.get(SERVING) != 0);
+        (self.get(TAKEN) != 0).then_some(Taken { first, last, serving })
     }
 
     /// Sets whether the launcher sleeps.
@@ -205,6 +225,7 @@ impl Vitals {
     pub(crate) fn renew(&self) {
         self.set(CALL, self.get(CALL) & !0xff);
         self.set(REFUSED, 0);
+        self.set(SERVING, 0);
     }
 }
 
@@ -235,6 +256,9 @@ mod tests {
         for id in [u64::MAX, 0, 1] {
             vitals.took(id);
         }
-        assert_eq!(vitals.taken(), Some((u64::MAX, 1)));
+        let taken = Taken { first: u64::MAX, last: 1, serving: true };
+        assert_eq!(vitals.taken(), Some(taken));
+        vitals.served();
+        assert_eq!(vitals.taken(), Some(Taken { serving: false, ..taken }));
     }
 }

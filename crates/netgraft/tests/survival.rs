@@ -273,6 +273,9 @@ receiver = threading.Thread(target=lambda: say("received:", outcome(udp.recvfrom
 receiver.start()
 assert v4() == b"four" and v6() == b"six"
 old = socket.create_connection(addresses[0])
+fresh = socket.socket()
+unbound, connected = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+connected.connect(at)
 time.sleep(0.2)
 fault("abort")
 old.settimeout(5)
@@ -286,6 +289,13 @@ def ask():
     s.close()
 ask()
 receiver.join(6)
+fresh.connect(addresses[0])
+fresh.sendall(b"fresh")
+say("fresh:", fresh.recv(10))
+unbound.sendto(b"unbound", at)
+say("unbound:", udp.recvfrom(10)[0])
+connected.send(b"connected")
+say("connected:", udp.recvfrom(10)[0])
 fault("exit")
 until(v4, b"four")
 say("names:", [l.getsockname() for l in listeners] == addresses)
@@ -296,7 +306,15 @@ sys.exit(43)
 "#,
     );
     assert_eq!(ended.code, Some(43));
-    for line in ["gone: ECONNREFUSED", "received: b'datagram'", "names: True", "new: b'listener'"] {
+    for line in [
+        "gone: ECONNREFUSED",
+        "received: b'datagram'",
+        "fresh: b'fresh'",
+        "unbound: b'unbound'",
+        "connected: b'connected'",
+        "names: True",
+        "new: b'listener'",
+    ] {
         assert!(ended.stdout.contains(line), "{line}");
     }
     assert!(ended.stdout.contains("old: b''") || ended.stdout.contains("old: ECONNRESET"));

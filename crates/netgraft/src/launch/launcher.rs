@@ -275,7 +275,7 @@ impl<'a> Launcher<'a> {
     fn hand_over(&mut self, program: i32, listener: i32, stack: PreInitStack) -> Result<(), RunError> {
         let pidfd = process::pidfd(program).map_err(step(Step::Listener))?;
         let listener = process::take_fd(pidfd.as_fd(), listener).map_err(step(Step::Listener))?;
-        let message = sentry::handover(stack.init_str.clone(), Vec::new())
+        let message = sentry::handover(stack.init_str.clone(), None)
             .ok()
             .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
             .ok_or_else(|| {

@@ -12,6 +12,8 @@ use netgraft_linux::task::Tasks;
 use netgraft_linux::{confine, process, unix};
 use netgraft_sentry::call::Call;
 
+use crate::vitals::Taken;
+
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -59,7 +61,7 @@ fn verdict(call: Option<Call>, target: impl FnOnce(i32) -> Target) -> Verdict {
 ///
 /// `surrogates` is the network namespace that the surrogates are in; `None` if the program has host sockets.
 /// `pending` are calls that the sentry had taken.
-pub(super) fn main(listener: OwnedFd, surrogates: Option<&Namespace>, pending: Option<(u64, u64)>) -> i32 {
+pub(super) fn main(listener: OwnedFd, surrogates: Option<&Namespace>, pending: Option<Taken>) -> i32 {
     let mut kept = vec![listener.as_raw_fd()];
     kept.extend(surrogates.map(|namespace| namespace.as_fd().as_raw_fd()));
     let ready = confine::die_with_parent()
@@ -113,13 +115,16 @@ fn target(tasks: &mut Tasks, tid: u32, fd: i32, surrogates: Option<&Namespace>) 
 
 /// Answers the calls that a dead sentry had taken: they cannot be taken again, but their ids follow each other, so
 /// that those which still wait are found from the last one back to the first.
-pub(super) fn answer_pending(listener: &Listener, taken: Option<(u64, u64)>, errno: i32) {
-    let Some((first, last)) = taken else { return };
+///
+/// The call that was being served fails in any case: made again, it might end the next sentry, too.
+pub(super) fn answer_pending(listener: &Listener, taken: Option<Taken>, errno: i32) {
+    let Some(Taken { first, last, serving }) = taken else { return };
     // What a sentry wrote is no reason to search for years.
     let count = last.wrapping_sub(first).min(MOST_IDS);
     for back in 0..=count {
         let id = last.wrapping_sub(back);
         if listener.is_waiting(id) {
+            let errno = if back == 0 && serving { libc::ENETDOWN } else { errno };
             // One that was interrupted meanwhile needs no answer.
             let _ = listener.answer(id, Err(errno));
         }

@@ -22,7 +22,7 @@ use super::report::Role;
 use super::sentry::{self, SentryNetwork};
 use super::stand_in;
 use super::watchdog::Watchdog;
-use crate::control::Kept;
+use crate::control::{Kept, KeptRole};
 
 /// How many restarts there may be in [`WINDOW`].
 const RESTARTS: usize = 5;
@@ -202,10 +202,12 @@ impl Launcher<'_> {
         tells.read_exact(&mut pid)?;
         self.processes[Role::Sentry as usize] = Process::Alive(i32::from_ne_bytes(pid));
 
-        let kept: Vec<Kept> = spare.kept.values().cloned().collect();
+        let mut kept: Vec<Kept> = spare.kept.values().cloned().collect();
+        // If not all fit into a message, listeners come first.
+        kept.sort_by_key(|kept| kept.role == KeptRole::Datagrams);
         let mut fds = vec![listener.as_fd()];
         fds.extend(spare.fds.iter().map(AsFd::as_fd));
-        let message = sentry::handover(spare.init_str.clone(), kept)?;
+        let message = sentry::handover(spare.init_str.clone(), Some(kept))?;
         // One that has ended already is told by the hang-up of this socket.
         let _ = fdpass::send(control.as_fd(), &message, &fds);
         if let Some(ends) = &mut self.ends {

@@ -20,7 +20,8 @@ const SOMAXCONN: u32 = 4096;
 impl Engine {
     /// bind(2)
     pub(super) fn bind(&mut self, caller: &Caller, fd: i32, addr: Buffer) -> Outcome {
-        let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
+        let found = self.resolve(caller, fd).or_else(|| self.adopt(caller, fd, addr));
+        let Some((id, file)) = found else { return Ok(Answer::Kernel) };
         let (bytes, len) = caller.read_address(addr)?;
         let Some(socket) = self.table.get(id) else { return Ok(Answer::Kernel) };
         let addr = sockaddr::parse_for_bind(socket.spec.domain, &bytes[..len])?;
@@ -32,7 +33,7 @@ impl Engine {
         let handle = self.handle_of(id)?;
         self.stack.bind(handle, addr).map_err(Error::errno)?;
         self.watch(id, file.as_fd());
-        self.journal_bound(id, file.as_fd());
+        self.journal_datagrams(id, file.as_fd());
         Ok(Answer::Value(0))
     }
 

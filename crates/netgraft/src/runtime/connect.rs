@@ -31,7 +31,8 @@ const GATE: usize = 4096;
 impl Engine {
     /// connect(2)
     pub(super) fn connect(&mut self, caller: &Caller, call: Call, fd: i32, addr: Buffer) -> Outcome {
-        let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
+        let found = self.resolve(caller, fd).or_else(|| self.adopt(caller, fd, addr));
+        let Some((id, file)) = found else { return Ok(Answer::Kernel) };
         let (bytes, len) = caller.read_address(addr)?;
         let Some(socket) = self.table.get(id) else { return Ok(Answer::Kernel) };
         let domain = socket.spec.domain;
@@ -122,6 +123,7 @@ impl Engine {
                 unix::disconnect(file.as_fd()).map_err(|e| errno(&e))?;
             }
         }
+        self.journal_datagrams(id, file.as_fd());
         self.stack_busy = true;
         Ok(Answer::Value(0))
     }

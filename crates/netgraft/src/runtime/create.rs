@@ -55,7 +55,9 @@ impl Engine {
             }
         };
         self.watch(id, file.as_fd());
-        self.inject(caller, id, file.as_fd(), new.close_on_exec)
+        let outcome = self.inject(caller, id, file.as_fd(), new.close_on_exec);
+        self.journal_datagrams(id, file.as_fd());
+        outcome
     }
 
     fn datagram_surrogate(

@@ -76,6 +76,8 @@ pub(super) struct Engine {
     vitals: Vitals,
     /// Whether the launcher is told which sockets are to outlive the stack.
     pub(super) journal: bool,
+    /// Whether there was a sentry before this one.
+    pub(super) took_over: bool,
     pub(super) epoll: Epoll,
     pub(super) tasks: Tasks,
     pub(super) table: Table,
@@ -122,7 +124,7 @@ pub(super) struct Lost {
 
 impl Engine {
     pub(super) fn new(args: SentryArgs) -> io::Result<Engine> {
-        let SentryArgs { stack, listener, control, vitals, journal, kept: _ } = args;
+        let SentryArgs { stack, listener, control, vitals, journal, kept } = args;
         let listener = Listener::new(listener);
         // Older kernels do without.
         let _ = listener.wake_synchronously();
@@ -154,6 +156,7 @@ impl Engine {
             control,
             vitals,
             journal,
+            took_over: kept.is_some(),
             broken: None,
             epoll,
             tasks: Tasks::new(),
@@ -320,6 +323,7 @@ impl Engine {
                     None => self.answer(&caller, Err(libc::ENOSYS)),
                 }
             }
+            self.vitals.served();
             if !unix::readable(self.listener.as_fd()).unwrap_or(false) {
                 return;
             }

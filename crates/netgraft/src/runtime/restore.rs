@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use netgraft_linux::epoll::bits;
 use netgraft_linux::unix::{self, Name};
 use netgraft_plugin::{Domain, Error, Handle, Kind, OptionName, Protocol, SocketOption, SocketSpec};
+use netgraft_sentry::call::Buffer;
 
+use super::caller::Caller;
 use super::datagram::Datagram;
 use super::engine::Engine;
 use super::listener::Listening;
@@ -45,8 +47,8 @@ impl Engine {
         }
     }
 
-    /// Tells the launcher of a UDP socket that was bound.
-    pub(super) fn journal_bound(&mut self, id: SocketId, file: BorrowedFd<'_>) {
+    /// Tells the launcher of a UDP socket that was made, bound or connected.
+    pub(super) fn journal_datagrams(&mut self, id: SocketId, file: BorrowedFd<'_>) {
         if let Some(Socket { state: State::Datagram(_), spec, .. }) = self.table.get(id)
             && spec.protocol == Protocol::Udp
             && let Some(name) = unix::own_name(file)
@@ -63,6 +65,10 @@ impl Engine {
         let (Some(cookie), Some(handle)) = (self.table.cookie(id), socket.handle) else { return };
         let seen = socket.seen.map(|seen| (seen.tid, seen.fd));
         let Ok(address) = self.stack.local_addr(handle) else { return };
+        let peer = match role {
+            KeptRole::Listener(_) => None,
+            KeptRole::Datagrams => self.stack.peer_addr(handle).ok(),
+        };
         let is_on = |name| {
             let value = self.stack.get_option(handle, name);
             matches!(
@@ -73,7 +79,7 @@ impl Engine {
             )
         };
         let on = OPTIONS.iter().filter(|(_, name)| is_on(*name)).map(|(kept, _)| *kept).collect();
-        self.tell(&FromSentry::Keep(Kept { cookie, name: name.0, role, address, on, seen }));
+        self.tell(&FromSentry::Keep(Kept { cookie, name: name.0, role, address, peer, on, seen }));
     }
 
     /// Tells the launcher that a socket is gone, if it was told of it.
@@ -112,6 +118,33 @@ impl Engine {
                 self.tell(&FromSentry::Forget(kept.cookie));
             }
         }
+    }
+
+    /// A stream socket that was made while the sentry before this one lived, and has done nothing yet: it is this
+    /// one's from now on. `None` for any other socket, and for an address that is none of the internet.
+    pub(super) fn adopt(&mut self, caller: &Caller, fd: i32, addr: Buffer) -> Option<(SocketId, OwnedFd)> {
+        if !self.took_over {
+            return None;
+        }
+        let (bytes, len) = caller.read_address(addr).ok()?;
+        let domain = match i32::from(u16::from_ne_bytes(*bytes[..len].first_chunk()?)) {
+            libc::AF_INET => Domain::V4,
+            libc::AF_INET6 => Domain::V6,
+            _ => return None,
+        };
+        let file = self.tasks.duplicate(caller.tid, fd).ok()?;
+        if !unix::is_fresh_stream(file.as_fd()) {
+            return None;
+        }
+        let cookie = unix::cookie(file.as_fd()).ok()?;
+        let spec = SocketSpec { domain, kind: Kind::Stream, protocol: Protocol::Tcp };
+        let id = self.table.insert(Socket::new(spec, None, State::Fresh));
+        self.table.set_cookie(id, cookie);
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.seen = Some(Seen { tid: caller.tid, fd });
+        }
+        let _ = self.nursery.add(file.as_fd(), bits::HUP, id.token());
+        Some((id, file))
     }
 
     /// The program's descriptor, where it was last seen.
@@ -159,7 +192,8 @@ impl Engine {
             }
             KeptRole::Datagrams => {
                 let end_name = self.fresh_name();
-                let end = new_end(end_name, Name(kept.name)).map_err(|_| Error::NetworkDown)?;
+                let connected = kept.peer.map(|_| file.as_fd());
+                let end = new_end(end_name, Name(kept.name), connected).map_err(|_| Error::NetworkDown)?;
                 State::Datagram(Datagram::new(end, end_name))
             }
         };
@@ -181,10 +215,13 @@ impl Engine {
         for on in &kept.on {
             self.stack.set_option(handle, option(*on))?;
         }
-        self.stack.bind(handle, kept.address)?;
-        match kept.role {
-            KeptRole::Listener(backlog) => self.stack.listen(handle, backlog),
-            KeptRole::Datagrams => Ok(()),
+        if kept.address.port() != 0 || !kept.address.ip().is_unspecified() {
+            self.stack.bind(handle, kept.address)?;
+        }
+        match (kept.role, kept.peer) {
+            (KeptRole::Listener(backlog), _) => self.stack.listen(handle, backlog),
+            (KeptRole::Datagrams, Some(peer)) => self.stack.connect(handle, peer, self.now),
+            (KeptRole::Datagrams, None) => Ok(()),
         }
     }
 }
@@ -202,10 +239,14 @@ fn descriptors(process: u32) -> i32 {
     size.and_then(|size| size.trim().parse().ok()).unwrap_or(0)
 }
 
-/// A new end for a datagram surrogate that has lost its own.
-fn new_end(name: Name, surrogate: Name) -> std::io::Result<OwnedFd> {
+/// A new end for a datagram surrogate that has lost its own. If the surrogate is connected to that, it is to the new
+/// one from now on: before, AF_UNIX would let nobody else send to it.
+fn new_end(name: Name, surrogate: Name, connected: Option<BorrowedFd<'_>>) -> std::io::Result<OwnedFd> {
     let end = unix::datagram(true)?;
     unix::bind(end.as_fd(), name)?;
+    if let Some(file) = connected {
+        unix::connect(file, name)?;
+    }
     unix::connect(end.as_fd(), surrogate)?;
     Ok(end)
 }
