@@ -270,7 +270,12 @@ impl fmt::Display for StackText<'_> {
             info.sockets.iter().map(|s| format!("{:?}/{:?}", s.protocol, s.domain).to_lowercase()).collect();
         sockets.dedup();
         writeln!(f, "  sockets: {}", sockets.join(", "))?;
-        writeln!(f, "  options: {} known", info.options.len())?;
+        let options: Vec<String> = info.options.iter().map(|name| format!("{name:?}")).collect();
+        writeln!(
+            f,
+            "  options: {}",
+            if options.is_empty() { "none".to_owned() } else { options.join(", ") }
+        )?;
         writeln!(f, "  needs:   {}", if info.needs.is_empty() { "nothing" } else { &info.needs })
     }
 }

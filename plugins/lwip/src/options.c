@@ -11,7 +11,7 @@ const uint32_t option_names[OPTION_COUNT] = {
     NETGRAFT_O_RECEIVE_BUFFER, NETGRAFT_O_BROADCAST,    NETGRAFT_O_TTL,           NETGRAFT_O_TYPE_OF_SERVICE,
     NETGRAFT_O_MULTICAST_TTL, NETGRAFT_O_MULTICAST_LOOP, NETGRAFT_O_PATH_MTU,     NETGRAFT_O_V6_ONLY,
     NETGRAFT_O_UNICAST_HOPS,  NETGRAFT_O_TRAFFIC_CLASS, NETGRAFT_O_NO_DELAY,      NETGRAFT_O_KEEP_IDLE,
-    NETGRAFT_O_KEEP_INTERVAL, NETGRAFT_O_KEEP_COUNT,    NETGRAFT_O_MAX_SEGMENT,
+    NETGRAFT_O_KEEP_INTERVAL, NETGRAFT_O_KEEP_COUNT,    NETGRAFT_O_MAX_SEGMENT,   NETGRAFT_O_CORK,
 };
 
 void options_default(struct sock *s)
@@ -52,6 +52,7 @@ static bool fits(const struct sock *s, uint32_t name)
     case NETGRAFT_O_UNICAST_HOPS:
     case NETGRAFT_O_TRAFFIC_CLASS: return v6;
     case NETGRAFT_O_NO_DELAY:
+    case NETGRAFT_O_CORK:
     case NETGRAFT_O_KEEP_IDLE:
     case NETGRAFT_O_KEEP_INTERVAL:
     case NETGRAFT_O_KEEP_COUNT:
@@ -112,6 +113,7 @@ static int32_t change(struct sock *s, uint32_t name, uint64_t value)
     case NETGRAFT_O_UNICAST_HOPS: return set_byte(value, 0, &opt->hops6);
     case NETGRAFT_O_TRAFFIC_CLASS: return set_byte(value, 0, &opt->class6);
     case NETGRAFT_O_NO_DELAY: opt->no_delay = value; return 0;
+    case NETGRAFT_O_CORK: opt->cork = value; return 0;
     case NETGRAFT_O_KEEP_IDLE: return set_seconds(value, &opt->keep_idle);
     case NETGRAFT_O_KEEP_INTERVAL: return set_seconds(value, &opt->keep_interval);
     case NETGRAFT_O_KEEP_COUNT:
@@ -188,6 +190,7 @@ int32_t option_get(void *self, uint64_t handle, struct netgraft_option *out)
     case NETGRAFT_O_UNICAST_HOPS: *value = opt->hops6; return 0;
     case NETGRAFT_O_TRAFFIC_CLASS: *value = opt->class6; return 0;
     case NETGRAFT_O_NO_DELAY: *value = opt->no_delay; return 0;
+    case NETGRAFT_O_CORK: *value = opt->cork; return 0;
     case NETGRAFT_O_KEEP_IDLE: *value = opt->keep_idle * SECOND; return 0;
     case NETGRAFT_O_KEEP_INTERVAL: *value = opt->keep_interval * SECOND; return 0;
     case NETGRAFT_O_KEEP_COUNT: *value = opt->keep_count; return 0;

@@ -53,7 +53,7 @@ struct options {
     uint32_t send_buffer, receive_buffer;
     uint32_t keep_idle, keep_interval, keep_count; /* seconds, seconds, number */
     uint8_t ttl, tos, hops6, class6, multicast_ttl;
-    bool reuse, keep_alive, broadcast, no_delay, v6_only, multicast_loop;
+    bool reuse, keep_alive, broadcast, no_delay, cork, v6_only, multicast_loop;
 };
 
 struct sock {
@@ -219,7 +219,7 @@ int32_t echo_bind(struct stack *st, struct sock *s, uint16_t identifier);
 int64_t echo_send(struct stack *st, struct sock *s, const void *data, size_t length, const ip_addr_t *to);
 
 /* options.c */
-#define OPTION_COUNT 19
+#define OPTION_COUNT 20
 extern const uint32_t option_names[OPTION_COUNT];
 void options_default(struct sock *s);
 int32_t option_set(void *self, uint64_t handle, const struct netgraft_option *option);

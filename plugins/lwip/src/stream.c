@@ -71,6 +71,9 @@ void stream_apply(struct sock *s)
     pcb->keep_idle = s->opt.keep_idle * 1000;
     pcb->keep_intvl = s->opt.keep_interval * 1000;
     pcb->keep_cnt = s->opt.keep_count;
+    if (s->phase == PHASE_OPEN && !s->opt.cork) {
+        port_tcp_output(pcb); /* what was held back */
+    }
     if (s->opt.no_delay) {
         tcp_nagle_disable(pcb);
         if (s->phase == PHASE_OPEN) {
@@ -384,7 +387,10 @@ int64_t stream_send(struct stack *st, struct sock *s, const void *data, size_t l
     if (err != ERR_OK) {
         return error_of(err);
     }
-    port_tcp_output(pcb);
+    /* TCP_CORK: less than a segment waits for more, or for lwIP's slow timer (tcp(7)). */
+    if (!s->opt.cork || pcb->snd_lbb - pcb->snd_nxt >= pcb->mss) {
+        port_tcp_output(pcb);
+    }
     s->bytes_out += take;
     sock_changed(st, s, false);
     return (int64_t)take;

@@ -224,8 +224,20 @@ static void options(void)
     o.value.number = 0;
     EQUAL(table->get_option(stack, p.client, &o), 0);
     EQUAL(o.value.number, 9 * SECOND);
-    o.name = NETGRAFT_O_CORK;
+    o.name = NETGRAFT_O_QUICK_ACK;
     EQUAL(table->set_option(stack, p.client, &o), NETGRAFT_E_UNKNOWN_OPTION);
+    o = (struct netgraft_option){ .name = NETGRAFT_O_CORK, .type = NETGRAFT_VALUE_BOOL, .value.number = 1 };
+    EQUAL(table->set_option(stack, p.client, &o), 0);
+    EQUAL(table->send(stack, p.client, "corked", 6, NULL, 0, now()), 6);
+    char held[6];
+    struct netgraft_received got;
+    turn(20 * MS);
+    EQUAL(receive(p.server, held, sizeof held, &got), NETGRAFT_E_AGAIN);
+    o.value.number = 0;
+    EQUAL(table->set_option(stack, p.client, &o), 0);
+    await(p.server, NETGRAFT_READY_IN);
+    EQUAL(receive(p.server, held, sizeof held, &got), 0);
+    CHECK(got.len == 6 && memcmp(held, "corked", 6) == 0);
     end(p);
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netgraft_e2e::Outcome;
-use netgraft_e2e::column::{Column, Network, User};
+use netgraft_e2e::column::{Column, Network, Object, User};
 use netgraft_e2e::netns::{BLACKHOLE, FAR, NEAR, NEAR_INTERFACE, Namespace, Pair, without_prefix};
 use netgraft_e2e::process::{Running, tail};
 use netgraft_e2e::programs::{self, Family, Kit, Program};
@@ -31,6 +31,24 @@ enum Link {
     GivenTap,
     /// A TAP device made, and removed, by netgraft.
     OwnTap,
+    /// A veth, and a shared object as the stack: through AF_PACKET, or with the kernel's addresses if the object's
+    /// sockets are the kernel's.
+    Through(Object),
+}
+
+impl Link {
+    /// How the closing table names it.
+    fn column(self) -> String {
+        match self {
+            Link::Through(object) => object.name().to_owned(),
+            other => format!("{other:?}").to_lowercase(),
+        }
+    }
+
+    /// Whether the near side has the kernel's addresses.
+    fn is_kernels(self) -> bool {
+        matches!(self, Link::Native | Link::Through(Object::Relay))
+    }
 }
 
 /// Which side the server is on.
@@ -51,13 +69,18 @@ fn wanted(link: Link, program: Program, family: Family) -> bool {
         Link::Native | Link::Packet => true,
         Link::GivenTap => ["redis", "nginx", "iperf3", "faults", "ping", "bulk"].contains(&program.name),
         Link::OwnTap => ["pyhttp", "ping"].contains(&program.name) && family == Family::V4,
+        Link::Through(_) => {
+            ["redis", "nginx", "asyncio", "iperf3"].contains(&program.name) && family == Family::V4
+        }
     }
 }
 
 fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
     let kit = Arc::new(Kit::new(stage)?);
     let mut jobs = Vec::new();
-    for link in [Link::Native, Link::Packet, Link::GivenTap, Link::OwnTap] {
+    stage.build_objects()?;
+    let objects = Object::ALL.map(Link::Through);
+    for link in [Link::Native, Link::Packet, Link::GivenTap, Link::OwnTap].into_iter().chain(objects) {
         for direction in [Direction::In, Direction::Out] {
             for program in programs::ALL {
                 for family in Family::BOTH {
@@ -72,7 +95,7 @@ fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
                     let run = Box::new(move || run(stage, &kit, link, direction, program, family));
                     jobs.push(Job {
                         name: format!("{} over {}, {place}", program.name, family.name()),
-                        column: format!("{link:?}").to_lowercase(),
+                        column: link.column(),
                         skip: None,
                         run,
                     });
@@ -94,8 +117,8 @@ struct Ground {
 impl Ground {
     fn new(link: Link) -> Result<Self, String> {
         match link {
-            Link::Native | Link::Packet => {
-                let Pair { near, far } = Pair::new(link == Link::Native)?;
+            Link::Native | Link::Packet | Link::Through(_) => {
+                let Pair { near, far } = Pair::new(link.is_kernels())?;
                 Ok(Ground { near, far: Some(far), link })
             }
             Link::GivenTap => {
@@ -150,13 +173,22 @@ impl Ground {
     fn near_words(&self, stage: &Stage, words: Vec<String>) -> Vec<String> {
         let link = match self.link {
             Link::Native => return words,
-            Link::Packet => format!("packet:{NEAR_INTERFACE}"),
+            Link::Packet | Link::Through(_) => format!("packet:{NEAR_INTERFACE}"),
             Link::GivenTap | Link::OwnTap => format!("tap:{TAP}"),
         };
-        let mut all = vec![stage.netgraft().display().to_string()];
-        all.extend(["run", "--network", "sandbox", "--link", &link].map(str::to_owned));
-        for (address, gateway) in NEAR.iter().zip(FAR) {
-            all.extend(["--address", address, "--gateway", without_prefix(gateway)].map(str::to_owned));
+        let mut all = vec![stage.netgraft().display().to_string(), "run".to_owned(), "--network".to_owned()];
+        match self.link {
+            Link::Through(object) => {
+                let file = stage.bin(object.name()).display().to_string();
+                all.extend(["plugin", "--plugin", &file].map(str::to_owned));
+            }
+            _ => all.push("sandbox".to_owned()),
+        }
+        if !self.link.is_kernels() {
+            all.extend(["--link", &link].map(str::to_owned));
+            for (address, gateway) in NEAR.iter().zip(FAR) {
+                all.extend(["--address", address, "--gateway", without_prefix(gateway)].map(str::to_owned));
+            }
         }
         all.push("--".to_owned());
         all.extend(words);
