@@ -131,7 +131,8 @@ def main():
     t.expect(r"\nup")
     t.press("\x1a")
     t.expect("Stopped")
-    t.send("kill %1; echo inner$((2+3))\n")
+    # bash does not exit while it thinks that a job is stopped: it is to see that this one has ended.
+    t.send("kill %1; wait %1; echo inner$((2+3))\n")
     t.expect("inner5")
     t.send("exit 8\n")
     t.expect("exit")
