@@ -2,6 +2,8 @@
 //! left behind. Run as root, each case is also tried as an ordinary user.
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -36,6 +38,7 @@ fn binary() -> &'static Path {
     PLACE.get_or_init(|| {
         let dir = std::env::temp_dir().join(format!("netgraft-launcher-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
+        common::remove_at_exit(&dir);
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         let place = dir.join("netgraft");
         fs::copy(env!("CARGO_BIN_EXE_netgraft"), &place).unwrap();

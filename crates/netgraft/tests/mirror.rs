@@ -2,6 +2,8 @@
 //! rtnetlink(7) through ip(8), `/proc/net`, or a socket's `ioctl`. Needs root: makes network namespaces.
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -26,6 +28,7 @@ fn place() -> &'static Path {
         assert!(root, "this test makes network namespaces: run it as root");
         let dir = std::env::temp_dir().join(format!("netgraft-mirror-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
+        common::remove_at_exit(&dir);
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         fs::copy(env!("CARGO_BIN_EXE_netgraft"), dir.join("netgraft")).unwrap();
         fs::write(dir.join("mirror.py"), include_str!("mirror.py")).unwrap();
