@@ -273,9 +273,25 @@ enum Victim {
 }
 
 /// Kills one of the three processes and asserts that the others go too.
+/// Waits until it is told that there is no network any more, and says so with its status.
+const UNTIL_DOWN: &str = "import errno, socket, sys, time
+server = socket.create_server(('127.0.0.1', 0))
+print('ready', flush=True)
+for _ in range(80):
+    try:
+        socket.socket().close()
+    except OSError as error:
+        sys.exit(44 if error.errno == errno.ENETDOWN else 45)
+    time.sleep(0.1)
+sys.exit(46)";
+
 fn killed(place: &Place<'_>, victim: Victim) -> Outcome {
     let script = "python3 -c 'import socket,time; s=socket.create_server((\"127.0.0.1\",0)); print(\"ready\",flush=True); time.sleep(60)' & wait";
-    let running = place.start(&mut place.netgraft(&[], &["sh", "-c", script]))?;
+    let program = match victim {
+        Victim::Sentry => ["python3", "-c", UNTIL_DOWN],
+        _ => ["sh", "-c", script],
+    };
+    let running = place.start(&mut place.netgraft(&[], &program))?;
     await_output(&running, "ready")?;
     let all = marked_processes(place.scratch.mark());
     let launcher = running.id().cast_signed();
@@ -300,7 +316,9 @@ fn killed(place: &Place<'_>, victim: Victim) -> Outcome {
     let seen = ended.status.ok_or("netgraft did not end")?;
     match victim {
         Victim::Launcher => holds("killed", seen.signal() == Some(9), &seen.to_string()),
-        Victim::Sentry => one_line("the sentry's death", &ended, 125, &["sentry"]),
+        Victim::Sentry => {
+            one_line("the sentry's death", &ended, 44, &["sentry", "SIGKILL", "without a network"])
+        }
         Victim::Program => status("the program's death", &ended, 137),
     }
     // That the others are gone is asserted when the scratch folder is given back.
