@@ -207,6 +207,9 @@ impl Engine {
             State::Datagram(_) => {
                 let handle = socket.handle.ok_or(libc::ENOTCONN)?;
                 self.stack.shutdown(handle, kind, self.now).map_err(Error::errno)?;
+                if let State::Datagram(datagram) = &mut socket.state {
+                    datagram.shut_in |= kind != Shutdown::Write;
+                }
                 unix::shutdown(file.as_fd(), how).map_err(|e| errno(&e))?;
                 Ok(Answer::Value(0))
             }

@@ -19,6 +19,8 @@ pub(super) struct Datagram {
     pub(super) end_name: Name,
     /// What is known of the datagram that was put into the surrogate last.
     pub(super) last: Received,
+    /// The program reads no more (shutdown(2)).
+    pub(super) shut_in: bool,
     /// A datagram of the program that the stack had no room for.
     pub(super) held: Option<Vec<u8>>,
 }
@@ -26,7 +28,7 @@ pub(super) struct Datagram {
 impl Datagram {
     /// A datagram socket on the sentry's end.
     pub(super) fn new(end: OwnedFd, end_name: Name) -> Datagram {
-        Datagram { end, end_name, last: Received::default(), held: None }
+        Datagram { end, end_name, last: Received::default(), shut_in: false, held: None }
     }
 
     /// Whether the program has read all that was put into the surrogate.

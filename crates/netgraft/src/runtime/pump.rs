@@ -293,12 +293,14 @@ impl Engine {
         if self.parked.has(id) {
             self.serve_parked_receive(id);
         }
+        // If the program has just closed the socket, sending to it drops what it sent before: that is read first.
+        self.pump_datagram_out(id);
         let Some(Socket { state: State::Datagram(datagram), handle: Some(handle), .. }) =
             self.table.get_mut(id)
         else {
             return;
         };
-        if !datagram.is_empty() {
+        if datagram.shut_in || !datagram.is_empty() {
             return;
         }
         let buf = &mut self.scratch[..MAX_DATAGRAM];
@@ -309,6 +311,7 @@ impl Engine {
                 self.summary.datagrams_received += 1;
                 self.summary.bytes_received += len as u64;
                 if let Err(error) = unix::send(datagram.end.as_fd(), &buf[..len]) {
+                    datagram.shut_in = error.raw_os_error() == Some(libc::EPIPE);
                     tracing::debug!(%error, "a datagram could not be put into its surrogate");
                 }
             }
