@@ -1,11 +1,10 @@
 //! The conformance suite: what every stack must do behind the contract, case by case.
 //!
 //! ```no_run
-//! # fn make() -> std::sync::Arc<netgraft_plugin::registry::Factory> { unimplemented!() }
 //! use netgraft_testkit::conformance::{Subject, Time, run};
 //!
-//! let factory = make(); // the stack's own
-//! let subject = Subject::from_factory("mine", factory, Default::default(), Time::Real);
+//! let factory = netgraft_host::factory(); // or that of a stack of your own
+//! let subject = Subject::from_factory("host", factory, Default::default(), Time::Real);
 //! let report = run(&subject, "");
 //! println!("{}", report.table());
 //! ```
