@@ -63,10 +63,26 @@ fn name_of(folder: &Path) -> String {
 pub fn marked_processes(mark: &str) -> Vec<(i32, String)> {
     let needle = format!("{MARK}={mark}");
     let carries = |folder: &Path| {
+        wait_for_its_words(folder);
         let environment = fs::read(folder.join("environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|entry| entry == needle.as_bytes())
     };
     processes().filter(|(_, folder)| carries(folder)).map(|(pid, folder)| (pid, name_of(&folder))).collect()
+}
+
+/// Waits, briefly, while a process is in the middle of execve(2): it has its new program then, and its parent goes on
+/// already, but its command line and environment are still empty. Threads of the kernel and the dead have no program.
+fn wait_for_its_words(folder: &Path) {
+    let is_between = || {
+        fs::read(folder.join("cmdline")).is_ok_and(|line| line.is_empty())
+            && fs::read_link(folder.join("exe")).is_ok()
+    };
+    for _ in 0..100 {
+        if !is_between() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Asserts that a folder is empty.
@@ -142,6 +158,11 @@ mod tests {
     fn a_process_that_stays_is_named_and_ended() {
         let mark = format!("self-test-{}", std::process::id());
         let mut child = std::process::Command::new("sleep").arg("60").env(MARK, &mark).spawn().unwrap();
+        // For an instant after the parent goes on, the child still shows the parent's environment.
+        let deadline = Instant::now() + GRACE;
+        while marked_processes(&mark).is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let why = no_processes(&mark).unwrap_err();
         assert!(why.contains("sleep 60"), "{why}");
         assert!(!child.wait().unwrap().success());
