@@ -1,5 +1,7 @@
 //! `struct msghdr`, I/O vectors and control messages in the program's memory (recv(2), cmsg(3)).
 
+use smallvec::SmallVec;
+
 use crate::Errno;
 use crate::call::Buffer;
 
@@ -54,11 +56,16 @@ pub fn parse_header(bytes: &[u8; HEADER_LEN]) -> Header {
     }
 }
 
+/// An I/O vector; the usual ones have few parts.
+pub type Parts = SmallVec<[Buffer; 8]>;
+/// The bytes of an I/O vector or of control messages: on the stack if there are few.
+pub type Bytes = SmallVec<[u8; 256]>;
+
 /// Reads an I/O vector.
 ///
 /// # Errors
 /// EINVAL if a length, or all together, are more than a `ssize_t` holds.
-pub fn parse_parts(bytes: &[u8]) -> Result<Vec<Buffer>, Errno> {
+pub fn parse_parts(bytes: &[u8]) -> Result<Parts, Errno> {
     let mut total = 0u64;
     bytes
         .as_chunks::<PART_LEN>()
@@ -77,7 +84,7 @@ pub fn parse_parts(bytes: &[u8]) -> Result<Vec<Buffer>, Errno> {
 /// Control messages under construction, limited to the room that the program gave.
 #[derive(Debug, Default)]
 pub struct ControlWriter {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     room: usize,
     truncated: bool,
 }
@@ -90,7 +97,7 @@ impl ControlWriter {
     #[must_use]
     pub fn new(room: u64) -> Self {
         ControlWriter {
-            bytes: Vec::new(),
+            bytes: Bytes::new(),
             room: usize::try_from(room.min(MAX_CONTROL)).unwrap_or(0),
             truncated: false,
         }
@@ -108,14 +115,14 @@ impl ControlWriter {
         self.bytes.extend(((CONTROL_HEADER + fits) as u64).to_ne_bytes());
         self.bytes.extend(level.to_ne_bytes());
         self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(&data[..fits]);
+        self.bytes.extend_from_slice(&data[..fits]);
         let padded = (self.bytes.len().next_multiple_of(8)).min(self.room);
         self.bytes.resize(padded.max(self.bytes.len()), 0);
     }
 
     /// The bytes, and whether something was cut (`MSG_CTRUNC`).
     #[must_use]
-    pub fn finish(self) -> (Vec<u8>, bool) {
+    pub fn finish(self) -> (Bytes, bool) {
         (self.bytes, self.truncated)
     }
 }
@@ -135,8 +142,8 @@ pub struct Control<'a> {
 ///
 /// # Errors
 /// EINVAL if a length does not fit.
-pub fn parse_controls(mut bytes: &[u8]) -> Result<Vec<Control<'_>>, Errno> {
-    let mut controls = Vec::new();
+pub fn parse_controls(mut bytes: &[u8]) -> Result<SmallVec<[Control<'_>; 4]>, Errno> {
+    let mut controls = SmallVec::new();
     while bytes.len() >= CONTROL_HEADER {
         let int = |at: usize| i32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let mut len = [0; 8];
@@ -186,10 +193,10 @@ mod tests {
         let mut bytes = [0u8; 32];
         for len in [0u64, 15, 33, u64::MAX] {
             bytes[..8].copy_from_slice(&len.to_ne_bytes());
-            assert_eq!(parse_controls(&bytes), Err(libc::EINVAL), "{len}");
+            assert_eq!(parse_controls(&bytes).unwrap_err(), libc::EINVAL, "{len}");
         }
         let mut vector = [0xffu8; 32];
-        assert_eq!(parse_parts(&vector), Err(libc::EINVAL));
+        assert_eq!(parse_parts(&vector).unwrap_err(), libc::EINVAL);
         vector[8..16].copy_from_slice(&5u64.to_ne_bytes());
         vector[24..32].copy_from_slice(&6u64.to_ne_bytes());
         assert_eq!(parse_parts(&vector).unwrap().iter().map(|p| p.len).sum::<u64>(), 11);

@@ -75,6 +75,8 @@ steps! {
     Loopback = "bring up the loopback of the program's network namespace";
     /// The program's name servers.
     Dns = "cover /etc/resolv.conf for --dns (the file must exist)";
+    /// The network interfaces in /sys.
+    Sys = "show the sandbox's own interfaces in /sys/class/net";
     /// A /proc of the program's own.
     Proc = "mount a /proc of the sandbox's own";
     /// no_new_privs.

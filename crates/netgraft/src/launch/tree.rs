@@ -193,8 +193,17 @@ fn first_process(ends: &ChildEnds, role: Role) -> i32 {
 fn program(plan: &Plan, ends: &ChildEnds) -> i32 {
     let work = || {
         Report::Made(Role::Program).send(&ends.reports);
+        let skipped = |step, error: &io::Error| {
+            Report::Skipped(step, error.raw_os_error().unwrap_or(libc::EIO)).send(&ends.reports);
+        };
+        // With host sockets the host's interfaces are the right ones.
+        if !plan.host_sockets
+            && let Err(error) = cover_interfaces()
+        {
+            skipped(Step::Sys, &error);
+        }
         if let Err(error) = mount::mount_new(c"proc", Path::new("/proc"), Access::Data, c"") {
-            Report::Skipped(Step::Proc, error.raw_os_error().unwrap_or(libc::EIO)).send(&ends.reports);
+            skipped(Step::Proc, &error);
         }
         for &(signal, ignored) in &plan.signals.ignored {
             signal::set_ignored(signal, ignored).map_err(at(Step::Start))?;
@@ -211,6 +220,17 @@ fn program(plan: &Plan, ends: &ChildEnds) -> i32 {
         Err(Failure::Alone)
     };
     status(work(), &ends.reports)
+}
+
+/// Shows the interfaces of the sandbox's network namespace in /sys, which is otherwise the host's. A sysfs shows those of
+/// the namespace that it was mounted in, and all that the program's has are virtual (lo, TAP devices, bridges).
+fn cover_interfaces() -> io::Result<()> {
+    let place = Path::new("/proc");
+    mount::mount_new(c"sysfs", place, Access::ReadOnly, c"")?;
+    let cover = |folder: &str| mount::bind(&place.join(folder), &Path::new("/sys").join(folder));
+    let done = cover("devices/virtual/net").and_then(|()| cover("class/net"));
+    mount::detach(place)?;
+    done
 }
 
 /// Mounts a file with this text over /etc/resolv.conf. It lies in a file system of its own, which nothing but

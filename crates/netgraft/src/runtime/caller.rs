@@ -95,11 +95,11 @@ impl Caller {
     }
 
     /// An I/O vector.
-    pub(super) fn read_parts(&self, parts: Buffer) -> Result<Vec<Buffer>, Errno> {
+    pub(super) fn read_parts(&self, parts: Buffer) -> Result<message::Parts, Errno> {
         if parts.len > message::MAX_PARTS {
             return Err(libc::EMSGSIZE);
         }
-        let mut bytes = vec![0; parts.len as usize * PART_LEN];
+        let mut bytes = message::Bytes::from_elem(0, parts.len as usize * PART_LEN);
         self.read(parts.address, &mut bytes)?;
         message::parse_parts(&bytes)
     }

@@ -66,6 +66,8 @@ pub(super) enum Work {
     OutToEnd,
     /// From the stack to the program.
     In,
+    /// Datagrams from the program to the stack.
+    Datagrams,
 }
 
 /// The sentry.
@@ -97,6 +99,8 @@ pub(super) struct Engine {
     pub(super) payload: Vec<u8>,
     /// Sockets whose pump used up its budget.
     pub(super) again: Vec<(SocketId, Work)>,
+    /// Those of them that have their turn now.
+    turn: Vec<(SocketId, Work)>,
     /// Listeners with a connection that found no room.
     pub(super) full_listeners: Vec<SocketId>,
     retry_at: Option<Instant>,
@@ -173,6 +177,7 @@ impl Engine {
             scratch: vec![0; CHUNK.max(MAX_DATAGRAM)],
             payload: Vec::with_capacity(MAX_DATAGRAM),
             again: Vec::new(),
+            turn: Vec::new(),
             full_listeners: Vec::new(),
             retry_at: None,
             lost: std::collections::HashMap::new(),
@@ -274,7 +279,8 @@ impl Engine {
         let statistics = self.stack.statistics();
         self.summary.packets = (statistics.packets_received, statistics.packets_sent);
         for id in self.table.ids().collect::<Vec<_>>() {
-            self.pump_datagram_out(id);
+            // Nobody sends any more: one turn is enough for what a surrogate holds.
+            let _ = self.pump_datagram_out(id);
         }
         self.now = clock::now();
         self.stack.poll(self.now);
@@ -429,7 +435,8 @@ impl Engine {
 
     /// Lets the stack run, and moves what it brings.
     fn run_stack(&mut self) {
-        for (id, work) in std::mem::take(&mut self.again) {
+        std::mem::swap(&mut self.again, &mut self.turn);
+        while let Some((id, work)) = self.turn.pop() {
             self.pump(id, work);
         }
         let due = self.stack.next_deadline().is_some_and(|at| at <= self.now);

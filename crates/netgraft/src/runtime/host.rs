@@ -249,7 +249,8 @@ impl Engine {
         if header.control.len > message::MAX_CONTROL {
             return Err(libc::ENOBUFS);
         }
-        let mut control = vec![0; if header.control.address == 0 { 0 } else { header.control.len as usize }];
+        let control_len = if header.control.address == 0 { 0 } else { header.control.len as usize };
+        let mut control = message::Bytes::from_elem(0, control_len);
         caller.read(header.control.address, &mut control)?;
         self.host_send(caller, domain, file, &parts, header.name, &control, flags)
     }

@@ -14,7 +14,7 @@ use netgraft_sentry::sockopt::{Ancillary, Direction};
 use super::caller::{Caller, total};
 use super::create::errno;
 use super::datagram::MAX_DATAGRAM;
-use super::engine::{Answer, Engine, Outcome};
+use super::engine::{Answer, Engine, Outcome, Work};
 use super::stream::CHUNK;
 use super::table::{Socket, SocketId, State};
 
@@ -105,7 +105,7 @@ impl Engine {
             return Err(libc::EMSGSIZE);
         }
         // What the program sent before without an address goes first.
-        self.pump_datagram_out(id);
+        self.pump(id, Work::Datagrams);
         let mut send_flags = SendFlags::empty();
         send_flags.set(SendFlags::MORE, flags & libc::MSG_MORE != 0);
         send_flags.set(SendFlags::DONT_ROUTE, flags & libc::MSG_DONTROUTE != 0);
@@ -195,7 +195,7 @@ impl Engine {
         let peek = flags & libc::MSG_PEEK;
         let buf = &mut self.scratch[..MAX_DATAGRAM];
         match unix::recv(file.as_fd(), buf, peek | libc::MSG_TRUNC) {
-            Ok(_) => Ok(datagram.last),
+            Ok(len) => Ok(Received { len: len.min(MAX_DATAGRAM), ..datagram.last }),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 let mut recv_flags = RecvFlags::empty();
                 recv_flags.set(RecvFlags::PEEK, peek != 0);
@@ -266,7 +266,7 @@ impl Engine {
         if header.control.len > message::MAX_CONTROL {
             return Err(libc::ENOBUFS);
         }
-        let mut bytes = vec![0; header.control.len as usize];
+        let mut bytes = message::Bytes::from_elem(0, header.control.len as usize);
         caller.read(header.control.address, &mut bytes)?;
         for control in message::parse_controls(&bytes)? {
             let source = match (control.level, control.kind) {
@@ -408,7 +408,9 @@ impl Engine {
     ) -> Outcome {
         let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
         if !matches!(self.target(id), Target::Datagram) {
-            return Ok(Answer::Kernel);
+            // AF_UNIX would send urgent data, which does not exist here.
+            let urgent = flags & (libc::MSG_OOB | libc::MSG_FASTOPEN) != 0;
+            return if urgent { Err(libc::EOPNOTSUPP) } else { Ok(Answer::Kernel) };
         }
         let mut done = 0;
         for i in 0..count.min(message::MAX_MESSAGES) {
@@ -550,14 +552,19 @@ fn finish_message(
 
 fn write_controls(socket: &Socket, received: &Received, controls: &mut ControlWriter) {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let long = |v: u64| i64::try_from(v).unwrap_or(i64::MAX).to_ne_bytes();
+    // struct timeval and struct timespec: seconds, and a fraction
+    let time = |fraction: u32| {
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        let mut value = [0; 16];
+        value[..8].copy_from_slice(&seconds.to_ne_bytes());
+        value[8..].copy_from_slice(&i64::from(fraction).to_ne_bytes());
+        value
+    };
     if socket.wants(Ancillary::Timestamp) {
-        let value = [long(since.as_secs()), long(u64::from(since.subsec_micros()))].concat();
-        controls.push(libc::SOL_SOCKET, libc::SO_TIMESTAMP, &value);
+        controls.push(libc::SOL_SOCKET, libc::SO_TIMESTAMP, &time(since.subsec_micros()));
     }
     if socket.wants(Ancillary::TimestampNanos) {
-        let value = [long(since.as_secs()), long(u64::from(since.subsec_nanos()))].concat();
-        controls.push(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &value);
+        controls.push(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &time(since.subsec_nanos()));
     }
     let mapped = |ip: IpAddr| match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -566,13 +573,20 @@ fn write_controls(socket: &Socket, received: &Received, controls: &mut ControlWr
     if socket.wants(Ancillary::PacketInfo)
         && let Some(IpAddr::V4(to)) = received.to
     {
-        let value = [received.interface.to_ne_bytes(), to.octets(), to.octets()].concat();
+        // struct in_pktinfo: index, local address, header address
+        let mut value = [0; 12];
+        value[..4].copy_from_slice(&received.interface.to_ne_bytes());
+        value[4..8].copy_from_slice(&to.octets());
+        value[8..].copy_from_slice(&to.octets());
         controls.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &value);
     }
     if socket.wants(Ancillary::PacketInfo6)
         && let Some(to) = received.to
     {
-        let value = [&mapped(to)[..], &received.interface.to_ne_bytes()].concat();
+        // struct in6_pktinfo: address, index
+        let mut value = [0; 20];
+        value[..16].copy_from_slice(&mapped(to));
+        value[16..].copy_from_slice(&received.interface.to_ne_bytes());
         controls.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &value);
     }
     let hops = i32::from(received.hop_limit).to_ne_bytes();

@@ -5,13 +5,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netgraft_linux::epoll::bits;
 use netgraft_linux::unix;
-use netgraft_plugin::{Error, Event, Events, RecvFlags, SendFlags};
+use netgraft_plugin::{Error, Event, Events, Received, RecvFlags, SendFlags};
 use netgraft_sentry::call::Call;
 
 use super::datagram::MAX_DATAGRAM;
 use super::engine::{Engine, Work};
-use super::stream::{Moved, Pumped, Stream};
+use super::stream::{self, Moved, Pumped, Stream};
 use super::table::{Socket, SocketId, State};
+
+/// Datagrams of one socket that are moved before others have their turn: more than a surrogate's buffer holds, so that
+/// what a thread sent without an address always goes before what it sends with one.
+const DATAGRAMS_A_TURN: usize = 512;
 
 impl Engine {
     /// The sentry's end of a surrogate is ready.
@@ -20,7 +24,7 @@ impl Engine {
             Some(State::Stream(_)) => self.stream_ready(id, events),
             Some(State::Datagram(_)) => {
                 if events & bits::IN != 0 {
-                    self.pump_datagram_out(id);
+                    self.pump(id, Work::Datagrams);
                 }
                 if events & bits::OUT != 0 {
                     self.pump_datagram_in(id);
@@ -82,7 +86,7 @@ impl Engine {
                 }
                 self.pump_datagram_in(id);
                 if event.events.contains(Events::OUT) {
-                    self.pump_datagram_out(id);
+                    self.pump(id, Work::Datagrams);
                     self.retry_sends(id);
                 }
             }
@@ -96,13 +100,20 @@ impl Engine {
             Work::Out => self.pump_stream_out(id, false),
             Work::OutToEnd => self.pump_stream_out(id, true),
             Work::In => self.pump_stream_in(id),
+            Work::Datagrams if self.pump_datagram_out(id) => Pumped::More,
+            Work::Datagrams => Pumped::Idle,
         };
         match pumped {
             Pumped::Idle => {}
             Pumped::EndOfProgram if self.program_is_gone(id) => self.discard(id),
             Pumped::EndOfProgram => {}
-            Pumped::More if work == Work::In => self.again.push((id, work)),
-            Pumped::More => self.again.push((id, Work::OutToEnd)),
+            Pumped::More => {
+                let rest = if work == Work::Out { Work::OutToEnd } else { work };
+                // One turn a round, however often there was reason for one.
+                if !self.again.contains(&(id, rest)) {
+                    self.again.push((id, rest));
+                }
+            }
             Pumped::ResetByProgram => self.discard_with_reset(id),
             Pumped::Failed(error) => self.fail_stream(id, error),
         }
@@ -250,22 +261,24 @@ impl Engine {
         self.stack_busy = true;
     }
 
-    /// Gives the program's datagrams to the stack.
-    pub(super) fn pump_datagram_out(&mut self, id: SocketId) {
-        loop {
+    /// Gives the program's datagrams to the stack; whether there may be more than one turn allows.
+    pub(super) fn pump_datagram_out(&mut self, id: SocketId) -> bool {
+        let mut budget = stream::BUDGET;
+        for _ in 0..DATAGRAMS_A_TURN {
             let Some(Socket { state: State::Datagram(datagram), handle: Some(handle), .. }) =
                 self.table.get_mut(id)
             else {
-                return;
+                return false;
             };
             let held = datagram.held.take();
             let data = match &held {
                 Some(data) => data.as_slice(),
                 None => match unix::recv(datagram.end.as_fd(), &mut self.scratch, 0) {
                     Ok(n) => &self.scratch[..n],
-                    Err(_) => return,
+                    Err(_) => return false,
                 },
             };
+            let len = data.len();
             let result = self.stack.send(*handle, data, None, SendFlags::empty(), self.now);
             self.stack_busy = true;
             match result {
@@ -274,9 +287,8 @@ impl Engine {
                     self.summary.bytes_sent += n as u64;
                 }
                 Err(Error::Again) => {
-                    let held = data.to_vec();
-                    datagram.held = Some(held);
-                    return;
+                    datagram.held = Some(held.unwrap_or_else(|| self.scratch[..len].to_vec()));
+                    return false;
                 }
                 Err(error) => {
                     let socket = self.table.get_mut(id);
@@ -285,7 +297,12 @@ impl Engine {
                     }
                 }
             }
+            budget = budget.saturating_sub(len);
+            if budget == 0 {
+                break;
+            }
         }
+        true
     }
 
     /// Puts the next datagram into the surrogate, if it is empty, or gives it to a parked call.
@@ -294,7 +311,7 @@ impl Engine {
             self.serve_parked_receive(id);
         }
         // If the program has just closed the socket, sending to it drops what it sent before: that is read first.
-        self.pump_datagram_out(id);
+        self.pump(id, Work::Datagrams);
         let Some(Socket { state: State::Datagram(datagram), handle: Some(handle), .. }) =
             self.table.get_mut(id)
         else {
@@ -307,7 +324,7 @@ impl Engine {
         match self.stack.recv(*handle, buf, RecvFlags::empty(), self.now) {
             Ok(received) => {
                 let len = received.len.min(buf.len());
-                datagram.last = received;
+                datagram.last = Received { len, ..received };
                 self.summary.datagrams_received += 1;
                 self.summary.bytes_received += len as u64;
                 if let Err(error) = unix::send(datagram.end.as_fd(), &buf[..len]) {

@@ -11,7 +11,7 @@ use netgraft_plugin::{Error, Handle, Instant, PluginStack, RecvFlags, SendFlags,
 /// The most bytes that are moved at a time.
 pub(super) const CHUNK: usize = 256 * 1024;
 /// The most bytes that one pump moves before others have their turn.
-const BUDGET: usize = 4 * CHUNK;
+pub(super) const BUDGET: usize = 4 * CHUNK;
 
 /// From the program to the stack.
 #[derive(Debug)]
