@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use netgraft_plugin::inet::Interface;
 
 use crate::Errno;
+use crate::call::Buffer;
 
 /// Size of `struct ifreq`.
 pub const REQUEST_LEN: usize = 40;
@@ -120,6 +121,20 @@ pub fn list(interfaces: &[Interface]) -> Vec<u8> {
     bytes
 }
 
+/// Size of `struct ifconf`.
+pub const LIST_LEN: usize = 16;
+
+/// What a `struct ifconf` asks for: where the list goes, and how many of its bytes may. `None` asks only how long
+/// the list is.
+#[must_use]
+pub fn parse_list(bytes: &[u8; LIST_LEN]) -> Option<Buffer> {
+    let [a, b, c, d, _, _, _, _, address @ ..] = *bytes;
+    let address = u64::from_ne_bytes(address);
+    // A length below zero has room for nothing, which is no error (dev_ifconf of Linux).
+    let len = u64::try_from(i32::from_ne_bytes([a, b, c, d])).unwrap_or(0);
+    (address != 0).then_some(Buffer { address, len })
+}
+
 fn flags(interface: &Interface) -> i32 {
     let mut flags = 0;
     if interface.up {
@@ -177,6 +192,20 @@ mod tests {
         // As a TUN device has them.
         assert_eq!(flags(&Interface { hardware_address: None, ..ethernet.clone() }), 0x10d1);
         assert_eq!(flags(&Interface { loopback: true, ..ethernet }), 0x49);
+    }
+
+    #[test]
+    fn a_list_is_asked_for_with_any_length() {
+        let ask = |len: i32, address: u64| {
+            let mut bytes = [0xa5; LIST_LEN];
+            bytes[..4].copy_from_slice(&len.to_ne_bytes());
+            bytes[8..].copy_from_slice(&address.to_ne_bytes());
+            parse_list(&bytes)
+        };
+        for len in [0, 80, -1, i32::MIN, i32::MAX] {
+            assert_eq!(ask(len, 0), None);
+            assert_eq!(ask(len, 4096), Some(Buffer { address: 4096, len: len.max(0) as u64 }));
+        }
     }
 
     #[test]

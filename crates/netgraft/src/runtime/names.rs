@@ -64,20 +64,19 @@ impl Engine {
         Ok(Answer::Value(0))
     }
 
-    /// `SIOCGIFCONF`: a length and a pointer; without a pointer, only the length that would be needed.
+    /// `SIOCGIFCONF`: as much of the list as fits, and its length; without a buffer only the length.
     fn list_interfaces(&mut self, caller: &Caller, argument: u64) -> Result<(), i32> {
-        let mut bytes = [0u8; 16];
+        let mut bytes = [0; ioctl::LIST_LEN];
         caller.read(argument, &mut bytes)?;
-        let [a, b, c, d, _, _, _, _, pointer @ ..] = bytes;
-        let room = usize::try_from(i32::from_ne_bytes([a, b, c, d])).map_err(|_| libc::EINVAL)?;
-        let pointer = u64::from_ne_bytes(pointer);
         let list = ioctl::list(&self.stack.interfaces());
-        let len = if pointer == 0 {
-            list.len()
-        } else {
-            let fits = room.min(list.len()) / ioctl::REQUEST_LEN * ioctl::REQUEST_LEN;
-            caller.write(pointer, &list[..fits])?;
-            fits
+        let len = match ioctl::parse_list(&bytes) {
+            None => list.len(),
+            Some(buffer) => {
+                let room = usize::try_from(buffer.len).unwrap_or(usize::MAX);
+                let fits = room.min(list.len()) / ioctl::REQUEST_LEN * ioctl::REQUEST_LEN;
+                caller.write(buffer.address, &list[..fits])?;
+                fits
+            }
         };
         caller.write(argument, &(i32::try_from(len).unwrap_or(i32::MAX)).to_ne_bytes())
     }
