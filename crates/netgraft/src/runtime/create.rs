@@ -78,7 +78,7 @@ impl Engine {
         let id = self.table.insert(socket);
         self.table.set_cookie(id, cookie);
         if let Some(Socket { state: State::Datagram(datagram), .. }) = self.table.get(id) {
-            self.epoll.add(datagram.end.as_fd(), bits::IN | bits::OUT | bits::EDGE, id.token())?;
+            self.epoll.add(datagram.end.as_fd(), datagram.interest(), id.token())?;
         }
         self.observe(handle);
         Ok((id, file))

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use netgraft_linux::epoll::bits;
 use netgraft_linux::unix::{self, Name};
 use netgraft_plugin::Received;
 
@@ -23,16 +24,37 @@ pub(super) struct Datagram {
     pub(super) shut_in: bool,
     /// A datagram of the program that the stack had no room for.
     pub(super) held: Option<Vec<u8>>,
+    /// A datagram was put into the surrogate, and nobody has seen since that it was read.
+    pub(super) occupied: bool,
+    /// The loop is told when the program reads, since the stack has more for it.
+    pub(super) hears_reads: bool,
 }
 
 impl Datagram {
     /// A datagram socket on the sentry's end.
     pub(super) fn new(end: OwnedFd, end_name: Name) -> Datagram {
-        Datagram { end, end_name, last: Received::default(), shut_in: false, held: None }
+        Datagram {
+            end,
+            end_name,
+            last: Received::default(),
+            shut_in: false,
+            held: None,
+            occupied: false,
+            hears_reads: false,
+        }
     }
 
     /// Whether the program has read all that was put into the surrogate.
-    pub(super) fn is_empty(&self) -> bool {
-        unix::unread(self.end.as_fd()).is_ok_and(|n| n == 0)
+    pub(super) fn is_empty(&mut self) -> bool {
+        if self.occupied && unix::unread(self.end.as_fd()).is_ok_and(|n| n == 0) {
+            self.occupied = false;
+        }
+        !self.occupied
+    }
+
+    /// What the loop is to be told of the end. Each datagram that the program reads makes the end writable once more:
+    /// that wakes nobody unless there is something to be put in its place.
+    pub(super) fn interest(&self) -> u32 {
+        bits::IN | bits::EDGE | if self.hears_reads { bits::OUT } else { 0 }
     }
 }

@@ -191,25 +191,28 @@ impl Engine {
             return Err(error.errno());
         }
         let handle = socket.handle.ok_or(libc::EBADF)?;
-        let State::Datagram(datagram) = &socket.state else { return Err(libc::EBADF) };
+        let State::Datagram(datagram) = &mut socket.state else { return Err(libc::EBADF) };
         let peek = flags & libc::MSG_PEEK;
         let buf = &mut self.scratch[..MAX_DATAGRAM];
-        match unix::recv(file.as_fd(), buf, peek | libc::MSG_TRUNC) {
-            Ok(len) => Ok(Received { len: len.min(MAX_DATAGRAM), ..datagram.last }),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                let mut recv_flags = RecvFlags::empty();
-                recv_flags.set(RecvFlags::PEEK, peek != 0);
-                let mut received =
-                    self.stack.recv(handle, buf, recv_flags, self.now).map_err(Error::errno)?;
-                received.len = received.len.min(buf.len());
-                if peek == 0 {
-                    self.summary.datagrams_received += 1;
-                    self.summary.bytes_received += received.len as u64;
+        if datagram.occupied {
+            match unix::recv(file.as_fd(), buf, peek | libc::MSG_TRUNC) {
+                Ok(len) => {
+                    datagram.occupied = peek != 0;
+                    return Ok(Received { len: len.min(MAX_DATAGRAM), ..datagram.last });
                 }
-                Ok(received)
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => datagram.occupied = false,
+                Err(error) => return Err(errno(&error)),
             }
-            Err(error) => Err(errno(&error)),
         }
+        let mut recv_flags = RecvFlags::empty();
+        recv_flags.set(RecvFlags::PEEK, peek != 0);
+        let mut received = self.stack.recv(handle, buf, recv_flags, self.now).map_err(Error::errno)?;
+        received.len = received.len.min(buf.len());
+        if peek == 0 {
+            self.summary.datagrams_received += 1;
+            self.summary.bytes_received += received.len as u64;
+        }
+        Ok(received)
     }
 
     /// sendmsg(2)

@@ -28,6 +28,7 @@ impl Engine {
                 }
                 if events & bits::OUT != 0 {
                     self.pump_datagram_in(id);
+                    self.hear_datagram_reads(id);
                 }
             }
             Some(State::ConnectingGated(..)) if events & bits::HUP != 0 => {
@@ -40,7 +41,7 @@ impl Engine {
 
     fn stream_ready(&mut self, id: SocketId, events: u32) {
         if events & bits::OUT != 0 {
-            self.pump(id, Work::In);
+            self.program_has_read(id);
         }
         if events & (bits::RDHUP | bits::HUP) != 0 {
             self.pump(id, Work::OutToEnd);
@@ -54,6 +55,23 @@ impl Engine {
             && !stream.is_open_out()
         {
             self.discard(id);
+        }
+    }
+
+    /// The program has read, so that there is room in the surrogate. If nobody waited for it, the next time is not told.
+    fn program_has_read(&mut self, id: SocketId) {
+        let Some(Socket { state: State::Stream(stream), .. }) = self.table.get(id) else { return };
+        let waited = stream.waits_for_program();
+        self.pump(id, Work::In);
+        if !waited
+            && let Some(Socket { state: State::Stream(stream), .. }) = self.table.get_mut(id)
+            && stream.hears_reads
+            && !stream.waits_for_program()
+        {
+            stream.hears_reads = false;
+            if let Err(error) = self.epoll.modify(stream.end().as_fd(), stream.interest(), id.token()) {
+                tracing::warn!(%error, "a connection cannot be watched");
+            }
         }
     }
 
@@ -75,7 +93,10 @@ impl Engine {
                 {
                     return self.fail_stream(id, error);
                 }
-                if event.events.intersects(Events::OUT) {
+                if event.events.contains(Events::OUT)
+                    && let Some(Socket { state: State::Stream(stream), .. }) = self.table.get(id)
+                    && stream.waits_for_stack()
+                {
                     self.pump(id, Work::OutToEnd);
                 }
             }
@@ -153,6 +174,13 @@ impl Engine {
         // A window may have opened.
         self.stack_busy |= moved.received > 0;
         self.summary.bytes_received += moved.received;
+        if stream.waits_for_program() && !stream.hears_reads {
+            stream.hears_reads = true;
+            // If there is room by now, that is told at once.
+            if let Err(error) = self.epoll.modify(stream.end().as_fd(), stream.interest(), id.token()) {
+                tracing::warn!(%error, "a connection cannot be watched");
+            }
+        }
         if self.parked.has(id) {
             self.serve_parked_receive(id);
         }
@@ -249,8 +277,7 @@ impl Engine {
             return;
         };
         let handle = *handle;
-        let events = bits::IN | bits::OUT | bits::RDHUP | bits::EDGE;
-        if let Err(error) = self.epoll.add(stream.end().as_fd(), events, id.token()) {
+        if let Err(error) = self.epoll.add(stream.end().as_fd(), stream.interest(), id.token()) {
             tracing::warn!(%error, "a connection cannot be watched");
         }
         let mask = Events::IN | Events::OUT | Events::RDHUP;
@@ -310,26 +337,37 @@ impl Engine {
         if self.parked.has(id) {
             self.serve_parked_receive(id);
         }
-        // If the program has just closed the socket, sending to it drops what it sent before: that is read first.
-        self.pump(id, Work::Datagrams);
         let Some(Socket { state: State::Datagram(datagram), handle: Some(handle), .. }) =
             self.table.get_mut(id)
         else {
             return;
         };
-        if datagram.shut_in || !datagram.is_empty() {
+        let handle = *handle;
+        if datagram.shut_in || !self.stack.readiness(handle).is_ok_and(|events| events.contains(Events::IN)) {
             return;
         }
+        if !datagram.is_empty() {
+            return self.hear_datagram_reads(id);
+        }
+        // If the program has just closed the socket, sending to it drops what it sent before: that is read first.
+        self.pump(id, Work::Datagrams);
+        let Some(Socket { state: State::Datagram(datagram), .. }) = self.table.get_mut(id) else { return };
         let buf = &mut self.scratch[..MAX_DATAGRAM];
-        match self.stack.recv(*handle, buf, RecvFlags::empty(), self.now) {
+        match self.stack.recv(handle, buf, RecvFlags::empty(), self.now) {
             Ok(received) => {
                 let len = received.len.min(buf.len());
                 datagram.last = Received { len, ..received };
                 self.summary.datagrams_received += 1;
                 self.summary.bytes_received += len as u64;
-                if let Err(error) = unix::send(datagram.end.as_fd(), &buf[..len]) {
-                    datagram.shut_in = error.raw_os_error() == Some(libc::EPIPE);
-                    tracing::debug!(%error, "a datagram could not be put into its surrogate");
+                match unix::send(datagram.end.as_fd(), &buf[..len]) {
+                    Ok(_) => {
+                        datagram.occupied = true;
+                        self.hear_datagram_reads(id);
+                    }
+                    Err(error) => {
+                        datagram.shut_in = error.raw_os_error() == Some(libc::EPIPE);
+                        tracing::debug!(%error, "a datagram could not be put into its surrogate");
+                    }
                 }
             }
             Err(Error::Again) => {}
@@ -337,6 +375,24 @@ impl Engine {
                 if let Some(socket) = self.table.get_mut(id) {
                     socket.pending_error = Some(error);
                 }
+            }
+        }
+    }
+
+    /// Lets the loop be told when the program reads its datagram, if and only if the stack has another one.
+    fn hear_datagram_reads(&mut self, id: SocketId) {
+        let Some(Socket { state: State::Datagram(datagram), handle: Some(handle), .. }) =
+            self.table.get_mut(id)
+        else {
+            return;
+        };
+        let more = !datagram.shut_in
+            && self.stack.readiness(*handle).is_ok_and(|events| events.contains(Events::IN));
+        if more != datagram.hears_reads {
+            datagram.hears_reads = more;
+            // If it has been read by now, that is told at once.
+            if let Err(error) = self.epoll.modify(datagram.end.as_fd(), datagram.interest(), id.token()) {
+                tracing::warn!(%error, "a datagram socket cannot be watched");
             }
         }
     }

@@ -194,6 +194,8 @@ impl Engine {
                 let end_name = self.fresh_name();
                 let connected = kept.peer.map(|_| file.as_fd());
                 let end = new_end(end_name, Name(kept.name), connected).map_err(|_| Error::NetworkDown)?;
+                // Nobody knows any more who sent what still lies there.
+                let _unread = unix::recv(file.as_fd(), &mut self.scratch, 0);
                 State::Datagram(Datagram::new(end, end_name))
             }
         };
@@ -202,8 +204,7 @@ impl Engine {
         if let Some(socket) = self.table.get_mut(id) {
             socket.seen = Some(seen);
             if let State::Datagram(datagram) = &socket.state {
-                let events = bits::IN | bits::OUT | bits::EDGE;
-                let _ = self.epoll.add(datagram.end.as_fd(), events, id.token());
+                let _ = self.epoll.add(datagram.end.as_fd(), datagram.interest(), id.token());
             }
         }
         self.observe(handle);

@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use netgraft_linux::epoll::bits;
 use netgraft_linux::unix;
 use netgraft_plugin::{Error, Handle, Instant, PluginStack, RecvFlags, SendFlags, Shutdown};
 
@@ -16,8 +17,13 @@ pub(super) const BUDGET: usize = 4 * CHUNK;
 /// From the program to the stack.
 #[derive(Debug)]
 enum Outbound {
-    /// Bytes may come; those that the stack had no room for.
-    Open(Vec<u8>),
+    /// Bytes may come.
+    Open {
+        /// Those that the stack had no room for.
+        rest: Vec<u8>,
+        /// The stack had no room at the last attempt, and will say when it has.
+        blocked: bool,
+    },
     /// The program sends no more and the stack knows.
     Finished,
 }
@@ -39,6 +45,8 @@ pub(super) struct Stream {
     inbound: Inbound,
     /// The program's send buffer is still as small as the gate made it: restored at the next chance.
     pub(super) narrow: bool,
+    /// The loop is told when the program reads, since the surrogate had no room.
+    pub(super) hears_reads: bool,
     /// The program has called `shutdown`: when both directions are over the end hangs up, which then does not
     /// mean that the program closed. A watch tells.
     pub(super) watched: bool,
@@ -73,9 +81,10 @@ impl Stream {
     pub(super) fn new(end: OwnedFd) -> Stream {
         Stream {
             end,
-            outbound: Outbound::Open(Vec::new()),
+            outbound: Outbound::Open { rest: Vec::new(), blocked: false },
             inbound: Inbound::Open(Vec::new(), 0),
             narrow: false,
+            hears_reads: false,
             watched: false,
         }
     }
@@ -92,7 +101,23 @@ impl Stream {
 
     /// Whether the program may still send.
     pub(super) fn is_open_out(&self) -> bool {
-        matches!(self.outbound, Outbound::Open(_))
+        matches!(self.outbound, Outbound::Open { .. })
+    }
+
+    /// Whether bytes of the program wait for room in the stack.
+    pub(super) fn waits_for_stack(&self) -> bool {
+        matches!(self.outbound, Outbound::Open { blocked: true, .. })
+    }
+
+    /// Whether bytes for the program wait for room in the surrogate.
+    pub(super) fn waits_for_program(&self) -> bool {
+        matches!(&self.inbound, Inbound::Open(rest, _) if !rest.is_empty())
+    }
+
+    /// What the loop is to be told of the end. Everything that the program reads makes the end writable once more:
+    /// that wakes nobody unless there is something to be written.
+    pub(super) fn interest(&self) -> u32 {
+        bits::IN | bits::RDHUP | bits::EDGE | if self.hears_reads { bits::OUT } else { 0 }
     }
 
     /// Moves bytes from the program to the stack; `to_end` if the end of the stream is known to be behind
@@ -106,7 +131,9 @@ impl Stream {
         moved: &mut Moved,
         to_end: bool,
     ) -> Pumped {
-        let Outbound::Open(rest) = &mut self.outbound else { return Pumped::Idle };
+        let Outbound::Open { rest, blocked } = &mut self.outbound else { return Pumped::Idle };
+        // Until the stack has shown that it has room.
+        *blocked = true;
         if !rest.is_empty() {
             match stack.send(handle, rest, None, SendFlags::empty(), now) {
                 Ok(n) => drop(rest.drain(..n.min(rest.len()))),
@@ -129,7 +156,10 @@ impl Stream {
                     return Pumped::EndOfProgram;
                 }
                 Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Pumped::Idle,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    *blocked = false;
+                    return Pumped::Idle;
+                }
                 Err(_) => return Pumped::ResetByProgram,
             };
             budget = budget.saturating_sub(n);
@@ -145,9 +175,12 @@ impl Stream {
             }
             if n < room && !to_end {
                 // The surrogate is empty; what comes now is a new edge.
+                *blocked = false;
                 return Pumped::Idle;
             }
         }
+        // It goes on by itself.
+        *blocked = false;
         Pumped::More
     }
 
