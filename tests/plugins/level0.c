@@ -48,6 +48,7 @@ static volatile uint64_t late_data;
 
 /* Whether a quirk was asked for:
  *   print        prints to stdout in every call
+ *   abort-CALL   aborts in that call, such as abort-plugin_ioctl
  *   zero         a send that would block answers 0
  *   inprogress   a write that would block answers EINPROGRESS
  *   full         every other send would block, however much room there is
@@ -67,10 +68,13 @@ static bool quirk(const char *name) {
     return false;
 }
 
-static void noise(const char *call) {
-    if (!quirk("print")) return;
-    printf("%s\n", call);
-    fflush(stdout);
+/* What every call begins with. */
+static void enter(const char *call) {
+    char aborts[64];
+    if (!*quirks) return;
+    snprintf(aborts, sizeof aborts, "abort-%s", call);
+    if (quirk(aborts)) abort();
+    if (quirk("print")) printf("%s\n", call), fflush(stdout);
 }
 
 /* QUIRK: err is written always, and stale on success. */
@@ -129,7 +133,7 @@ static void describe(char *links, char *addrs, size_t size) {
 EXPORT int plugin_preinitstack(int pid, char **init_str, int **fds, int *num) {
     const char *asked = getenv("NETGRAFT_QUIRKS");
     if (asked) snprintf(quirks, sizeof quirks, "%s", asked);
-    noise("plugin_preinitstack");
+    enter("plugin_preinitstack");
     if (quirk("abort-pre")) abort();
     if (quirk("hang-pre")) for (;;) pause();
     if (quirk("fail-pre")) return -1;
@@ -173,7 +177,7 @@ EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
     value(init_str, "RELAY_QUIRKS=", quirks, sizeof quirks, '+', ',');
     value(init_str, "RELAY_IF=", interfaces, sizeof interfaces, '|', ',');
     value(init_str, "RELAY_IFA=", addresses, sizeof addresses, '|', ',');
-    noise("plugin_initstack");
+    enter("plugin_initstack");
     if (quirk("fail-init")) return -1;
     if (quirk("exit-init")) exit(7);
     if (num != 2 || fds[0] != -1) return -2;
@@ -184,13 +188,14 @@ EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
 }
 
 EXPORT void plugin_destroystack(void) {
-    noise("plugin_destroystack");
+    enter("plugin_destroystack");
     close(broker);
 }
 
 /* ---- Events ----------------------------------------------------------------------------------------------- */
 
 EXPORT int plugin_epoll_create(void) {
+    enter("plugin_epoll_create");
     if (quirk("fail-epoll")) return -1;
     /* QUIRK: more than two handles abort the process. */
     if (++epolls > 2) abort();
@@ -198,13 +203,14 @@ EXPORT int plugin_epoll_create(void) {
 }
 
 EXPORT int plugin_epoll_ctl(int epfd, int op, int handle, struct epoll_event *event) {
-    noise("plugin_epoll_ctl");
+    enter("plugin_epoll_ctl");
     if (handle >= 0 && handle < LAST && op != EPOLL_CTL_DEL) data_of[handle] = event->data.u64;
     event->events |= EPOLLET;
     return epoll_ctl(epfd, op, handle, event);
 }
 
 EXPORT int plugin_epoll_wait(int epfd, struct epoll_event *events, int max, int timeout) {
+    enter("plugin_epoll_wait");
     (void)timeout; /* QUIRK: it comes back only with events. */
     if (quirk("fail-wait")) return -1;
     if (quirk("many-events")) return max + 5;
@@ -225,7 +231,7 @@ EXPORT int plugin_epoll_wait(int epfd, struct epoll_event *events, int max, int 
 }
 
 EXPORT int plugin_readiness(int handle, int events) {
-    noise("plugin_readiness");
+    enter("plugin_readiness");
     struct pollfd entry = {.fd = handle, .events = (short)events};
     if (poll(&entry, 1, 0) < 0) return 0;
     int ready = entry.revents;
@@ -237,8 +243,8 @@ EXPORT int plugin_readiness(int handle, int events) {
 /* ---- Control ---------------------------------------------------------------------------------------------- */
 
 EXPORT int plugin_socket(int domain, int type, int protocol, uint64_t *err) {
+    enter("plugin_socket");
     static int only = -1;
-    noise("plugin_socket");
     /* QUIRK: what is not supported becomes a real socket of the host, if the process may make one. */
     if (domain != AF_INET || (type != SOCK_STREAM && type != SOCK_DGRAM))
         return (int)done(socket(domain, type, protocol), err);
@@ -262,12 +268,12 @@ EXPORT int plugin_socket(int domain, int type, int protocol, uint64_t *err) {
 }
 
 EXPORT int plugin_bind(int h, const struct sockaddr *addr, socklen_t len, uint64_t *err) {
-    noise("plugin_bind");
+    enter("plugin_bind");
     return (int)done(bind(h, addr, len), err);
 }
 
 EXPORT int plugin_listen(int h, int backlog, uint64_t *err) {
-    noise("plugin_listen");
+    enter("plugin_listen");
     return (int)done(listen(h, backlog), err);
 }
 
@@ -280,26 +286,29 @@ static int spoil(int result, struct sockaddr *addr, socklen_t *len) {
 }
 
 EXPORT int plugin_accept(int h, struct sockaddr *addr, socklen_t *len, uint64_t *err) {
-    noise("plugin_accept");
+    enter("plugin_accept");
     int new = accept4(h, addr, len, SOCK_CLOEXEC);
     if (new >= 0 && new < LAST) so_error[new] = 0, write_shut[new] = false;
     return (int)done(spoil(new, addr, len), err);
 }
 
 EXPORT int plugin_connect(int h, const struct sockaddr *addr, socklen_t len, uint64_t *err) {
-    noise("plugin_connect");
+    enter("plugin_connect");
     return (int)done(connect(h, addr, len), err);
 }
 
 EXPORT int plugin_getsockname(int h, struct sockaddr *addr, socklen_t *len, uint64_t *err) {
+    enter("plugin_getsockname");
     return (int)done(spoil(getsockname(h, addr, len), addr, len), err);
 }
 
 EXPORT int plugin_getpeername(int h, struct sockaddr *addr, socklen_t *len, uint64_t *err) {
+    enter("plugin_getpeername");
     return (int)done(spoil(getpeername(h, addr, len), addr, len), err);
 }
 
 EXPORT int plugin_getsockopt(int h, int level, int name, void *out, socklen_t *len, uint64_t *err) {
+    enter("plugin_getsockopt");
     int result = getsockopt(h, level, name, out, len);
     if (result == 0 && quirk("long-option") && name != SO_ERROR) *len = 1 << 20;
     if (result == 0 && quirk("sticky") && level == SOL_SOCKET && name == SO_ERROR && h < LAST) {
@@ -310,20 +319,23 @@ EXPORT int plugin_getsockopt(int h, int level, int name, void *out, socklen_t *l
 }
 
 EXPORT int plugin_setsockopt(int h, int level, int name, const void *in, socklen_t len, uint64_t *err) {
+    enter("plugin_setsockopt");
     return (int)done(setsockopt(h, level, name, in, len), err);
 }
 
 EXPORT int plugin_ioctl(int h, uint64_t *err, unsigned long request, void *argument) {
+    enter("plugin_ioctl");
     return (int)done(ioctl(h, request, argument), err);
 }
 
 EXPORT int plugin_shutdown(int h, int how, uint64_t *err) {
+    enter("plugin_shutdown");
     if (h >= 0 && h < LAST && how != SHUT_RD) write_shut[h] = true;
     return (int)done(shutdown(h, how), err);
 }
 
 EXPORT int plugin_close(int h) {
-    noise("plugin_close");
+    enter("plugin_close");
     if (quirk("late") && h >= 0 && h < LAST) {
         late_data = data_of[h];
         late_handle = h;
@@ -362,24 +374,28 @@ static bool full(int h) {
 }
 
 EXPORT ssize_t plugin_read(int h, void *buf, size_t n, uint64_t *err) {
-    noise("plugin_read");
+    enter("plugin_read");
     return received(h, recv(h, buf, n, 0), n, err);
 }
 
 EXPORT ssize_t plugin_readv(int h, const struct iovec *iov, int count, uint64_t *err) {
+    enter("plugin_readv");
     return (ssize_t)done(readv(h, iov, count), err);
 }
 
 EXPORT ssize_t plugin_recv(int h, void *buf, size_t n, int flags, uint64_t *err) {
+    enter("plugin_recv");
     return received(h, recv(h, buf, n, flags), n, err);
 }
 
 EXPORT ssize_t plugin_recvfrom(int h, void *buf, size_t n, int flags, struct sockaddr *addr, socklen_t *len,
                                uint64_t *err) {
+    enter("plugin_recvfrom");
     return received(h, recvfrom(h, buf, n, flags, addr, len), n, err);
 }
 
 EXPORT ssize_t plugin_recvmsg(int h, struct msghdr *message, int flags, uint64_t *err) {
+    enter("plugin_recvmsg");
     ssize_t result = recvmsg(h, message, flags);
     if (result >= 0 && quirk("bad-address")) message->msg_namelen = 5000;
     if (result >= 0 && quirk("long-read")) result = 1 << 20;
@@ -387,26 +403,30 @@ EXPORT ssize_t plugin_recvmsg(int h, struct msghdr *message, int flags, uint64_t
 }
 
 EXPORT ssize_t plugin_write(int h, const void *buf, size_t n, uint64_t *err) {
-    noise("plugin_write");
+    enter("plugin_write");
     return sent(full(h) ? -1 : (int)send(h, buf, n, MSG_NOSIGNAL), n, err);
 }
 
 EXPORT ssize_t plugin_writev(int h, const struct iovec *iov, int count, uint64_t *err) {
+    enter("plugin_writev");
     int result = (int)writev(h, iov, count);
     /* QUIRK: a full ring is 0 here, always. */
     return (ssize_t)done(result < 0 && errno == EAGAIN ? 0 : result, err);
 }
 
 EXPORT ssize_t plugin_send(int h, const void *buf, size_t n, int flags, uint64_t *err) {
+    enter("plugin_send");
     return sent(full(h) ? -1 : (int)send(h, buf, n, flags | MSG_NOSIGNAL), n, err);
 }
 
 EXPORT ssize_t plugin_sendto(int h, const void *buf, size_t n, int flags, const struct sockaddr *addr, socklen_t len,
                              uint64_t *err) {
+    enter("plugin_sendto");
     return sent((int)sendto(h, buf, n, flags | MSG_NOSIGNAL, addr, len), n, err);
 }
 
 EXPORT ssize_t plugin_sendmsg(int h, const struct msghdr *message, int flags, uint64_t *err) {
+    enter("plugin_sendmsg");
     int result = (int)sendmsg(h, message, flags | MSG_NOSIGNAL);
     return (ssize_t)done(result < 0 && errno == EAGAIN ? 0 : result, err);
 }
@@ -431,9 +451,11 @@ EXPORT int plugin_get_tcp_rcvbuf_size(char **out) {
 }
 EXPORT int plugin_get_port_range(char **out) { return text(out, "32768,60999%s", ""); }
 EXPORT int plugin_add_route(in_addr_t to, uint8_t length, in_addr_t gateway) {
+    enter("plugin_add_route");
     return to == inet_addr("192.0.2.0") && length == 24 && gateway == inet_addr("127.0.0.1") ? 0 : -1;
 }
 EXPORT int plugin_del_route(in_addr_t to, uint8_t length, in_addr_t gateway) {
+    enter("plugin_del_route");
     return plugin_add_route(to, length, gateway);
 }
 #endif

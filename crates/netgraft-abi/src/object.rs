@@ -161,11 +161,22 @@ impl Loaded {
         std::iter::once(&self.file).chain(&self.dependencies).map(AsFd::as_fd)
     }
 
-    /// The call of the object that is being made in whatever process has a stack of it, or was when that process
+    /// The call of the object that the loop of whatever process has a stack of it is making, or was when that process
     /// died; and a number that grows with each call, to tell a hang from work. For the launcher.
     #[must_use]
     pub fn current_call(&self) -> (Option<&'static str>, u64) {
         self.watch.current()
+    }
+
+    /// The same for the thread that drives a level 0 stack's events, if `thread` is its id (gettid(2)).
+    #[must_use]
+    pub fn driver_call(&self, thread: i32) -> Option<&'static str> {
+        self.watch.of_driver(thread)
+    }
+
+    /// Forgets the calls of a process that has died: another one is to have a stack of this object.
+    pub fn forget_calls(&self) {
+        self.watch.clear();
     }
 
     /// One line for the operator about the end of the process that ran a stack of this object; `signal` is the one

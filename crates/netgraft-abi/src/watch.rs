@@ -4,7 +4,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 macro_rules! calls {
     ($($name:ident $text:literal,)*) => {
@@ -69,11 +69,20 @@ pub(crate) enum Caller {
     Driver = 1,
 }
 
-/// One caller's line: the call (0 for none, else its number and one), and how many calls there were.
+/// One caller's line: the call (0 for none, else its number and one), how many calls there were, and the id of the
+/// thread (gettid(2)), which only the driver's has.
 #[derive(Default)]
 struct Line {
     call: AtomicU32,
     count: AtomicU32,
+    thread: AtomicI32,
+}
+
+impl Line {
+    fn name(&self) -> Option<&'static str> {
+        let number = self.call.load(Ordering::Relaxed).checked_sub(1)?;
+        Call::ALL.get(number as usize).map(|(_, name)| *name)
+    }
 }
 
 type Page = [Line; 2];
@@ -116,15 +125,31 @@ impl Watch {
         Inside { line, not_send: PhantomData }
     }
 
-    /// What the loop's thread is in, or else the driver's outside of its wait; and the number of calls so far.
+    /// The calling thread is the driver's.
+    pub(crate) fn drives(&self) {
+        // SAFETY: no arguments, and it cannot fail.
+        let thread = unsafe { libc::gettid() };
+        self.lines()[Caller::Driver as usize].thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// What the loop's thread is in; and the number of its calls so far.
     pub(crate) fn current(&self) -> (Option<&'static str>, u64) {
-        let name = |line: &Line| {
-            let number = line.call.load(Ordering::Relaxed).checked_sub(1)?;
-            Call::ALL.get(number as usize).map(|(_, name)| *name)
-        };
-        let [main, driver] = self.lines();
-        let count = |line: &Line| u64::from(line.count.load(Ordering::Relaxed));
-        (name(main).or_else(|| name(driver)), count(main) << 32 | count(driver))
+        let [main, _] = self.lines();
+        (main.name(), main.count.load(Ordering::Relaxed).into())
+    }
+
+    /// What the driver's thread is in, if this is its id.
+    pub(crate) fn of_driver(&self, thread: i32) -> Option<&'static str> {
+        let [_, driver] = self.lines();
+        driver.name().filter(|_| driver.thread.load(Ordering::Relaxed) == thread)
+    }
+
+    /// Forgets what a process that is gone was in.
+    pub(crate) fn clear(&self) {
+        for line in self.lines() {
+            line.call.store(0, Ordering::Relaxed);
+            line.thread.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -172,6 +197,21 @@ mod tests {
         })
         .unwrap();
         wait(child, Wait::Block).unwrap();
-        assert_eq!(watch.current(), (Some("plugin_connect"), 2 << 32));
+        assert_eq!(watch.current(), (Some("plugin_connect"), 2));
+        watch.clear();
+        assert_eq!(watch.current().0, None);
+    }
+
+    #[test]
+    fn the_driver_is_known_by_its_thread() {
+        let watch = Watch::new().unwrap();
+        // SAFETY: no arguments, and it cannot fail.
+        let own = unsafe { libc::gettid() };
+        watch.drives();
+        let inside = watch.enter(Caller::Driver, Call::plugin_epoll_wait);
+        assert_eq!(watch.of_driver(own), Some("plugin_epoll_wait"));
+        assert_eq!((watch.of_driver(own + 1), watch.current()), (None, (None, 0)));
+        drop(inside);
+        assert_eq!(watch.of_driver(own), None);
     }
 }

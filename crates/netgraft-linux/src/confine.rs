@@ -126,7 +126,7 @@ impl AllowList {
     }
 
     /// The same, but any other system call raises SIGSYS, which goes to the handler of
-    /// [`crate::shared::report_violations`], if that was set before, and kills the process if not.
+    /// [`crate::shared::report_ends`], if that was set before, and kills the process if not.
     ///
     /// # Errors
     /// As [`AllowList::compile`].

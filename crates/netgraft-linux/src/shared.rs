@@ -3,7 +3,7 @@
 use std::io;
 use std::mem;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::process::check;
 
@@ -61,31 +61,65 @@ impl Drop for Words {
     }
 }
 
-/// Makes SIGSYS of a forbidden system call (`SECCOMP_RET_TRAP`, seccomp(2)) write the call's number, plus one, to
-/// a word, and end the process by the same signal.
+/// Makes signals that end a process which goes wrong leave a note of it. A SIGSYS of a forbidden system call
+/// (`SECCOMP_RET_TRAP`, seccomp(2)) writes the call's number, plus one, to the word `refused`; that and SIGABRT,
+/// SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGTRAP write to the word `thread` what [`Thread::from_word`] reads. The process
+/// ends by the same signal all the same.
 ///
-/// The kernel refuses the call before; the handler only gives it a name. It cannot be kept from ending the
-/// process: all signals are blocked while it runs, its second forbidden call meets the default action, and an
-/// allow-list that goes with it must not allow rt_sigaction(2) of SIGSYS. The page stays mapped for good.
+/// The kernel refuses a call before; the handler only gives it a name. It cannot be kept from ending the process: all
+/// signals are blocked while it runs, a second forbidden call meets the default action, and an allow-list that goes with
+/// it must not allow rt_sigaction(2) of SIGSYS. The page stays mapped for good.
 ///
 /// # Errors
 /// As sigaction(2).
-pub fn report_violations(words: &'static Words, index: usize) -> io::Result<()> {
-    VIOLATION.store(ptr::from_ref(words.word(index)).cast_mut(), std::sync::atomic::Ordering::Release);
-    // SAFETY: the structure is plain data, for which zero is valid.
-    let mut action: libc::sigaction = unsafe { mem::zeroed() };
-    action.sa_sigaction = violated as extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) as usize;
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND;
-    // SAFETY: the mask is writable; the handler is async-signal-safe and of the type that SA_SIGINFO asks for.
-    check(unsafe {
-        libc::sigfillset(&raw mut action.sa_mask);
-        libc::sigaction(libc::SIGSYS, &raw const action, ptr::null_mut())
-    })
-    .map(drop)
+pub fn report_ends(words: &'static Words, refused: usize, thread: usize) -> io::Result<()> {
+    for (place, index) in [(&REFUSED_AT, refused), (&THREAD_AT, thread)] {
+        place.store(ptr::from_ref(words.word(index)).cast_mut(), Ordering::Release);
+    }
+    type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+    let install = |signal: i32, handler: Handler| {
+        // SAFETY: the structure is plain data, for which zero is valid.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        action.sa_sigaction = handler as usize;
+        // A stack that overflowed needs the other one, if the thread has it.
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND | libc::SA_ONSTACK;
+        // SAFETY: the mask is writable; the handler is async-signal-safe and of the type that SA_SIGINFO asks for.
+        check(unsafe {
+            libc::sigfillset(&raw mut action.sa_mask);
+            libc::sigaction(signal, &raw const action, ptr::null_mut())
+        })
+        .map(drop)
+    };
+    install(libc::SIGSYS, violated)?;
+    use libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
+    [SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP]
+        .into_iter()
+        .try_for_each(|signal| install(signal, fatal))
 }
 
-static VIOLATION: std::sync::atomic::AtomicPtr<AtomicU64> =
-    std::sync::atomic::AtomicPtr::new(ptr::null_mut());
+/// The thread in which a process met its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thread {
+    /// Its first.
+    Main,
+    /// Another: its id, as the process itself sees it (gettid(2)).
+    Other(i32),
+}
+
+impl Thread {
+    /// What [`report_ends`] noted; `None` for zero, which is nothing.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Option<Thread> {
+        match (word, word >> 1) {
+            (0, _) => None,
+            (_, 0) => Some(Thread::Main),
+            (_, id) => Some(Thread::Other((id & 0x7fff_ffff) as i32)),
+        }
+    }
+}
+
+static REFUSED_AT: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+static THREAD_AT: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 
 /// `SYS_SECCOMP`, the `si_code` of a system call that a filter refused.
 const REFUSED: i32 = 1;
@@ -94,14 +128,38 @@ const NUMBER_AT: usize = 24;
 /// A system call that does not exist and that no allow-list names.
 const FORBIDDEN: libc::c_long = 0x3fff_fff0;
 
+fn note(place: &AtomicPtr<AtomicU64>, value: u64) {
+    // SAFETY: null, or a word of a page that stays mapped for good (`report_ends` takes it as 'static).
+    if let Some(word) = unsafe { place.load(Ordering::Acquire).as_ref() } {
+        word.store(value, Ordering::Release);
+    }
+}
+
+fn note_thread() {
+    // SAFETY: no arguments, and they cannot fail.
+    let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
+    note(&THREAD_AT, if process == thread { 1 } else { u64::from(thread.unsigned_abs()) << 1 });
+}
+
+extern "C" fn fatal(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    note_thread();
+    // The instruction that faulted does so again, and then the default action is in force. A signal that was sent does
+    // not come again by itself; this one waits until the handler has returned.
+    // SAFETY: the kernel passes a valid structure; raise(3) is async-signal-safe.
+    unsafe {
+        if (*info).si_code <= 0 {
+            libc::raise(signal);
+        }
+    }
+}
+
 extern "C" fn violated(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    let word = VIOLATION.load(std::sync::atomic::Ordering::Acquire);
     // SAFETY: the kernel passes a valid structure; for this code it has an int at this place, within its 128 bytes.
     let refused =
         unsafe { ((*info).si_code == REFUSED).then(|| *info.cast::<u8>().add(NUMBER_AT).cast::<i32>()) };
-    // SAFETY: null, or a word of a page that stays mapped for good (`report_violations` takes it as 'static).
-    if let (Some(number), Some(word)) = (refused, unsafe { word.as_ref() }) {
-        word.store(u64::from(number.unsigned_abs()) + 1, std::sync::atomic::Ordering::Release);
+    if let Some(number) = refused {
+        note(&REFUSED_AT, u64::from(number.unsigned_abs()) + 1);
+        note_thread();
     }
     // SAFETY: the call has no arguments; its filter kills the process, since SIGSYS has its default action again.
     unsafe { libc::syscall(FORBIDDEN) };
@@ -114,7 +172,6 @@ mod tests {
     use super::*;
     use crate::confine::{Allow, AllowList};
     use crate::process::{Change, Wait, exit_now, fork, wait};
-    use std::sync::atomic::Ordering;
 
     #[test]
     fn a_forked_process_writes_what_its_parent_reads() {
@@ -134,7 +191,7 @@ mod tests {
         rules.extend(signal_rules());
         let list = AllowList::compile_with_names(&rules).unwrap();
         let child = fork(|| {
-            if report_violations(words, 3).is_err() || list.install().is_err() {
+            if report_ends(words, 3, 4).is_err() || list.install().is_err() {
                 return 99;
             }
             body();
@@ -158,6 +215,36 @@ mod tests {
         });
         assert_eq!(end, (Some(Change::Signaled(libc::SIGSYS)), libc::SYS_getppid as u64 + 1));
         assert_eq!(violate(|| {}).0, Some(Change::Exited(5)));
+    }
+
+    #[test]
+    fn the_thread_that_ended_the_process_is_told() {
+        let end = |body: fn()| {
+            let words: &'static Words = Box::leak(Box::new(Words::new().unwrap()));
+            let child = fork(|| {
+                let _ = crate::confine::no_core_file();
+                if report_ends(words, 3, 4).is_err() {
+                    return 99;
+                }
+                body();
+                0
+            });
+            let change = wait(child.unwrap(), Wait::Block).unwrap();
+            (change, Thread::from_word(words.word(4).load(Ordering::Acquire)))
+        };
+        let abort = Some(Change::Signaled(libc::SIGABRT));
+        assert_eq!(end(|| std::process::abort()), (abort, Some(Thread::Main)));
+        let other = end(|| drop(std::thread::spawn(|| std::process::abort()).join()));
+        assert!(matches!(other, (end, Some(Thread::Other(_))) if end == abort), "{other:?}");
+        // SAFETY: a trap, which the handler of this process notes.
+        let trap = end(|| unsafe { drop(libc::raise(libc::SIGTRAP)) });
+        assert_eq!(trap, (Some(Change::Signaled(libc::SIGTRAP)), Some(Thread::Main)));
+        // SAFETY: meant to be refused by the kernel: nothing is mapped there.
+        let fault = end(|| unsafe {
+            drop(std::hint::black_box(std::hint::black_box(8 as *const u8).read_volatile()))
+        });
+        assert_eq!(fault, (Some(Change::Signaled(libc::SIGSEGV)), Some(Thread::Main)));
+        assert_eq!(end(|| {}), (Some(Change::Exited(0)), None));
     }
 
     #[test]

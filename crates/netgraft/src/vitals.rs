@@ -8,9 +8,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use netgraft_linux::shared::Words;
+use netgraft_linux::shared::{Thread, Words};
 
-/// The call of the stack under way in the low byte, and above it how many there were.
+/// The call of the stack under way in the low byte, the last one in the next, and above them how many there were.
 const CALL: usize = 0;
 /// Not zero while the launcher sleeps without a look at [`CALL`].
 const ASLEEP: usize = 1;
@@ -22,6 +22,10 @@ const FIRST: usize = 4;
 const LAST: usize = 5;
 /// Not zero while the last of them is being served.
 const SERVING: usize = 6;
+/// The thread in which the sentry met a signal that ended it.
+const THREAD: usize = 7;
+/// Not zero when the sentry found its socket to the launcher closed.
+const CUT_OFF: usize = 8;
 
 /// The calls of the contract, as messages name them.
 const NAMES: &[&str] = &[
@@ -158,7 +162,7 @@ impl Vitals {
 
     /// The sentry is about to call its stack; answers whether the launcher is to be woken, since it sleeps.
     pub(crate) fn begin(&self, call: StackCall) -> bool {
-        let word = (self.get(CALL) | 0xff).wrapping_add(1) | u64::from(call.0);
+        let word = (self.get(CALL) | 0xffff).wrapping_add(1) | u64::from(call.0) << 8 | u64::from(call.0);
         self.set(CALL, word);
         self.get(ASLEEP) != 0
     }
@@ -206,26 +210,47 @@ impl Vitals {
         (code != 0 && usize::from(code) < NAMES.len()).then_some(StackCall(code))
     }
 
+    /// The last call that was made, under way or not.
+    pub(crate) fn last_call(&self) -> Option<StackCall> {
+        Self::call_of(self.get(CALL) >> 8)
+    }
+
+    /// The thread in which the sentry met a signal that ended it.
+    pub(crate) fn thread_of_end(&self) -> Option<Thread> {
+        Thread::from_word(self.get(THREAD))
+    }
+
+    /// The sentry can tell the launcher nothing: code in its process has closed the socket.
+    pub(crate) fn note_cut_off(&self) {
+        self.set(CUT_OFF, 1);
+    }
+
+    /// Whether it was so.
+    pub(crate) fn was_cut_off(&self) -> bool {
+        self.get(CUT_OFF) != 0
+    }
+
     /// The system call that was refused to the sentry.
     pub(crate) fn refused(&self) -> Option<i64> {
         self.get(REFUSED).checked_sub(1).and_then(|number| i64::try_from(number).ok())
     }
 
-    /// Makes forbidden system calls of the calling process name themselves here.
+    /// Makes forbidden system calls of the calling process, and the thread that ends it, name themselves here.
     ///
     /// # Errors
     /// As sigaction(2).
-    pub(crate) fn report_violations(&self) -> io::Result<()> {
+    pub(crate) fn report_ends(&self) -> io::Result<()> {
         // The handler needs the words for as long as the process lives.
         let words: &'static Arc<Words> = Box::leak(Box::new(Arc::clone(&self.0)));
-        netgraft_linux::shared::report_violations(words, REFUSED)
+        netgraft_linux::shared::report_ends(words, REFUSED, THREAD)
     }
 
     /// Forgets what one sentry said of its end, before the next begins.
     pub(crate) fn renew(&self) {
-        self.set(CALL, self.get(CALL) & !0xff);
-        self.set(REFUSED, 0);
-        self.set(SERVING, 0);
+        self.set(CALL, self.get(CALL) & !0xffff);
+        for word in [REFUSED, SERVING, THREAD, CUT_OFF] {
+            self.set(word, 0);
+        }
     }
 }
 
@@ -246,6 +271,10 @@ mod tests {
         vitals.set_asleep(true);
         assert!(vitals.begin(poll));
         assert_ne!(vitals.pulse(), first);
+        vitals.end();
+        assert_eq!(vitals.last_call(), Some(poll));
+        vitals.renew();
+        assert_eq!(vitals.last_call(), None);
         assert_eq!(Vitals::call_of(0xfe), None, "a code that is none");
     }
 

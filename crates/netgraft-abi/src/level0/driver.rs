@@ -120,6 +120,7 @@ pub(crate) fn start(loaded: &Arc<Loaded>, symbols: Symbols) -> Result<Arc<Shared
 fn drive(loaded: &Loaded, symbols: &Symbols, shared: &Shared, ready: &Sender<i32>) {
     // Signals are the loop's.
     let _ = Signals::all_but_faults().block_exactly();
+    loaded.watch().drives();
     let epoll = {
         let _inside = loaded.watch().enter(Caller::Driver, Call::plugin_epoll_create);
         // SAFETY: no arguments. This thread makes the handle, once, and waits on it, as the interface says.
@@ -132,8 +133,11 @@ fn drive(loaded: &Loaded, symbols: &Symbols, shared: &Shared, ready: &Sender<i32
     let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; BATCH];
     let mut failed = 0;
     loop {
-        // SAFETY: room for `BATCH` events. Without a time-out: the object may ignore one anyhow.
-        let count = unsafe { (symbols.plugin_epoll_wait)(epoll, events.as_mut_ptr(), BATCH as i32, -1) };
+        let count = {
+            let _inside = loaded.watch().enter(Caller::Driver, Call::plugin_epoll_wait);
+            // SAFETY: room for `BATCH` events. Without a time-out: the object may ignore one anyhow.
+            unsafe { (symbols.plugin_epoll_wait)(epoll, events.as_mut_ptr(), BATCH as i32, -1) }
+        };
         match usize::try_from(count).ok().map(|count| events.get(..count)) {
             Some(Some([])) | None => {
                 failed += 1;

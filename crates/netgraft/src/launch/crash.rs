@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use netgraft_abi::Loaded;
 use netgraft_linux::process::Change;
+use netgraft_linux::shared::Thread;
 
 use super::allow::call_text;
 use super::watchdog;
@@ -51,17 +53,52 @@ pub(super) enum Cause {
     Hung(StackCall),
 }
 
+/// Where a sentry was when it ended.
+enum Place {
+    /// In this call of the stack.
+    Call(&'static str),
+    /// In a thread that the stack made.
+    OwnThread,
+    /// In none; the last call before, if there was one.
+    Outside(Option<StackCall>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Call(call) => write!(f, " in {}", named(call)),
+            Place::OwnThread => f.write_str(" in a thread of its own"),
+            Place::Outside(Some(call)) => write!(f, " after its call '{}'", call.name()),
+            Place::Outside(None) => Ok(()),
+        }
+    }
+}
+
+/// A call in a sentence. An object's constructors have no name.
+fn named(call: &str) -> String {
+    if call.starts_with("its ") { call.to_owned() } else { format!("its call '{call}'") }
+}
+
+/// Finds out where: an object's own function is closer than the call of the contract that led to it.
+fn place(vitals: &Vitals, object: Option<&Loaded>) -> Place {
+    if let Some(Thread::Other(thread)) = vitals.thread_of_end() {
+        return object.and_then(|object| object.driver_call(thread)).map_or(Place::OwnThread, Place::Call);
+    }
+    match (Vitals::call_of(vitals.pulse()), object.and_then(|object| object.current_call().0)) {
+        (Some(_), Some(function)) => Place::Call(function),
+        (Some(call), None) => Place::Call(call.name()),
+        (None, _) => Place::Outside(vitals.last_call()),
+    }
+}
+
 /// Says what happened, as a part of a sentence.
-pub(super) fn text(stack: &str, cause: &Cause, vitals: &Vitals) -> String {
-    let call = Vitals::call_of(vitals.pulse());
-    let place = match call {
-        Some(call) => format!(" in its call '{}'", call.name()),
-        None => String::new(),
-    };
+pub(super) fn text(stack: &str, cause: &Cause, vitals: &Vitals, object: Option<&Loaded>) -> String {
+    let place = place(vitals, object);
     match (cause, vitals.refused()) {
         (Cause::Hung(call), _) => {
             let limit = if call.is_of_start() { watchdog::START_LIMIT } else { watchdog::LIMIT };
-            format!("the stack {stack} was killed: its call '{}' hung for {limit} s", call.name())
+            let name = object.and_then(|object| object.current_call().0).unwrap_or(call.name());
+            format!("the stack {stack} was killed: {} hung for {limit} s", named(name))
         }
         (Cause::Died(Change::Signaled(libc::SIGSYS)), Some(number)) => {
             let what = call_text(number);
@@ -70,8 +107,11 @@ pub(super) fn text(stack: &str, cause: &Cause, vitals: &Vitals) -> String {
                  does not have"
             )
         }
+        (Cause::Died(_), _) if vitals.was_cut_off() => {
+            format!("the stack {stack} has closed the sentry's descriptors{place}")
+        }
         // Without a call of the stack it may have been anything: the kernel short of memory, or an operator.
-        (Cause::Died(change), _) if call.is_none() => {
+        (Cause::Died(change), _) if matches!(place, Place::Outside(_)) => {
             format!("the sentry of the stack {stack} {}, outside of the stack's calls", change_text(*change))
         }
         (Cause::Died(change), _) => format!("the stack {stack} {}{place}", change_text(*change)),
@@ -117,15 +157,21 @@ mod tests {
     fn each_end_is_told_with_stack_call_and_signal() {
         let vitals = Vitals::new().unwrap();
         let died = |signal| Cause::Died(Change::Signaled(signal));
-        assert!(text("odd", &died(libc::SIGKILL), &vitals).contains("outside of the stack's calls"));
+        assert!(text("odd", &died(libc::SIGKILL), &vitals, None).contains("outside of the stack's calls"));
         vitals.begin(const { StackCall::named("poll") });
-        let told = text("odd", &died(libc::SIGSEGV), &vitals);
+        let told = text("odd", &died(libc::SIGSEGV), &vitals, None);
         assert_eq!(told, "the stack odd was killed by signal 11 (SIGSEGV) in its call 'poll'");
-        let told = text("odd", &Cause::Hung(const { StackCall::named("send") }), &vitals);
+        let told = text("odd", &Cause::Hung(const { StackCall::named("send") }), &vitals, None);
         assert_eq!(told, "the stack odd was killed: its call 'send' hung for 5 s");
-        let told = text("odd", &Cause::GaveUp("no more".into()), &vitals);
+        let told = text("odd", &Cause::GaveUp("no more".into()), &vitals, None);
         assert_eq!(told, "the sentry of the stack odd gave up in its call 'poll': no more");
-        assert!(text("odd", &Cause::Died(Change::Exited(3)), &vitals).contains("exited with status 3"));
+        assert!(text("odd", &Cause::Died(Change::Exited(3)), &vitals, None).contains("exited with status 3"));
+        vitals.end();
+        let told = text("odd", &Cause::GaveUp("no more".into()), &vitals, None);
+        assert_eq!(told, "the sentry of the stack odd gave up after its call 'poll': no more");
+        vitals.note_cut_off();
+        let told = text("odd", &Cause::Died(Change::Exited(1)), &vitals, None);
+        assert_eq!(told, "the stack odd has closed the sentry's descriptors after its call 'poll'");
     }
 
     #[test]

@@ -98,7 +98,9 @@ pub(super) fn main(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryN
         Err(panic) => format!("the sentry panicked: {}", panic_text(panic.as_ref())),
     };
     // If the launcher is gone nobody can be told.
-    let _ = control::send(control, &FromSentry::Failed(text));
+    if control::send(control, &FromSentry::Failed(text)).is_err() {
+        plan.vitals.note_cut_off();
+    }
     1
 }
 
@@ -174,7 +176,7 @@ fn start_stack(
         list.and_then(|list| list.install())
             .map_err(|e| format!("the sentry cannot install its allow-list: {e}"))
     };
-    plan.vitals.report_violations().map_err(|e| e.to_string())?;
+    plan.vitals.report_ends().map_err(|e| e.to_string())?;
     // An object's constructors are code from outside, too. Their list can only become shorter.
     if plan.object.is_some() {
         confine(&[own.clone(), netgraft_abi::loader_rules()].concat())?;

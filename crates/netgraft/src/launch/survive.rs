@@ -108,7 +108,8 @@ impl Launcher<'_> {
             Ok(Some(change)) => change,
             Ok(None) | Err(_) => Change::Signaled(libc::SIGKILL),
         };
-        crash::text(&self.stack_name, &cause.unwrap_or(Cause::Died(change)), &self.plan.vitals)
+        let (cause, plan) = (cause.unwrap_or(Cause::Died(change)), self.plan);
+        crash::text(&self.stack_name, &cause, &plan.vitals, plan.object.as_deref())
     }
 
     /// Whether the sentry's process has ended. Until the program is executed its process holds a copy of the
@@ -181,6 +182,7 @@ impl Launcher<'_> {
         let mut theirs = Some(theirs);
         let taken = plan.vitals.taken();
         plan.vitals.renew();
+        plan.object.iter().for_each(|object| object.forget_calls());
         let helper = process::fork(|| {
             let Some(theirs) = theirs.take() else { return 1 };
             let made = make_sentry(spare, || sentry::main(plan, theirs.as_fd(), &network))

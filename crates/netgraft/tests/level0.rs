@@ -1,0 +1,128 @@
+//! The level 0 test object (`tests/plugins/level0.c`) with its faults, in a real sandbox: what the operator is told,
+//! and what becomes of the program.
+#![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The object, compiled here as its author would.
+fn relay() -> &'static Path {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/plugins/level0.c");
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("level0");
+        std::fs::create_dir_all(&dir).unwrap();
+        let place = dir.join("librelay.so");
+        let compiler = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&place).arg(source).status();
+        assert!(compiler.unwrap().success());
+        place
+    })
+}
+
+struct Ended {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ended {
+    /// What the operator is told of the stack's end.
+    fn told(&self) -> Vec<&str> {
+        let lines = self.stderr.lines();
+        lines.filter(|l| l.starts_with("netgraft: ") && !l.starts_with("netgraft: warning:")).collect()
+    }
+}
+
+/// Runs a python program on the relay with some quirks.
+fn run(quirks: &str, on_crash: &str, program: &str) -> Ended {
+    let output = Command::new(env!("CARGO_BIN_EXE_netgraft"))
+        .args(["run", "--network", "plugin", "--on-crash", on_crash, "--plugin"])
+        .arg(relay())
+        .args(["--", "python3", "-c", &format!("{COMMON}{program}")])
+        .env("NETGRAFT_QUIRKS", quirks)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    println!("--- {quirks} {on_crash}: {:?}\n{stdout}{stderr}", output.status);
+    Ended { status: output.status.code(), stdout, stderr }
+}
+
+/// What the programs share: a call's result or its error.
+const COMMON: &str = r#"
+import errno, socket, sys
+socket.setdefaulttimeout(20)
+def outcome(call, *args):
+    try:
+        return call(*args)
+    except OSError as e:
+        return errno.errorcode.get(e.errno, e)
+"#;
+
+#[test]
+fn the_c_function_that_crashed_is_named() {
+    let ended = run("abort-plugin_ioctl", "fail", "outcome(socket.socket, 2, 2)\nsys.exit(9)");
+    assert_eq!(ended.status, Some(9));
+    let told = ended.told();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let promised = "the stack relay was killed by signal 6 (SIGABRT) in its call 'plugin_ioctl'";
+    assert!(told[0].contains(promised), "{told:?}");
+}
+
+/// Packets move in the thread that waits for events: what goes wrong there is told as such, whatever the other thread
+/// does meanwhile, and whichever sentry it is.
+#[test]
+fn a_crash_of_the_thread_that_waits_is_told() {
+    for on_crash in ["fail", "restart"] {
+        let ended = run(
+            "abort-late",
+            on_crash,
+            r#"
+# Each of six deaths may be an answer to a call; the rest is the network that is gone.
+down = 0
+while down < 10:
+    down += outcome(socket.create_connection, ("127.0.0.1", 9)) == "ENETDOWN"
+sys.exit(9)
+"#,
+        );
+        assert_eq!(ended.status, Some(9));
+        let told = ended.told();
+        assert_eq!(told.len(), if on_crash == "fail" { 1 } else { 6 }, "{told:?}");
+        for line in told {
+            assert!(
+                line.contains("was killed by signal 6 (SIGABRT) in its call 'plugin_epoll_wait'"),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_it_prints_is_not_the_program_s_output() {
+    let ended = run(
+        "print",
+        "fail",
+        r#"
+listener = socket.create_server(("127.0.0.1", 0))
+here, (there, _) = socket.create_connection(listener.getsockname()), listener.accept()
+here.sendall(b"bytes")
+print("got", there.recv(10).decode())
+"#,
+    );
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "got bytes\n"));
+    assert_eq!(ended.told(), Vec::<&str>::new());
+}
+
+#[test]
+fn an_exit_of_init_is_told_in_one_line() {
+    let ended = run("exit-init", "restart", "print('must not run')");
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(125), ""));
+    let told = ended.told();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("the stack relay exited with status 7 in its call 'plugin_initstack'"),
+        "{told:?}"
+    );
+}
