@@ -129,16 +129,41 @@ impl Stage {
         Ok(())
     }
 
-    /// Compiles the guest cases in Rust: linked as usual and static. The program has no dependencies.
+    /// Compiles the guest cases in Rust: linked as usual, static, and static with musl. The program has no
+    /// dependencies.
+    ///
+    /// With musl it is the standard library of the machine's own target, and musl's libc in the place of glibc's:
+    /// `tests/guest/src/glibc_names.c` has the three functions that musl lacks.
     ///
     /// # Errors
     /// What the compiler printed.
     pub fn compile_rust(&self) -> Result<(), String> {
         let source = in_tree("guest/src/main.rs");
-        for (name, feature) in [("guest-rust", "-crt-static"), ("guest-static", "+crt-static")] {
+        let (names, object) = (in_tree("guest/src/glibc_names.c"), self.folder.join("glibc_names.o"));
+        run_tool(
+            "musl-gcc",
+            &[
+                "-O2",
+                "-Wall",
+                "-Wextra",
+                "-c",
+                "-o",
+                &object.display().to_string(),
+                &names.display().to_string(),
+            ],
+        )?;
+        let link_object = format!("link-arg={}", object.display());
+        let musl = ["relocation-model=static", "panic=abort", "linker=musl-gcc", &link_object];
+        let ways: [(&str, &str, &[&str]); 3] = [
+            ("guest-rust", "-crt-static", &[]),
+            ("guest-static", "+crt-static", &[]),
+            ("guest-rust-musl", "+crt-static", &musl),
+        ];
+        for (name, feature, options) in ways {
             let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc")))
                 .args(["--edition", "2024", "-O", "-C", &format!("target-feature={feature}"), "-o"])
                 .arg(self.bin(name))
+                .args(options.iter().flat_map(|option| ["-C", option]))
                 .arg(&source)
                 .current_dir(in_tree("."))
                 .output()

@@ -43,6 +43,7 @@ fn jobs<'a>(stage: &'a Stage, skips: &Skips) -> Result<Vec<Job<'a>>, String> {
         compiled("musl", "guest-musl"),
         compiled("rust", "guest-rust"),
         compiled("static", "guest-static"),
+        compiled("rust-musl", "guest-rust-musl"),
     ];
     let mut jobs = Vec::new();
     for column in Column::ALL {

@@ -1,9 +1,8 @@
 //! A guest program in Rust: what the standard library's sockets do on Linux.
 //!
 //! `guest list` names the cases, `guest run CASE` runs one: exit status 0 when every assertion held, 1 when
-//! one did not, with what was expected and what was seen. The harness builds it twice, linked as usual and
-//! static, so that no libc of the machine stands between the program and the sandbox. The files
-//! beside it hold the cases in Python and C.
+//! one did not, with what was expected and what was seen. The harness builds it three times: linked as usual,
+//! static, and static with musl's libc, whose calls differ. The folders beside it hold the cases in Python and C.
 #![forbid(unsafe_code)]
 
 use std::fmt::Debug;
