@@ -8,7 +8,8 @@
  * object does the deed that it is defined as before anything is asked of it.
  * Deeds that end or stop it: abort, segfault, exit, hang, spin. Deeds that try to get out: open, inet, packet, ptrace,
  * memory, exec, fork, kill, mount, bpf; what comes of them is logged as "DEED: errno N" or "DEED: DONE".
- * Deeds that break the contract: close-all, print, leak, length, handle, again, address, event, error.
+ * Deeds that break the contract: close-all, print, leak, length, handle, again, address, event, error. And one that
+ * is honest: broken, in send.
  */
 #define _GNU_SOURCE
 #define LOOP_AS_A_PART
@@ -33,6 +34,12 @@ static void report(int64_t result) {
     int length = result < 0 ? snprintf(line, sizeof line, "%s: errno %d", deed, errno)
                             : snprintf(line, sizeof line, "%s: DONE", deed);
     if (host) host->log(host->context, NETGRAFT_LOG_WARN, line, (size_t)length);
+}
+
+static int32_t broken(void) {
+    static const char why[] = "the device is gone";
+    host->log(host->context, NETGRAFT_LOG_ERROR, why, sizeof why - 1);
+    return NETGRAFT_E_BROKEN;
 }
 
 static bool is(const char *name) {
@@ -127,6 +134,7 @@ static int64_t bad_send(void *self, uint64_t handle, const void *data, size_t le
                         const struct netgraft_address *to, uint32_t flags, uint64_t now) {
     int64_t result = loop_send(self, handle, data, length, to, flags, now);
     if (now_is("send")) {
+        if (is("broken")) return broken();
         if (is("length")) return (int64_t)length + 1;
         if (is("error")) return INT64_MIN;
     }

@@ -97,7 +97,8 @@ enum netgraft_error {
     NETGRAFT_E_NOT_FOUND = -30,               /* ENODEV: a route, an interface, an address */
     NETGRAFT_E_EXISTS = -31,                  /* EEXIST */
     NETGRAFT_E_OUT_OF_RANGE = -32,            /* EDOM */
-    NETGRAFT_E_IO = -33                       /* EIO: the device failed, or an inner error */
+    NETGRAFT_E_IO = -33,                      /* EIO: the device failed, or an inner error */
+    NETGRAFT_E_BROKEN = -34                   /* ENETDOWN, for good: log why, and the stack is ended as if it had crashed */
 };
 
 /* The family of an address or a socket. */

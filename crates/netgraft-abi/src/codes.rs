@@ -184,6 +184,11 @@ numbers! { FLAGS: u64 {
     STACK_HOST_FDS = 1, "NETGRAFT_STACK_HOST_FDS";
 } }
 
+numbers! { FAILURES: i32 {
+    /// The stack has failed for good. In the contract it is [`netgraft_plugin::PluginStack::failure`].
+    BROKEN = -34, "NETGRAFT_E_BROKEN";
+} }
+
 /// The error that a result stands for.
 ///
 /// # Errors
@@ -215,7 +220,8 @@ const BITS: &[(&str, i64)] = &[
 /// Every enumerator of the header.
 #[cfg(test)]
 pub(crate) fn numbers() -> Vec<(&'static str, i64)> {
-    [ERRORS, OPTIONS, SHUTDOWNS, RECOVERIES, TCP_STATES, FAMILIES, KINDS, VALUES, FLAGS, BITS].concat()
+    [ERRORS, OPTIONS, SHUTDOWNS, RECOVERIES, TCP_STATES, FAMILIES, KINDS, VALUES, FLAGS, FAILURES, BITS]
+        .concat()
 }
 
 #[cfg(test)]
@@ -236,7 +242,7 @@ mod tests {
     fn results_that_are_no_error_of_the_header_are_nonsense() {
         assert_eq!(result_of(7), Ok(7));
         assert_eq!(result_of(-1), Err(Some(Error::Again)));
-        for nonsense in [-34, -110, i64::MIN, i64::from(i32::MIN)] {
+        for nonsense in [-35, -110, i64::MIN, i64::from(i32::MIN)] {
             assert_eq!(result_of(nonsense), Err(None));
         }
     }

@@ -4,8 +4,8 @@
 //! netgraft_abi::export_stack!("mine", mine::factory());
 //! ```
 //!
-//! in a crate of type `cdylib` is all that is needed. Panics stop at the boundary: the call answers
-//! `NETGRAFT_E_IO`, and the stack, in whatever state the panic left it, is not called again.
+//! in a crate of type `cdylib` is all that is needed. Panics stop at the boundary: the call, and every one after it,
+//! answers `NETGRAFT_E_BROKEN`, and the stack, in whatever state the panic left it, is not called again.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -138,11 +138,16 @@ fn count(result: Result<usize>) -> i64 {
     result.map_or_else(|e| number(e).into(), |n| i64::try_from(n).unwrap_or(i64::MAX))
 }
 
-/// Runs a call on an instance. A panic becomes `broken`, as does every call after it.
+/// Runs a call on an instance. A panic becomes `broken`, as does every call after it. `name` is the call's.
 ///
 /// # Safety
 /// `context` is null or an [`Instance`] that nobody else uses meanwhile.
-unsafe fn with<R>(context: *mut c_void, broken: R, call: impl FnOnce(&mut dyn PluginStack) -> R) -> R {
+unsafe fn with<R>(
+    context: *mut c_void,
+    name: &str,
+    broken: R,
+    call: impl FnOnce(&mut dyn PluginStack) -> R,
+) -> R {
     // SAFETY: the caller's promise.
     let Some(instance) = (unsafe { context.cast::<Instance>().as_mut() }) else { return broken };
     let Some(stack) = &mut instance.stack else { return broken };
@@ -153,9 +158,8 @@ unsafe fn with<R>(context: *mut c_void, broken: R, call: impl FnOnce(&mut dyn Pl
             std::mem::forget(instance.stack.take());
             let text = panic.downcast_ref::<&str>().copied();
             let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            instance
-                .log
-                .write(codes::LOG_ERROR, &format!("the stack panicked: {}", text.unwrap_or("no text")));
+            let text = format!("the stack panicked in '{name}': {}", text.unwrap_or("no text"));
+            instance.log.write(codes::LOG_ERROR, &text);
             broken
         }
     }

@@ -2,11 +2,15 @@
 
 use std::ffi::{c_char, c_void};
 use std::panic::catch_unwind;
+use std::sync::{Mutex, PoisonError};
 
 use crate::codes;
 
 /// The most of one line that is kept, in bytes.
 const LINE_LIMIT: usize = 4096;
+
+/// What stands for a reason that was not given.
+const NO_REASON: &str = "it does not say why";
 
 /// A text of a stack, without what could move a terminal's cursor or forge a line.
 pub(crate) fn printable(text: &str) -> String {
@@ -17,7 +21,7 @@ pub(crate) fn printable(text: &str) -> String {
 pub(crate) fn written_text(buffer: &[u8]) -> String {
     let end = buffer.iter().position(|b| *b == 0).unwrap_or(buffer.len());
     let text = String::from_utf8_lossy(buffer.get(..end).unwrap_or_default()).into_owned();
-    if text.is_empty() { "it does not say why".to_owned() } else { printable(text.trim_end()) }
+    if text.is_empty() { NO_REASON.to_owned() } else { printable(text.trim_end()) }
 }
 
 /// Writes a line of a stack.
@@ -34,7 +38,21 @@ pub(crate) fn line(stack: &str, level: u32, text: &str) {
 
 /// What is behind [`crate::raw::Host::context`].
 pub(crate) struct Logger {
-    pub(crate) stack: String,
+    stack: String,
+    /// The last error that it logged, from any thread: the reason when it says that it is broken.
+    last_error: Mutex<String>,
+}
+
+impl Logger {
+    pub(crate) fn new(stack: &str) -> Logger {
+        Logger { stack: stack.to_owned(), last_error: Mutex::default() }
+    }
+
+    /// The last error that was logged, on one line.
+    pub(crate) fn last_error(&self) -> String {
+        let text = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        if text.is_empty() { NO_REASON.to_owned() } else { printable(&text) }
+    }
 }
 
 /// [`crate::raw::Host::log`].
@@ -49,8 +67,12 @@ pub(crate) unsafe extern "C" fn log(context: *mut c_void, level: u32, text: *con
     let logger = unsafe { &*context.cast::<Logger>() };
     // SAFETY: the caller's promise; less is read than it says.
     let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), length.min(LINE_LIMIT)) };
+    let text = String::from_utf8_lossy(bytes);
+    if level <= codes::LOG_ERROR {
+        logger.last_error.lock().unwrap_or_else(PoisonError::into_inner).replace_range(.., &text);
+    }
     // A subscriber of the caller's runs in there: its panic must not cross into C.
-    let _ = catch_unwind(|| line(&logger.stack, level, &String::from_utf8_lossy(bytes)));
+    let _ = catch_unwind(|| line(&logger.stack, level, &text));
 }
 
 #[cfg(test)]

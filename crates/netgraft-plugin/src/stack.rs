@@ -145,6 +145,12 @@ pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
         0
     }
 
+    /// Why the stack cannot go on, once that is so: in which call, and what was wrong. It is ended then, as if it had
+    /// crashed. Asked after each round of calls, so it must be cheap; answers the same from then on.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// The host descriptors that mean work for [`PluginStack::poll`]. They do not change after `init`.
     fn wake_fds(&self) -> Vec<WakeFd<'_>> {
         Vec::new()

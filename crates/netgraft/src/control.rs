@@ -16,6 +16,8 @@ pub enum FromSentry {
     Ready(Network),
     /// The stack could not be set up, or the sentry cannot go on.
     Failed(String),
+    /// The stack says that it cannot go on: why. The sentry ends.
+    Broke(String),
     /// Something that the operator should know.
     Warning(String),
     /// The answer to [`ToSentry::Stop`]; the sentry exits after it.

@@ -122,6 +122,20 @@ fn a_fresh_object_takes_over() {
     assert!(stderr.contains("SIGSEGV") && stderr.contains("a fresh one takes over"), "{stderr}");
 }
 
+/// A stack that says that it cannot go on is dealt with as one that crashed.
+#[test]
+fn a_stack_that_gives_up_is_ended() {
+    let told = "the stack hostile cannot go on: it is broken since its call 'send': the device is gone; ";
+    for (on_crash, network) in
+        [("fail", format!("down {}\n", libc::ENETDOWN)), ("restart", "up\n".to_owned())]
+    {
+        let (status, stdout, stderr) = run("send:broken", on_crash);
+        assert_eq!(status, Some(9), "{on_crash}");
+        assert!(stdout.ends_with(&network), "{on_crash}: {stdout}");
+        assert_eq!(stderr.lines().filter(|l| l.contains(told)).count(), 1, "{on_crash}: {stderr}");
+    }
+}
+
 #[test]
 fn a_start_that_fails_is_told_in_one_line() {
     for (argument, told) in [

@@ -57,7 +57,7 @@ pub(super) unsafe extern "C" fn pre_init(
 ) -> i32 {
     // SAFETY: the header says what the pointers are, for the whole call.
     unsafe {
-        with(context, number(Error::Io), |stack| {
+        with(context, "pre_init", codes::BROKEN, |stack| {
             let Some(out) = out.as_mut() else { return number(Error::Invalid) };
             let handed = match stack.pre_init(PreInitStackArgs { pid }) {
                 Ok(handed) => handed,
@@ -94,7 +94,7 @@ pub(super) unsafe extern "C" fn init(
 ) -> i32 {
     // SAFETY: the header says what the pointers are, for the whole call, and that the descriptors are the stack's.
     unsafe {
-        with(context, number(Error::Io), |stack| {
+        with(context, "init", codes::BROKEN, |stack| {
             let text = list(text.cast::<u8>(), text_length);
             let Ok(init_str) = str::from_utf8(text).map(str::to_owned) else {
                 explain(why, why_capacity, "the text handed over is no UTF-8");
@@ -127,7 +127,7 @@ pub(super) unsafe extern "C" fn drain_events(
 ) -> i64 {
     // SAFETY: the header says that there is room for so many.
     unsafe {
-        with(context, 0, |stack| {
+        with(context, "drain_events", codes::BROKEN.into(), |stack| {
             let mut used = 0;
             if events.is_null() || capacity == 0 {
                 return 0;
@@ -153,7 +153,7 @@ pub(super) unsafe extern "C" fn wake_fds(
 ) -> i64 {
     // SAFETY: the header says that there is room for so many.
     unsafe {
-        with(context, 0, |stack| {
+        with(context, "wake_fds", codes::BROKEN.into(), |stack| {
             let fds = stack.wake_fds();
             let entry =
                 |wake: &WakeFd<'_>| raw::WakeFd { fd: wake.fd.as_raw_fd(), events: wake.events.bits() };
@@ -170,7 +170,7 @@ pub(super) unsafe extern "C" fn accept(
 ) -> i32 {
     // SAFETY: the header says that both are places to write to.
     unsafe {
-        with(context, number(Error::Io), |stack| match stack.accept(Handle(handle)) {
+        with(context, "accept", codes::BROKEN, |stack| match stack.accept(Handle(handle)) {
             Ok((new, addr)) => {
                 *connection = new.0;
                 *peer = convert::to_address(addr);
@@ -192,7 +192,7 @@ pub(super) unsafe extern "C" fn send(
 ) -> i64 {
     // SAFETY: the header says what the pointers are, for the whole call.
     unsafe {
-        with(context, number(Error::Io).into(), |stack| {
+        with(context, "send", codes::BROKEN.into(), |stack| {
             let data = list(data.cast::<u8>(), length);
             let to = match to.as_ref().map(convert::from_address) {
                 None => None,
@@ -216,7 +216,7 @@ pub(super) unsafe extern "C" fn recv(
 ) -> i32 {
     // SAFETY: the header says what the pointers are, for the whole call.
     unsafe {
-        with(context, number(Error::Io), |stack| {
+        with(context, "recv", codes::BROKEN, |stack| {
             let buffer = if buffer.is_null() || capacity == 0 {
                 &mut []
             } else {
@@ -237,7 +237,7 @@ pub(super) unsafe extern "C" fn recv(
 pub(super) unsafe extern "C" fn take_host_fd(context: *mut c_void, handle: u64) -> i32 {
     // SAFETY: the header says what the context is.
     unsafe {
-        with(context, number(Error::Io), |stack| {
+        with(context, "take_host_fd", codes::BROKEN, |stack| {
             stack.take_host_fd(Handle(handle)).map_or_else(number, IntoRawFd::into_raw_fd)
         })
     }
@@ -250,7 +250,7 @@ pub(super) unsafe extern "C" fn bind_host_fd(
 ) -> i32 {
     // SAFETY: the header says what the pointer is, and that the descriptor is open during the call.
     unsafe {
-        with(context, number(Error::Io), |stack| {
+        with(context, "bind_host_fd", codes::BROKEN, |stack| {
             let addr = address.as_ref().and_then(|a| convert::from_address(a).ok().flatten());
             match addr {
                 Some(addr) if fd >= 0 => status(stack.bind_host_fd(BorrowedFd::borrow_raw(fd), addr)),

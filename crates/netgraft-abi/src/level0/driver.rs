@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{io, mem, thread};
 
@@ -34,7 +34,8 @@ pub(crate) struct Shared {
     queue: Mutex<Vec<Raw>>,
     /// Whether the eventfd was written and not read since.
     signalled: AtomicBool,
-    broken: AtomicBool,
+    /// Why the object was given up.
+    failure: OnceLock<String>,
     wake: OwnedFd,
     /// The object's epoll handle.
     epoll: AtomicI32,
@@ -50,7 +51,7 @@ impl Shared {
         // SAFETY: the kernel just gave it to us alone.
         let wake = unsafe { OwnedFd::from_raw_fd(fd) };
         let (queue, epoll) = (Mutex::new(Vec::new()), AtomicI32::new(-1));
-        Ok(Shared { queue, signalled: AtomicBool::new(false), broken: AtomicBool::new(false), wake, epoll })
+        Ok(Shared { queue, signalled: AtomicBool::new(false), failure: OnceLock::new(), wake, epoll })
     }
 
     /// Queues events and wakes the loop, once until it has looked.
@@ -81,9 +82,9 @@ impl Shared {
         mem::swap(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner), events);
     }
 
-    /// Whether the object was given up.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
+    /// Why the object was given up, once it is.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 
     pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
@@ -94,8 +95,8 @@ impl Shared {
         self.epoll.load(Ordering::Relaxed)
     }
 
-    fn give_up(&self) {
-        self.broken.store(true, Ordering::Relaxed);
+    fn give_up(&self, why: String) {
+        self.failure.get_or_init(|| why);
         self.signal();
     }
 }
@@ -142,11 +143,9 @@ fn drive(loaded: &Loaded, symbols: &Symbols, shared: &Shared, ready: &Sender<i32
             Some(Some([])) | None => {
                 failed += 1;
                 if failed > PATIENCE {
-                    tracing::error!(
-                        "the stack {} fails in plugin_epoll_wait again and again",
-                        loaded.object()
-                    );
-                    return shared.give_up();
+                    return shared.give_up(format!(
+                        "its call 'plugin_epoll_wait' has failed {failed} times in a row, the last time with {count}"
+                    ));
                 }
                 thread::sleep(REST);
             }
@@ -155,11 +154,9 @@ fn drive(loaded: &Loaded, symbols: &Symbols, shared: &Shared, ready: &Sender<i32
                 shared.push(events.iter().map(|event| (event.u64, event.events)));
             }
             Some(None) => {
-                let object = loaded.object();
-                tracing::error!(
-                    "the stack {object} breaks its contract in plugin_epoll_wait: {count} events in an array of {BATCH}"
-                );
-                return shared.give_up();
+                return shared.give_up(format!(
+                    "its call 'plugin_epoll_wait' says that it wrote {count} events to an array of {BATCH}"
+                ));
             }
         }
     }

@@ -243,7 +243,7 @@ impl PluginStack for Level0Stack {
         }
         events.clear();
         live.events = events;
-        if live.api.shared.is_broken() && !live.told {
+        if live.api.shared.failure().is_some() && !live.told {
             live.told = true;
             for (&token, sock) in &mut live.socks {
                 sock.fail(Error::NetworkDown);
@@ -258,6 +258,10 @@ impl PluginStack for Level0Stack {
         let socks = &mut live.socks;
         let take = |handle: Handle| socks.get_mut(&handle.0).map_or(Events::empty(), |sock| sock.info.take());
         live.queue.drain(take, sink);
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.live().ok()?.api.shared.failure().map(str::to_owned)
     }
 
     fn wake_fds(&self) -> Vec<WakeFd<'_>> {

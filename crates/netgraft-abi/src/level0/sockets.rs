@@ -177,7 +177,7 @@ impl Sockets for Level0Stack {
             _ => return Err(Error::ProtocolNotSupported),
         };
         let live = self.live_mut()?;
-        if live.api.shared.is_broken() {
+        if live.api.shared.failure().is_some() {
             return Err(Error::NetworkDown);
         }
         let raw = live.api.socket(libc::AF_INET, kind, protocol).map_err(error_of)?;

@@ -1,6 +1,6 @@
 //! An instance of a level 1 stack: its context, and the calls on it.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::{CString, c_char, c_void};
 use std::os::fd::RawFd;
 use std::ptr;
@@ -49,9 +49,11 @@ pub(crate) struct Instance {
     pub(crate) context: *mut c_void,
     /// How often the stack broke the contract.
     nonsense: Cell<u64>,
+    /// Why the stack cannot go on.
+    failure: OnceCell<String>,
     /// What the stack may call: it must live, and stay where it is, until the end.
     _host: Box<raw::Host>,
-    _logger: Box<Logger>,
+    logger: Box<Logger>,
 }
 
 // SAFETY: the header says that one instance is called from one thread at a time, not always from the same; `&mut`
@@ -113,7 +115,7 @@ impl Instance {
             let _inside = loaded.watch().enter(Caller::Loop, Call::netgraft_stack);
             table::fetch(entry).map_err(|_| failed("returns another table than before"))?
         };
-        let mut logger = Box::new(Logger { stack: loaded.info().name.clone() });
+        let mut logger = Box::new(Logger::new(&loaded.info().name));
         let host = Box::new(raw::Host {
             size: size_of::<raw::Host>() as u32,
             version: raw::VERSION,
@@ -141,7 +143,8 @@ impl Instance {
             return Err(failed(&format!("refuses its configuration: {}", written_text(&why))));
         }
         let loaded = Arc::clone(loaded);
-        Ok(Instance { loaded, table, context, nonsense: Cell::new(0), _host: host, _logger: logger })
+        let (nonsense, failure) = (Cell::new(0), OnceCell::new());
+        Ok(Instance { loaded, table, context, nonsense, failure, _host: host, logger })
     }
 
     pub(crate) fn enter(&self, call: Call) -> crate::watch::Inside<'_> {
@@ -160,8 +163,19 @@ impl Instance {
         Error::Io
     }
 
+    /// Why the stack cannot go on, once that is so.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
+    }
+
     /// A count, or the error that a negative result stands for.
     pub(crate) fn count(&self, call: Call, result: i64) -> Result<u64> {
+        if result == i64::from(codes::BROKEN) {
+            let why =
+                || format!("it is broken since its call '{}': {}", call.name(), self.logger.last_error());
+            self.failure.get_or_init(why);
+            return Err(Error::NetworkDown);
+        }
         codes::result_of(result).map_err(|error| {
             error.unwrap_or_else(|| self.nonsense(call, format_args!("the result {result} means nothing")))
         })
@@ -212,7 +226,7 @@ impl Instance {
         };
         let result = call!(self, 0, pre_init(pid, &raw mut out, why.as_mut_ptr().cast(), WHY));
         if result != 0 {
-            return Err(written_text(&why));
+            return Err(self.reason(result, &why));
         }
         if out.text_length > TEXT || out.fd_count > FDS {
             return Err("it says that it wrote more than there is room for".to_owned());
@@ -238,7 +252,12 @@ impl Instance {
                 WHY
             )
         );
-        if result == 0 { Ok(()) } else { Err(written_text(&why)) }
+        if result == 0 { Ok(()) } else { Err(self.reason(result, &why)) }
+    }
+
+    /// Why it could not be set up.
+    fn reason(&self, result: i32, why: &[u8]) -> String {
+        if result == codes::BROKEN { self.logger.last_error() } else { written_text(why) }
     }
 }
 

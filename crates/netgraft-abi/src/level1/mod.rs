@@ -219,6 +219,10 @@ impl PluginStack for Level1Stack {
         }
     }
 
+    fn failure(&self) -> Option<String> {
+        self.live().ok()?.instance.failure()
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let live = self.live().ok()?;
         let nanos = call!(&live.instance, raw::NONE, next_deadline());

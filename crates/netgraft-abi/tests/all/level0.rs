@@ -180,6 +180,7 @@ fn a_stack_whose_wait_is_broken_is_down() {
         let mut rig = rig(quirks);
         let udp = rig.stack.socket(UDP);
         rig.until("it is given up", |rig| (rig.stack.socket(TCP) == Err(Error::NetworkDown)).then_some(()));
+        assert!(rig.stack.failure().is_some_and(|why| why.contains("'plugin_epoll_wait'")));
         if let Ok(udp) = udp {
             rig.stack.poll(NOW);
             assert_eq!(rig.stack.take_error(udp), Some(Error::NetworkDown));

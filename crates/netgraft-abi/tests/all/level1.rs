@@ -184,14 +184,17 @@ fn a_panic_of_a_stack_in_rust_stops_at_the_boundary() {
     let mut rig = Rig::new(&object, None);
     let socket = rig.stack.socket(TCP).unwrap();
     assert_eq!(rig.stack.local_addr(socket), Err(Error::AddressNotAvailable));
-    assert_eq!(rig.stack.bind(socket, "127.0.0.1:1".parse().unwrap()), Err(Error::Io));
+    assert_eq!(rig.stack.failure(), None);
+    assert_eq!(rig.stack.bind(socket, "127.0.0.1:1".parse().unwrap()), Err(Error::NetworkDown));
     // The stack is in a state that nobody knows: it is not called again.
-    assert_eq!(rig.stack.local_addr(socket), Err(Error::Io));
+    assert_eq!(rig.stack.local_addr(socket), Err(Error::NetworkDown));
+    let why = "it is broken since its call 'bind': the stack panicked in 'bind': no address for you";
+    assert_eq!(rig.stack.failure().as_deref(), Some(why));
     rig.stack.poll(NOW);
     drop(rig);
     drop(guard);
     let lines = lines.0.lock().unwrap();
-    for expected in ["WARN a socket number=1", "ERROR the stack panicked: no address for you"] {
+    for expected in ["WARN a socket number=1", "ERROR the stack panicked in 'bind': no address for you"] {
         assert!(lines.iter().any(|line| line == expected), "{expected}: {lines:?}");
     }
 }

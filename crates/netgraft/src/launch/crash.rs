@@ -49,6 +49,8 @@ pub(super) enum Cause {
     Died(Change),
     /// It said why, or sent what is no message.
     GaveUp(String),
+    /// Its stack said so.
+    Broke(String),
     /// The launcher ended it, since a call of the stack did not return.
     Hung(StackCall),
 }
@@ -115,6 +117,7 @@ pub(super) fn text(stack: &str, cause: &Cause, vitals: &Vitals, object: Option<&
             format!("the sentry of the stack {stack} {}, outside of the stack's calls", change_text(*change))
         }
         (Cause::Died(change), _) => format!("the stack {stack} {}{place}", change_text(*change)),
+        (Cause::Broke(why), _) => format!("the stack {stack} cannot go on: {why}"),
         (Cause::GaveUp(text), _) => format!("the sentry of the stack {stack} gave up{place}: {text}"),
     }
 }

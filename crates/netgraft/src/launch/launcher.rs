@@ -202,6 +202,7 @@ impl<'a> Launcher<'a> {
                     self.surrogates = Some(Namespace::from_fd(fd));
                 }
             }
+            FromSentry::Broke(why) => return gone(Some(Cause::Broke(why))),
             FromSentry::Busy => self.watchdog.wake(Instant::now()),
             FromSentry::Keep(kept) => {
                 if let Some(spare) = &mut self.spare {
@@ -491,6 +492,7 @@ fn said(message: FromSentry) -> Result<(), RunError> {
         FromSentry::Ready(_)
         | FromSentry::Summary(_)
         | FromSentry::NetworkNamespace
+        | FromSentry::Broke(_)
         | FromSentry::Busy
         | FromSentry::Keep(_)
         | FromSentry::Forget(_) => Ok(()),

@@ -236,6 +236,12 @@ impl Engine {
                     "the stack has closed a descriptor of the sentry: {error}"
                 )));
             }
+            if let Some(why) = self.stack.failure() {
+                let told = control::send(self.control.as_fd(), &FromSentry::Broke(why));
+                // It is not called again, not even to be destroyed: the process ends.
+                std::mem::forget(self);
+                return told;
+            }
             if let Some(at) = self.ends_at
                 && (self.now >= at || !self.has_last_bytes())
             {

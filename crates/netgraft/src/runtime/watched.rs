@@ -93,6 +93,11 @@ impl PluginStack for Watched {
         self.inner.pre_init(args)
     }
 
+    /// What an adapter has noted: no call of the stack.
+    fn failure(&self) -> Option<String> {
+        self.inner.failure()
+    }
+
     fn drain_events(&mut self, sink: &mut dyn FnMut(Event) -> bool) {
         let mut left = EVENTS_A_CALL;
         let mut bounded = |event: Event| {
