@@ -3,11 +3,13 @@
  *   link stack OBJECT KIND INTERFACE ADDRESS PREFIX PEER MEGABYTES
  *   link kernel STACK-ADDRESS OWN-ADDRESS MEGABYTES
  * The stack connects to the kernel and gives it a stream, then gets one, then both at once; then the kernel connects
- * to the stack and gives it one. Each byte is checked at both ends. Then datagrams, and an echo request.
+ * to the stack and gives it one. Each byte is checked at both ends. Then datagrams, and an echo request. Then the stack
+ * answers pings until SIGTERM.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -115,8 +117,17 @@ static uint64_t connect_retrying(const struct netgraft_address *peer)
     }
 }
 
+static volatile sig_atomic_t told_to_end;
+
+static void end(int signal)
+{
+    (void)signal;
+    told_to_end = 1;
+}
+
 static void stack_role(char **args)
 {
+    signal(SIGTERM, end);
     struct netgraft_cidr address = { .prefix = (uint8_t)atoi(args[4]) };
     struct netgraft_address peer = { .port = KERNEL_PORT }, own = { .port = STACK_PORT }, from;
     struct netgraft_config config = { .size = sizeof config, .link_name = args[2], .addresses = &address, .address_count = 1 };
@@ -168,8 +179,9 @@ static void stack_role(char **args)
     await(refused, NETGRAFT_READY_ERR);
     EQUAL(table->take_error(stack, refused), NETGRAFT_E_CONNECTION_REFUSED);
     EQUAL(table->peer_addr(stack, refused, &from), NETGRAFT_E_NOT_CONNECTED);
-    /* The kernel pings meanwhile. */
-    for (uint64_t until = now() + 3 * SECOND; now() < until; ) {
+    /* The kernel pings until it has seen enough, and says so. */
+    for (uint64_t until = now() + 60 * SECOND; !told_to_end; ) {
+        CHECK(now() < until);
         turn(100 * MS);
     }
     table->destroy(stack);

@@ -1,13 +1,14 @@
 #!/bin/sh
 # The stack in a network namespace of its own, on an AF_PACKET socket over a veth pair and on a TAP device, with
-# the kernel on the other side. Needs root. MEGABYTES of each transfer: 1024 unless set.
+# the kernel on the other side. Needs root. MEGABYTES of each transfer over IPv4: 1024 unless set; over IPv6 an eighth.
 #   namespaces.sh TEST-PROGRAM OBJECT
 set -eu
-test=$1 object=$2 megabytes=${MEGABYTES:-1024}
+test=$1 object=$2 each=${MEGABYTES:-1024}
 a=ngl-a-$$ b=ngl-b-$$
 out=$(mktemp)
-kernel=
+kernel= stack=
 cleanup() {
+    [ -z "$stack" ] || kill -KILL "$stack" 2>/dev/null || true
     [ -z "$kernel" ] || kill "$kernel" 2>/dev/null || true
     ip netns del $a 2>/dev/null || true
     ip netns del $b 2>/dev/null || true
@@ -28,12 +29,15 @@ ip -n $b addr add fd00:2::1/64 dev ng1 nodad
 
 # round NAMESPACE-OF-THE-KERNEL KIND INTERFACE STACK-ADDRESS PREFIX KERNEL-ADDRESS
 round() {
-    echo "$2, $4"
+    case $4 in *:*) megabytes=$(((each + 7) / 8)) ;; *) megabytes=$each ;; esac
+    echo "$2, $4, $megabytes MiB"
     : >"$out"
     ip netns exec $a "$test" stack "$object" "$2" "$3" "$4" "$5" "$6" "$megabytes" >"$out" 2>&1 &
     stack=$!
-    for _ in 1 2 3 4 5 6 7 8 9 10; do
-        grep -q ready "$out" && break
+    tries=0
+    until grep -q ready "$out"; do
+        tries=$((tries + 1))
+        [ $tries -lt 150 ] && kill -0 $stack 2>/dev/null || { cat "$out"; echo "the stack did not start"; exit 1; }
         sleep 0.2
     done
     if [ "$2" = tap ]; then
@@ -53,8 +57,11 @@ round() {
     if [ $status = 0 ]; then
         ip netns exec "$1" ping -q -c 3 -i 0.2 -W 2 "$4" >/dev/null || status=1
     fi
-    [ $status = 0 ] || kill $stack 2>/dev/null || true
-    wait $stack || status=$?
+    kill $stack 2>/dev/null || true
+    ended=0
+    wait $stack || ended=$?
+    stack=
+    [ $status != 0 ] || status=$ended
     grep -v ready "$out" || true
     [ $status = 0 ] || { echo "failed: $status"; exit 1; }
 }
