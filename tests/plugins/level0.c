@@ -55,6 +55,7 @@ static volatile uint64_t late_data;
  *   eshutdown    the end of a stream is ESHUTDOWN
  *   sticky       SO_ERROR is not cleared by reading it
  *   hup          a FIN is HUP, never RDHUP or ERR
+ *   closed       readiness of a closed stream is all that was asked for, and HUP and ERR
  *   claims       readiness claims IN and OUT, whatever there is
  *   late         events of closed handles come after the close
  *   twice        every socket is the same handle
@@ -236,6 +237,7 @@ EXPORT int plugin_readiness(int handle, int events) {
     if (poll(&entry, 1, 0) < 0) return 0;
     int ready = entry.revents;
     if (quirk("claims")) ready |= events & (EPOLLIN | EPOLLOUT);
+    if (quirk("closed") && ready & EPOLLHUP) ready = events | EPOLLHUP | EPOLLERR;
     if (quirk("hup") && ready & EPOLLRDHUP) ready = (ready & ~EPOLLRDHUP) | EPOLLIN;
     return ready;
 }

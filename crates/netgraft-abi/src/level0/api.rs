@@ -211,7 +211,8 @@ impl Api {
 
     /// All that the socket is ready for; a level. `None` if the object does not know.
     pub(super) fn readiness(&self, h: c_int) -> Option<u32> {
-        const ALL: c_int = libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP;
+        // Not for urgent data, which nothing here receives: a closed stream claims all that it is asked for.
+        const ALL: c_int = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP;
         u32::try_from(invoke!(self, plugin_readiness(h, ALL | libc::EPOLLHUP | libc::EPOLLERR))).ok()
     }
 

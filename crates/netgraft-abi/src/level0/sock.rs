@@ -129,8 +129,7 @@ impl Sock {
             Phase::Fresh if self.is_stream() => self.claim(api) & (Events::OUT | Events::HUP),
             Phase::Fresh | Phase::Connected => {
                 let claim = self.claim(api);
-                let mut level =
-                    self.unless_blocked(claim & (Events::IN | Events::PRI | Events::OUT | Events::RDHUP));
+                let mut level = self.unless_blocked(claim & (Events::IN | Events::OUT | Events::RDHUP));
                 if self.may_have_ended || claim.intersects(Events::HUP | Events::ERR) && !self.in_blocked {
                     level |= Events::IN;
                 }

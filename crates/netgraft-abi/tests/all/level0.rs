@@ -85,6 +85,27 @@ fn the_end_of_a_stream_comes_as_an_error() {
     assert_eq!(rig.send(server, b"still"), Ok(5));
 }
 
+/// A closed stream claims everything that it is asked for; a program that waits for urgent data alone must not wake.
+#[test]
+fn a_closed_stream_is_ready_for_what_a_closed_stream_is() {
+    let closed = Events::IN | Events::OUT | Events::HUP | Events::RDHUP;
+    for quirks in ["", "closed"] {
+        let mut rig = rig(quirks);
+        let (client, server) = rig.connection();
+        rig.stack.shutdown(client, Shutdown::Both, NOW).unwrap();
+        rig.stack.shutdown(server, Shutdown::Both, NOW).unwrap();
+        for end in [client, server] {
+            rig.wait(end, Events::HUP);
+            assert_eq!(rig.stack.readiness(end), Ok(closed), "{quirks}");
+            assert_eq!(again(rig.recv(end, &mut [0; 4])).map(|r| r.len), Some(0));
+            assert_eq!(rig.stack.readiness(end), Ok(closed), "{quirks}");
+            assert_eq!(rig.stack.take_error(end), None);
+        }
+        let fresh = rig.stack.socket(TCP).unwrap();
+        assert_eq!(rig.stack.readiness(fresh), Ok(Events::OUT | Events::HUP));
+    }
+}
+
 #[test]
 fn a_refusal_is_told_once_though_so_error_stays() {
     let mut rig = rig("sticky");
