@@ -47,7 +47,7 @@ def tcp_connect_nonblocking(family):
         accepted, peer = server.accept()
         eq("peer's address", peer, client.getsockname())
         # The first call after an asynchronous connect reports its success, the next one EISCONN.
-        client.connect_ex(server.getsockname())
+        eq("connect when it is done", client.connect_ex(server.getsockname()), 0)
         fails("connect again", "EISCONN", client.connect, server.getsockname())
         fails("recv with nothing there", "EAGAIN", client.recv, 10)
         accepted.sendall(b"x")

@@ -63,6 +63,12 @@ impl Engine {
                 return Ok(self.park_connect(caller, call, id));
             }
             State::ConnectingBlocked | State::ConnectingGated(..) => return Err(libc::EALREADY),
+            State::Stream(stream) if stream.unsaid => {
+                if let Some(Socket { state: State::Stream(stream), .. }) = self.table.get_mut(id) {
+                    stream.unsaid = false;
+                }
+                return Ok(Answer::Value(0));
+            }
             State::Stream(_) => return Err(libc::EISCONN),
             State::Listening(_) => return Err(libc::EISCONN),
             State::Datagram(_) => return Err(libc::EINVAL),
@@ -86,7 +92,7 @@ impl Engine {
         self.stack_busy = true;
         match result {
             Ok(()) => {
-                self.establish(id, file.as_fd(), false)?;
+                self.establish(id, file.as_fd())?;
                 Ok(Answer::Value(0))
             }
             Err(Error::InProgress) if blocking => {
@@ -183,7 +189,7 @@ impl Engine {
             })
             .or_else(|| self.find_file(id));
         let result = match &file {
-            Some(file) => self.establish(id, file.as_fd(), false),
+            Some(file) => self.establish(id, file.as_fd()),
             None => Err(libc::ECONNABORTED),
         };
         // The program may close its descriptor as soon as it is answered: then none must be left.
@@ -197,19 +203,17 @@ impl Engine {
     }
 
     /// Connects the surrogate of a stream that is connected in the stack.
-    fn establish(&mut self, id: SocketId, file: BorrowedFd<'_>, narrow: bool) -> Result<(), i32> {
+    fn establish(&mut self, id: SocketId, file: BorrowedFd<'_>) -> Result<(), i32> {
         let end = self.join(file)?;
         // AF_UNIX does not wake who connects. A byte that is sent and read does: waiters see the edge.
         let _ = unix::send(file, b"c");
         let _ = unix::recv(end.as_fd(), &mut [0], 0);
-        self.become_stream(id, end, narrow);
+        self.become_stream(id, Stream::new(end));
         Ok(())
     }
 
-    fn become_stream(&mut self, id: SocketId, end: OwnedFd, narrow: bool) {
+    fn become_stream(&mut self, id: SocketId, stream: Stream) {
         if let Some(socket) = self.table.get_mut(id) {
-            let mut stream = Stream::new(end);
-            stream.narrow = narrow;
             socket.state = State::Stream(stream);
         }
         self.summary.connections_out += 1;
@@ -242,10 +246,14 @@ impl Engine {
         let narrow = file.is_none();
         drop(file);
         // One that waited in a blocking call is answered too.
-        for parked in self.parked.take_all(id) {
+        let waiting = self.parked.take_all(id);
+        let unsaid = waiting.is_empty();
+        for parked in waiting {
             self.answer(&parked.caller, Ok(Answer::Value(0)));
         }
-        self.become_stream(id, end, narrow);
+        let mut stream = Stream::new(end);
+        (stream.narrow, stream.unsaid) = (narrow, unsaid);
+        self.become_stream(id, stream);
     }
 
     /// Restores the send buffer of a stream whose file could not be found when its gate was opened.

@@ -45,6 +45,9 @@ pub(super) struct Stream {
     inbound: Inbound,
     /// The program's send buffer is still as small as the gate made it: restored at the next chance.
     pub(super) narrow: bool,
+    /// A non-blocking `connect` has succeeded, and the program has not called it again: the next call says so, and only
+    /// those after it that the socket is connected.
+    pub(super) unsaid: bool,
     /// The loop is told when the program reads, since the surrogate had no room.
     pub(super) hears_reads: bool,
     /// The program has called `shutdown`: when both directions are over the end hangs up, which then does not
@@ -84,6 +87,7 @@ impl Stream {
             outbound: Outbound::Open { rest: Vec::new(), blocked: false },
             inbound: Inbound::Open(Vec::new(), 0),
             narrow: false,
+            unsaid: false,
             hears_reads: false,
             watched: false,
         }
