@@ -252,7 +252,8 @@ enum netgraft_option_name {
     NETGRAFT_O_WINDOW_CLAMP = 40,        /* TCP_WINDOW_CLAMP, number of bytes */
     NETGRAFT_O_NOT_SENT_LOW_WATER = 41,  /* TCP_NOTSENT_LOWAT, number of bytes */
     NETGRAFT_O_MAX_SEGMENT = 42,         /* TCP_MAXSEG, number of bytes */
-    NETGRAFT_O_CONGESTION = 43           /* TCP_CONGESTION, text */
+    NETGRAFT_O_CONGESTION = 43,          /* TCP_CONGESTION, text */
+    NETGRAFT_O_HEADER_INCLUDED = 44      /* IP_HDRINCL, IPV6_HDRINCL, bool; a raw socket's data begins with the IP header */
 };
 
 /* Linger "off" (NETGRAFT_O_LINGER), "never" (next_deadline), "cannot tell" (send_room). */

@@ -106,6 +106,7 @@ table! { OPTIONS option_number option_of: OptionName, u32 {
     OptionName::NotSentLowWater = 41 "NETGRAFT_O_NOT_SENT_LOW_WATER",
     OptionName::MaxSegment = 42 "NETGRAFT_O_MAX_SEGMENT",
     OptionName::Congestion = 43 "NETGRAFT_O_CONGESTION",
+    OptionName::HeaderIncluded = 44 "NETGRAFT_O_HEADER_INCLUDED",
 } }
 
 table! { SHUTDOWNS shutdown_number shutdown_of: Shutdown, u32 {

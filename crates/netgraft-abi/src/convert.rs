@@ -135,7 +135,7 @@ pub(crate) const fn value_type(name: OptionName) -> u32 {
             codes::VALUE_BOOL
         }
         N::MulticastLoop | N::MulticastLoop6 | N::ReceiveErrors | N::V6Only => codes::VALUE_BOOL,
-        N::NoDelay | N::Cork | N::QuickAck => codes::VALUE_BOOL,
+        N::NoDelay | N::Cork | N::QuickAck | N::HeaderIncluded => codes::VALUE_BOOL,
         N::Linger | N::KeepIdle | N::KeepInterval | N::UserTimeout | N::DeferAccept | N::FinTimeout => {
             codes::VALUE_DURATION
         }
@@ -165,7 +165,9 @@ pub(crate) fn to_option(option: &SocketOption) -> Option<raw::Opt> {
         O::OutOfBandInline(on) | O::MulticastLoop(on) | O::MulticastLoop6(on) | O::ReceiveErrors(on) => {
             value.number = (*on).into();
         }
-        O::V6Only(on) | O::NoDelay(on) | O::Cork(on) | O::QuickAck(on) => value.number = (*on).into(),
+        O::V6Only(on) | O::NoDelay(on) | O::Cork(on) | O::QuickAck(on) | O::HeaderIncluded(on) => {
+            value.number = (*on).into()
+        }
         O::Linger(time) => value.nanoseconds = time.map_or(raw::NONE, nanos),
         O::KeepIdle(time) | O::KeepInterval(time) | O::UserTimeout(time) => value.nanoseconds = nanos(*time),
         O::DeferAccept(time) | O::FinTimeout(time) => value.nanoseconds = nanos(*time),
@@ -254,6 +256,7 @@ pub(crate) fn from_option(option: &raw::Opt) -> Option<SocketOption> {
         N::NotSentLowWater => O::NotSentLowWater(wide()?),
         N::MaxSegment => O::MaxSegment(wide()?),
         N::Congestion => O::Congestion(from_text(&bytes)?),
+        N::HeaderIncluded => O::HeaderIncluded(flag()?),
         _ => return None,
     })
 }

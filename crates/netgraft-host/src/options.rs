@@ -49,6 +49,7 @@ fn place(name: OptionName) -> Option<Place> {
         OptionName::PathMtu => ip(libc::IP_MTU),
         OptionName::MtuDiscover => ip(libc::IP_MTU_DISCOVER),
         OptionName::ReceiveErrors => ip(libc::IP_RECVERR),
+        OptionName::HeaderIncluded => ip(libc::IP_HDRINCL),
         OptionName::V6Only => ip6(libc::IPV6_V6ONLY),
         OptionName::UnicastHops => ip6(libc::IPV6_UNICAST_HOPS),
         OptionName::TrafficClass => ip6(libc::IPV6_TCLASS),
@@ -82,6 +83,7 @@ fn place_for(slot: &Slot, name: OptionName) -> Result<Place> {
     let (level, option) = match name {
         OptionName::MtuDiscover if six => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
         OptionName::ReceiveErrors if six => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+        OptionName::HeaderIncluded if six => (libc::IPPROTO_IPV6, libc::IPV6_HDRINCL),
         OptionName::PathMtu if six => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
         _ => place(name).ok_or(Error::UnknownOption)?,
     };
@@ -117,7 +119,8 @@ pub(crate) fn set(slot: &Slot, option: &SocketOption) -> Result<()> {
         | SocketOption::MulticastLoop6(on)
         | SocketOption::NoDelay(on)
         | SocketOption::Cork(on)
-        | SocketOption::QuickAck(on) => int(i64::from(*on)),
+        | SocketOption::QuickAck(on)
+        | SocketOption::HeaderIncluded(on) => int(i64::from(*on)),
         SocketOption::Ttl(value)
         | SocketOption::TypeOfService(value)
         | SocketOption::MulticastTtl(value)
@@ -205,6 +208,7 @@ pub(crate) fn get(slot: &Slot, name: OptionName) -> Result<SocketOption> {
         OptionName::PathMtu => SocketOption::PathMtu(word()?),
         OptionName::MtuDiscover => SocketOption::MtuDiscover(byte()?),
         OptionName::ReceiveErrors => SocketOption::ReceiveErrors(on()?),
+        OptionName::HeaderIncluded => SocketOption::HeaderIncluded(on()?),
         OptionName::V6Only => SocketOption::V6Only(on()?),
         OptionName::UnicastHops => SocketOption::UnicastHops(byte()?),
         OptionName::TrafficClass => SocketOption::TrafficClass(byte()?),

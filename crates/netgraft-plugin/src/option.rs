@@ -117,6 +117,9 @@ options! {
     MaxSegment(u32);
     /// `TCP_CONGESTION` (tcp(7)): the algorithm's name.
     Congestion(String);
+    /// `IP_HDRINCL` and `IPV6_HDRINCL` (raw(7)), of raw sockets: what is sent begins with the IP header. On from the
+    /// start if the protocol is `IPPROTO_RAW` (255).
+    HeaderIncluded(bool);
 }
 
 /// The state of a TCP connection (RFC 9293 section 3.3.2), numbered as in `TCP_INFO` (tcp(7)).

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use netgraft_plugin::{Domain, OptionName, SocketOption, SocketSpec, TcpInfo};
+use netgraft_plugin::{Domain, Kind, OptionName, SocketOption, SocketSpec, TcpInfo};
 
 use crate::Errno;
 
@@ -134,9 +134,9 @@ fn text(bytes: &[u8], most: usize) -> Result<String, Errno> {
 pub fn parse_set(spec: SocketSpec, level: i32, name: i32, value: &[u8]) -> Result<Set, Errno> {
     match level {
         libc::SOL_SOCKET => set_socket(name, value),
-        libc::IPPROTO_TCP if spec.kind == netgraft_plugin::Kind::Stream => {
-            set_tcp(name, value).map(Set::Stack)
-        }
+        libc::IPPROTO_TCP if spec.kind == Kind::Stream => set_tcp(name, value).map(Set::Stack),
+        libc::IPPROTO_IP if name == libc::IP_HDRINCL => set_header_included(spec, Domain::V4, value),
+        libc::IPPROTO_IPV6 if name == libc::IPV6_HDRINCL => set_header_included(spec, Domain::V6, value),
         libc::IPPROTO_IP => set_ip(name, value),
         libc::IPPROTO_IPV6 if spec.domain == Domain::V6 => set_ipv6(name, value),
         _ => Err(libc::ENOPROTOOPT),
@@ -248,6 +248,14 @@ fn set_ip(name: i32, value: &[u8]) -> Result<Set, Errno> {
     }))
 }
 
+/// `IP_HDRINCL` and `IPV6_HDRINCL`, of raw sockets of the one family.
+fn set_header_included(spec: SocketSpec, family: Domain, value: &[u8]) -> Result<Set, Errno> {
+    if spec.kind != Kind::Raw || spec.domain != family {
+        return Err(libc::ENOPROTOOPT);
+    }
+    int_or_byte(value).map(|v| Set::Stack(SocketOption::HeaderIncluded(v != 0)))
+}
+
 fn group(addr: Ipv4Addr) -> Result<Ipv4Addr, Errno> {
     if addr.is_multicast() { Ok(addr) } else { Err(libc::EINVAL) }
 }
@@ -298,7 +306,7 @@ pub fn parse_get(spec: SocketSpec, level: i32, name: i32) -> Result<Get, Errno> 
     use OptionName as N;
     Ok(match (level, name) {
         (libc::SOL_SOCKET, _) => return get_socket(spec, name),
-        (libc::IPPROTO_TCP, _) if spec.kind != netgraft_plugin::Kind::Stream => {
+        (libc::IPPROTO_TCP, _) if spec.kind != Kind::Stream => {
             return Err(libc::EOPNOTSUPP);
         }
         (libc::IPPROTO_IPV6, _) if spec.domain != Domain::V6 => return Err(libc::ENOPROTOOPT),
@@ -317,6 +325,12 @@ pub fn parse_get(spec: SocketSpec, level: i32, name: i32) -> Result<Get, Errno> 
         (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => Get::Stack(N::UserTimeout),
         (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => Get::Stack(N::MaxSegment),
         (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => Get::Stack(N::Congestion),
+        (libc::IPPROTO_IP, libc::IP_HDRINCL) | (libc::IPPROTO_IPV6, libc::IPV6_HDRINCL)
+            if spec.kind == Kind::Raw =>
+        {
+            Get::Stack(N::HeaderIncluded)
+        }
+        (libc::IPPROTO_IP, libc::IP_HDRINCL) => Get::Number(0),
         (libc::IPPROTO_IP, libc::IP_TTL) => Get::Stack(N::Ttl),
         (libc::IPPROTO_IP, libc::IP_TOS) => Get::Stack(N::TypeOfService),
         (libc::IPPROTO_IP, libc::IP_MTU) => Get::Stack(N::PathMtu),
@@ -398,6 +412,7 @@ pub fn encode(option: &SocketOption) -> Vec<u8> {
         O::ReuseAddress(on)
         | O::ReusePort(on)
         | O::KeepAlive(on)
+        | O::HeaderIncluded(on)
         | O::Broadcast(on)
         | O::OutOfBandInline(on)
         | O::DontRoute(on)

@@ -1,6 +1,7 @@
 //! How datagrams leave on the link: through a raw socket of smoltcp for each neighbor, so that a neighbor which
 //! does not answer holds up nobody else's packets.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -31,7 +32,23 @@ struct Conduit {
     asked: Instant,
     /// Who sent what is waiting.
     senders: Vec<Handle>,
-    edit: Edit,
+    /// What is changed in each of the packets, in their order.
+    edits: VecDeque<Edit>,
+}
+
+impl Conduit {
+    /// Sends what can leave.
+    fn drain(&mut self, netif: &mut NetIf, now: Instant) {
+        while let Some(&edit) = self.edits.front()
+            && netif.egress(now, &mut self.set, edit)
+        {
+            self.edits.pop_front();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.set.get::<raw::Socket<'static>>(self.inner).send_queue() == 0
+    }
 }
 
 /// The raw sockets.
@@ -62,6 +79,7 @@ impl Conduits {
         if let Some(conduit) = self.waiting.get_mut(&hop) {
             let socket = conduit.set.get_mut::<raw::Socket<'static>>(conduit.inner);
             fill(socket.send(len).map_err(|_| Error::NoBuffers)?);
+            conduit.edits.push_back(edit);
             if !conduit.senders.contains(&sender) {
                 conduit.senders.push(sender);
             }
@@ -83,7 +101,8 @@ impl Conduits {
         } else if self.waiting.len() < MOST {
             let retry = netif.poll_at(now, &set).unwrap_or(now);
             let senders = vec![sender];
-            let conduit = Conduit { set, inner, since: now, retry, asked: now, senders, edit };
+            let edits = VecDeque::from([edit]);
+            let conduit = Conduit { set, inner, since: now, retry, asked: now, senders, edits };
             self.waiting.insert(hop, conduit);
             return Ok(!asked);
         } else {
@@ -105,8 +124,8 @@ impl Conduits {
     pub(crate) fn retry(&mut self, netif: &mut NetIf, now: Instant) -> (Vec<Handle>, Vec<IpAddr>) {
         let (mut lost, mut ask) = (Vec::new(), Vec::new());
         self.waiting.retain(|hop, conduit| {
-            while netif.egress(now, &mut conduit.set, conduit.edit) {}
-            if conduit.set.get::<raw::Socket<'static>>(conduit.inner).send_queue() == 0 {
+            conduit.drain(netif, now);
+            if conduit.is_empty() {
                 return false;
             }
             if now >= conduit.since + UNRESOLVED {

@@ -154,33 +154,63 @@ impl Core {
             header.emit(buf);
             fill(&mut buf[header.len()..], checksum);
         };
-        if path.side == Side::Loopback || looped {
-            let full = self.net.lo.tx.is_full();
-            if full && path.side == Side::Loopback {
-                return Err(self.refuse(sender));
-            }
-            if !full {
-                self.net.lo.tx.push(total, Default::default(), |buf| write(buf, false));
-            }
-            if path.side == Side::Loopback {
-                return Ok(());
-            }
+        if path.side == Side::Loopback {
+            return self.send_inside(sender, total, |buf| write(buf, false));
         }
+        if looped && !self.net.lo.tx.is_full() {
+            self.net.lo.tx.push(total, Default::default(), |buf| write(buf, false));
+        }
+        let whole = self.socks.get(sender).is_some_and(|s| s.options.keeps_whole());
+        if whole && !self.link_down && total > self.net.mtu(Side::Link) {
+            return Err(Error::MessageTooLong);
+        }
+        let edit = Edit {
+            traffic_class: header.traffic_class,
+            may_fragment: header.dst.is_ipv4() && !header.dont_fragment,
+            header_checksum: true,
+            ..Edit::default()
+        };
+        self.send_outside(sender, path.hop, total, edit, |buf| write(buf, true))
+    }
+
+    /// Queues an IP packet of `len` bytes for this stack itself.
+    ///
+    /// # Errors
+    /// [`Error::Again`] if the queue is full.
+    pub(crate) fn send_inside(
+        &mut self,
+        sender: Handle,
+        len: usize,
+        write: impl FnOnce(&mut [u8]),
+    ) -> Result<()> {
+        if self.net.lo.tx.is_full() {
+            return Err(self.refuse(sender));
+        }
+        self.net.lo.tx.push(len, Default::default(), write);
+        Ok(())
+    }
+
+    /// Queues an IP packet of `len` bytes for the neighbor `hop`.
+    ///
+    /// # Errors
+    /// [`Error::Again`] if the queue is full, [`Error::NoBuffers`], [`Error::NetworkDown`].
+    pub(crate) fn send_outside(
+        &mut self,
+        sender: Handle,
+        hop: IpAddr,
+        len: usize,
+        edit: Edit,
+        write: impl FnOnce(&mut [u8]),
+    ) -> Result<()> {
         if self.link_down {
             return Err(Error::NetworkDown);
         }
         let Some(netif) = &mut self.net.link else { return Err(Error::NetworkUnreachable) };
-        let whole = self.socks.get(sender).is_some_and(|s| s.options.mtu_discover >= 2);
-        if whole && total > netif.mtu {
-            return Err(Error::MessageTooLong);
-        }
         if netif.tx.is_full() {
             return Err(self.refuse(sender));
         }
-        let edit = Edit { traffic_class: header.traffic_class, header_checksum: true, ..Edit::default() };
-        let to = (path.hop, sender, edit);
-        if self.conduits.send(netif, to, total, self.now, |buf| write(buf, true))? {
-            self.solicit(path.hop);
+        if self.conduits.send(netif, (hop, sender, edit), len, self.now, write)? {
+            self.solicit(hop);
         }
         Ok(())
     }

@@ -201,6 +201,7 @@ impl Core {
             protocol: TCP,
             hop_limit: 64,
             traffic_class: 0,
+            dont_fragment: true,
         };
         let len = link + header.len() + 20;
         netif.tx.push(len, netgraft_plugin::link::FrameMeta::default(), |buf| {
@@ -251,7 +252,8 @@ impl Core {
         let local = SocketAddr::new(src, u16::from_be_bytes([a, b]));
         let remote = SocketAddr::new(dst, u16::from_be_bytes([c, d]));
         let Some(&handle) = self.connections.get(&Tuple::new(local, remote)) else { return };
-        let Some(Body::Conn(conn)) = self.socks.get_mut(handle).map(|s| &mut s.body) else { return };
+        let Some(sock) = self.socks.get_mut(handle).filter(|s| s.options.believes_path()) else { return };
+        let Body::Conn(conn) = &mut sock.body else { return };
         // Linux believes no less than `min_pmtu`, and IPv6 has no less.
         let (least, headers) = if src.is_ipv4() { (552, 40) } else { (1280, 60) };
         let segment = u16::try_from(mtu.max(least) - headers).unwrap_or(u16::MAX);
@@ -334,8 +336,15 @@ impl Conn {
 }
 
 /// What may be set in a packet that goes nowhere special.
-pub(crate) const PLAIN: Edit =
-    Edit { traffic_class: 0, mss: 0, segment: 0, header_checksum: false, tcp_checksum: false };
+pub(crate) const PLAIN: Edit = Edit {
+    traffic_class: 0,
+    mss: 0,
+    segment: 0,
+    may_fragment: false,
+    envelope: false,
+    header_checksum: false,
+    tcp_checksum: false,
+};
 
 /// Whether an Ethernet frame is for the station `mac`, or for many.
 fn is_for(frame: &[u8], mac: [u8; 6]) -> bool {

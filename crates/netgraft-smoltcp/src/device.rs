@@ -47,7 +47,7 @@ pub(crate) struct TxQueue {
     pub(crate) edit: Edit,
     /// Bytes of link header before the IP header.
     header: usize,
-    /// Largest IP packet; larger ones that are no TCP segments are cut here.
+    /// Largest IP packet; larger ones that the link does not cut as TCP segments are cut here.
     mtu: usize,
     /// The identification of the next packet that is cut.
     ident: u32,
@@ -64,6 +64,10 @@ pub(crate) struct Edit {
     pub(crate) mss: u16,
     /// Payload of the pieces that a TCP segment above the MTU is to be cut into.
     pub(crate) segment: u16,
+    /// "Don't fragment", which smoltcp sets in every IPv4 packet, is taken out.
+    pub(crate) may_fragment: bool,
+    /// The packet is the payload of another one, which only told smoltcp the way.
+    pub(crate) envelope: bool,
     /// Which checksums that the edit invalidates are computed again.
     pub(crate) header_checksum: bool,
     pub(crate) tcp_checksum: bool,
@@ -118,8 +122,12 @@ impl TxQueue {
     pub(crate) fn push<R>(&mut self, len: usize, meta: FrameMeta, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let mut buf = self.buffer(len);
         let result = fill(&mut buf[..len]);
+        let len = if self.edit.envelope { crate::raw::unpack(&mut buf[..len], self.header) } else { len };
         let ip = &mut buf[self.header.min(len)..len];
-        packet::edit(ip, &self.edit);
+        if self.edit.may_fragment {
+            self.ident = self.ident.wrapping_add(1);
+        }
+        packet::edit(ip, &self.edit, self.ident);
         let tcp = packet::is_tcp(ip);
         let mut frame = Frame { buf, len, meta };
         if tcp {
@@ -133,7 +141,8 @@ impl TxQueue {
             }
             self.last_tcp = self.packets + 1;
             self.last_segment = packet::sequence(&frame.buf[self.header..len]);
-        } else if len > self.header + self.mtu {
+        }
+        if len > self.header + self.mtu && frame.meta.segment_size == 0 {
             self.split(frame);
             return result;
         }

@@ -107,7 +107,8 @@ mod tests {
 
     fn parts() -> (Vec<u8>, Vec<Vec<u8>>) {
         let (src, dst) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
-        let header = Header { src, dst, protocol: UDP, hop_limit: 64, traffic_class: 0 };
+        let header =
+            Header { src, dst, protocol: UDP, hop_limit: 64, traffic_class: 0, dont_fragment: false };
         let mut packet: Vec<u8> = (0..5040u32).map(|i| (i % 251) as u8).collect();
         header.emit(&mut packet);
         let parts = pieces(&packet, 1280, 7).map(|p| {

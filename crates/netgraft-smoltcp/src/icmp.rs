@@ -1,12 +1,12 @@
-//! ICMP (RFC 792) and ICMPv6 (RFC 4443): errors for packets of ours, echo sockets (icmp(7)), raw sockets
-//! (raw(7)), and what multicast routers ask.
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): errors for packets of ours, echo sockets (icmp(7)), and what multicast
+//! routers ask.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use netgraft_plugin::{Domain, Error, Handle, Result};
 
-use crate::core::{Core, candidates, check_family, destination};
+use crate::core::{Core, candidates, destination};
 use crate::iface::Side;
 use crate::packet::{self, ICMP, ICMPV6, Packet};
 use crate::sock::{Body, Bound, Hold};
@@ -65,7 +65,7 @@ impl Core {
     }
 
     /// Whether a packet's addresses are those of an echo or raw socket.
-    fn is_meant(&self, handle: Handle, packet: &Packet<'_>) -> bool {
+    pub(crate) fn is_meant(&self, handle: Handle, packet: &Packet<'_>) -> bool {
         let Some(sock) = self.socks.get(handle) else { return false };
         let Body::Datagrams(datagrams) = &sock.body else { return false };
         (sock.bound.ip.is_unspecified() || sock.bound.ip == packet.dst)
@@ -137,50 +137,6 @@ impl Core {
             buf.copy_from_slice(data);
             buf[4..6].copy_from_slice(&ident.to_be_bytes());
             packet::fill_icmp_checksum(buf, &header);
-        })
-    }
-
-    /// Gives a packet to the raw sockets of its protocol.
-    pub(crate) fn raw_input(&mut self, side: Side, packet: &Packet<'_>) {
-        let v4 = packet.dst.is_ipv4();
-        let wanted =
-            |&&(family, protocol, _): &&(bool, u8, Handle)| family == v4 && protocol == packet.protocol;
-        let handles: Vec<Handle> = self.raws.iter().filter(wanted).map(|r| r.2).collect();
-        // IPv4 gives the IP header too, IPv6 does not (raw(7), RFC 3542 section 3).
-        let data = if v4 { packet.ip } else { packet.payload };
-        for handle in handles {
-            if self.is_meant(handle, packet) {
-                let from = SocketAddr::new(packet.src, 0);
-                self.receive(handle, meta(side, packet, from), [data, &[]]);
-            }
-        }
-    }
-
-    /// Sends a packet of a raw socket; the IP header is made here.
-    ///
-    /// # Errors
-    /// As `Sockets::send`.
-    pub(crate) fn raw_send(
-        &mut self,
-        handle: Handle,
-        protocol: u8,
-        data: &[u8],
-        to: Option<SocketAddr>,
-    ) -> Result<()> {
-        let sock = self.socks.held(handle)?;
-        let Body::Datagrams(datagrams) = &sock.body else { return Err(Error::NotSupported) };
-        let dst = destination(to.or(datagrams.peer).ok_or(Error::DestinationRequired)?);
-        check_family(sock.spec.domain, &sock.options, dst)?;
-        if self.net.is_broadcast(dst.ip()) && !sock.options.broadcast {
-            return Err(Error::AccessDenied);
-        }
-        let (path, header) = self.datagram_header(handle, dst.ip(), protocol)?;
-        self.transmit(handle, path, &header, data.len(), false, |buf, _| {
-            buf.copy_from_slice(data);
-            // RFC 3542 section 3.1: the kernel does it for ICMPv6.
-            if protocol == ICMPV6 && buf.len() >= 4 {
-                packet::fill_icmp_checksum(buf, &header);
-            }
         })
     }
 

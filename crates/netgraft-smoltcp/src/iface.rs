@@ -260,7 +260,8 @@ impl NetIf {
         let cuts = if v4 { self.caps.segmentation.tcpv4 } else { self.caps.segmentation.tcpv6 };
         let segment = if cuts.is_none() { 0 } else { mss.min(peer_mss) };
         let header_checksum = !loopback;
-        Edit { traffic_class: class, mss, segment, header_checksum, tcp_checksum: self.checksums }
+        let tcp_checksum = self.checksums;
+        Edit { traffic_class: class, mss, segment, header_checksum, tcp_checksum, ..Edit::default() }
     }
 }
 

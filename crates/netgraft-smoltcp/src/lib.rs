@@ -5,7 +5,7 @@
 //!
 //! # Where what is
 //! `demux` leads a packet to its socket; `service` is what a connection does after a packet, a call or a timer;
-//! `poll` is the loop around both. `stream`, `udp` and `icmp` are the program's calls, `tcp` what Linux programs
+//! `poll` is the loop around both. `stream`, `udp`, `icmp` and `raw` are the program's calls, `tcp` what Linux programs
 //! expect around smoltcp's socket. `device`, `iface` and `link` are the way out.
 //!
 //! # Limits
@@ -43,6 +43,7 @@ mod options;
 mod packet;
 mod poll;
 mod ports;
+mod raw;
 mod service;
 mod sock;
 mod sockets;

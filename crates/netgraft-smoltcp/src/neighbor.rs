@@ -37,6 +37,7 @@ impl Core {
                     protocol: ICMPV6,
                     hop_limit: 255,
                     traffic_class: 0,
+                    dont_fragment: false,
                 };
                 netif.tx.push(14 + 40 + 32, Default::default(), |buf| {
                     buf[0..3].copy_from_slice(&[0x33, 0x33, 0xff]);

@@ -11,6 +11,13 @@ const LEAST_SEND: u32 = 2304;
 const LEAST_RECEIVE: u32 = 1152;
 const MOST: u32 = 4 << 20;
 
+/// `IP_PMTUDISC_*` but DONT, which is 0 (ip(7)).
+const WANT: u8 = 1;
+const DO: u8 = 2;
+const PROBE: u8 = 3;
+const INTERFACE: u8 = 4;
+const OMIT: u8 = 5;
+
 /// The options of one socket, as the program set them.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -47,8 +54,10 @@ pub(crate) struct Options {
     pub(crate) syn_count: u32,
     pub(crate) fin_timeout: Duration,
     pub(crate) max_segment: u16,
-    /// `IP_PMTUDISC_*`: from 2 on, datagrams are not cut.
+    /// `IP_PMTUDISC_*`
     pub(crate) mtu_discover: u8,
+    /// What a raw socket sends begins with the IP header.
+    pub(crate) header_included: bool,
     pub(crate) congestion: Congestion,
 }
 
@@ -102,13 +111,14 @@ impl Default for Options {
             syn_count: 6,
             fin_timeout: Duration::from_secs(60),
             max_segment: 0,
-            mtu_discover: 1,
+            mtu_discover: WANT,
+            header_included: false,
             congestion: Congestion::Cubic,
         }
     }
 }
 
-/// The options that [`Options::set`] and [`Options::get`] know for every stream socket.
+/// The options that some kind of socket has.
 pub(crate) const KNOWN: &[OptionName] = &[
     OptionName::ReuseAddress,
     OptionName::ReusePort,
@@ -149,6 +159,7 @@ pub(crate) const KNOWN: &[OptionName] = &[
     OptionName::MaxSegment,
     OptionName::MtuDiscover,
     OptionName::Congestion,
+    OptionName::HeaderIncluded,
 ];
 
 /// Options of stream sockets only.
@@ -218,8 +229,9 @@ impl Options {
             O::DeferAccept(time) => self.defer_accept = time,
             O::SynCount(count @ 1..=127) => self.syn_count = count,
             O::FinTimeout(time) => self.fin_timeout = time.min(Duration::from_secs(120)),
-            // Whole packets carry "don't fragment" in any case, so that 0 is not offered.
-            O::MtuDiscover(mode @ 1..=3) => self.mtu_discover = mode,
+            O::MtuDiscover(mode @ 0..=OMIT) => self.mtu_discover = mode,
+            O::MtuDiscover(_) => return Err(Error::Invalid),
+            O::HeaderIncluded(on) => self.header_included = on,
             O::MaxSegment(0) => self.max_segment = 0,
             O::MaxSegment(bytes @ 88..=32_767) => self.max_segment = bytes as u16,
             O::KeepCount(_) | O::SynCount(_) | O::MaxSegment(_) => return Err(Error::Invalid),
@@ -269,9 +281,26 @@ impl Options {
             N::SynCount => O::SynCount(self.syn_count),
             N::FinTimeout => O::FinTimeout(self.fin_timeout),
             N::MtuDiscover => O::MtuDiscover(self.mtu_discover),
+            N::HeaderIncluded => O::HeaderIncluded(self.header_included),
             N::Congestion => O::Congestion(self.congestion.name().to_owned()),
             _ => return Err(Error::UnknownOption),
         })
+    }
+
+    /// Whether routers may not cut the socket's packets that fit the interface: the "don't fragment" bit of IPv4.
+    /// Datagrams of PROBE have it, segments of TCP do not (ip_dont_fragment of Linux).
+    pub(crate) fn dont_fragment(&self, datagram: bool) -> bool {
+        matches!(self.mtu_discover, WANT | DO) || datagram && self.mtu_discover == PROBE
+    }
+
+    /// Whether a datagram that does not fit the interface is refused, not cut (ip_sk_ignore_df of Linux).
+    pub(crate) fn keeps_whole(&self) -> bool {
+        matches!(self.mtu_discover, DO | PROBE | INTERFACE)
+    }
+
+    /// Whether routers are believed that a path is narrower than the interface (ip_sk_accept_pmtu of Linux).
+    pub(crate) fn believes_path(&self) -> bool {
+        !matches!(self.mtu_discover, INTERFACE | OMIT)
     }
 
     /// TTL or hop limit of a packet to a unicast address.

@@ -11,6 +11,8 @@ pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 pub(crate) const FRAGMENT_V6: u8 = 44;
+/// `IPPROTO_RAW`: the program writes the IP header (raw(7)).
+pub(crate) const RAW: u8 = 255;
 
 /// A parsed IP packet.
 #[derive(Clone, Copy, Debug)]
@@ -183,20 +185,24 @@ pub(crate) fn sequence(ip: &[u8]) -> (u32, u32) {
     (segment.seq, segment.payload_len as u32 + u32::from(segment.flags & (SYN | FIN) != 0))
 }
 
-/// Changes an outgoing packet as `edit` says.
-pub(crate) fn edit(ip: &mut [u8], edit: &Edit) {
-    if edit.traffic_class != 0 {
-        set_class(ip, edit);
+/// Changes an outgoing packet as `edit` says. A packet that may be cut on its way gets the identification `ident`.
+pub(crate) fn edit(ip: &mut [u8], edit: &Edit, ident: u32) {
+    if edit.traffic_class != 0 || edit.may_fragment {
+        edit_header(ip, edit, ident);
     }
     if edit.mss != 0 {
         clamp_mss(ip, edit.mss, edit.tcp_checksum);
     }
 }
 
-fn set_class(ip: &mut [u8], edit: &Edit) {
+fn edit_header(ip: &mut [u8], edit: &Edit, ident: u32) {
     match ip.first().map(|b| b >> 4) {
         Some(4) if ip.len() >= 20 => {
             ip[1] = edit.traffic_class;
+            if edit.may_fragment {
+                ip[4..6].copy_from_slice(&(ident as u16).to_be_bytes());
+                ip[6..8].fill(0);
+            }
             if edit.header_checksum {
                 let header_len = (usize::from(ip[0] & 15) * 4).min(ip.len());
                 ip[10..12].fill(0);
@@ -291,6 +297,8 @@ pub(crate) struct Header {
     pub(crate) protocol: u8,
     pub(crate) hop_limit: u8,
     pub(crate) traffic_class: u8,
+    /// "Don't fragment" of IPv4.
+    pub(crate) dont_fragment: bool,
 }
 
 impl Header {
@@ -308,6 +316,7 @@ impl Header {
                 buf[0] = 0x45;
                 buf[1] = self.traffic_class;
                 buf[2..4].copy_from_slice(&(total as u16).to_be_bytes());
+                buf[6] = if self.dont_fragment { 0x40 } else { 0 };
                 buf[8] = self.hop_limit;
                 buf[9] = self.protocol;
                 buf[12..16].copy_from_slice(&src.octets());
@@ -402,7 +411,7 @@ mod tests {
 
     fn header(src: &str, dst: &str, protocol: u8) -> Header {
         let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
-        Header { src, dst, protocol, hop_limit: 64, traffic_class: 0x28 }
+        Header { src, dst, protocol, hop_limit: 64, traffic_class: 0x28, dont_fragment: false }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use netgraft_plugin::{
 use crate::addr::{Tuple, inward, outward, outward_ip};
 use crate::core::{Core, check_family, destination};
 use crate::options::Options;
+use crate::packet;
 use crate::ports::Role;
 use crate::sock::{Body, Bound, Hold, Owner};
 use crate::stack::SmoltcpStack;
@@ -29,6 +30,7 @@ pub(crate) fn specs() -> Vec<SocketSpec> {
             SocketSpec { domain, kind: Kind::Datagram, protocol: Protocol::Udp },
             SocketSpec { domain, kind: Kind::Datagram, protocol: echo },
             SocketSpec { domain, kind: Kind::Raw, protocol: Protocol::Raw(raw) },
+            SocketSpec { domain, kind: Kind::Raw, protocol: Protocol::Raw(packet::RAW) },
         ]);
     }
     specs
@@ -40,8 +42,7 @@ fn check_spec(spec: SocketSpec) -> Result<()> {
         | (Kind::Datagram, Protocol::Udp, _)
         | (Kind::Datagram, Protocol::Icmp, Domain::V4)
         | (Kind::Datagram, Protocol::Icmpv6, Domain::V6) => Ok(()),
-        // IPPROTO_RAW means that the program writes the IP header itself, which is not offered.
-        (Kind::Raw, Protocol::Raw(1..=254), _) => Ok(()),
+        (Kind::Raw, Protocol::Raw(1..), _) => Ok(()),
         _ => Err(Error::ProtocolNotSupported),
     }
 }
@@ -82,7 +83,7 @@ impl Core {
             return Err(Error::AccessDenied);
         }
         self.datagram_disconnect(handle)?;
-        let (path, header) = self.datagram_header(handle, remote.ip(), crate::packet::UDP)?;
+        let (path, header) = self.datagram_header(handle, remote.ip(), packet::UDP)?;
         let _ = path;
         if bound.hold == Hold::Nothing {
             match spec.protocol {
@@ -139,6 +140,7 @@ impl Core {
         match protocol {
             Protocol::Udp => self.udp_send(handle, data, to)?,
             Protocol::Icmp | Protocol::Icmpv6 => self.echo_send(handle, data, to)?,
+            Protocol::Raw(_) if sock.options.header_included => self.raw_send_whole(handle, data, to)?,
             Protocol::Raw(number) => self.raw_send(handle, number, data, to)?,
             Protocol::Tcp => return Err(Error::NotSupported),
         }
@@ -228,7 +230,8 @@ impl Sockets for SmoltcpStack {
         };
         // Echo sockets share from birth (inet_create, INET_PROTOSW_REUSE).
         let reuse_address = matches!(spec.protocol, Protocol::Icmp | Protocol::Icmpv6);
-        let options = Options { reuse_address, ..Options::default() };
+        let header_included = spec.protocol == Protocol::Raw(packet::RAW);
+        let options = Options { reuse_address, header_included, ..Options::default() };
         let handle = core.add_socket(spec, options, Owner::Program, body);
         core.socks.held += 1;
         if let Protocol::Raw(protocol) = spec.protocol {

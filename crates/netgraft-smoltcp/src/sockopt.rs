@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
-use netgraft_plugin::{Domain, Error, Handle, Protocol, Result, TcpState};
+use netgraft_plugin::{Domain, Error, Handle, Kind, Protocol, Result, TcpState};
 use smoltcp::iface::MulticastError;
 
 use crate::addr::address;
@@ -53,6 +53,9 @@ impl Core {
                     self.interface_or_default(index)?;
                 }
                 return self.set_multicast_interface(handle, index, None);
+            }
+            SocketOption::HeaderIncluded(_) if sock.spec.kind != Kind::Raw => {
+                return Err(Error::UnknownOption);
             }
             SocketOption::V6Only(_) if sock.spec.domain == Domain::V4 => return Err(Error::UnknownOption),
             SocketOption::V6Only(_) if sock.bound.hold != Hold::Nothing => return Err(Error::Invalid),

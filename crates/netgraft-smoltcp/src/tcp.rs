@@ -176,6 +176,7 @@ impl Conn {
     pub(crate) fn apply(&mut self, options: &Options, netif: &NetIf) {
         let v4 = self.remote.is_ipv4();
         self.edit = netif.edit(v4, options.class(v4), options.max_segment, self.peer_mss.min(self.path_mss));
+        self.edit.may_fragment = v4 && !options.dont_fragment(false);
         let hop_limit = options.hop_limit(v4);
         let socket = self.socket_mut();
         socket.set_nagle_enabled(!options.no_delay);

@@ -150,7 +150,8 @@ impl Core {
             _ => sock.options.hop_limit(v4),
         };
         let traffic_class = sock.options.class(v4);
-        Ok((path, Header { src: path.src, dst, protocol, hop_limit, traffic_class }))
+        let dont_fragment = sock.options.dont_fragment(true);
+        Ok((path, Header { src: path.src, dst, protocol, hop_limit, traffic_class, dont_fragment }))
     }
 
     /// Whether a packet that is sent to many also reaches this stack's own sockets.

@@ -8,6 +8,7 @@ from lib import *
 SOL, IP, IPV6, TCP_LEVEL = socket.SOL_SOCKET, socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_TCP
 SO_PROTOCOL, SO_DOMAIN = 38, 39
 TCP_USER_TIMEOUT, TCP_CONGESTION = 18, 13
+IP_MTU_DISCOVER, IPV6_MTU_DISCOVER = 10, 23
 ALL_KINDS = [(V4, TCP), (V6, TCP), (V4, UDP), (V6, UDP)]
 
 
@@ -208,6 +209,19 @@ def option_ip():
         eq("IPV6_UNICAST_HOPS at first", sock.getsockopt(IPV6, socket.IPV6_UNICAST_HOPS), 64)
         sock.setsockopt(IPV6, socket.IPV6_UNICAST_HOPS, 9)
         eq("IPV6_UNICAST_HOPS", sock.getsockopt(IPV6, socket.IPV6_UNICAST_HOPS), 9)
+
+
+@case
+def option_mtu_discover():
+    for family, kind in ALL_KINDS:
+        level, option = (IP, IP_MTU_DISCOVER) if family == V4 else (IPV6, IPV6_MTU_DISCOVER)
+        with socket.socket(family, kind) as sock:
+            eq("at first: IP_PMTUDISC_WANT", sock.getsockopt(level, option), 1)
+            for mode in (0, 2, 3, 4, 5, 1):
+                sock.setsockopt(level, option, mode)
+                eq(f"mode {mode}", sock.getsockopt(level, option), mode)
+            for mode in (-1, 6):
+                fails(f"mode {mode}", "EINVAL", sock.setsockopt, level, option, mode)
 
 
 @case

@@ -34,6 +34,7 @@ const fn place(name: OptionName) -> Option<(c_int, c_int)> {
         N::LeaveGroup => (libc::IPPROTO_IP, libc::IP_DROP_MEMBERSHIP),
         N::PathMtu => (libc::IPPROTO_IP, libc::IP_MTU),
         N::MtuDiscover => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+        N::HeaderIncluded => (libc::IPPROTO_IP, libc::IP_HDRINCL),
         N::V6Only => (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
         N::UnicastHops => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
         N::TrafficClass => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),

@@ -3,6 +3,7 @@
 mod datagrams;
 mod local;
 mod nonsense;
+mod raw;
 mod wire;
 
 use std::collections::VecDeque;

@@ -32,6 +32,7 @@ group! { "options":
     "a user timeout ends a connection without answers", Wire, user_timeout;
     "a syn count ends an attempt early", Wire, syn_count;
     "a datagram that must not be cut is refused", Wire, dont_fragment;
+    "the modes of path MTU discovery cut and refuse as they should", Wire, mtu_discover;
     "a small segment is agreed on", All, max_segment;
 }
 
@@ -417,6 +418,25 @@ fn dont_fragment(b: &mut Bench) -> Check {
     b.send_to(client, &[1; 2000], to).must_fail("send_to", &[Error::MessageTooLong])?;
     b.send_to(client, &[1; 1400], to).must("send_to")?;
     equal("recv", b.datagram(server)?.0.len(), 1400)
+}
+
+fn mtu_discover(b: &mut Bench) -> Check {
+    let (server, to) = b.udp_bound(Side::Server)?;
+    // IP_PMTUDISC_DONT, WANT, INTERFACE and OMIT (ip(7)); of these only INTERFACE refuses what it would have to cut.
+    for (mode, cuts) in [(0, true), (1, true), (4, false), (5, true)] {
+        let client = b.udp(Side::Client)?;
+        keep(b, client, SocketOption::MtuDiscover(mode))?;
+        let sent = b.send_to(client, &[1; 2000], to);
+        if cuts {
+            sent.must("send_to")?;
+            equal("recv", b.datagram(server)?.0.len(), 2000)?;
+        } else {
+            sent.must_fail("send_to", &[Error::MessageTooLong])?;
+        }
+        b.send_to(client, &[1; 1400], to).must("send_to")?;
+        equal("recv", b.datagram(server)?.0.len(), 1400)?;
+    }
+    Ok(())
 }
 
 fn max_segment(b: &mut Bench) -> Check {
