@@ -70,6 +70,48 @@ def option_linger():
 
 
 @case
+def option_linger_delivers():
+    # What `close` does not wait for still goes out. Whether it waits is not asserted: docs/limits.md has it.
+    with listener() as server:
+        client = socket.create_connection(server.getsockname())
+        client.setsockopt(SOL, socket.SO_LINGER, struct.pack("ii", 1, 10))
+        accepted, _ = server.accept()
+        reader = Background(receive_all, accepted)
+        data = bytes(range(256)) * 4096
+        client.sendall(data)
+        client.close()
+        check("all of it arrives", reader.finish() == data)
+
+
+@case
+def option_low_water():
+    for family, kind in ALL_KINDS:
+        with socket.socket(family, kind) as sock:
+            eq("SO_RCVLOWAT at first", sock.getsockopt(SOL, socket.SO_RCVLOWAT), 1)
+            for value in (1, 0):
+                sock.setsockopt(SOL, socket.SO_RCVLOWAT, value)
+                eq(f"SO_RCVLOWAT of {value}", sock.getsockopt(SOL, socket.SO_RCVLOWAT), 1)
+            eq("SO_SNDLOWAT", sock.getsockopt(SOL, socket.SO_SNDLOWAT), 1)
+            fails("SO_SNDLOWAT, set", "ENOPROTOOPT", sock.setsockopt, SOL, socket.SO_SNDLOWAT, 1)
+            fails("a short value", "EINVAL", sock.setsockopt, SOL, socket.SO_RCVLOWAT, b"1")
+            if kind == UDP:
+                # It says nothing there: a datagram is one.
+                sock.setsockopt(SOL, socket.SO_RCVLOWAT, 50)
+                eq("SO_RCVLOWAT of a datagram socket", sock.getsockopt(SOL, socket.SO_RCVLOWAT), 50)
+
+
+@case
+def option_low_water_tcp():
+    client, accepted = tcp_pair()
+    accepted.setsockopt(SOL, socket.SO_RCVLOWAT, 4)
+    eq("SO_RCVLOWAT", accepted.getsockopt(SOL, socket.SO_RCVLOWAT), 4)
+    client.send(b"abc")
+    eq("not readable yet", names(poll_bits(accepted, 50)), "OUT")
+    client.send(b"d")
+    poll_becomes("readable", accepted, "IN|OUT")
+
+
+@case
 def option_timeouts():
     for family, kind in ALL_KINDS:
         with socket.socket(family, kind) as sock:
