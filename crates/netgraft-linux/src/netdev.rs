@@ -38,8 +38,9 @@ pub enum TunKind {
 }
 
 /// Makes a device whose other end is the descriptor that is returned, under an index of its own choice unless
-/// that is taken (Documentation/networking/tuntap.rst of the kernel). The device has a carrier, and is there,
-/// as long as the descriptor is open; reading it is not needed.
+/// that is taken (Documentation/networking/tuntap.rst of the kernel). The device has a carrier as long as the
+/// descriptor is open; reading it is not needed. It is there until its network namespace is not: so whoever closes
+/// the descriptor does not wait for the device's removal, some 20 ms, which the kernel then does by itself.
 ///
 /// # Errors
 /// ENOENT, ENODEV or EACCES if `/dev/net/tun` cannot be opened, EPERM without CAP_NET_ADMIN over the network
@@ -59,6 +60,8 @@ pub fn make_tun(name: &str, index: u32, kind: TunKind) -> io::Result<OwnedFd> {
     };
     // The module of a tunnel may have put a device of its own at that index; zero lets the kernel choose.
     attach(index.cast_signed()).or_else(|_| attach(0))?;
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETPERSIST as _, 1) })?;
     Ok(file.into())
 }
 
@@ -83,6 +86,8 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 /// linux/if_addr.h
@@ -134,11 +139,24 @@ impl Changes {
         self.count += 1;
     }
 
-    /// Makes a bridge without ports.
+    /// Makes a bridge without ports. It has no carrier once it has been given an address.
     pub fn make_bridge(&mut self, name: &str, index: u32) {
+        self.make_device(name, index, |info| attribute(info, IFLA_INFO_KIND, b"bridge"));
+    }
+
+    /// Makes a VXLAN device that knows no other end: what is sent to it is dropped. It has a carrier. Each of a
+    /// network namespace has another `id`, of 24 bits.
+    pub fn make_vxlan(&mut self, name: &str, index: u32, id: u32) {
+        self.make_device(name, index, |info| {
+            attribute(info, IFLA_INFO_KIND, b"vxlan");
+            nested(info, IFLA_INFO_DATA, |data| attribute(data, IFLA_VXLAN_ID, &id.to_ne_bytes()));
+        });
+    }
+
+    fn make_device(&mut self, name: &str, index: u32, describe: impl FnOnce(&mut Vec<u8>)) {
         let mut body = link(index, 0);
         attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
-        nested(&mut body, IFLA_LINKINFO, |info| attribute(info, IFLA_INFO_KIND, b"bridge"));
+        nested(&mut body, IFLA_LINKINFO, describe);
         self.push(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body);
     }
 

@@ -506,6 +506,15 @@ accepted = [server.accept()[0] for _ in range(200)]";
 }
 
 fn start_up(place: &Place<'_>) -> Outcome {
+    // With host sockets the host's interfaces are shown to the program: so there is one, as on every machine.
+    place.namespace.ip(&["link", "add", "ng0", "type", "veth", "peer", "name", "ng1"])?;
+    for setting in [
+        &["link", "set", "ng0", "up"][..],
+        &["link", "set", "ng1", "up"],
+        &["addr", "add", "192.0.2.2/24", "dev", "ng0"],
+    ] {
+        place.namespace.ip(setting)?;
+    }
     let mut direct = Vec::new();
     let mut sandboxed = Vec::new();
     let timed = |command: &mut Command| -> Result<Duration, String> {

@@ -13,7 +13,7 @@ use netgraft_plugin::{PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::jobs::{AfterStop, Jobs};
-use super::mirror;
+use super::mirror::{self, Mirror};
 use super::report::{Report, Role, Step};
 use super::sentry::{self, SentryPlan};
 use super::survive::Spare;
@@ -72,8 +72,8 @@ pub(super) struct Launcher<'a> {
     /// What the sentry said before it gave up.
     pub(super) last_failure: Option<String>,
     pub(super) watchdog: Watchdog,
-    /// What keeps the devices in the program's network namespace.
-    mirror: Vec<OwnedFd>,
+    /// The devices in the program's network namespace.
+    mirror: Mirror,
 }
 
 fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
@@ -109,7 +109,7 @@ impl<'a> Launcher<'a> {
             spare: None,
             last_failure: None,
             watchdog: Watchdog::new(Instant::now()),
-            mirror: Vec::new(),
+            mirror: Mirror::default(),
         })
     }
 
@@ -249,7 +249,9 @@ impl<'a> Launcher<'a> {
                     self.mirror = mirror::show(&network, program);
                     self.jobs.place(program).map_err(step(Step::Supervise))?;
                     self.reap_helpers();
-                    return go(&self.ends()?.go);
+                    let gone = go(&self.ends()?.go);
+                    self.mirror.reap_maker();
+                    return gone;
                 }
                 Some(Incoming::Sentry(message)) => said(message)?,
                 Some(Incoming::Signal(arrived)) => match arrived.signal {
@@ -393,8 +395,6 @@ impl<'a> Launcher<'a> {
     pub(super) fn last_words(&mut self) -> Option<Summary> {
         let ends = self.ends.as_ref().filter(|_| self.control_open)?;
         control::send(ends.control.as_fd(), &ToSentry::Stop).ok()?;
-        // The kernel takes its time to remove a device, as it does for the sentry's link meanwhile.
-        self.mirror.clear();
         let deadline = Instant::now() + LAST_WORDS;
         loop {
             let left = deadline.checked_duration_since(Instant::now())?;
@@ -414,6 +414,7 @@ impl<'a> Launcher<'a> {
     /// Ends and reaps every process. The order matters: see [`Role::ALL`].
     fn end(&mut self) {
         self.jobs.take_back();
+        self.mirror.reap_maker();
         let Some(ends) = self.ends.take() else { return };
         let LauncherEnds { lifetime, reports, mapped, go, control } = ends;
         drop((mapped, go));

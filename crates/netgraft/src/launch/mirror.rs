@@ -37,29 +37,48 @@ struct Device {
     addresses: Vec<Cidr>,
     /// Those that the kernel does not add by itself, in an order in which each gateway can be reached.
     routes: Vec<(Cidr, NextHop)>,
-    /// Made as a bridge, which is there and goes faster than a TAP device, and has no carrier.
-    plain: bool,
+    /// Mirrors a device of the host's: one without a carrier is as good as any, since the sockets are the host's.
+    of_host: bool,
 }
 
-/// Makes the devices, and returns what keeps them there. The program's process waits meanwhile. What cannot be
-/// made is a warning: the program's sockets work without.
-pub(super) fn show(network: &Network, program: i32) -> Vec<OwnedFd> {
+/// The devices, as long as the launcher keeps this.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    /// What gives them a carrier.
+    #[expect(dead_code, reason = "kept open, never read")]
+    fds: Vec<OwnedFd>,
+    /// Who made them, until it is reaped.
+    maker: Option<i32>,
+}
+
+impl Mirror {
+    /// Waits for the end of the process that made the devices, which has nothing left to do.
+    pub(super) fn reap_maker(&mut self) {
+        if let Some(maker) = self.maker.take() {
+            reap(maker);
+        }
+    }
+}
+
+/// Makes the devices. The program's process waits meanwhile. What cannot be made is a warning: the program's
+/// sockets work without.
+pub(super) fn show(network: &Network, program: i32) -> Mirror {
     if network.interfaces.is_empty() {
-        return Vec::new();
+        return Mirror::default();
     }
     let made = devices(network).and_then(|devices| {
         make_in_child(&devices, program).map_err(|e| format!("cannot make devices for them: {e}"))
     });
     match made {
-        Ok((problems, fds)) => {
+        Ok((problems, mirror)) => {
             for problem in problems {
                 tracing::warn!("the program does not see all of the stack's interfaces: {problem}");
             }
-            fds
+            mirror
         }
         Err(problem) => {
             tracing::warn!("the program does not see the stack's interfaces: {problem}");
-            Vec::new()
+            Mirror::default()
         }
     }
 }
@@ -82,7 +101,7 @@ fn devices(network: &Network) -> Result<Vec<Device>, String> {
         add_route(device.ok_or("a route has no interface")?, route)?;
     }
     for device in &mut devices {
-        device.plain = network.of_host;
+        device.of_host = network.of_host;
         device.routes.sort_by_key(|(_, next)| *next != NextHop::Link);
     }
     Ok(devices)
@@ -127,7 +146,7 @@ fn device(interface: &Interface) -> Result<Device, String> {
         mac: *mac,
         addresses: checked,
         routes: Vec::new(),
-        plain: false,
+        of_host: false,
     })
 }
 
@@ -160,28 +179,31 @@ fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-/// What failed, and the descriptors that keep what was made.
-type Made = (Vec<String>, Vec<OwnedFd>);
-
-fn make_in_child(devices: &[Device], program: i32) -> io::Result<Made> {
+fn make_in_child(devices: &[Device], program: i32) -> io::Result<(Vec<String>, Mirror)> {
     let pidfd = process::pidfd(program)?;
     let (ours, theirs) = fdpass::pair()?;
-    let child = process::fork(|| match make_all(devices, pidfd.as_fd(), theirs.as_fd()) {
+    let maker = process::fork(|| match make_all(devices, pidfd.as_fd(), theirs.as_fd()) {
         Ok(()) => 0,
         Err(_) => 1,
     })?;
     drop(theirs);
     let received = match wait_readable([Some(ours.as_fd())], Some(TIME)) {
         Ok([true]) => fdpass::receive(ours.as_fd(), REPORT_LIMIT),
-        Ok([false]) => {
-            let _ = process::kill(child, libc::SIGKILL);
-            Err(io::ErrorKind::TimedOut.into())
-        }
+        Ok([false]) => Err(io::ErrorKind::TimedOut.into()),
         Err(error) => Err(error),
     };
-    reap(child);
-    let (report, fds) = received?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    Ok((serde_json::from_slice(&report)?, fds))
+    let told = received.and_then(|received| {
+        let (report, fds) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok((serde_json::from_slice(&report)?, fds))
+    });
+    match told {
+        Ok((problems, fds)) => Ok((problems, Mirror { fds, maker: Some(maker) })),
+        Err(error) => {
+            let _ = process::kill(maker, libc::SIGKILL);
+            reap(maker);
+            Err(error)
+        }
+    }
 }
 
 /// The child's work.
@@ -191,8 +213,8 @@ fn make_all(devices: &[Device], program: BorrowedFd<'_>, launcher: BorrowedFd<'_
     let (mut problems, mut fds) = (Vec::new(), Vec::new());
     match join(program, Namespaces::USER | Namespaces::NET).and_then(|()| confine::die_with_parent()) {
         Ok(()) => {
-            for device in devices {
-                make(device, &mut problems, &mut fds)
+            for (id, device) in (1..).zip(devices) {
+                make(device, id, &mut problems, &mut fds)
                     .unwrap_or_else(|error| problems.push(format!("{}: {error}", device.name)));
             }
         }
@@ -202,22 +224,34 @@ fn make_all(devices: &[Device], program: BorrowedFd<'_>, launcher: BorrowedFd<'_
     fdpass::send(launcher, &serde_json::to_vec(&problems)?, &fds)
 }
 
-/// Makes one device with all that belongs to it.
-fn make(device: &Device, problems: &mut Vec<String>, fds: &mut Vec<OwnedFd>) -> io::Result<()> {
+/// Makes one device with all that belongs to it; `id` is its own among those of the sandbox.
+///
+/// Of the kinds of devices that have a carrier, VXLAN needs neither another end nor a descriptor that is kept, and
+/// the kernel removes it by itself, with the namespace. A TAP device makes its owner wait for some 10 ms at the end.
+/// A bridge, which is there on most kernels, has no carrier.
+fn make(device: &Device, id: u32, problems: &mut Vec<String>, fds: &mut Vec<OwnedFd>) -> io::Result<()> {
     let name = &device.name;
-    let kind = if device.mac.is_some() { TunKind::Ethernet } else { TunKind::Ip };
-    if device.plain && kind == TunKind::Ethernet {
-        make_bridge(name, device.index)?;
+    if device.mac.is_none() && !device.of_host {
+        fds.push(make_tun(name, device.index, TunKind::Ip)?);
         return describe(device, problems);
     }
-    match make_tun(name, device.index, kind) {
-        Ok(fd) => fds.push(fd),
-        // Among the devices that every kernel has, only the bridge needs no other end, but it has no carrier.
-        Err(error) if kind == TunKind::Ethernet => {
-            make_bridge(name, device.index)?;
-            problems.push(format!("{name} has no carrier, since /dev/net/tun cannot be used: {error}"));
+    let vxlan = make_link(|changes, index| changes.make_vxlan(name, index, id), device.index);
+    // Without the kernel's module for it.
+    if vxlan.is_err() {
+        let bridge = || make_link(|changes, index| changes.make_bridge(name, index), device.index);
+        if device.of_host {
+            bridge()?;
+        } else {
+            match make_tun(name, device.index, TunKind::Ethernet) {
+                Ok(fd) => fds.push(fd),
+                Err(error) => {
+                    bridge()?;
+                    problems.push(format!(
+                        "{name} has no carrier, since /dev/net/tun cannot be used ({error}) and there is no module vxlan"
+                    ));
+                }
+            }
         }
-        Err(error) => return Err(error),
     }
     describe(device, problems)
 }
@@ -255,10 +289,11 @@ fn describe(device: &Device, problems: &mut Vec<String>) -> io::Result<()> {
     Ok(())
 }
 
-fn make_bridge(name: &str, index: u32) -> io::Result<()> {
+/// Makes a device under its index, or under one of the kernel's choice if that is taken.
+fn make_link(kind: impl Fn(&mut Changes, u32), index: u32) -> io::Result<()> {
     let made = |index: u32| {
         let mut changes = Changes::new();
-        changes.make_bridge(name, index);
+        kind(&mut changes, index);
         changes.make()?.into_iter().collect::<io::Result<()>>()
     };
     made(index).or_else(|_| made(0))
