@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -75,18 +76,27 @@ pub fn no_core_file() -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) }).map(drop)
 }
 
-/// What the kernel lacks for a system call listener (seccomp_unotify(2)).
+/// What the kernel lacks for a sandbox, or does not allow here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// seccomp(2) with filters: `CONFIG_SECCOMP_FILTER`.
     Filters,
     /// User notification: Linux 5.0.
     Listener,
+    /// A request of the listener (seccomp_unotify(2)): its name.
+    Request(&'static str),
+    /// A system call: its name.
+    Call(&'static str),
 }
 
-/// Looks for what the listener needs; `None` if everything is there.
+/// Looks for what can be looked for before there is a listener; `None` if everything is there. For the rest see
+/// [`crate::listener::Listener::missing_request`].
 #[must_use]
-pub fn missing_listener_feature() -> Option<Missing> {
+pub fn missing_feature() -> Option<Missing> {
+    missing_listener().or_else(missing_call)
+}
+
+fn missing_listener() -> Option<Missing> {
     let seccomp = |operation: libc::c_uint, flags: libc::c_ulong, args: *mut libc::c_void| {
         // SAFETY: `args` points to what the operation reads or writes, or is null, which is answered EFAULT.
         check_long(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, args) })
@@ -102,6 +112,38 @@ pub fn missing_listener_feature() -> Option<Missing> {
         return Some(Missing::Listener);
     }
     None
+}
+
+/// Looks for calls that a kernel may be without, or that a filter around netgraft may refuse.
+fn missing_call() -> Option<Missing> {
+    let own = i64::from(std::process::id());
+    let nowhere: *const libc::c_void = std::ptr::null();
+    // SAFETY: pidfd_open has no memory arguments.
+    let Ok(pidfd) = check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, own, 0_i64) }) else {
+        return Some(Missing::Call("pidfd_open"));
+    };
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as RawFd) };
+    // SAFETY: pidfd_getfd has no memory arguments. No process has a descriptor of this number.
+    let taken = unsafe {
+        libc::syscall(libc::SYS_pidfd_getfd, i64::from(pidfd.as_raw_fd()), i64::from(i32::MAX), 0_i64)
+    };
+    if check_long(taken).err().and_then(|e| e.raw_os_error()) != Some(libc::EBADF) {
+        return Some(Missing::Call("pidfd_getfd"));
+    }
+    for (name, number) in
+        [("process_vm_readv", libc::SYS_process_vm_readv), ("process_vm_writev", libc::SYS_process_vm_writev)]
+    {
+        // SAFETY: with no parts on either side nothing is read or written.
+        let moved = unsafe { libc::syscall(number, own, nowhere, 0_i64, nowhere, 0_i64, 0_i64) };
+        if moved != 0 {
+            return Some(Missing::Call(name));
+        }
+    }
+    // SAFETY: no descriptor has this number, so that none is closed.
+    let closed =
+        unsafe { libc::syscall(libc::SYS_close_range, i64::from(u32::MAX), i64::from(u32::MAX), 0_i64) };
+    (closed != 0).then_some(Missing::Call("close_range"))
 }
 
 /// One rule of an allow-list: a system call, and conditions on its arguments that must all hold.
@@ -226,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn this_kernel_has_the_listener() {
-        assert_eq!(missing_listener_feature(), None);
+    fn this_kernel_lacks_nothing() {
+        assert_eq!(missing_feature(), None);
     }
 }

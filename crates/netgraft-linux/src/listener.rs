@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use crate::confine::Missing;
+
 /// A trapped system call that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notification {
@@ -40,6 +42,33 @@ impl Listener {
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
         Listener { fd }
+    }
+
+    /// The descriptor, to be handed to another process.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Looks whether the kernel knows every request that is needed; `None` if it does. Nobody is answered by this,
+    /// and no descriptor goes anywhere.
+    #[must_use]
+    pub fn missing_request(&self) -> Option<Missing> {
+        // The ids of a listener count up from a random one: none is this.
+        let nobody: u64 = 0;
+        let add = self.answer_with_fd(nobody, self.fd.as_fd(), true).map(drop);
+        let answer = self.answer(nobody, Err(libc::ENOSYS));
+        // SAFETY: the id is readable and of the size that the request number names.
+        let valid = check(unsafe { libc::ioctl(self.fd.as_raw_fd(), ID_VALID, &raw const nobody) });
+        [
+            ("SECCOMP_IOCTL_NOTIF_SEND", answer),
+            ("SECCOMP_IOCTL_NOTIF_ID_VALID", valid),
+            // What 5.14 added to the request of 5.9: descriptor and answer in one step.
+            ("SECCOMP_IOCTL_NOTIF_ADDFD with SECCOMP_ADDFD_FLAG_SEND", add),
+        ]
+        .into_iter()
+        .find(|(_, told)| told.as_ref().err().and_then(io::Error::raw_os_error) != Some(libc::ENOENT))
+        .map(|(name, _)| Missing::Request(name))
     }
 
     /// Asks that answers wake the program on the supervisor's processor (Linux 6.6).

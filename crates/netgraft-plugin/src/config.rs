@@ -150,7 +150,7 @@ pub struct StackConfig {
     pub link: LinkConfig,
     /// The addresses of the link's interface.
     pub addresses: Vec<Cidr>,
-    /// Default gateways, at most one of each family is used.
+    /// Default gateways, at most one of each family.
     pub gateways: Vec<IpAddr>,
     /// Free text for the stack (`--plugin-arg`).
     pub argument: Option<String>,

@@ -43,7 +43,7 @@ pub enum RunError {
         /// What the host said.
         source: io::Error,
     },
-    /// The kernel has no system call listener.
+    /// The kernel lacks what the system call listener needs.
     #[error("{}", missing_text(*.0))]
     Kernel(Missing),
     /// The sentry ended before the program was started; the text says how.
@@ -91,15 +91,26 @@ pub(crate) fn signal_status(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
-fn missing_text(missing: Missing) -> &'static str {
+fn missing_text(missing: Missing) -> String {
     match missing {
         Missing::Filters => {
-            "this kernel has no system call filters (seccomp), or they are blocked here: use a kernel with \
-             CONFIG_SECCOMP_FILTER=y, or allow seccomp(2) in the container that runs netgraft"
+            "this kernel has no system call filters (seccomp), or they are blocked here: use a \
+             kernel with CONFIG_SECCOMP_FILTER=y, or allow seccomp(2) in the container that runs netgraft"
+                .to_owned()
         }
-        Missing::Listener => {
-            "this kernel has no system call listener (seccomp user notification): use Linux 5.19 or later with \
-             CONFIG_SECCOMP_FILTER=y"
+        Missing::Listener => "this kernel has no system call listener (seccomp user notification): netgraft \
+             needs Linux 5.19 or later with CONFIG_SECCOMP_FILTER=y"
+            .to_owned(),
+        Missing::Request(name) => {
+            format!("this kernel's system call listener lacks {name}: netgraft needs Linux 5.19 or later")
+        }
+        Missing::Call(name) => {
+            let option =
+                if name.starts_with("process_vm") { " with CONFIG_CROSS_MEMORY_ATTACH=y" } else { "" };
+            format!(
+                "this kernel lacks {name}(2), or it is blocked here: netgraft needs Linux 5.19 or later{option}, and \
+                 in a container the permission to make this call"
+            )
         }
     }
 }
@@ -112,6 +123,12 @@ fn step_text(step: Step, error: &io::Error) -> String {
                 .to_owned();
         }
         (Step::UserNamespace, Some(errno)) => user_namespace_hint(errno),
+        (Step::Filter, Some(libc::EINVAL | libc::ENOSYS)) => {
+            "; netgraft needs Linux 5.19 or later with CONFIG_SECCOMP_FILTER=y".to_owned()
+        }
+        (Step::Filter, Some(libc::EPERM | libc::EACCES)) => {
+            "; if this is a container, its configuration must allow seccomp(2)".to_owned()
+        }
         (_, Some(libc::EPERM | libc::EACCES)) => restricted_hint(),
         (_, Some(libc::ENOSPC)) => {
             "; a limit is reached: raise the values in /proc/sys/user/max_*_namespaces".to_owned()
@@ -186,8 +203,12 @@ mod tests {
             step(Step::UserNamespace, libc::EPERM),
             step(Step::UserNamespace, libc::EINVAL),
             step(Step::ProgramNamespaces, libc::ENOSPC),
-            missing_text(Missing::Filters).to_owned(),
-            missing_text(Missing::Listener).to_owned(),
+            step(Step::Filter, libc::EINVAL),
+            step(Step::Filter, libc::EACCES),
+            missing_text(Missing::Filters),
+            missing_text(Missing::Listener),
+            missing_text(Missing::Request("SECCOMP_IOCTL_NOTIF_ADDFD")),
+            missing_text(Missing::Call("pidfd_open")),
             RunError::SentryDied("it died".into()).to_string(),
         ];
         for text in &texts {
@@ -196,6 +217,12 @@ mod tests {
         assert!(texts[0].contains("outside"));
         assert!(texts[2].contains("CONFIG_USER_NS"));
         assert!(texts[3].contains("max_*_namespaces"));
-        assert!(texts[6].contains("not started"));
+        assert!(texts[4].contains("CONFIG_SECCOMP_FILTER") && texts[5].contains("allow seccomp"));
+        assert!(
+            texts[6..10]
+                .iter()
+                .all(|text| text.contains("needs Linux 5.19") || text.contains("use a kernel"))
+        );
+        assert!(texts[10].contains("not started"));
     }
 }

@@ -72,6 +72,14 @@ pub(crate) fn is_path(plugin: &str) -> bool {
 }
 
 fn check_link(network: NetworkType, config: &StackConfig) -> Result<(), RunError> {
+    let of_ipv4 = config.gateways.iter().filter(|gateway| gateway.is_ipv4()).count();
+    for (family, count) in [("IPv4", of_ipv4), ("IPv6", config.gateways.len() - of_ipv4)] {
+        if count > 1 {
+            return Err(RunError::Options(format!(
+                "--gateway is given {count} times for {family}: a stack has one default gateway of each family"
+            )));
+        }
+    }
     let linked = config.link != LinkConfig::None;
     let addressed = !config.addresses.is_empty() || !config.gateways.is_empty();
     let text = match network {
@@ -113,6 +121,14 @@ mod tests {
         }
         assert!(text(NetworkType::Sandbox, None, &addressed).contains("need a --link"));
         assert!(text(NetworkType::Plugin, Some("none-such"), &linked).contains("no stack is named"));
+        for gateways in [["192.0.2.1", "192.0.2.9"], ["2001:db8::1", "fe80::1"]] {
+            let gateways = gateways.iter().map(|gateway| gateway.parse().unwrap()).collect();
+            let several = StackConfig { gateways, ..linked.clone() };
+            for network in [NetworkType::Sandbox, NetworkType::Plugin] {
+                let plugin = (network == NetworkType::Plugin).then_some("none-such");
+                assert!(text(network, plugin, &several).contains("one default gateway"));
+            }
+        }
         let argued = StackConfig { argument: Some("x".into()), ..StackConfig::default() };
         assert!(text(NetworkType::Sandbox, None, &argued).contains("no --plugin-arg"));
     }

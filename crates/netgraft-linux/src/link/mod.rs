@@ -45,6 +45,11 @@ impl OpenError {
     pub(crate) fn io(text: impl fmt::Display, source: io::Error) -> Self {
         OpenError { text: format!("{text}: {source}"), source: Some(source) }
     }
+
+    /// The same with what can be done about it.
+    pub(crate) fn advise(text: impl fmt::Display, source: io::Error, what_to_do: impl fmt::Display) -> Self {
+        OpenError { text: format!("{text}: {source}; {what_to_do}"), source: Some(source) }
+    }
 }
 
 impl fmt::Display for OpenError {

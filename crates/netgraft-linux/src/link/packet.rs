@@ -47,10 +47,19 @@ impl Packet {
         if flags & libc::IFF_UP == 0 {
             return Err(OpenError::new(format!("interface {name} is down: ip link set {name} up")));
         }
-        let (mac, index) = Self::identify(name).map_err(|e| problem("is no Ethernet interface", e))?;
+        let (mac, index) = Self::identify(name).map_err(|e| match e.kind() {
+            io::ErrorKind::Unsupported => OpenError::new(format!(
+                "interface {name} is no Ethernet interface: take one end of a veth pair, or --link tap:NAME"
+            )),
+            _ => problem("cannot be looked at", e),
+        })?;
         let mtu = super::mtu_of(name).map_err(|e| problem("has no MTU", e))?;
         let fd = Self::bind(index).map_err(|e| match e.raw_os_error() {
-            Some(libc::EPERM) => problem("needs CAP_NET_RAW over the network namespace (run as root)", e),
+            Some(libc::EPERM) => OpenError::advise(
+                format!("interface {name} needs CAP_NET_RAW over the network namespace"),
+                e,
+                "run as root",
+            ),
             _ => problem("cannot be opened", e),
         })?;
         Ok((Self::from_fd(fd), Device { name: name.to_owned(), mac, mtu }))

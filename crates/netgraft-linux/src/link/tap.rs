@@ -9,6 +9,11 @@ const PATH: &std::ffi::CStr = c"/dev/net/tun";
 /// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6` (linux/if_tun.h): what this side takes.
 const OFFLOADS: libc::c_ulong = 1 | 2 | 4;
 
+/// What root does for a user who is to have a TAP device.
+fn command_for_user(name: &str) -> String {
+    format!("ip tuntap add {name} mode tap user USER && ip link set {name} up")
+}
+
 /// A TAP device: the stack's end of an interface of the kernel.
 #[derive(Debug)]
 pub struct Tap {
@@ -30,6 +35,14 @@ impl Tap {
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
                 OpenError::io("TAP needs /dev/net/tun (load the module tun, or pass the device in)", e)
             }
+            Some(libc::EACCES | libc::EPERM) => {
+                let advice = format!(
+                    "run as root, or let root open it to users (chmod 0666 /dev/net/tun, or a udev rule) and make \
+                     the device for you ({})",
+                    command_for_user(name)
+                );
+                OpenError::advise("/dev/net/tun cannot be opened", e, advice)
+            }
             _ => OpenError::io("/dev/net/tun cannot be opened", e),
         })?;
         // SAFETY: the kernel just gave this descriptor to us alone.
@@ -39,7 +52,13 @@ impl Tap {
         // SAFETY: TUNSETOFFLOAD takes its argument by value.
         check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD as _, OFFLOADS) })
             .map_err(|e| problem("offloads cannot be set", e))?;
-        Self::set_up(name).map_err(|e| problem("cannot be set up", e))?;
+        Self::set_up(name).map_err(|e| match e.raw_os_error() {
+            Some(libc::EPERM) => {
+                let text = format!("TAP device {name} is down, and setting it up needs CAP_NET_ADMIN");
+                OpenError::advise(text, e, format!("run as root, or let root do it (ip link set {name} up)"))
+            }
+            _ => problem("cannot be set up", e),
+        })?;
         let mtu = super::mtu_of(name).map_err(|e| problem("has no MTU", e))?;
         let mac = super::random_mac().map_err(|e| problem("no random address", e))?;
         Ok((Self::from_fd(fd), Device { name: name.to_owned(), mac, mtu }))
@@ -47,14 +66,22 @@ impl Tap {
 
     fn attach(fd: &OwnedFd, name: &str) -> Result<(), OpenError> {
         let problem = |e: io::Error| match e.raw_os_error() {
-            Some(libc::EPERM) => OpenError::io(
-                format!("TAP device {name} needs CAP_NET_ADMIN over the network namespace (run as root)"),
+            Some(libc::EPERM) => OpenError::advise(
+                format!("TAP device {name} needs CAP_NET_ADMIN over the network namespace"),
                 e,
+                format!("run as root, or let root make the device for you ({})", command_for_user(name)),
             ),
-            Some(libc::EBUSY) => OpenError::io(format!("TAP device {name} is in use by another program"), e),
-            Some(libc::EINVAL) => {
-                OpenError::io(format!("{name} exists and is no TAP device with the flags that are needed"), e)
-            }
+            Some(libc::EBUSY) => OpenError::advise(
+                format!("TAP device {name} is in use by another program"),
+                e,
+                "choose another name, or end that program ('fuser -v /dev/net/tun' as root lists who has TAP devices)",
+            ),
+            // An interface of another kind, or a TAP device with `multi_queue`.
+            Some(libc::EINVAL) => OpenError::advise(
+                format!("{name} exists and is no TAP device with one queue"),
+                e,
+                "choose another name: a device that does not exist is made",
+            ),
             _ => OpenError::io(format!("TAP device {name} cannot be opened"), e),
         };
         let mut request = super::request(name).map_err(problem)?;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use netgraft_linux::fdpass::{self, wait_readable};
+use netgraft_linux::listener::Listener;
 use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
@@ -57,6 +58,8 @@ pub(super) struct Launcher<'a> {
     /// `None` once the sandbox is being ended: the first processes of both namespaces then end too.
     pub(super) ends: Option<LauncherEnds>,
     reports_open: bool,
+    /// Warnings that wait until the program is started: if it is not, the reason is told alone.
+    warnings: Vec<String>,
     pub(super) control_open: bool,
     signals: OwnedFd,
     /// The processes by [`Role`].
@@ -99,6 +102,7 @@ impl<'a> Launcher<'a> {
             stack_name,
             ends: Some(ends),
             reports_open: true,
+            warnings: Vec::new(),
             control_open: true,
             signals,
             processes,
@@ -246,6 +250,7 @@ impl<'a> Launcher<'a> {
                 Some(Incoming::Report(report, sender)) => self.report(report, sender)?,
                 Some(Incoming::Sentry(FromSentry::Ready(network))) => {
                     let program = self.pid(Role::Program).unwrap_or(0);
+                    self.warnings.drain(..).for_each(|text| tracing::warn!("{text}"));
                     self.mirror = mirror::show(&network, program);
                     self.jobs.place(program).map_err(step(Step::Supervise))?;
                     self.reap_helpers();
@@ -253,6 +258,7 @@ impl<'a> Launcher<'a> {
                     self.mirror.reap_maker();
                     return gone;
                 }
+                Some(Incoming::Sentry(FromSentry::Warning(text))) => self.warnings.push(text),
                 Some(Incoming::Sentry(message)) => said(message)?,
                 Some(Incoming::Signal(arrived)) => match arrived.signal {
                     libc::SIGCHLD if self.sentry_has_ended() => {
@@ -278,6 +284,11 @@ impl<'a> Launcher<'a> {
     fn hand_over(&mut self, program: i32, listener: i32, stack: PreInitStack) -> Result<(), RunError> {
         let pidfd = process::pidfd(program).map_err(step(Step::Listener))?;
         let listener = process::take_fd(pidfd.as_fd(), listener).map_err(step(Step::Listener))?;
+        let listener = Listener::new(listener);
+        if let Some(missing) = listener.missing_request() {
+            return Err(RunError::Kernel(missing));
+        }
+        let listener = listener.into_fd();
         let message = sentry::handover(stack.init_str.clone(), None)
             .ok()
             .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
@@ -299,7 +310,8 @@ impl<'a> Launcher<'a> {
                 Err(RunError::Step { step, source: io::Error::from_raw_os_error(errno) })
             }
             Report::Skipped(step, errno) => {
-                tracing::warn!("cannot {}: {}", step.text(), io::Error::from_raw_os_error(errno));
+                let error = io::Error::from_raw_os_error(errno);
+                self.warnings.push(format!("cannot {}: {error}", step.text()));
                 Ok(())
             }
             Report::ExecFailed(errno) => Err(RunError::exec(self.program_name.clone(), errno)),

@@ -128,7 +128,7 @@ fn has_listener() -> bool {
 }
 
 fn run_once(options: RunOptions) -> Result<ExitStatus, RunError> {
-    if let Some(missing) = confine::missing_listener_feature() {
+    if let Some(missing) = confine::missing_feature() {
         return Err(RunError::Kernel(missing));
     }
     let choice = stacks::choose(options.network, options.plugin.as_deref(), &options.config)?;

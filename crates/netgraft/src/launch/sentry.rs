@@ -200,7 +200,7 @@ fn enter_empty_namespaces(own_network: bool) -> Result<(), String> {
     let root = Path::new("/proc");
     mount::mount_new(c"tmpfs", root, Access::Data, c"size=4k,mode=755")
         .and_then(|()| fs::create_dir(root.join("proc")))
-        .map_err(cannot("make its root directory"))?;
+        .map_err(root_refused)?;
     mount::mount_new(c"proc", &root.join("proc"), Access::ReadOnly, c"subset=pid").map_err(proc_refused)?;
     std::env::set_current_dir(root)
         .and_then(|()| mount::pivot_to_working_directory())
@@ -218,6 +218,18 @@ fn proc_refused(error: io::Error) -> String {
         _ => "",
     };
     format!("the sentry cannot mount a /proc of its own: {error}{hint}")
+}
+
+/// A user namespace may mount a tmpfs anywhere: only a policy of the host's refuses that.
+fn root_refused(error: io::Error) -> String {
+    let hint = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "; mount(2) is blocked here: a container's system call filter or an AppArmor or SELinux profile must allow \
+             it in user namespaces (Podman, Docker: --security-opt seccomp=unconfined or a profile with mount)"
+        }
+        _ => "",
+    };
+    format!("the sentry cannot make its root directory: {error}{hint}")
 }
 
 fn drop_privileges(become_nobody: bool) -> io::Result<()> {
