@@ -236,12 +236,14 @@ mod tests {
         assert_eq!(end(|| std::process::abort()), (abort, Some(Thread::Main)));
         let other = end(|| drop(std::thread::spawn(|| std::process::abort()).join()));
         assert!(matches!(other, (end, Some(Thread::Other(_))) if end == abort), "{other:?}");
-        // SAFETY: a trap, which the handler of this process notes.
-        let trap = end(|| unsafe { drop(libc::raise(libc::SIGTRAP)) });
+        let trap = end(|| {
+            // SAFETY: a trap, which the handler of this process notes.
+            let _ = unsafe { libc::raise(libc::SIGTRAP) };
+        });
         assert_eq!(trap, (Some(Change::Signaled(libc::SIGTRAP)), Some(Thread::Main)));
-        // SAFETY: meant to be refused by the kernel: nothing is mapped there.
-        let fault = end(|| unsafe {
-            drop(std::hint::black_box(std::hint::black_box(8 as *const u8).read_volatile()))
+        let fault = end(|| {
+            // SAFETY: meant to be refused by the kernel: nothing is mapped there.
+            let _ = std::hint::black_box(unsafe { std::hint::black_box(8 as *const u8).read_volatile() });
         });
         assert_eq!(fault, (Some(Change::Signaled(libc::SIGSEGV)), Some(Thread::Main)));
         assert_eq!(end(|| {}), (Some(Change::Exited(0)), None));
