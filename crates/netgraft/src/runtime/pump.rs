@@ -126,8 +126,13 @@ impl Engine {
         };
         match pumped {
             Pumped::Idle => {}
-            Pumped::EndOfProgram if self.program_is_gone(id) => self.discard(id),
-            Pumped::EndOfProgram => {}
+            Pumped::EndOfProgram => {
+                if let Some(Socket { state: State::Stream(stream), .. }) = self.table.get(id)
+                    && stream.program_is_gone()
+                {
+                    self.discard(id);
+                }
+            }
             Pumped::More => {
                 let rest = if work == Work::Out { Work::OutToEnd } else { work };
                 // One turn a round, however often there was reason for one.
@@ -140,11 +145,6 @@ impl Engine {
         }
     }
 
-    fn program_is_gone(&self, id: SocketId) -> bool {
-        let Some(Socket { state: State::Stream(stream), .. }) = self.table.get(id) else { return false };
-        !stream.watched && unix::is_hung_up(stream.end().as_fd())
-    }
-
     /// Moves bytes of the program to the stack; `to_end` if the end of the stream is known to be behind them.
     pub(super) fn pump_stream_out(&mut self, id: SocketId, to_end: bool) -> Pumped {
         let Some(Socket { state: State::Stream(stream), handle: Some(handle), .. }) = self.table.get_mut(id)
@@ -155,7 +155,8 @@ impl Engine {
         let mut moved = Moved::default();
         let pumped =
             stream.pump_out(self.stack.as_mut(), handle, self.now, &mut self.scratch, &mut moved, to_end);
-        if pumped == Pumped::EndOfProgram {
+        // With the program gone the whole connection is closed next, with a FIN or, if it is not to linger, a reset alone.
+        if pumped == Pumped::EndOfProgram && !stream.program_is_gone() {
             stream.finish_out(self.stack.as_mut(), handle, self.now);
         }
         self.stack_busy |= moved.sent > 0 || pumped != Pumped::Idle;

@@ -124,6 +124,11 @@ impl Stream {
         bits::IN | bits::RDHUP | bits::EDGE | if self.hears_reads { bits::OUT } else { 0 }
     }
 
+    /// Whether nobody has the program's end any more, and nothing else will tell of it.
+    pub(super) fn program_is_gone(&self) -> bool {
+        !self.watched && unix::is_hung_up(self.end.as_fd())
+    }
+
     /// Moves bytes from the program to the stack; `to_end` if the end of the stream is known to be behind
     /// them, so that no new edge will tell of it.
     pub(super) fn pump_out(
