@@ -57,7 +57,8 @@ impl Network {
         match self {
             Network::Native => "native",
             Network::Host => "host",
-            Network::Sandbox | Network::None => "smoltcp",
+            // The object in Rust is the built-in stack through another interface.
+            Network::Sandbox | Network::None | Network::Object(Object::Rust) => "smoltcp",
             Network::Object(object) => object.name(),
         }
     }
@@ -116,12 +117,20 @@ impl Column {
         ]
     };
 
-    /// The columns of shared objects. What the object's pre-init needs, root has.
-    pub const OBJECTS: [Column; 3] = [
-        Column { network: Network::Object(Object::Relay), user: User::Root },
-        Column { network: Network::Object(Object::Rust), user: User::Root },
-        Column { network: Network::Object(Object::Lwip), user: User::Root },
-    ];
+    /// The columns of shared objects.
+    pub const OBJECTS: [Column; 6] = {
+        const fn of(object: Object, user: User) -> Column {
+            Column { network: Network::Object(object), user }
+        }
+        [
+            of(Object::Relay, User::Root),
+            of(Object::Relay, User::Ordinary),
+            of(Object::Rust, User::Root),
+            of(Object::Rust, User::Ordinary),
+            of(Object::Lwip, User::Root),
+            of(Object::Lwip, User::Ordinary),
+        ]
+    };
 
     /// The owner that a job's files must have.
     #[must_use]

@@ -3,7 +3,7 @@
 //! A skipped case is still run. It must fail: one that passes has a stale skip, which fails the run, and so
 //! does a skip that names no case.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 
 use serde::Deserialize;
@@ -12,74 +12,84 @@ use crate::column::Column;
 
 const FILE: &str = include_str!("../../skips.toml");
 
-/// One line of the file.
-#[derive(Debug, Clone, Deserialize, PartialEq, Eq, Hash)]
-#[serde(deny_unknown_fields)]
-pub struct Skip {
-    /// The case, as the harness prints it.
-    pub case: String,
-    /// The stack on which it is skipped: `native`, `host` or `smoltcp`.
-    pub stack: String,
-    /// Why.
-    pub reason: String,
-}
+/// The names of stacks that the file may use.
+const STACKS: [&str; 5] = ["native", "host", "smoltcp", "lwip.so", "relay.so"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    skip: Vec<Skip>,
+    skip: Vec<Entry>,
 }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    /// The case, as the harness prints it.
+    case: String,
+    /// The stacks on which it is skipped.
+    stacks: Vec<String>,
+    reason: String,
+}
+
+/// A case and a stack.
+type Key = (String, String);
 
 /// The skips, and which of them a run has used.
 #[derive(Debug)]
 pub struct Skips {
-    all: Vec<Skip>,
-    used: Mutex<HashSet<Skip>>,
+    reasons: BTreeMap<Key, String>,
+    used: Mutex<HashSet<Key>>,
 }
 
 impl Skips {
     /// Reads the file.
     ///
     /// # Errors
-    /// When it is malformed, names an unknown stack, gives no reason or says a thing twice.
+    /// When it is malformed, names no or an unknown stack, gives no reason or says a thing twice.
     pub fn load() -> Result<Self, String> {
         Self::parse(FILE)
     }
 
     fn parse(text: &str) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| format!("tests/skips.toml: {error}"))?;
-        let mut seen = HashSet::new();
-        for skip in &file.skip {
-            if !["native", "host", "smoltcp"].contains(&skip.stack.as_str()) {
-                return Err(format!("tests/skips.toml: {}: unknown stack {}", skip.case, skip.stack));
+        let mut reasons = BTreeMap::new();
+        for Entry { case, stacks, reason } in file.skip {
+            if reason.trim().is_empty() {
+                return Err(format!("tests/skips.toml: {case}: no reason"));
             }
-            if skip.reason.trim().is_empty() {
-                return Err(format!("tests/skips.toml: {}: no reason", skip.case));
+            if stacks.is_empty() {
+                return Err(format!("tests/skips.toml: {case}: no stack"));
             }
-            if !seen.insert((&skip.case, &skip.stack)) {
-                return Err(format!("tests/skips.toml: {} on {} twice", skip.case, skip.stack));
+            for stack in stacks {
+                if !STACKS.contains(&stack.as_str()) {
+                    return Err(format!("tests/skips.toml: {case}: unknown stack {stack}"));
+                }
+                if reasons.insert((case.clone(), stack.clone()), reason.clone()).is_some() {
+                    return Err(format!("tests/skips.toml: {case} on {stack} twice"));
+                }
             }
         }
-        Ok(Skips { all: file.skip.clone(), used: Mutex::new(HashSet::new()) })
+        Ok(Skips { reasons, used: Mutex::new(HashSet::new()) })
     }
 
     /// The reason for which a case is skipped in a column.
     #[must_use]
     pub fn reason(&self, case: &str, column: Column) -> Option<String> {
-        let found = self.all.iter().find(|skip| skip.case == case && skip.stack == column.network.stack())?;
+        let key = (case.to_owned(), column.network.stack().to_owned());
+        let reason = self.reasons.get(&key)?;
         if let Ok(mut used) = self.used.lock() {
-            used.insert(found.clone());
+            used.insert(key);
         }
-        Some(found.reason.clone())
+        Some(reason.clone())
     }
 
     /// The skips that no case asked for: they name something that does not exist.
     #[must_use]
     pub fn unused(&self) -> Vec<String> {
         let Ok(used) = self.used.lock() else { return vec!["the skips could not be read".to_owned()] };
-        let unused = self.all.iter().filter(|skip| !used.contains(*skip));
-        unused.map(|skip| format!("tests/skips.toml: no case {} on {}", skip.case, skip.stack)).collect()
+        let unused = self.reasons.keys().filter(|key| !used.contains(*key));
+        unused.map(|(case, stack)| format!("tests/skips.toml: no case {case} on {stack}")).collect()
     }
 }
 
@@ -92,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_skip_has_a_reason_and_is_found_by_its_stack() {
-        let skips = Skips::parse("[[skip]]\ncase = 'a'\nstack = 'host'\nreason = 'why'\n").unwrap();
+        let skips = Skips::parse("[[skip]]\ncase = 'a'\nstacks = ['host']\nreason = 'why'\n").unwrap();
         assert_eq!(skips.unused().len(), 1);
         assert_eq!(skips.reason("a", HOST).as_deref(), Some("why"));
         assert_eq!(skips.reason("a", Column { network: Network::Native, ..HOST }), None);
@@ -102,10 +112,12 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         for text in [
-            "[[skip]]\ncase = 'a'\nstack = 'host'\n",
-            "[[skip]]\ncase = 'a'\nstack = 'host'\nreason = ' '\n",
-            "[[skip]]\ncase = 'a'\nstack = 'moon'\nreason = 'why'\n",
-            "[[skip]]\ncase = 'a'\nstack = 'host'\nreason = 'why'\nextra = 1\n",
+            "[[skip]]\ncase = 'a'\nstacks = ['host']\n",
+            "[[skip]]\ncase = 'a'\nstacks = ['host']\nreason = ' '\n",
+            "[[skip]]\ncase = 'a'\nstacks = ['moon']\nreason = 'why'\n",
+            "[[skip]]\ncase = 'a'\nstacks = []\nreason = 'why'\n",
+            "[[skip]]\ncase = 'a'\nstacks = ['host', 'host']\nreason = 'why'\n",
+            "[[skip]]\ncase = 'a'\nstacks = ['host']\nreason = 'why'\nextra = 1\n",
         ] {
             assert!(Skips::parse(text).is_err(), "{text}");
         }

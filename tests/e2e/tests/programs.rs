@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use netgraft_e2e::Outcome;
-use netgraft_e2e::column::{Column, Network, User};
+use netgraft_e2e::column::{Column, Network, Object, User};
 use netgraft_e2e::netns::Namespace;
 use netgraft_e2e::process::Running;
 use netgraft_e2e::programs::{self, Family, Kit, Program};
@@ -17,14 +17,22 @@ fn main() -> ExitCode {
 /// Whether a program is run in a column. Those that differ only in what the guest cases cover already are
 /// run once.
 fn wanted(program: Program, column: Column, family: Family) -> bool {
-    let few = ["redis", "pyhttp"].contains(&program.name);
-    match (column.network, family) {
-        (Network::Object(_), _) => {
-            ["redis", "nginx", "pyhttp", "asyncio", "iperf3"].contains(&program.name) && family == Family::V4
+    let among = |names: &[&str]| names.contains(&program.name);
+    let few = among(&["redis", "pyhttp"]);
+    match (column.network, column.user, family) {
+        // Level 0 has no IPv6.
+        (Network::Object(Object::Relay), _, Family::V6) => false,
+        (Network::Object(_), User::Root, Family::V4) => {
+            among(&["redis", "nginx", "pyhttp", "asyncio", "iperf3"])
         }
-        (Network::None, _) => few && family == Family::V4,
-        (_, Family::V6) => column.user == User::Root && program.name != "bulk",
-        (_, Family::V4) => true,
+        (Network::Object(_), User::Root, Family::V6) | (Network::Object(_), User::Ordinary, Family::V4) => {
+            few
+        }
+        (Network::Object(_), User::Ordinary, Family::V6) => false,
+        (Network::None, _, _) => few && family == Family::V4,
+        (_, User::Root, Family::V6) => program.name != "bulk",
+        (_, User::Ordinary, Family::V6) => few || among(&["nginx", "asyncio", "ssh"]),
+        (_, _, Family::V4) => true,
     }
 }
 
