@@ -113,6 +113,12 @@ impl Core {
         let now = self.now;
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let Body::Conn(conn) = &mut sock.body else { return };
+        // Nothing answers a SYN that has not left. smoltcp 0.14 would take a SYN that crosses it, and then subtract
+        // from the window that it has not offered yet, which is a panic.
+        if matches!(conn.life, Life::Connecting { .. }) && !conn.spoke {
+            self.stats.packets_dropped += 1;
+            return;
+        }
         let before = (conn.socket().recv_queue(), conn.socket().state());
         let netif = self.net.at(conn.side);
         if segment.flags & SYN != 0 {

@@ -1,5 +1,6 @@
 //! Two stacks on a simulated wire, with a clock of the test's own.
 
+mod anything;
 mod datagrams;
 mod local;
 mod nonsense;
