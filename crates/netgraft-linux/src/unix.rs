@@ -277,9 +277,18 @@ pub fn set_send_buffer(fd: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
     set_int(fd, libc::SO_SNDBUF, bytes)
 }
 
-/// Takes the kernel's pending error of a socket.
-pub fn clear_error(fd: BorrowedFd<'_>) {
-    let _ = get_int(fd, libc::SO_ERROR);
+/// Takes the kernel's pending error of a socket (`SO_ERROR`), and says whether there was one.
+pub fn clear_error(fd: BorrowedFd<'_>) -> bool {
+    get_int(fd, libc::SO_ERROR).is_ok_and(|error| error != 0)
+}
+
+/// Whether an error is pending (POLLERR), which it stays.
+#[must_use]
+pub fn has_error(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: `poll` is one writable entry.
+    let result = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    result == 1 && poll.revents & libc::POLLERR != 0
 }
 
 /// The name of the socket at the other end, if it has one of ours.

@@ -16,6 +16,11 @@ def error_bind(family):
         with socket.socket(family, TCP) as other:
             fails("the wildcard of the same port", "EADDRINUSE", other.bind, (ANY[family], server.getsockname()[1]))
         fails("bind twice", "EINVAL", server.bind, (LOOPBACK[family], 0))
+    for kind in (TCP, UDP):
+        with socket.socket(family, kind) as sock, socket.socket(family, kind) as other:
+            other.bind((LOOPBACK[family], 0))
+            sock.bind((LOOPBACK[family], 0))
+            fails("bind to another port", "EINVAL", sock.bind, (LOOPBACK[family], other.getsockname()[1]))
     foreign = "192.0.2.77" if family == V4 else "2001:db8::77"
     for kind in (TCP, UDP):
         with socket.socket(family, kind) as sock:

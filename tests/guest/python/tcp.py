@@ -83,6 +83,95 @@ def tcp_connect_refused_nonblocking(family):
     eq("SO_ERROR is cleared by reading", client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), 0)
 
 
+@per_family
+def tcp_failed_attempt_leaves_a_socket(family):
+    with listener(family) as gone:
+        address = gone.getsockname()
+    client = socket.socket(family, TCP)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    client.bind((LOOPBACK[family], 0))
+    with socket.socket(family, TCP) as other:
+        other.bind((LOOPBACK[family], 0))
+        port = other.getsockname()[1]
+    again = socket.socket(family, TCP)
+    again.bind((LOOPBACK[family], port))
+    for sock, name in ((client, "port chosen"), (again, "port asked for")):
+        sock.setblocking(False)
+        fails(f"{name}: connect", ("EINPROGRESS", "ECONNREFUSED"), sock.connect, address)
+        wait_until(lambda: poll_bits(sock) & select.POLLERR)
+    eq("SO_ERROR", client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), errno.ECONNREFUSED)
+    check("TCP_NODELAY is kept", client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    check("SO_REUSEADDR is kept", client.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR))
+    fails("connect says that the attempt is over", "ECONNABORTED", client.connect, address)
+    fails("recvfrom says the error", "ECONNREFUSED", receive_from, again)
+    eq("the end of the stream after it", receive_from(again), 0)
+    fails("connect says that it is over", "ECONNABORTED", again.connect, address)
+    with listener(family) as server:
+        for sock in (client, again):
+            sock.setblocking(True)
+            sock.connect(server.getsockname())
+            accepted, peer = server.accept()
+            eq("the peer sees the client's address", peer, sock.getsockname())
+            sock.sendall(b"x")
+            eq("data", accepted.recv(2), b"x")
+            accepted.close()
+        eq("the port is kept", again.getsockname()[1], port)
+        check("TCP_NODELAY is kept on the connection", client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+
+def receive_from(sock):
+    """recvfrom with an address, which Python's own leaves out for a stream."""
+    data, address = ctypes.create_string_buffer(16), ctypes.create_string_buffer(128)
+    length = ctypes.c_uint(128)
+    got = LIBC.recvfrom(sock.fileno(), data, 16, 0, address, ctypes.byref(length))
+    if got < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return got
+
+
+@per_family
+def tcp_disconnect(family):
+    unspecified = bytes(28)
+    disconnect = lambda sock: (LIBC.connect(sock.fileno(), unspecified, 28), ctypes.get_errno())[0]
+    with listener(family) as server:
+        client = socket.socket(family, TCP)
+        eq("of a fresh socket", disconnect(client), 0)
+        client.connect(server.getsockname())
+        accepted, _ = server.accept()
+        eq("of a connection", disconnect(client), 0)
+        fails("getpeername after it", "ENOTCONN", client.getpeername)
+        fails("the peer is told", "ECONNRESET", accepted.recv, 1)
+        client.connect(server.getsockname())
+        accepted, _ = server.accept()
+        client.sendall(b"again")
+        eq("the socket connects again", accepted.recv(9), b"again")
+        address = server.getsockname()
+        eq("of a listener", disconnect(server), 0)
+        eq("it does not listen any more", server.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), 0)
+        with socket.socket(family, TCP) as other:
+            fails("connect to it", "ECONNREFUSED", other.connect, address)
+
+
+@case
+def tcp_listener_shut_down():
+    with listener() as server:
+        address = server.getsockname()
+        server.shutdown(socket.SHUT_WR)
+        client = socket.create_connection(address)
+        accepted, _ = server.accept()
+        accepted.sendall(b"x")
+        eq("it goes on after SHUT_WR", client.recv(2), b"x")
+        server.shutdown(socket.SHUT_RD)
+        with socket.socket(V4, TCP) as other:
+            fails("and not after SHUT_RD", "ECONNREFUSED", other.connect, address)
+        server.listen(4)
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        accepted.sendall(b"y")
+        eq("until it listens again", client.recv(2), b"y")
+
+
 @case
 def tcp_dual_stack():
     server = listener(V6, host="::")

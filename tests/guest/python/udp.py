@@ -132,6 +132,23 @@ def udp_refused(family):
     eq("SO_ERROR", client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), errno.ECONNREFUSED)
 
 
+@per_family
+def udp_refusal_is_told_once(family):
+    with udp_bound(family) as gone:
+        address = gone.getsockname()
+    client = socket.socket(family, UDP)
+    client.setblocking(False)
+    client.connect(address)
+    client.send(b"x")
+    wait_until(lambda: poll_bits(client) & select.POLLERR)
+    fails("recvfrom tells it", "ECONNREFUSED", client.recvfrom, 10)
+    eq("and then send works", client.send(b"x"), 1)
+    wait_until(lambda: poll_bits(client) & select.POLLERR)
+    # AF_UNIX has its own word for it.
+    fails("recv tells it", ("ECONNREFUSED", "ECONNRESET"), client.recv, 10)
+    fails("and then recvfrom has nothing", "EAGAIN", client.recvfrom, 10)
+
+
 @case
 def udp_unconnected_ignores_refusal():
     with udp_bound() as gone:

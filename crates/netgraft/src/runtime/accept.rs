@@ -1,5 +1,6 @@
 //! `bind`, `listen`, `accept` and `shutdown`.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use netgraft_linux::unix;
@@ -12,7 +13,7 @@ use super::caller::Caller;
 use super::create::errno;
 use super::engine::{Answer, Engine, Outcome, Work};
 use super::listener::Listening;
-use super::table::{Socket, SocketId, State};
+use super::table::{Over, Socket, SocketId, State};
 
 /// `net.core.somaxconn`: the most that a backlog can be.
 const SOMAXCONN: u32 = 4096;
@@ -21,28 +22,66 @@ impl Engine {
     /// bind(2)
     pub(super) fn bind(&mut self, caller: &Caller, fd: i32, addr: Buffer) -> Outcome {
         let found = self.resolve(caller, fd).or_else(|| self.adopt(caller, fd, addr));
-        let Some((id, file)) = found else { return Ok(Answer::Kernel) };
+        let Some((id, mut file)) = found else { return Ok(Answer::Kernel) };
         let (bytes, len) = caller.read_address(addr)?;
         let Some(socket) = self.table.get(id) else { return Ok(Answer::Kernel) };
         let addr = sockaddr::parse_for_bind(socket.spec.domain, &bytes[..len])?;
-        if !matches!(socket.state, State::Fresh | State::Datagram(_)) {
-            return Err(libc::EINVAL);
+        match socket.state {
+            State::Fresh | State::Datagram(_) => {}
+            State::Ended(Over::Attempt | Over::Listener) => file = self.renew(caller, id, fd)?,
+            _ => return Err(libc::EINVAL),
         }
         // A port whose holder was just closed is free.
         self.harvest_closes();
+        if let Some(socket) = self.table.get_mut(id)
+            && socket.handle.is_none()
+            && socket.setup.bound.is_some_and(|bound| bound.port() == 0)
+        {
+            // A port that the stack chose is not kept without its connection.
+            socket.setup.bound = None;
+        }
         let handle = self.handle_of(id)?;
+        if self.stack.local_addr(handle).is_ok_and(|local| local.port() != 0) {
+            return self.bind_again(caller, id, addr);
+        }
         self.stack.bind(handle, addr).map_err(Error::errno)?;
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.setup.bound = Some(addr);
+        }
+        self.note_bind(caller, id, addr);
         self.watch(id, file.as_fd());
         self.journal_datagrams(id, file.as_fd());
         Ok(Answer::Value(0))
     }
 
+    /// A `bind` of a socket that is bound. A signal can hit a thread at the instant of its answer: the kernel takes the
+    /// answer, and the call is made again all the same. So what a thread asks for twice in a row, it has.
+    fn bind_again(&mut self, caller: &Caller, id: SocketId, addr: SocketAddr) -> Outcome {
+        if self.bound_before != Some((id, addr)) {
+            return Err(libc::EINVAL);
+        }
+        self.note_bind(caller, id, addr);
+        Ok(Answer::Value(0))
+    }
+
+    fn note_bind(&mut self, caller: &Caller, id: SocketId, addr: SocketAddr) {
+        // Bounded: a dead thread's entry must not stay for ever.
+        if self.just_bound.len() >= 256 {
+            self.just_bound.clear();
+        }
+        self.just_bound.insert(caller.tid, (id, addr));
+    }
+
     /// listen(2)
     pub(super) fn listen(&mut self, caller: &Caller, fd: i32, backlog: i32) -> Outcome {
-        let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
+        let Some((id, mut file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
         let Some(socket) = self.table.get(id) else { return Ok(Answer::Kernel) };
         let fresh = match &socket.state {
             State::Fresh => true,
+            State::Ended(Over::Listener) => {
+                file = self.renew(caller, id, fd)?;
+                true
+            }
             State::Listening(_) => false,
             State::Datagram(_) => return Err(libc::EOPNOTSUPP),
             _ => return Err(libc::EINVAL),
@@ -185,18 +224,10 @@ impl Engine {
                 }
                 Ok(Answer::Value(0))
             }
-            State::Listening(_) if kind != Shutdown::Write => {
-                let Some(handle) = self.table.set_handle(id, None) else { return Err(libc::ENOTCONN) };
-                let _ = self.stack.close(handle, self.now);
-                self.stack_busy = true;
-                self.journal_end(id);
-                // Blocked calls return; the surrogate polls as closed.
-                let _ = unix::shutdown(file.as_fd(), libc::SHUT_RDWR);
-                if let Some(socket) = self.table.get_mut(id) {
-                    socket.state = State::Ended;
-                }
-                for parked in self.parked.take_all(id) {
-                    self.answer(&parked.caller, Err(libc::EINVAL));
+            State::Listening(_) => {
+                // It sends nothing: there is nothing to end in that direction.
+                if kind != Shutdown::Write {
+                    self.end_listener(id, &file);
                 }
                 Ok(Answer::Value(0))
             }
@@ -214,6 +245,26 @@ impl Engine {
                 Ok(Answer::Value(0))
             }
             _ => Err(libc::ENOTCONN),
+        }
+    }
+
+    /// A listener that listens no more: blocked calls return, and its surrogate polls as closed.
+    pub(super) fn end_listener(&mut self, id: SocketId, file: &OwnedFd) {
+        self.journal_end(id);
+        if let Some(handle) = self.table.set_handle(id, None) {
+            let _ = self.stack.close(handle, self.now);
+        }
+        let _ = unix::shutdown(file.as_fd(), libc::SHUT_RDWR);
+        let Some(socket) = self.table.get_mut(id) else { return };
+        if let State::Listening(listening) =
+            std::mem::replace(&mut socket.state, State::Ended(Over::Listener))
+            && let Some(held) = listening.held
+        {
+            let _ = self.stack.abort(held, self.now);
+        }
+        self.stack_busy = true;
+        for parked in self.parked.take_all(id) {
+            self.answer(&parked.caller, Err(libc::EINVAL));
         }
     }
 

@@ -17,7 +17,7 @@ use super::caller::Caller;
 use super::create::errno;
 use super::engine::{Answer, Engine, Outcome};
 use super::stream::Stream;
-use super::table::{Socket, SocketId, State};
+use super::table::{Over, Socket, SocketId, State};
 
 /// Half of what `SO_SNDBUF` shows: the kernel doubles what is set.
 fn settable(shown: i32) -> i32 {
@@ -40,23 +40,24 @@ impl Engine {
         if matches!(socket.state, State::Datagram(_)) {
             return self.connect_datagram(id, &file, given);
         }
-        let Given::Inet(addr) = given else {
-            // Disconnecting a stream socket that has no connection does nothing.
-            return match socket.state {
-                State::Fresh | State::Ended => Ok(Answer::Value(0)),
-                _ => Err(libc::EOPNOTSUPP),
-            };
-        };
+        let Given::Inet(addr) = given else { return self.disconnect_stream(caller, id, &file, fd) };
         let blocking = !unix::is_nonblocking(file.as_fd()).map_err(|e| errno(&e))?;
         match &socket.state {
-            State::Fresh => {}
-            State::Ended => {
-                if let Some(error) = self.table.get_mut(id).and_then(|s| s.pending_error.take()) {
-                    return Err(error.errno());
-                }
-                // The surrogate was used up by the connection before.
+            State::Fresh if socket.pending_error.is_none() => {}
+            State::Fresh => {
+                let error = self.take_pending(id, &file);
+                return Err(error.map_or(libc::ECONNABORTED, Error::errno));
+            }
+            State::Ended(Over::Attempt) => {
+                // It has failed, and this call says so, also to who has heard it from SO_ERROR before. The next one
+                // begins anew.
+                let error = self.take_pending(id, &file);
                 self.renew(caller, id, fd)?;
-                let Some(file) = self.find_file(id) else { return Err(libc::EBADF) };
+                return Err(error.map_or(libc::ECONNABORTED, Error::errno));
+            }
+            State::Ended(Over::Connection) => return Err(libc::EISCONN),
+            State::Ended(Over::Listener) => {
+                let file = self.renew(caller, id, fd)?;
                 return self.begin_connect(caller, call, id, &file, addr, blocking);
             }
             State::ConnectingBlocked | State::ConnectingGated(..) if blocking => {
@@ -111,6 +112,28 @@ impl Engine {
 
     fn park_connect(&mut self, caller: &Caller, call: Call, id: SocketId) -> Answer {
         self.park(caller, call, id, Direction::Send)
+    }
+
+    /// Ends the connection, the attempt or the listener that a stream socket is, so that it can be used again (connect(2),
+    /// AF_UNSPEC).
+    fn disconnect_stream(&mut self, caller: &Caller, id: SocketId, file: &OwnedFd, fd: i32) -> Outcome {
+        match self.table.get(id).map(|s| &s.state) {
+            Some(State::Fresh) => return Ok(Answer::Value(0)),
+            Some(State::Listening(_)) => self.end_listener(id, file),
+            _ => {}
+        }
+        for parked in self.parked.take_all(id) {
+            self.answer(&parked.caller, Err(libc::ECONNABORTED));
+        }
+        if let Some(handle) = self.table.set_handle(id, None) {
+            let _ = self.stack.abort(handle, self.now);
+            self.stack_busy = true;
+        }
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.pending_error = None;
+        }
+        self.renew(caller, id, fd)?;
+        Ok(Answer::Value(0))
     }
 
     fn connect_datagram(&mut self, id: SocketId, file: &OwnedFd, given: Given) -> Outcome {
@@ -168,7 +191,7 @@ impl Engine {
 
     fn connected(&mut self, id: SocketId, _handle: Handle) {
         let Some(socket) = self.table.get_mut(id) else { return };
-        match std::mem::replace(&mut socket.state, State::Ended) {
+        match std::mem::replace(&mut socket.state, State::Ended(Over::Attempt)) {
             State::ConnectingGated(end, fill) => {
                 socket.state = State::ConnectingGated(end, fill);
                 self.open_gate(id);
@@ -223,7 +246,9 @@ impl Engine {
     fn open_gate(&mut self, id: SocketId) {
         let file = self.find_file(id);
         let Some(socket) = self.table.get_mut(id) else { return };
-        let State::ConnectingGated(end, fill) = std::mem::replace(&mut socket.state, State::Ended) else {
+        let State::ConnectingGated(end, fill) =
+            std::mem::replace(&mut socket.state, State::Ended(Over::Attempt))
+        else {
             return;
         };
         let _ = self.epoll.remove(end.as_fd());
@@ -292,9 +317,9 @@ impl Engine {
         }
     }
 
-    /// Puts a new surrogate in the place of one whose connection is over, so that the program can connect
-    /// again. Only this descriptor gets it: duplicates keep the old one.
-    fn renew(&mut self, caller: &Caller, id: SocketId, fd: i32) -> Result<(), i32> {
+    /// Puts a new surrogate in the place of one that is used up, so that the program can use the socket again. Only
+    /// this descriptor gets it: duplicates keep the old one.
+    pub(super) fn renew(&mut self, caller: &Caller, id: SocketId, fd: i32) -> Result<OwnedFd, i32> {
         let old = self.tasks.duplicate(caller.tid, fd).map_err(|e| errno(&e))?;
         let nonblocking = unix::is_nonblocking(old.as_fd()).map_err(|e| errno(&e))?;
         let file = unix::stream(nonblocking).map_err(|e| errno(&e))?;
@@ -309,8 +334,9 @@ impl Engine {
         self.listener.replace_fd(caller.id, file.as_fd(), number, close_on_exec).map_err(|e| errno(&e))?;
         if let Some(socket) = self.table.get_mut(id) {
             socket.state = State::Fresh;
+            socket.shows_error = false;
         }
-        Ok(())
+        Ok(file)
     }
 }
 

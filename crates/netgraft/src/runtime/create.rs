@@ -126,6 +126,18 @@ impl Engine {
             return Ok(handle);
         }
         let handle = self.stack.socket(socket.spec).map_err(Error::errno)?;
+        for option in &socket.setup.options {
+            // It was taken before: what the stack refuses now, it refuses because of what it knows now.
+            if let Err(error) = self.stack.set_option(handle, option.clone()) {
+                tracing::debug!(?option, %error, "an option did not outlive a connection");
+            }
+        }
+        if let Some(address) = socket.setup.bound
+            && let Err(error) = self.stack.bind(handle, address)
+        {
+            let _ = self.stack.close(handle, self.now);
+            return Err(error.errno());
+        }
         self.table.set_handle(id, Some(handle));
         self.observe(handle);
         Ok(handle)
@@ -203,7 +215,8 @@ impl Engine {
                 return;
             }
         };
-        let fresh = |state: &State| matches!(state, State::Fresh | State::ConnectingBlocked | State::Ended);
+        let fresh =
+            |state: &State| matches!(state, State::Fresh | State::ConnectingBlocked | State::Ended(_));
         let gone: Vec<SocketId> = self
             .table
             .ids()

@@ -1,6 +1,7 @@
 //! The loop, and what all calls share.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -106,8 +107,10 @@ pub(super) struct Engine {
     retry_at: Option<Instant>,
     /// Answers that the caller did not get, since a signal interrupted it: given if it asks again.
     pub(super) lost: std::collections::HashMap<u32, Lost>,
-    /// Threads whose last call was a `bind` with success, and its arguments.
-    just_bound: std::collections::HashMap<u32, [u64; 6]>,
+    /// Threads whose last call was a `bind` with success: of which socket, to which address.
+    pub(super) just_bound: std::collections::HashMap<u32, (SocketId, SocketAddr)>,
+    /// What the caller that is served now did last, if that was a `bind`.
+    pub(super) bound_before: Option<(SocketId, SocketAddr)>,
     /// Set while a parked call is served again.
     pub(super) resumed: Option<Resumed>,
     /// The stack was given something, so it is to be polled.
@@ -182,6 +185,7 @@ impl Engine {
             retry_at: None,
             lost: std::collections::HashMap::new(),
             just_bound: std::collections::HashMap::new(),
+            bound_before: None,
             resumed: None,
             stack_busy: true,
             host,
@@ -329,11 +333,11 @@ impl Engine {
             };
             // A thread waits in one call: what it was parked for was interrupted.
             self.parked.forget_thread(caller.tid);
+            self.bound_before = self.just_bound.remove(&caller.tid);
             if !self.repeat_lost(&caller) {
                 match Call::parse(caller.number, caller.args) {
                     Some(call) => {
                         let outcome = self.serve(&caller, call);
-                        let outcome = self.forgive_repeated_bind(&caller, call, outcome);
                         self.answer(&caller, outcome);
                     }
                     None => self.answer(&caller, Err(libc::ENOSYS)),
@@ -343,24 +347,6 @@ impl Engine {
             if !unix::readable(self.listener.as_fd()).unwrap_or(false) {
                 return;
             }
-        }
-    }
-
-    /// A signal can hit a thread at the instant of its answer: the kernel takes the answer, and the call is made again
-    /// all the same. A `bind` that a thread makes twice in a row, the first time with success, has what it asks for.
-    fn forgive_repeated_bind(&mut self, caller: &Caller, call: Call, outcome: Outcome) -> Outcome {
-        let before = self.just_bound.remove(&caller.tid);
-        match (call, outcome) {
-            (Call::Bind { .. }, Ok(Answer::Value(0))) => {
-                // Bounded: a dead thread's entry must not stay for ever.
-                if self.just_bound.len() >= 256 {
-                    self.just_bound.clear();
-                }
-                self.just_bound.insert(caller.tid, caller.args);
-                Ok(Answer::Value(0))
-            }
-            (Call::Bind { .. }, Err(libc::EINVAL)) if before == Some(caller.args) => Ok(Answer::Value(0)),
-            (_, outcome) => outcome,
         }
     }
 

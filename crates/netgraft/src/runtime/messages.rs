@@ -16,7 +16,7 @@ use super::create::errno;
 use super::datagram::MAX_DATAGRAM;
 use super::engine::{Answer, Engine, Outcome, Work};
 use super::stream::CHUNK;
-use super::table::{Socket, SocketId, State};
+use super::table::{Over, Socket, SocketId, State};
 
 /// `MSG_WAITFORONE` (recvmmsg(2))
 const WAIT_FOR_ONE: i32 = 0x1_0000;
@@ -58,7 +58,7 @@ impl Engine {
         match self.target(id) {
             Target::Datagram => {
                 let name = if addr.address == 0 { Buffer { address: 0, len: 0 } } else { addr };
-                match self.send_datagram(caller, id, &parts, name, flags) {
+                match self.send_datagram(caller, (id, &file), &parts, name, flags) {
                     Err(libc::EAGAIN) if !Self::must_not_wait(&file, flags)? => {
                         Ok(self.park(caller, call, id, Direction::Send))
                     }
@@ -66,7 +66,10 @@ impl Engine {
                 }
             }
             Target::Stream => self.send_stream(caller, &file, &parts, flags),
-            Target::Unconnected(code) => Err(no_fast_open(flags).unwrap_or(code)),
+            Target::Unconnected(code) => {
+                let code = self.take_pending(id, &file).map_or(code, Error::errno);
+                Err(no_fast_open(flags).unwrap_or(code))
+            }
         }
     }
 
@@ -87,7 +90,7 @@ impl Engine {
     fn send_datagram(
         &mut self,
         caller: &Caller,
-        id: SocketId,
+        (id, file): (SocketId, &OwnedFd),
         parts: &[Buffer],
         name: Buffer,
         flags: i32,
@@ -95,10 +98,10 @@ impl Engine {
         if flags & libc::MSG_OOB != 0 {
             return Err(libc::EOPNOTSUPP);
         }
-        let socket = self.table.get_mut(id).ok_or(libc::EBADF)?;
-        if let Some(error) = socket.pending_error.take() {
+        if let Some(error) = self.take_pending(id, file) {
             return Err(error.errno());
         }
+        let socket = self.table.get(id).ok_or(libc::EBADF)?;
         let (domain, handle) = (socket.spec.domain, socket.handle.ok_or(libc::EBADF)?);
         let to = destination(caller, domain, name)?;
         if total(parts) > MAX_DATAGRAM {
@@ -166,7 +169,23 @@ impl Engine {
                 }
                 Err(code) => Err(code),
             },
-            Target::Unconnected(_) => Err(libc::ENOTCONN),
+            Target::Unconnected(_) => {
+                self.receive_unconnected(id, &file)?;
+                caller.write_address(addr, &[])?;
+                Ok(Answer::Value(0))
+            }
+        }
+    }
+
+    /// A receive on a stream socket without a connection: the error that waits, and the end of the stream once there was
+    /// a connection or an attempt at one.
+    fn receive_unconnected(&mut self, id: SocketId, file: &OwnedFd) -> Result<(), i32> {
+        if let Some(error) = self.take_pending(id, file) {
+            return Err(error.errno());
+        }
+        match self.table.get(id).map(|s| &s.state) {
+            Some(State::Ended(Over::Attempt | Over::Connection)) => Ok(()),
+            _ => Err(libc::ENOTCONN),
         }
     }
 
@@ -185,13 +204,20 @@ impl Engine {
 
     /// Takes the next datagram, into the scratch buffer.
     fn receive_datagram(&mut self, id: SocketId, file: &OwnedFd, flags: i32) -> Result<Received, i32> {
-        let socket = self.table.get_mut(id).ok_or(libc::EBADF)?;
-        if let Some(error) = socket.pending_error.take() {
-            unix::clear_error(file.as_fd());
+        if let Some(error) = self.take_pending(id, file) {
             return Err(error.errno());
         }
+        let socket = self.table.get_mut(id).ok_or(libc::EBADF)?;
         let handle = socket.handle.ok_or(libc::EBADF)?;
         let State::Datagram(datagram) = &mut socket.state else { return Err(libc::EBADF) };
+        if datagram.shut_in {
+            // Who would wait gets nothing (shutdown(2)).
+            return if Self::must_not_wait(file, flags)? {
+                Err(libc::EAGAIN)
+            } else {
+                Ok(Received::default())
+            };
+        }
         let peek = flags & libc::MSG_PEEK;
         let buf = &mut self.scratch[..MAX_DATAGRAM];
         if datagram.occupied {
@@ -226,7 +252,7 @@ impl Engine {
     ) -> Outcome {
         let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
         match self.target(id) {
-            Target::Datagram => match self.send_message(caller, id, message, flags) {
+            Target::Datagram => match self.send_message(caller, (id, &file), message, flags) {
                 Err(libc::EAGAIN) if !Self::must_not_wait(&file, flags)? => {
                     Ok(self.park(caller, call, id, Direction::Send))
                 }
@@ -250,7 +276,7 @@ impl Engine {
     fn send_message(
         &mut self,
         caller: &Caller,
-        id: SocketId,
+        at: (SocketId, &OwnedFd),
         message: u64,
         flags: i32,
     ) -> Result<usize, i32> {
@@ -258,7 +284,7 @@ impl Engine {
         let parts = caller.read_parts(header.parts)?;
         self.check_controls(caller, &header)?;
         let name = if header.name.len == 0 { Buffer { address: 0, len: 0 } } else { header.name };
-        self.send_datagram(caller, id, &parts, name, flags)
+        self.send_datagram(caller, at, &parts, name, flags)
     }
 
     /// The control messages that a send may carry: a source address which is the stack's own.
@@ -418,7 +444,7 @@ impl Engine {
         let mut done = 0;
         for i in 0..count.min(message::MAX_MESSAGES) {
             let at = messages.wrapping_add(u64::from(i) * message::MULTI_LEN as u64);
-            match self.send_message(caller, id, at, flags) {
+            match self.send_message(caller, (id, &file), at, flags) {
                 Ok(n) => {
                     let len_at = at.wrapping_add(message::MESSAGE_LEN_OFFSET);
                     caller.write(len_at, &(n as u32).to_ne_bytes())?;

@@ -17,9 +17,15 @@ impl Engine {
         let Some((id, _file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
         let Some(socket) = self.table.get(id) else { return Ok(Answer::Kernel) };
         let domain = socket.spec.domain;
-        let local = match socket.handle {
-            Some(handle) => self.stack.local_addr(handle).map_err(Error::errno)?,
-            None => unbound(domain),
+        let past = socket.past_local.filter(|_| matches!(socket.state, State::Ended(_)));
+        let handle = match socket.handle {
+            None if socket.setup.bound.is_some() && past.is_none() => Some(self.handle_of(id)?),
+            handle => handle,
+        };
+        let local = match (past, handle) {
+            (Some(past), _) => past,
+            (None, Some(handle)) => self.stack.local_addr(handle).map_err(Error::errno)?,
+            (None, None) => unbound(domain),
         };
         caller.write_address(addr, sockaddr::encode(domain, local).bytes())?;
         Ok(Answer::Value(0))

@@ -34,13 +34,16 @@ impl Engine {
         let spec = self.table.get(id).ok_or(libc::EBADF)?.spec;
         match sockopt::parse_set(spec, level, name, value)? {
             Set::Stack(option) => {
-                let handle = self.handle_for_options(id)?;
+                let handle = self.handle_of(id)?;
                 let unknown_algorithm = matches!(option, SocketOption::Congestion(_));
-                self.stack.set_option(handle, option).map_err(|error| match error {
+                self.stack.set_option(handle, option.clone()).map_err(|error| match error {
                     // tcp(7) has an errno of its own for this.
                     Error::NotFound if unknown_algorithm => libc::ENOENT,
                     other => other.errno(),
                 })?;
+                if let Some(socket) = self.table.get_mut(id) {
+                    socket.keep_option(&option);
+                }
                 self.stack_busy = true;
             }
             Set::Timeout(direction, time) => {
@@ -82,7 +85,7 @@ impl Engine {
             Get::Error => sockopt::encode_int(self.take_error(id, &file).map_or(0, Error::errno)),
             Get::TcpInfo => sockopt::encode_tcp_info(&self.tcp_info(id)?),
             Get::Stack(name) => {
-                let handle = self.handle_for_options(id)?;
+                let handle = self.handle_of(id)?;
                 sockopt::encode(&self.stack.get_option(handle, name).map_err(Error::errno)?)
             }
             Get::Surrogate => {
@@ -96,25 +99,27 @@ impl Engine {
         Ok(Answer::Value(0))
     }
 
-    /// The handle to ask about options: a socket whose connection has failed has none any more.
-    fn handle_for_options(&mut self, id: SocketId) -> Result<netgraft_plugin::Handle, i32> {
-        match self.table.get(id).map(|s| &s.state) {
-            Some(State::Ended) if self.table.get(id).is_some_and(|s| s.handle.is_none()) => Err(libc::EINVAL),
-            _ => self.handle_of(id),
-        }
-    }
-
     /// Takes the error that the program has not been told, and the surrogate's own sign of it.
     pub(super) fn take_error(&mut self, id: SocketId, file: &OwnedFd) -> Option<Error> {
-        let socket = self.table.get_mut(id)?;
-        let own = socket.pending_error.take();
-        let handle = socket.handle;
-        let connecting = matches!(socket.state, State::ConnectingBlocked | State::ConnectingGated(..));
-        let error = own.or_else(|| handle.filter(|_| !connecting).and_then(|h| self.stack.take_error(h)));
-        if !connecting {
-            unix::clear_error(file.as_fd());
+        if let Some(error) = self.take_pending(id, file) {
+            return Some(error);
         }
+        let socket = self.table.get(id)?;
+        if matches!(socket.state, State::ConnectingBlocked | State::ConnectingGated(..)) {
+            return None;
+        }
+        let error = socket.handle.and_then(|handle| self.stack.take_error(handle));
+        unix::clear_error(file.as_fd());
         error
+    }
+
+    /// Takes the error that waits for the program. What the surrogate has shown in its own words is not told twice.
+    pub(super) fn take_pending(&mut self, id: SocketId, file: &OwnedFd) -> Option<Error> {
+        let socket = self.table.get_mut(id)?;
+        let error = socket.pending_error.take()?;
+        let was_shown = std::mem::take(&mut socket.shows_error);
+        let is_unread = unix::clear_error(file.as_fd());
+        (is_unread || !was_shown).then_some(error)
     }
 
     fn tcp_info(&mut self, id: SocketId) -> Result<TcpInfo, i32> {

@@ -11,7 +11,7 @@ use netgraft_sentry::call::Call;
 use super::datagram::MAX_DATAGRAM;
 use super::engine::{Engine, Work};
 use super::stream::{self, Moved, Pumped, Stream};
-use super::table::{Socket, SocketId, State};
+use super::table::{Over, Socket, SocketId, State};
 
 /// Datagrams of one socket that are moved before others have their turn: more than a surrogate's buffer holds, so that
 /// what a thread sent without an address always goes before what it sends with one.
@@ -111,7 +111,7 @@ impl Engine {
                     self.retry_sends(id);
                 }
             }
-            Some(State::Fresh | State::Ended) | None => {}
+            Some(State::Fresh | State::Ended(_)) | None => {}
         }
     }
 
@@ -194,9 +194,18 @@ impl Engine {
         let file = self.find_file(id);
         let Some(socket) = self.table.get_mut(id) else { return };
         socket.pending_error = Some(error);
-        let end = match std::mem::replace(&mut socket.state, State::Ended) {
-            State::Stream(stream) => Some(stream.into_end()),
-            State::ConnectingGated(end, _) => Some(end),
+        socket.past_local = socket.handle.and_then(|handle| self.stack.local_addr(handle).ok());
+        let end = match std::mem::replace(&mut socket.state, State::Ended(Over::Connection)) {
+            State::Stream(stream) => {
+                if stream.unsaid {
+                    socket.state = State::Ended(Over::Attempt);
+                }
+                Some(stream.into_end())
+            }
+            State::ConnectingGated(end, _) => {
+                socket.state = State::Ended(Over::Attempt);
+                Some(end)
+            }
             other => {
                 socket.state = other;
                 None
@@ -211,6 +220,9 @@ impl Engine {
         }
         if let Some(end) = end {
             close_with_reset(end, file.as_ref().map(AsFd::as_fd));
+            if let (Some(file), Some(socket)) = (&file, self.table.get_mut(id)) {
+                socket.shows_error = unix::has_error(file.as_fd());
+            }
         }
         if file.is_none() {
             // Nothing would tell when the program closes it.
@@ -413,7 +425,7 @@ impl Engine {
         let Some(socket) = self.table.get_mut(id) else { return };
         socket.pending_error = Some(error);
         if let (Some(file), State::Datagram(datagram)) = (file, &socket.state) {
-            signal_datagram_error(&datagram.end, file.as_fd());
+            socket.shows_error = signal_datagram_error(&datagram.end, file.as_fd());
         }
     }
 }
@@ -429,13 +441,15 @@ fn close_with_reset(end: OwnedFd, file: Option<BorrowedFd<'_>>) {
 }
 
 /// Makes the surrogate of a connected datagram socket poll as failed: an AF_UNIX datagram socket whose peer
-/// turns away with bytes of it unread gets an error.
-fn signal_datagram_error(end: &OwnedFd, file: BorrowedFd<'_>) {
-    if unix::send(file, b"x").is_ok() {
+/// turns away with bytes of it unread gets an error. Whether it has one.
+fn signal_datagram_error(end: &OwnedFd, file: BorrowedFd<'_>) -> bool {
+    let sent = unix::send(file, b"x").is_ok();
+    if sent {
         let own = unix::peer_name(end.as_fd());
         let _ = unix::disconnect(end.as_fd());
         if let Some(name) = own {
             let _ = unix::connect(end.as_fd(), name);
         }
     }
+    sent
 }

@@ -1,12 +1,13 @@
 //! The sockets that the sentry serves, found by what the kernel and the stack call them.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use netgraft_linux::inotify::Watch;
 use netgraft_linux::unix::Name;
-use netgraft_plugin::{Error, Handle, SocketSpec};
+use netgraft_plugin::{Error, Handle, Kind, SocketOption, SocketSpec};
 use netgraft_sentry::sockopt::{Ancillary, Direction};
 
 use super::datagram::Datagram;
@@ -45,10 +46,30 @@ pub(super) enum State {
     Stream(Stream),
     /// Listening.
     Listening(Listening),
-    /// A stream whose connection is over, by a failure or in both directions; the surrogate shows it.
-    Ended,
+    /// A stream that is over; the surrogate shows it and is used up.
+    Ended(Over),
     /// A datagram or raw socket.
     Datagram(Datagram),
+}
+
+/// What is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    /// A non-blocking attempt to connect: the next `connect` says how it ended.
+    Attempt,
+    /// A connection, by a failure or in both directions.
+    Connection,
+    /// A listener that was shut down.
+    Listener,
+}
+
+/// What a stream socket's next handle in the stack is given: Linux keeps it when a connection has failed.
+#[derive(Debug, Default)]
+pub(super) struct Setup {
+    /// The options that the program has set, each once.
+    pub(super) options: Vec<SocketOption>,
+    /// The address that the program has bound it to.
+    pub(super) bound: Option<SocketAddr>,
 }
 
 /// Where the program's descriptor of a socket was last seen.
@@ -74,6 +95,12 @@ pub(super) struct Socket {
     pub(super) watch: Option<Watch>,
     /// An error that the program has not been told yet.
     pub(super) pending_error: Option<Error>,
+    /// The surrogate shows an error of its own for the pending one: who reads that has been told.
+    pub(super) shows_error: bool,
+    /// What outlives a handle.
+    pub(super) setup: Setup,
+    /// The local address of the connection, or the attempt, that is over.
+    pub(super) past_local: Option<SocketAddr>,
     /// `SO_RCVTIMEO` and `SO_SNDTIMEO`.
     timeouts: [Option<Duration>; 2],
     /// Control messages that the program wants.
@@ -94,10 +121,24 @@ impl Socket {
             seen: None,
             watch: None,
             pending_error: None,
+            shows_error: false,
+            setup: Setup::default(),
+            past_local: None,
             timeouts: [None; 2],
             ancillary: 0,
             cookie: None,
             name: None,
+        }
+    }
+
+    /// Notes an option that the program has set. An accepted connection never has another handle.
+    pub(super) fn keep_option(&mut self, option: &SocketOption) {
+        if self.spec.kind != Kind::Stream || self.name.is_some() {
+            return;
+        }
+        match self.setup.options.iter_mut().find(|kept| kept.name() == option.name()) {
+            Some(kept) => kept.clone_from(option),
+            None => self.setup.options.push(option.clone()),
         }
     }
 
