@@ -3,7 +3,7 @@
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::inet_socket::{recvfrom, sendto, socket};
 use crate::link::{control_socket, interface_ioctl, request};
@@ -85,9 +85,12 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VXLAN_ID: u16 = 1;
+/// linux/veth.h
+const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 /// linux/if_addr.h
@@ -160,6 +163,29 @@ impl Changes {
         self.push(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body);
     }
 
+    /// Makes a veth pair (veth(4)): both ends have this name, the other one in another network namespace.
+    pub fn make_veth(&mut self, name: &str, other: BorrowedFd<'_>) {
+        let name = [name.as_bytes(), &[0]].concat();
+        let mut body = link(0, 0);
+        attribute(&mut body, IFLA_IFNAME, &name);
+        nested(&mut body, IFLA_LINKINFO, |info| {
+            attribute(info, IFLA_INFO_KIND, b"veth");
+            nested(info, IFLA_INFO_DATA, |data| {
+                nested(data, VETH_INFO_PEER, |peer| {
+                    peer.extend(link(0, 0));
+                    attribute(peer, IFLA_IFNAME, &name);
+                    attribute(peer, IFLA_NET_NS_FD, &other.as_raw_fd().to_ne_bytes());
+                });
+            });
+        });
+        self.push(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body);
+    }
+
+    /// Removes a device; the other end of a veth pair goes with it.
+    pub fn delete(&mut self, index: u32) {
+        self.push(libc::RTM_DELLINK, 0, &link(index, 0));
+    }
+
     /// Sets a device's MTU in bytes and, if given, its Ethernet address.
     pub fn configure(&mut self, index: u32, mtu: u32, mac: Option<[u8; 6]>) {
         let mut body = link(index, 0);
@@ -201,6 +227,14 @@ impl Changes {
             attribute(&mut body, IFA_BROADCAST, &broadcast.octets());
         }
         self.push(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body);
+    }
+
+    /// Takes an address away, and the routes with it. EADDRNOTAVAIL if the device has it not.
+    pub fn remove_address(&mut self, index: u32, address: IpAddr, prefix: u8) {
+        let mut body = vec![family(address), prefix, 0, 0];
+        body.extend(index.to_ne_bytes());
+        ip_attribute(&mut body, IFA_LOCAL, address);
+        self.push(libc::RTM_DELADDR, 0, &body);
     }
 
     /// Adds a route through a device to the main table. EEXIST if the kernel has it already.

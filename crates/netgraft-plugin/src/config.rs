@@ -101,6 +101,9 @@ pub enum LinkConfig {
     Tap(String),
     /// An existing interface of the caller's network namespace, through AF_PACKET (packet(7)).
     Packet(String),
+    /// A veth pair that is made: one end of this name in the caller's network namespace, the other in one of its own,
+    /// for a stack that looks for its interface itself (level 0 of the C interface).
+    Veth(String),
 }
 
 impl fmt::Display for LinkConfig {
@@ -109,6 +112,7 @@ impl fmt::Display for LinkConfig {
             LinkConfig::None => f.write_str("none"),
             LinkConfig::Tap(name) => write!(f, "tap:{name}"),
             LinkConfig::Packet(name) => write!(f, "packet:{name}"),
+            LinkConfig::Veth(name) => write!(f, "veth:{name}"),
         }
     }
 }
@@ -117,7 +121,7 @@ impl fmt::Display for LinkConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseLinkError {
     /// The kind of link is unknown.
-    #[error("unknown link '{0}': use none, tap:NAME or packet:IFACE")]
+    #[error("unknown link '{0}': use none, tap:NAME, packet:IFACE or, for a level 0 stack, veth:NAME")]
     Unknown(String),
     /// The interface's name cannot exist (netdevice(7): 1 to 15 bytes, no '/' and no white space).
     #[error("'{0}' cannot be an interface name: 1 to 15 bytes without '/', ':' or white space")]
@@ -138,6 +142,7 @@ impl FromStr for LinkConfig {
             None if text == "none" => Ok(LinkConfig::None),
             Some(("tap", iface)) => Ok(LinkConfig::Tap(name(iface)?)),
             Some(("packet", iface)) => Ok(LinkConfig::Packet(name(iface)?)),
+            Some(("veth", iface)) => Ok(LinkConfig::Veth(name(iface)?)),
             _ => Err(ParseLinkError::Unknown(text.to_owned())),
         }
     }
@@ -187,6 +192,8 @@ mod tests {
         assert_eq!("none".parse(), Ok(LinkConfig::None));
         assert_eq!("tap:ng0".parse(), Ok(LinkConfig::Tap("ng0".into())));
         assert_eq!("packet:veth1".parse(), Ok(LinkConfig::Packet("veth1".into())));
+        assert_eq!("veth:ng0".parse(), Ok(LinkConfig::Veth("ng0".into())));
+        assert_eq!(LinkConfig::Veth("ng0".into()).to_string(), "veth:ng0");
         for text in ["tap", "tap:", "tap:0123456789abcdef", "packet:a/b", "wire:x", "none:x", "tap:a b"] {
             assert!(text.parse::<LinkConfig>().is_err(), "{text}");
         }

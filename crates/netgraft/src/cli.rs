@@ -92,8 +92,9 @@ struct RunArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     plugin_arg: Option<String>,
 
-    /// Where the stack's packets go: none, tap:NAME (a TAP device in this network namespace, made if absent)
-    /// or packet:IFACE (an existing interface, such as one end of a veth pair)
+    /// Where the stack's packets go: none, tap:NAME (a TAP device in this network namespace, made if absent),
+    /// packet:IFACE (an existing interface, such as one end of a veth pair) or, for a level 0 stack, veth:NAME (one end
+    /// of a veth pair that is made)
     #[arg(long, value_name = "LINK", default_value_t)]
     link: LinkConfig,
 
@@ -401,7 +402,7 @@ mod tests {
     fn bad_input_is_told_in_one_line() {
         for (line, part) in [
             ("netgraft run --network tun -- p", "use none, host, sandbox or plugin"),
-            ("netgraft run --link wire -- p", "use none, tap:NAME or packet:IFACE"),
+            ("netgraft run --link wire -- p", "use none, tap:NAME, packet:IFACE or"),
             ("netgraft run --link tap:a/b -- p", "cannot be an interface name"),
             ("netgraft run --address 192.0.2.2 -- p", "address with a prefix length"),
             ("netgraft run --gateway here -- p", "--gateway"),

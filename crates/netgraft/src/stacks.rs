@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use std::path::Path;
 
-use netgraft_abi::Loaded;
+use netgraft_abi::{Level, Loaded};
 use netgraft_plugin::registry::{Factory, RegistryError};
 use netgraft_plugin::{LinkConfig, NetworkType, StackConfig, get_plugin_stack, register_plugin_stack};
 
@@ -42,6 +42,9 @@ pub(crate) fn choose(
         (NetworkType::Plugin, Some(path)) if is_path(path) => {
             check_link(network, config)?;
             let object = Arc::new(netgraft_abi::load(Path::new(path))?);
+            if object.level() != Level::Zero {
+                refuse_veth(config)?;
+            }
             return Ok(Choice { factory: object.factory(), object: Some(object) });
         }
         (NetworkType::Plugin, Some(name)) => name,
@@ -60,10 +63,21 @@ pub(crate) fn choose(
         _ => SMOLTCP,
     };
     check_link(network, config)?;
+    refuse_veth(config)?;
     if config.argument.is_some() && [HOST, SMOLTCP].contains(&name) {
         return Err(RunError::Options(format!("the stack {name} takes no --plugin-arg: leave it out")));
     }
     Ok(Choice { factory: get_plugin_stack(name)?, object: None })
+}
+
+/// A veth pair is for objects that look for their interface themselves; others are given theirs.
+fn refuse_veth(config: &StackConfig) -> Result<(), RunError> {
+    match &config.link {
+        LinkConfig::Veth(name) => Err(RunError::Options(format!(
+            "--link veth:{name} is for level 0 stacks: use --link tap:{name} or packet:IFACE"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a stack is named by its file: no registered name has a slash or a dot.
@@ -120,6 +134,8 @@ mod tests {
             assert!(text(NetworkType::Host, None, config).contains("host's interfaces"));
         }
         assert!(text(NetworkType::Sandbox, None, &addressed).contains("need a --link"));
+        let pair = StackConfig { link: LinkConfig::Veth("t0".into()), ..StackConfig::default() };
+        assert!(text(NetworkType::Sandbox, None, &pair).contains("use --link tap:t0 or packet:IFACE"));
         assert!(text(NetworkType::Plugin, Some("none-such"), &linked).contains("no stack is named"));
         for gateways in [["192.0.2.1", "192.0.2.9"], ["2001:db8::1", "fe80::1"]] {
             let gateways = gateways.iter().map(|gateway| gateway.parse().unwrap()).collect();

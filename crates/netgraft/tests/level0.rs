@@ -106,12 +106,13 @@ fn a_wait_that_is_broken_ends_the_stack() {
         ("fail-wait", "its call 'plugin_epoll_wait' has failed 1001 times in a row, the last time with -1"),
         ("many-events", "its call 'plugin_epoll_wait' says that it wrote 261 events to an array of 256"),
     ] {
-        for (on_crash, count) in [("fail", 1), ("restart", 6)] {
+        for (on_crash, then) in
+            [("fail", "the program goes on"), ("restart", "a fresh one takes over (restart 1 of 5")]
+        {
             let ended = run(
                 quirks,
                 on_crash,
                 r#"
-# Each of six deaths may be an answer to a call; the rest is the network that is gone.
 down = 0
 while down < 10:
     down += outcome(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) == "ENETDOWN"
@@ -120,7 +121,7 @@ sys.exit(9)
             );
             assert_eq!(ended.status, Some(9));
             let told = ended.told();
-            assert_eq!(told.len(), count, "{told:?}");
+            assert!(told[0].contains(then), "{told:?}");
             for line in told {
                 assert!(
                     line.starts_with(&format!("netgraft: error: the stack relay cannot go on: {why}; ")),

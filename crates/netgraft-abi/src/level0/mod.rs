@@ -28,9 +28,9 @@ use std::sync::Arc;
 
 use netgraft_plugin::stack::{SetupError, StackInfo};
 use netgraft_plugin::{
-    Domain, Error, Event, Events, Handle, InitStackArgs, Instant, Kind, PluginNotifier, PluginStack,
-    PreInitStack, PreInitStackArgs, Protocol, Result, SocketSpec, StackConfig, SyscallRule, WaitQueue,
-    WakeFd,
+    Domain, Error, Event, Events, Handle, InitStackArgs, Instant, Kind, LinkConfig, PluginNotifier,
+    PluginStack, PreInitStack, PreInitStackArgs, Protocol, Result, SocketSpec, StackConfig, SyscallRule,
+    WaitQueue, WakeFd,
 };
 
 pub(crate) use seccomp::{forbid_clone3, rules};
@@ -88,19 +88,34 @@ struct Live {
 }
 
 impl Level0Stack {
-    /// The interface has no configuration: the object finds its own in the sandbox.
+    /// The interface has no configuration: the object finds its own, with the addresses and routes that an interface
+    /// has which it is shown.
     pub(crate) fn new(loaded: Arc<Loaded>, config: &StackConfig) -> Result<Level0Stack, SetupError> {
-        let what = match config {
-            StackConfig { argument: Some(_), .. } => "argument",
-            StackConfig { addresses, .. } if !addresses.is_empty() => "address",
-            StackConfig { gateways, .. } if !gateways.is_empty() => "gateway",
-            StackConfig { link, .. } if *link != netgraft_plugin::LinkConfig::None => "link",
-            _ => return Ok(Level0Stack { loaded, state: State::Made }),
-        };
         let object = loaded.object();
-        Err(SetupError::new(format!(
-            "the level 0 stack {object} takes no {what}: its interface has no way to say it"
-        )))
+        let refused = |text: String| Err(SetupError::new(format!("the level 0 stack {object} {text}")));
+        let StackConfig { link, addresses, gateways, argument } = config;
+        if argument.is_some() {
+            return refused("takes no argument: its interface has no way to say it".to_owned());
+        }
+        let v4 = |all: usize, v4: usize| all > 0 && v4 == all;
+        match link {
+            LinkConfig::None if addresses.is_empty() && gateways.is_empty() => {}
+            LinkConfig::None => {
+                return refused("takes addresses and gateways with --link veth:NAME only".to_owned());
+            }
+            LinkConfig::Veth(_)
+                if v4(addresses.len(), addresses.iter().filter(|cidr| cidr.addr().is_ipv4()).count())
+                    && v4(gateways.len(), gateways.iter().filter(|ip| ip.is_ipv4()).count()) => {}
+            LinkConfig::Veth(_) => {
+                return refused("needs an --address and a --gateway for its link, of IPv4".to_owned());
+            }
+            other => {
+                return refused(format!(
+                    "takes no link {other}: give it --link veth:NAME, as its pre-init looks for an interface itself"
+                ));
+            }
+        }
+        Ok(Level0Stack { loaded, state: State::Made })
     }
 
     fn live(&self) -> Result<&Live> {

@@ -10,7 +10,7 @@ use netgraft_linux::listener::Listener;
 use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
-use netgraft_plugin::{PluginStack, PreInitStack, PreInitStackArgs};
+use netgraft_plugin::{LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::jobs::{AfterStop, Jobs};
@@ -19,6 +19,7 @@ use super::report::{Report, Role, Step};
 use super::sentry::{self, SentryPlan};
 use super::survive::Spare;
 use super::tree::LauncherEnds;
+use super::veth::{self, Veth};
 use super::watchdog::{Look, Watchdog};
 use crate::control::{self, FromSentry, Summary, ToSentry};
 use crate::error::RunError;
@@ -77,6 +78,8 @@ pub(super) struct Launcher<'a> {
     pub(super) watchdog: Watchdog,
     /// The devices in the program's network namespace.
     mirror: Mirror,
+    /// The link of a level 0 stack.
+    veth: Option<Veth>,
 }
 
 fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
@@ -114,6 +117,7 @@ impl<'a> Launcher<'a> {
             last_failure: None,
             watchdog: Watchdog::new(Instant::now()),
             mirror: Mirror::default(),
+            veth: None,
         })
     }
 
@@ -242,7 +246,7 @@ impl<'a> Launcher<'a> {
                     if self.plan.journal {
                         self.spare = Some(Spare::new(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
                     }
-                    handed_over = Some(stack.pre_init(PreInitStackArgs { pid: pid.unsigned_abs() })?);
+                    handed_over = Some(self.prepare_stack(stack, pid.unsigned_abs())?);
                 }
                 Some(Incoming::Report(Report::Listener(number), program)) => {
                     self.hand_over(program, number, handed_over.take().unwrap_or_default())?;
@@ -278,6 +282,18 @@ impl<'a> Launcher<'a> {
                 None => {}
             }
         }
+    }
+
+    /// Calls `pre_init`, with the program's process, or where the stack has a link of its own, with that one's.
+    fn prepare_stack(&mut self, stack: &mut dyn PluginStack, program: u32) -> Result<PreInitStack, RunError> {
+        let LinkConfig::Veth(name) = &self.plan.config.link else {
+            return Ok(stack.pre_init(PreInitStackArgs { pid: program })?);
+        };
+        let (pair, holder) = veth::make(name, &self.plan.config)?;
+        let handed_over = stack.pre_init(PreInitStackArgs { pid: holder.pid() })?;
+        holder.settle()?;
+        self.veth = Some(pair);
+        Ok(handed_over)
     }
 
     /// Gives the sentry the listener, and what the stack's `pre_init` returned.

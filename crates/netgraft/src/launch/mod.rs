@@ -23,6 +23,7 @@ mod sentry;
 mod stand_in;
 mod survive;
 mod tree;
+mod veth;
 mod watchdog;
 
 use std::ffi::OsString;
