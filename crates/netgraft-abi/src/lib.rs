@@ -26,6 +26,8 @@
 //! # }
 //! ```
 
+#[cfg(test)]
+mod anything;
 mod child;
 mod codes;
 mod convert;

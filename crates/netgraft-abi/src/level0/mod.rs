@@ -11,8 +11,8 @@
 
 mod api;
 pub(crate) mod driver;
-mod envelope;
-mod json;
+pub(crate) mod envelope;
+pub(crate) mod json;
 mod options;
 mod seccomp;
 mod settings;
