@@ -19,6 +19,20 @@ fn every_block_of_c_compiles() {
     }
 }
 
+/// What `netgraft stacks` prints of the whole stack: the same facts, each in its line.
+#[test]
+fn the_whole_stack_is_described_as_the_guide_says() {
+    let object = netgraft_abi::load(&common::build("guide_loop", "loop.c", &[])).unwrap();
+    let info = object.info();
+    let options: Vec<String> = info.options.iter().map(|name| format!("{name:?}")).collect();
+    let lines: Vec<&str> = blocks("text")[2].lines().collect();
+    assert_eq!(lines[0], format!("{} {}", info.name, info.version));
+    assert_eq!(lines[2], format!("  options: {}", options.join(", ")));
+    assert_eq!((lines[3], info.needs.as_str()), ("  needs:   nothing", ""));
+    // The fourth are figures of a benchmark. A block that comes after it is to be compared, too.
+    assert_eq!(blocks("text").len(), 4);
+}
+
 #[test]
 fn the_first_two_steps_are_told_as_the_guide_says() {
     let objects = [("guide_empty", "\n"), ("guide_entry", blocks("c")[0])];
