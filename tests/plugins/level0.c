@@ -16,6 +16,7 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,6 +25,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -39,6 +41,7 @@
 static char quirks[256] = QUIRKS;
 static int broker = -1;
 static int epolls, epoll_handle;
+static pthread_t driver; /* which made the handle */
 static char interfaces[4096], addresses[4096];
 static uint64_t data_of[LAST]; /* what was registered with a handle */
 static int so_error[LAST];
@@ -60,6 +63,8 @@ static volatile uint64_t late_data;
  *   late         events of closed handles come after the close
  *   twice        every socket is the same handle
  *   long-read, long-write, long-option, bad-address, bad-error, many-events, bad-json: nonsense
+ *   heavy        init reserves 1 GiB, maps shared memory at a fixed address and starts a thread; the wait belongs to the
+ *                thread that made the handle, and aborts in another
  *   fail-pre, fail-init, abort-pre, hang-pre, exit-init, abort-late, fail-wait, fail-epoll
  */
 static bool quirk(const char *name) {
@@ -174,6 +179,22 @@ static void value(const char *text, const char *key, char *out, size_t size, cha
     out[n] = 0;
 }
 
+static void *rest(void *nothing) {
+    for (;;) poll(NULL, 0, -1);
+    return nothing;
+}
+
+/* Memory and threads as packet stacks have them: nothing of it is touched but the fixed page. */
+static int take_memory(void) {
+    size_t gib = (size_t)1 << 30;
+    char *all = mmap(NULL, gib, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (all == MAP_FAILED) return -1;
+    if (mmap(all, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != all) return -1;
+    *all = 1;
+    pthread_t thread;
+    return pthread_create(&thread, NULL, rest, NULL) == 0 ? 0 : -1;
+}
+
 EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
     value(init_str, "RELAY_QUIRKS=", quirks, sizeof quirks, '+', ',');
     value(init_str, "RELAY_IF=", interfaces, sizeof interfaces, '|', ',');
@@ -181,6 +202,7 @@ EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
     enter("plugin_initstack");
     if (quirk("fail-init")) return -1;
     if (quirk("exit-init")) exit(7);
+    if (quirk("heavy") && take_memory() < 0) return -3;
     if (num != 2 || fds[0] != -1) return -2;
     broker = fds[1];
     /* QUIRK: it sets environment variables. */
@@ -200,6 +222,7 @@ EXPORT int plugin_epoll_create(void) {
     if (quirk("fail-epoll")) return -1;
     /* QUIRK: more than two handles abort the process. */
     if (++epolls > 2) abort();
+    driver = pthread_self();
     return epoll_handle = epoll_create1(EPOLL_CLOEXEC);
 }
 
@@ -213,6 +236,7 @@ EXPORT int plugin_epoll_ctl(int epfd, int op, int handle, struct epoll_event *ev
 EXPORT int plugin_epoll_wait(int epfd, struct epoll_event *events, int max, int timeout) {
     enter("plugin_epoll_wait");
     (void)timeout; /* QUIRK: it comes back only with events. */
+    if (quirk("heavy") && !pthread_equal(driver, pthread_self())) abort();
     if (quirk("fail-wait")) return -1;
     if (quirk("many-events")) return max + 5;
     int count;

@@ -148,6 +148,23 @@ print("got", there.recv(10).decode())
     assert_eq!(ended.told(), Vec::<&str>::new());
 }
 
+/// The allow-list has what packet stacks do in init, and the thread that waits is the one that made the handle.
+#[test]
+fn memory_and_threads_are_as_packet_stacks_want_them() {
+    let ended = run(
+        "heavy",
+        "fail",
+        r#"
+listener = socket.create_server(("127.0.0.1", 0))
+here, (there, _) = socket.create_connection(listener.getsockname()), listener.accept()
+here.sendall(b"bytes")
+print("got", there.recv(10).decode())
+"#,
+    );
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "got bytes\n"));
+    assert_eq!(ended.told(), Vec::<&str>::new());
+}
+
 #[test]
 fn an_exit_of_init_is_told_in_one_line() {
     let ended = run("exit-init", "restart", "print('must not run')");
