@@ -79,6 +79,20 @@ impl Stage {
         Ok(())
     }
 
+    /// Compiles the object of `tests/plugins/wider.c`, which asks for a system call beyond the base.
+    ///
+    /// # Errors
+    /// What the compiler printed.
+    pub fn build_wider(&self) -> Result<PathBuf, String> {
+        let tree = |path: &str| in_tree("..").join(path).display().to_string();
+        let (include, parts, file) =
+            (tree("crates/netgraft-abi/include"), tree("tests/plugins"), self.bin("wider.so"));
+        let output = file.display().to_string();
+        let source = tree("tests/plugins/wider.c");
+        run_tool("cc", &["-shared", "-fPIC", "-I", &include, "-I", &parts, "-o", &output, &source])?;
+        Ok(file)
+    }
+
     /// A user database in which the ordinary user has a name and a shell.
     #[must_use]
     pub fn accounts(&self) -> PathBuf {
