@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::process::MARK;
 
 /// How long what was told to end may take to be gone.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Asserts that no process carries the job's mark any more. What is found is killed, by its id.
 ///
