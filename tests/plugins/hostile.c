@@ -8,6 +8,7 @@
  * object does the deed that it is defined as before anything is asked of it.
  * Deeds that end or stop it: abort, segfault, exit, hang, spin. Deeds that try to get out: open, inet, packet, ptrace,
  * memory, exec, fork, kill, mount, bpf; what comes of them is logged as "DEED: errno N" or "DEED: DONE".
+ * Deeds that leave a process behind: stay, depart.
  * Deeds that break the contract: close-all, print, leak, length, handle, again, address, event, error. And one that
  * is honest: broken, in send.
  */
@@ -51,10 +52,25 @@ static void kill_all_but_us(void) {
     report(kill(getppid() > 1 ? getppid() : 1, 0));
 }
 
+/* Makes the file that the environment names, where there is a file system: a test waits for it. */
+static void announce(void) {
+    const char *path = getenv("HOSTILE_IS_HERE");
+    if (path) close(open(path, O_CREAT | O_WRONLY, 0600));
+}
+
+/* Leaves a process behind, in a session of its own or not. */
+static void stay(bool apart) {
+    pid_t child = fork();
+    if (child != 0) return;
+    if (apart) setsid();
+    for (;;) pause();
+}
+
 static void act(void) {
     if (is("abort")) abort();
     if (is("segfault")) *(volatile int *)8 = 1;
     if (is("exit")) exit(0);
+    if (is("hang") || is("spin")) announce();
     if (is("hang"))
         for (;;) pause();
     if (is("spin"))
@@ -65,6 +81,8 @@ static void act(void) {
     if (is("ptrace")) report(ptrace(PTRACE_ATTACH, getppid(), 0, 0));
     if (is("exec")) report(execl("/proc/self/exe", "x", (char *)0));
     if (is("fork")) report(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+    if (is("stay")) stay(false);
+    if (is("depart")) stay(true);
     if (is("kill")) kill_all_but_us();
     if (is("mount")) report(mount("none", "/", "tmpfs", 0, ""));
     if (is("bpf")) report(syscall(SYS_bpf, 0, 0, 0));

@@ -1,12 +1,14 @@
 //! A child process in which code of an object runs: its constructors when it is first looked at, and pre-init.
-//! What the object does there, crash or hang, ends the child and nobody else.
+//! What the object does there, crash or hang, ends the child and nobody else; and what it forks ends with the child.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use netgraft_linux::cage::{Cage, Ids, Rest};
 use netgraft_linux::fdpass;
-use netgraft_linux::process::{self, Change, Wait};
+use netgraft_linux::process::{self, Change};
 use netgraft_linux::signal::Signals;
 
 use crate::library;
@@ -19,11 +21,24 @@ const OUTPUT_LIMIT: u64 = 64 * 1024;
 /// What a child gave back: bytes and descriptors, or a text why not.
 pub(crate) type Answer = Result<(Vec<u8>, Vec<OwnedFd>), String>;
 
+/// What children with the rights of their parent left behind, such as a process that opens devices for a stack: it ends
+/// with this, and with the process.
+#[derive(Default)]
+pub(crate) struct Left(Mutex<Vec<Cage>>);
+
+impl Left {
+    fn keep(&self, cage: Cage) {
+        let mut cages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cages.retain(|cage| !cage.is_over());
+        cages.push(cage);
+    }
+}
+
 /// The rights that a child has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rights {
-    /// Those of its parent.
-    Same,
+#[derive(Clone, Copy)]
+pub(crate) enum Rights<'a> {
+    /// Those of its parent. What it leaves behind when it succeeds stays here.
+    Same(&'a Left),
     /// As few as a process can have that still finds the files of its user.
     Few,
 }
@@ -39,13 +54,14 @@ pub(crate) enum Failure {
     Said(String),
 }
 
-/// Runs `body` in a forked child, for at most `limit`. Of the parent's descriptors the child has standard error and
-/// those of `keep`; its input is empty, and what it prints goes to the log under the object's name.
+/// Runs `body` in a forked child, for at most `limit`, and not longer than until a signal comes that the caller blocks
+/// and that asks it to end or to stop: the signal stays for the caller. Of the parent's descriptors the child has
+/// standard error and those of `keep`; its input is empty, and what it prints goes to the log under the object's name.
 pub(crate) fn run(
     object: &str,
     doing: &str,
     keep: &[BorrowedFd<'_>],
-    rights: Rights,
+    rights: Rights<'_>,
     limit: Duration,
     body: impl FnOnce() -> Answer,
 ) -> Result<(Vec<u8>, Vec<OwnedFd>), Failure> {
@@ -53,7 +69,13 @@ pub(crate) fn run(
     let (mut output, input) = io::pipe().map_err(Failure::Host)?;
     let nothing = std::fs::File::open("/dev/null").map_err(Failure::Host)?;
     let mut alone = Some(library::linker_at_rest());
-    let pid = process::fork(|| {
+    let interruption = interruption().map_err(Failure::Host)?;
+    // What runs with the caller's rights may need the processes that the caller sees.
+    let (ids, rest) = match rights {
+        Rights::Same(_) => (Ids::Same, Rest::Stays),
+        Rights::Few => (Ids::Own, Rest::Ended),
+    };
+    let cage = Cage::new(ids, rest, || {
         // The child's copy of the lock is its own.
         drop(alone.take());
         let mut kept: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
@@ -64,14 +86,23 @@ pub(crate) fn run(
     })
     .map_err(Failure::Host)?;
     drop((alone, theirs, input));
-    let result = listen(ours.as_fd(), pid, doing, limit);
+    let result = listen(ours.as_fd(), &cage, interruption.as_fd(), doing, limit);
+    match rights {
+        Rights::Same(left) if result.is_ok() => left.keep(cage),
+        _ => drop(cage),
+    }
     show_output(object, &mut output);
     result
 }
 
 /// Prepares the child.
-fn settle(nothing: BorrowedFd<'_>, output: BorrowedFd<'_>, keep: &[i32], rights: Rights) -> io::Result<()> {
-    // A session of its own: away from the terminal, and all that it leaves behind can be ended as a group.
+fn settle(
+    nothing: BorrowedFd<'_>,
+    output: BorrowedFd<'_>,
+    keep: &[i32],
+    rights: Rights<'_>,
+) -> io::Result<()> {
+    // A session of its own: what signals its group reaches nobody else.
     process::new_session()?;
     // What it prints must not make it wait for a reader.
     let flags = libc::O_NONBLOCK;
@@ -86,7 +117,7 @@ fn settle(nothing: BorrowedFd<'_>, output: BorrowedFd<'_>, keep: &[i32], rights:
     process::close_all_but(keep)?;
     netgraft_linux::confine::no_core_file()?;
     Signals::none().block_exactly()?;
-    if rights == Rights::Few {
+    if matches!(rights, Rights::Few) {
         give_up_rights()?;
     }
     Ok(())
@@ -97,7 +128,6 @@ fn give_up_rights() -> io::Result<()> {
     use netgraft_linux::namespace::{Namespaces, unshare};
     let _ = unshare(Namespaces::NET | Namespaces::IPC | Namespaces::UTS);
     netgraft_linux::confine::no_new_privileges()?;
-    netgraft_linux::confine::die_with_parent()?;
     // capset(2): version 3, this process, six words of nothing.
     let header: [u32; 2] = [0x2008_0522, 0];
     let none = [0_u32; 6];
@@ -122,64 +152,54 @@ fn tell(socket: BorrowedFd<'_>, answer: Answer) -> io::Result<()> {
     fdpass::send(socket, &message, &fds)
 }
 
-/// Waits for the answer and for the child's end.
+/// Readable when a signal waits that ends the caller's wait.
+fn interruption() -> io::Result<OwnedFd> {
+    // The launcher blocks all of these, and only means the others by it.
+    let harmless = [libc::SIGCHLD, libc::SIGCONT, libc::SIGWINCH, libc::SIGURG];
+    harmless.into_iter().fold(Signals::blocked()?, Signals::without).descriptor()
+}
+
+/// Waits for the answer and for the child's end. If it fails, all of the child is to be ended.
 fn listen(
     socket: BorrowedFd<'_>,
-    pid: i32,
+    cage: &Cage,
+    interruption: BorrowedFd<'_>,
     doing: &str,
     limit: Duration,
 ) -> Result<(Vec<u8>, Vec<OwnedFd>), Failure> {
     let deadline = Instant::now() + limit;
-    let in_time = wait_until(socket, deadline).and_then(|ready| {
-        if ready { fdpass::receive(socket, ANSWER_LIMIT) } else { Err(io::ErrorKind::TimedOut.into()) }
-    });
-    match in_time {
-        Ok(Some((mut message, fds))) if !message.is_empty() => {
-            let mark = message.remove(0);
-            reap(pid, deadline);
-            match mark {
-                b'+' => Ok((message, fds)),
-                _ => Err(Failure::Said(String::from_utf8_lossy(&message).into_owned())),
-            }
-        }
-        Ok(_) => Err(Failure::Died(match process::wait(pid, Wait::Block) {
-            Ok(Some(change)) => format!("{} in {doing}", describe(change)),
-            _ => format!("ended in {doing}"),
+    let wait = |socket| wait_until([socket, Some(cage.ended()), Some(interruption)], deadline);
+    // The answer first: it stays when the child has ended.
+    let answer = match wait(Some(socket)).map_err(Failure::Host)? {
+        [true, _, _] => fdpass::receive(socket, ANSWER_LIMIT).map_err(Failure::Host)?,
+        _ => None,
+    };
+    // It has answered and only has to exit, or something holds it up.
+    let [_, ended, interrupted] = wait(None).map_err(Failure::Host)?;
+    let change = if ended { cage.change() } else { None };
+    match answer {
+        Some((mut message, fds)) if !message.is_empty() => match message.remove(0) {
+            b'+' => Ok((message, fds)),
+            _ => Err(Failure::Said(String::from_utf8_lossy(&message).into_owned())),
+        },
+        _ => Err(Failure::Died(match change {
+            Some(change) => format!("{} in {doing}", describe(change)),
+            None if ended => format!("ended in {doing}"),
+            None if interrupted => format!("was interrupted in {doing}"),
+            None => format!("did not come back from {doing} within {} s", limit.as_secs()),
         })),
-        Err(error) => {
-            // The group: what it forked goes too.
-            let _ = process::kill_group(pid, libc::SIGKILL);
-            let _ = process::kill(pid, libc::SIGKILL);
-            let _ = process::wait(pid, Wait::Block);
-            Err(match error.kind() {
-                io::ErrorKind::TimedOut => {
-                    Failure::Died(format!("did not come back from {doing} within {} s", limit.as_secs()))
-                }
-                _ => Failure::Host(error),
-            })
-        }
     }
 }
 
-fn wait_until(socket: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+/// Waits until one of the descriptors is readable, and says which; none when the time is over.
+fn wait_until(fds: [Option<BorrowedFd<'_>>; 3], deadline: Instant) -> io::Result<[bool; 3]> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if fdpass::wait_readable([Some(socket)], Some(left))? == [true] {
-            return Ok(true);
-        }
-        if left.is_zero() {
-            return Ok(false);
+        let ready = fdpass::wait_readable(fds, Some(left))?;
+        if ready.contains(&true) || left.is_zero() {
+            return Ok(ready);
         }
     }
-}
-
-/// The child has answered and only has to exit; if the object holds it up, it is killed.
-fn reap(pid: i32, deadline: Instant) {
-    let ended = process::pidfd(pid).and_then(|fd| wait_until(fd.as_fd(), deadline));
-    if !matches!(ended, Ok(true)) {
-        let _ = process::kill(pid, libc::SIGKILL);
-    }
-    let _ = process::wait(pid, Wait::Block);
 }
 
 fn describe(change: Change) -> String {
@@ -247,6 +267,54 @@ mod tests {
             Err(String::new())
         };
         assert_eq!(text(go(50, hang)), "did not come back from the test within 0 s");
+    }
+
+    /// As a constructor that starts a helper would: with a session of its own, or without.
+    #[test]
+    fn what_it_forks_ends_with_it() {
+        let left = Left::default();
+        for (rights, session) in [(Rights::Same(&left), true), (Rights::Few, true), (Rights::Few, false)] {
+            let (reader, writer) = io::pipe().unwrap();
+            let kept = writer.try_clone().unwrap();
+            let body = || {
+                let forked = process::fork(|| {
+                    if session {
+                        let _ = process::new_session();
+                    }
+                    std::thread::sleep(Duration::from_secs(1000));
+                    0
+                });
+                forked.map_err(|e| e.to_string()).map(|_| (Vec::new(), Vec::new()))
+            };
+            let result = run("test", "the test", &[kept.as_fd()], rights, Duration::from_secs(60), body);
+            assert_eq!(text(result), " 0");
+            drop((writer, kept));
+            // What pre-init leaves behind may be what the stack stands on.
+            if let Rights::Same(left) = rights {
+                let cages = std::mem::take(&mut *left.0.lock().unwrap());
+                assert_eq!(cages.iter().filter(|cage| !cage.is_over()).count(), 1);
+            }
+            let mut rest = String::new();
+            { reader }.read_to_string(&mut rest).unwrap();
+        }
+    }
+
+    /// The launcher blocks its signals, and must not wait for the object's time to be over.
+    #[test]
+    fn a_signal_that_waits_ends_it_and_stays() {
+        let child = process::fork(|| {
+            let _ = Signals::all_but_faults().block_exactly();
+            let _ = process::kill(std::process::id() as i32, libc::SIGTERM);
+            let hang = || {
+                std::thread::sleep(Duration::from_secs(1000));
+                Err(String::new())
+            };
+            let result =
+                run("test", "the test", &[], Rights::Same(&Left::default()), Duration::from_secs(1000), hang);
+            let told = text(result) == "was interrupted in the test";
+            i32::from(!told || !netgraft_linux::signal::is_pending(libc::SIGTERM))
+        });
+        assert_eq!(process::wait(child.unwrap(), process::Wait::Block).unwrap(), Some(Change::Exited(0)));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The first bytes of an object: whether the dynamic linker of this process could take it (elf(5)).
+//! An object's headers: whether the dynamic linker of this process could take it, and whether the file has all that
+//! they say (elf(5)).
 
 use crate::error::Fault;
 
@@ -6,8 +7,18 @@ const MAGIC: &[u8] = b"\x7fELF";
 /// Offsets in the header of `e_type` and `e_machine`, two bytes each.
 const TYPE: usize = 16;
 const MACHINE: usize = 18;
-/// The bytes that are looked at.
-pub(crate) const HEADER: usize = 20;
+/// Of the header of an ELF file of 64 bits: where the program headers are, and how long and how many they are; and its
+/// own length.
+const TABLE: usize = 32;
+const ENTRY_SIZE: usize = 54;
+const ENTRIES: usize = 56;
+const HEADER: usize = 64;
+/// Of a program header: its type, the offset of the segment in the file and its length there.
+const SEGMENT_OFFSET: usize = 8;
+const SEGMENT_SIZE: usize = 32;
+const ENTRY: usize = 56;
+/// A segment that is mapped.
+const LOAD: u32 = 1;
 
 const OURS: (u8, u8, u16) = (
     if cfg!(target_pointer_width = "64") { 2 } else { 1 },
@@ -39,9 +50,10 @@ fn machine((class, data, machine): (u8, u8, u16)) -> String {
     format!("{name} ({bits} bits, {order} endian)")
 }
 
-/// Checks the beginning of a file.
+/// Checks a file.
 pub(crate) fn check(header: &[u8]) -> Result<(), Fault> {
-    if !header.starts_with(MAGIC) || header.len() < HEADER {
+    // Where the two fields end that tell what it is.
+    if !header.starts_with(MAGIC) || header.len() < MACHINE + 2 {
         return Err(Fault::NotElf);
     }
     let (class, data) = (header[4], header[5]);
@@ -54,12 +66,47 @@ pub(crate) fn check(header: &[u8]) -> Result<(), Fault> {
         return Err(Fault::Machine { theirs: machine(theirs), ours: machine(OURS) });
     }
     match word(TYPE) {
-        3 => Ok(()),
+        3 => whole(header),
         1 => Err(Fault::NotShared("an object file")),
         2 => Err(Fault::NotShared("an executable")),
         4 => Err(Fault::NotShared("a core file")),
         _ => Err(Fault::NotShared("of an unknown type")),
     }
+}
+
+/// Checks that a file of this machine's kind has what its headers say: the dynamic linker maps what is not there, and
+/// the first touch of it is SIGBUS.
+fn whole(file: &[u8]) -> Result<(), Fault> {
+    let needs = |end: Option<u64>| match end {
+        Some(end) if end <= file.len() as u64 => Ok(()),
+        Some(end) => Err(Fault::CutOff { size: file.len() as u64, end }),
+        None => Err(Fault::CutOff { size: file.len() as u64, end: u64::MAX }),
+    };
+    needs(Some(HEADER as u64))?;
+    let table = long(file, TABLE);
+    let (size, count) = (u64::from(short(file, ENTRY_SIZE)), u64::from(short(file, ENTRIES)));
+    needs(table.checked_add(size * count))?;
+    // Another length of an entry is for the linker to refuse.
+    let Some(table) = usize::try_from(table).ok().filter(|_| size == ENTRY as u64) else { return Ok(()) };
+    for entry in file[table..].chunks_exact(ENTRY).take(count as usize) {
+        let kind = u32::from(short(entry, 0)) | u32::from(short(entry, 2)) << 16;
+        if kind == LOAD {
+            needs(long(entry, SEGMENT_OFFSET).checked_add(long(entry, SEGMENT_SIZE)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Two bytes at a place, in the machine's order.
+fn short(bytes: &[u8], at: usize) -> u16 {
+    u16::from_ne_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Eight bytes at a place, in the machine's order.
+fn long(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_ne_bytes(word)
 }
 
 #[cfg(test)]
@@ -84,5 +131,21 @@ mod tests {
             assert!(error.contains(text), "{error}");
         }
         assert!(matches!(check(b"\x7fELF"), Err(Fault::NotElf)));
+    }
+
+    /// Every length is told from the whole, and none is read past its end.
+    #[test]
+    fn a_file_that_was_cut_off_is_told() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let needed = match check(&own[..HEADER]) {
+            Err(Fault::CutOff { size, end }) => (size == HEADER as u64).then_some(end).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        for size in (20..200).chain([needed as usize - 1, needed as usize, 2000]) {
+            assert!(matches!(check(&own[..size]), Err(Fault::CutOff { .. })), "{size}");
+        }
+        let mut wild = own.clone();
+        wild[TABLE..TABLE + 8].fill(0xff);
+        assert!(matches!(check(&wild), Err(Fault::CutOff { .. })));
     }
 }

@@ -29,6 +29,14 @@ pub enum Fault {
     /// It is an ELF file of another kind.
     #[error("is not a shared object but {0} (build it with 'cc -shared -fPIC')")]
     NotShared(&'static str),
+    /// The file ends before what its headers say is in it.
+    #[error("is cut off: the file has {size} bytes, and its headers speak of {end}")]
+    CutOff {
+        /// The file's length, in bytes.
+        size: u64,
+        /// Where something ends that it should have.
+        end: u64,
+    },
     /// It is for another machine.
     #[error("is built for {theirs}, and this netgraft for {ours}")]
     Machine {

@@ -16,7 +16,8 @@
 //!    run behind the sentry's final one.
 //!
 //! Nothing of it ever runs in the launcher's own process. A crash, an exit or a hang in 1 and 2 ends the child, and
-//! becomes a text for the operator.
+//! becomes a text for the operator. What the child forks in 1 ends with it; what it forks in 2 ends when it fails, or
+//! else with the last stack of the object or with the process ([`netgraft_linux::cage`]).
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -11,7 +11,7 @@ use netgraft_plugin::registry::Factory;
 use netgraft_plugin::stack::StackInfo;
 use netgraft_plugin::{PluginStack, StackConfig, SyscallRule};
 
-use crate::child::{self, Failure, Rights};
+use crate::child::{self, Failure, Left, Rights};
 use crate::error::{Fault, LoadError};
 use crate::level0::Level0Stack;
 use crate::level1::Level1Stack;
@@ -47,6 +47,7 @@ pub struct Loaded {
     dependencies: Vec<OwnedFd>,
     watch: Watch,
     used: AtomicBool,
+    left: Left,
 }
 
 /// Reads an object, and looks at it in a child process with few rights: its constructors run there, as does
@@ -60,7 +61,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let object = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let named = |fault| LoadError { object: path.display().to_string(), fault };
     let bytes = read(path).map_err(named)?;
-    crate::elf::check(&bytes[..bytes.len().min(crate::elf::HEADER)]).map_err(named)?;
+    crate::elf::check(&bytes).map_err(named)?;
     let host = |e| named(Fault::Host(e));
     let file = library::memory_copy(&object, &bytes).map_err(host)?;
     // A name without a slash would be looked for where libraries are.
@@ -101,6 +102,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         dependencies,
         watch,
         used: AtomicBool::new(false),
+        left: Left::default(),
     })
 }
 
@@ -193,6 +195,11 @@ impl Loaded {
     /// Whether no stack of this object was linked into this process before.
     pub(crate) fn is_first_use(&self) -> bool {
         !self.used.swap(true, Ordering::Relaxed)
+    }
+
+    /// Where what its pre-init leaves behind is kept.
+    pub(crate) const fn left(&self) -> &Left {
+        &self.left
     }
 
     pub(crate) const fn watch(&self) -> &Watch {

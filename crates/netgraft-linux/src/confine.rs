@@ -45,6 +45,14 @@ pub fn die_with_parent() -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
 }
 
+/// Makes the caller the parent of each descendant that loses its own (`PR_SET_CHILD_SUBREAPER`).
+///
+/// # Errors
+/// None are known.
+pub fn adopt_orphans() -> io::Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
+}
+
 /// Names the calling thread for ps(1), at most 15 bytes (`PR_SET_NAME`).
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //! unsafe code. It knows nothing of stacks or of sockets' semantics.
 
 pub mod broker;
+pub mod cage;
 pub mod capability;
 pub mod confine;
 pub mod epoll;

@@ -110,6 +110,18 @@ impl IdMaps {
     /// # Errors
     /// As user_namespaces(7): EPERM if the caller may not map these ids.
     pub fn write(&self, pid: i32) -> io::Result<()> {
+        self.write_to(&pid.to_string())
+    }
+
+    /// Writes the maps of the caller's own user namespace, which has none yet: for [`IdMaps::One`] only.
+    ///
+    /// # Errors
+    /// As [`IdMaps::write`].
+    pub fn write_own(&self) -> io::Result<()> {
+        self.write_to("self")
+    }
+
+    fn write_to(&self, pid: &str) -> io::Result<()> {
         let (users, groups) = match self {
             IdMaps::All { users, groups } => (format_map(users), format_map(groups)),
             IdMaps::One { user, group } => {

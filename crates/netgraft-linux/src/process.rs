@@ -87,6 +87,18 @@ pub enum Wait {
 /// # Errors
 /// ECHILD if it is no child of the caller.
 pub fn wait(pid: i32, how: Wait) -> io::Result<Option<Change>> {
+    Ok(wait_for(pid, how)?.map(|(_, change)| change))
+}
+
+/// The same for whichever child changes, and which.
+///
+/// # Errors
+/// ECHILD if the caller has no child.
+pub fn wait_any(how: Wait) -> io::Result<Option<(i32, Change)>> {
+    wait_for(-1, how)
+}
+
+fn wait_for(pid: i32, how: Wait) -> io::Result<Option<(i32, Change)>> {
     let options = match how {
         Wait::Block => 0,
         Wait::Look => libc::WNOHANG | libc::WUNTRACED,
@@ -99,13 +111,14 @@ pub fn wait(pid: i32, how: Wait) -> io::Result<Option<Change>> {
             other => break other?,
         }
     };
-    Ok(match got {
+    let change = match got {
         0 => None,
         _ if libc::WIFEXITED(status) => Some(Change::Exited(libc::WEXITSTATUS(status))),
         _ if libc::WIFSIGNALED(status) => Some(Change::Signaled(libc::WTERMSIG(status))),
         _ if libc::WIFSTOPPED(status) => Some(Change::Stopped(libc::WSTOPSIG(status))),
         _ => None,
-    })
+    };
+    Ok(change.map(|change| (got, change)))
 }
 
 /// Sends a signal to a process (kill(2)).

@@ -92,6 +92,33 @@ impl Signals {
         set
     }
 
+    /// The set with a signal.
+    #[must_use]
+    pub fn with(mut self, signal: i32) -> Signals {
+        // SAFETY: the set is valid; a number that is no signal is refused.
+        unsafe { libc::sigaddset(&raw mut self.0, signal) };
+        self
+    }
+
+    /// The set without a signal.
+    #[must_use]
+    pub fn without(mut self, signal: i32) -> Signals {
+        // SAFETY: as in `with`.
+        unsafe { libc::sigdelset(&raw mut self.0, signal) };
+        self
+    }
+
+    /// What the calling thread blocks.
+    ///
+    /// # Errors
+    /// None are known.
+    pub fn blocked() -> io::Result<Signals> {
+        let mut now = Signals::none();
+        // SAFETY: without a new set nothing is changed; `now` lives through the call.
+        let code = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), &raw mut now.0) };
+        if code == 0 { Ok(now) } else { Err(io::Error::from_raw_os_error(code)) }
+    }
+
     /// Whether a signal is in the set.
     #[must_use]
     pub fn has(&self, signal: i32) -> bool {

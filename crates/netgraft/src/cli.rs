@@ -56,8 +56,12 @@ enum Subcommands {
 }
 
 const CHECK_HELP: &str = "\
-A stack in a file runs with your rights, in a process of its own: a crash or a hang fails its case, and the next one
-goes on. Exit status: 0 if all passed that is not known to fail, 1 if something failed, 125 if netgraft itself failed.";
+A stack in a file runs with your rights in a process of its own, which after pre_init may make only the system calls that
+it may make in 'netgraft run'. A crash, a hang or a forbidden call fails its case, and the next one goes on; after three
+hangs in a row the rest does not run.
+
+Exit status: 0 if all passed that is not known to fail, 1 if something failed, 125 if netgraft itself failed or there is
+no such stack, 128+N if signal N ended it.";
 
 #[derive(Args)]
 struct CheckArgs {
@@ -175,7 +179,7 @@ pub(crate) enum Stop {
 
 /// Parses a command line; the first element is this program's name.
 pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
-    let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error))?;
+    let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error, &args))?;
     let run = match cli.command {
         Subcommands::Stacks { files } => return Ok(Command::Stacks { files }),
         Subcommands::Check(CheckArgs { stack, filter, json, plugin_arg }) => {
@@ -208,7 +212,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     Ok(Command::Run { options: Box::new(options), summary: run.summary, verbosity: run.verbose })
 }
 
-fn stop(error: &clap::Error) -> Stop {
+fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
     let text = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return Stop::Text(text),
@@ -223,7 +227,13 @@ fn stop(error: &clap::Error) -> Stop {
     let what: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
     let what = what.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
-    let hint = if what.contains(": use ") { "" } else { " (see 'netgraft run --help')" };
+    let hint = if what.contains(": use ") {
+        String::new()
+    } else {
+        let command = args.get(1).and_then(|arg| arg.to_str());
+        let command = command.filter(|arg| ["run", "stacks", "check"].contains(arg));
+        format!(" (see 'netgraft {}--help')", command.map(|name| format!("{name} ")).unwrap_or_default())
+    };
     Stop::Error(format!("{what}{hint}"))
 }
 
@@ -417,6 +427,20 @@ mod tests {
             let text = error(line);
             assert!(text.contains(part), "{line}: {text}");
             assert!(!text.contains('\n') && !text.starts_with("error"), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn errors_point_to_the_help_of_their_command() {
+        for (line, help) in [
+            ("netgraft run --odd", "(see 'netgraft run --help')"),
+            ("netgraft stacks --odd", "(see 'netgraft stacks --help')"),
+            ("netgraft check", "(see 'netgraft check --help')"),
+            ("netgraft check --odd ./x.so", "(see 'netgraft check --help')"),
+            ("netgraft walk", "(see 'netgraft --help')"),
+        ] {
+            let text = error(line);
+            assert!(text.contains(help), "{line}: {text}");
         }
     }
 

@@ -51,8 +51,8 @@ fn check(stack: &str, argument: Option<String>, filter: &str, json: bool) -> Exi
     let checked = match netgraft::check(stack, argument, filter) {
         Ok(checked) => checked,
         Err(error) => {
-            eprintln!("netgraft: {error}");
-            return ExitCode::from(EXIT_FAILURE);
+            tell(&error);
+            return ExitCode::from(error.exit_status());
         }
     };
     if json {
@@ -73,7 +73,17 @@ fn check(stack: &str, argument: Option<String>, filter: &str, json: bool) -> Exi
         eprintln!("netgraft: no case's name contains '{filter}'");
         return ExitCode::from(EXIT_FAILURE);
     }
+    if let Some(text) = checked.stopped {
+        eprintln!("netgraft: {text}");
+    }
     ExitCode::from(u8::from(checked.failed))
+}
+
+fn tell(error: &RunError) {
+    // A signal's sender knows what it did.
+    if !matches!(error, RunError::Interrupted(_)) {
+        eprintln!("netgraft: {error}");
+    }
 }
 
 fn run(options: netgraft::RunOptions, summary: bool) -> ExitCode {
@@ -85,10 +95,7 @@ fn run(options: netgraft::RunOptions, summary: bool) -> ExitCode {
             ExitCode::from(status.code)
         }
         Err(error) => {
-            // A signal's sender knows what it did.
-            if !matches!(error, RunError::Interrupted(_)) {
-                eprintln!("netgraft: {error}");
-            }
+            tell(&error);
             ExitCode::from(error.exit_status())
         }
     }

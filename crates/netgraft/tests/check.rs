@@ -58,7 +58,49 @@ fn a_stack_that_crashes_fails_its_case_and_the_next_one_runs() {
         netgraft(&["check", hostile.to_str().unwrap(), "--plugin-arg", "socket:abort", "--filter", "bind/"]);
     let table = text(&ran.stdout);
     assert_eq!(ran.status.code(), Some(1), "{table}{}", text(&ran.stderr));
-    assert!(table.matches("the process died of signal 6").count() > 3, "{table}");
+    let told = "socket: expected a return, got the process was killed by signal 6 (SIGABRT)";
+    assert!(table.matches(told).count() > 3, "{table}");
+}
+
+/// As in `run`: what a stack may not do is told before it matters, by the function and by the system call.
+#[test]
+fn a_forbidden_system_call_fails_its_case() {
+    let hostile = object("libcheckforbidden.so", "hostile.c", &[]);
+    for (deed, call) in [("inet", "socket"), ("fork", "clone"), ("mount", "mount")] {
+        let argument = format!("send:{deed}");
+        let case = "stream/questions and answers [v4]";
+        let ran =
+            netgraft(&["check", hostile.to_str().unwrap(), "--plugin-arg", &argument, "--filter", case]);
+        let table = text(&ran.stdout);
+        assert_eq!(ran.status.code(), Some(1), "{table}{}", text(&ran.stderr));
+        let told = format!(
+            "FAIL {case}: send: expected a return, got the process was killed by signal 31 (SIGSYS) for the \
+             system call {call}, which"
+        );
+        assert!(table.contains(&told), "{table}");
+    }
+}
+
+#[test]
+fn hangs_are_named_and_not_waited_for_again_and_again() {
+    let hostile = object("libcheckhang.so", "hostile.c", &[]);
+    let ran =
+        netgraft(&["check", hostile.to_str().unwrap(), "--plugin-arg", "socket:spin", "--filter", "bind/"]);
+    let table = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(1), "{table}");
+    assert_eq!(table.matches("socket: expected a return, got none within 10 s").count(), 3, "{table}");
+    assert_eq!(table.matches("FAIL").count(), 3, "{table}");
+    let told = "netgraft: 3 cases in a row hung, the last one in socket: the rest did not run\n";
+    assert!(text(&ran.stderr).ends_with(told), "{}", text(&ran.stderr));
+}
+
+#[test]
+fn what_a_stack_does_not_have_is_no_failure() {
+    let loops = object("libcheckfamily.so", "loop.c", &[]);
+    let ran = netgraft(&["check", loops.to_str().unwrap(), "--filter", "create/"]);
+    let table = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(0), "{table}");
+    assert!(table.contains("unsupported create/kinds and protocols that do not fit"), "{table}");
 }
 
 #[test]

@@ -187,7 +187,8 @@ impl PluginStack for Level0Stack {
         let keep: Vec<BorrowedFd<'_>> = self.loaded.fds().collect();
         let body = || pre_init(&self.loaded, args.pid);
         let (object, limit) = (self.loaded.object(), crate::PRE_INIT_LIMIT);
-        let answer = child::run(object, "plugin_preinitstack", &keep, Rights::Same, limit, body);
+        let rights = Rights::Same(self.loaded.left());
+        let answer = child::run(object, "plugin_preinitstack", &keep, rights, limit, body);
         let (text, fds) = answer.map_err(|failure| match failure {
             Failure::Host(e) => self.failed(&format!("cannot be prepared: {e}")),
             Failure::Died(text) => self.failed(&text),

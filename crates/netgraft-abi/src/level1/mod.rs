@@ -149,7 +149,8 @@ impl PluginStack for Level1Stack {
             Ok((text, fds))
         };
         let limit = crate::PRE_INIT_LIMIT;
-        let answer = child::run(self.loaded.object(), "pre_init", &keep, Rights::Same, limit, body);
+        let rights = Rights::Same(self.loaded.left());
+        let answer = child::run(self.loaded.object(), "pre_init", &keep, rights, limit, body);
         let (text, fds) = answer.map_err(|failure| match failure {
             Failure::Host(e) => self.failed("cannot be prepared", &e.to_string()),
             Failure::Died(text) => SetupError::new(format!("the stack {} {text}", self.loaded.object())),

@@ -135,6 +135,12 @@ impl Bench {
         if side == Side::Server { self.stacks.len() - 1 } else { 0 }
     }
 
+    /// Whether the stack of a side says that it has sockets of the case's family.
+    #[must_use]
+    pub fn has_family(&self, side: Side) -> bool {
+        self.stacks[self.stack_of(side)].info().sockets.iter().any(|spec| spec.domain == self.domain)
+    }
+
     /// The stack of a side, for the calls that have no socket.
     pub fn stack(&mut self, side: Side) -> &mut dyn PluginStack {
         let index = self.stack_of(side);

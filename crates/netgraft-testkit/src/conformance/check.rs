@@ -96,6 +96,18 @@ pub fn equal<T: Debug + PartialEq>(call: &str, actual: T, expected: T) -> Check 
     Err(Outcome::fail(call, format_args!("{expected:?}"), format_args!("{actual:?}")))
 }
 
+/// What a stack counts must be so many. One that counts nothing leaves zeros
+/// ([`netgraft_plugin::inet::Statistics`]): then it does not support this.
+///
+/// # Errors
+/// The failure otherwise, or [`Outcome::Unsupported`].
+pub(crate) fn counted<T: Debug + PartialEq + Default>(what: &str, actual: T, expected: T) -> Check {
+    if actual == T::default() && expected != T::default() {
+        return Err(Outcome::Unsupported { says: format!("statistics: no {what} are counted") });
+    }
+    equal(&format!("statistics: {what}"), actual, expected)
+}
+
 /// Something must hold; `actual` is shown if it does not.
 ///
 /// # Errors

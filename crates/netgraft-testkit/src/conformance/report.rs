@@ -34,16 +34,17 @@ impl Row {
         Row { group: case.group.to_owned(), name: case.name.to_owned(), setting, outcome: Outcome::Pass }
     }
 
-    /// The row of a case, by what [`Row::id`] says of it, in which the stack ended the process or did not return.
+    /// The row of a case, by what [`Row::id`] says of it, in which the stack ended the process in a call or did not
+    /// return from it.
     #[must_use]
-    pub fn lost(id: &str, actual: &str) -> Row {
+    pub fn lost(id: &str, call: &str, actual: &str) -> Row {
         let (case, setting) = id.split_once(" [").unwrap_or((id, ""));
         let (group, name) = case.split_once('/').unwrap_or(("", case));
         Row {
             group: group.to_owned(),
             name: name.to_owned(),
             setting: setting.trim_end_matches(']').to_owned(),
-            outcome: Outcome::fail("(any)", "a return", actual),
+            outcome: Outcome::fail(call, "a return", actual),
         }
     }
 
@@ -141,6 +142,6 @@ mod tests {
         assert!(report.table().contains("FAIL g/b [v4]: bind: expected success, got Io"));
         assert_eq!(report.failures().count(), 1);
         let id = report.rows[1].id();
-        assert_eq!(Row::lost(&id, "died").id(), id);
+        assert_eq!(Row::lost(&id, "bind", "died").id(), id);
     }
 }

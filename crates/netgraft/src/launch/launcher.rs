@@ -10,6 +10,7 @@ use netgraft_linux::listener::Listener;
 use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
+use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
@@ -269,7 +270,7 @@ impl<'a> Launcher<'a> {
                         return Err(RunError::SentryDied(self.autopsy(None)));
                     }
                     // Whoever else ended also closed its pipe or reported.
-                    libc::SIGCHLD | libc::SIGCONT | libc::SIGWINCH | libc::SIGURG => {}
+                    signal if is_no_end(signal) => {}
                     signal => return Err(RunError::Interrupted(signal)),
                 },
                 Some(Incoming::SentryGone(cause)) => {
@@ -287,13 +288,25 @@ impl<'a> Launcher<'a> {
     /// Calls `pre_init`, with the program's process, or where the stack has a link of its own, with that one's.
     fn prepare_stack(&mut self, stack: &mut dyn PluginStack, program: u32) -> Result<PreInitStack, RunError> {
         let LinkConfig::Veth(name) = &self.plan.config.link else {
-            return Ok(stack.pre_init(PreInitStackArgs { pid: program })?);
+            let prepared = stack.pre_init(PreInitStackArgs { pid: program });
+            return prepared.map_err(|error| self.interruption(error));
         };
         let (pair, holder) = veth::make(name, &self.plan.config)?;
-        let handed_over = stack.pre_init(PreInitStackArgs { pid: holder.pid() })?;
+        let prepared = stack.pre_init(PreInitStackArgs { pid: holder.pid() });
+        let handed_over = prepared.map_err(|error| self.interruption(error))?;
         holder.settle()?;
         self.veth = Some(pair);
         Ok(handed_over)
+    }
+
+    /// A stack's `pre_init` fails, too, when a signal has come: then that is why.
+    fn interruption(&self, error: SetupError) -> RunError {
+        while let Ok(Some(arrived)) = signal::read(self.signals.as_fd()) {
+            if !is_no_end(arrived.signal) {
+                return RunError::Interrupted(arrived.signal);
+            }
+        }
+        error.into()
     }
 
     /// Gives the sentry the listener, and what the stack's `pre_init` returned.
@@ -504,6 +517,11 @@ impl Drop for Launcher<'_> {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether a signal asks for no end of a sandbox that is being made.
+fn is_no_end(signal: i32) -> bool {
+    matches!(signal, libc::SIGCHLD | libc::SIGCONT | libc::SIGWINCH | libc::SIGURG)
 }
 
 /// Lets a process that waits for a byte go on.

@@ -38,8 +38,11 @@ use netgraft_linux::signal::{self, Signals};
 use netgraft_linux::{confine, filter};
 use netgraft_plugin::{NetworkType, StackConfig};
 
+pub(crate) use allow::call_text;
 pub use crash::OnCrash;
+pub(crate) use crash::change_text;
 pub use report::Step;
+pub(crate) use sentry::confine_for;
 
 use crate::control::Summary;
 use crate::error::{RunError, signal_status};

@@ -163,29 +163,42 @@ fn start_stack(
     vitals.end();
     let own_control = control.try_clone_to_owned().map_err(|e| e.to_string())?;
     let mut stack = Box::new(Watched::new(made, vitals, own_control));
-    let own = stack.seccomp_filters();
     if plan.warn_of_rules {
-        let wider = allow::wider_than_base(&own);
+        let wider = allow::wider_than_base(&stack.seccomp_filters());
         if !wider.is_empty() {
             let text = format!("the stack widens the sentry's allow-list by {}", wider.join(", "));
             control::send(control, &FromSentry::Warning(text)).map_err(|e| e.to_string())?;
         }
     }
+    confine_for(stack.as_mut(), plan.object.is_some(), &plan.vitals)?;
+    stack.init(args).map_err(|e| e.to_string())?;
+    Ok(stack)
+}
+
+/// Links a stack and leaves the process no system call but those of the base and the stack's own, for good. One that
+/// is refused is named in `vitals`.
+///
+/// # Errors
+/// One line: what the stack says, or what cannot be done.
+pub(crate) fn confine_for(
+    stack: &mut dyn PluginStack,
+    of_object: bool,
+    vitals: &Vitals,
+) -> Result<(), String> {
     let confine = |rules: &[SyscallRule]| {
         let list = AllowList::compile_with_names(&allow::rules(rules));
         list.and_then(|list| list.install())
             .map_err(|e| format!("the sentry cannot install its allow-list: {e}"))
     };
-    plan.vitals.report_ends().map_err(|e| e.to_string())?;
+    let own = stack.seccomp_filters();
+    vitals.report_ends().map_err(|e| e.to_string())?;
     // An object's constructors are code from outside, too. Their list can only become shorter.
-    if plan.object.is_some() {
+    if of_object {
         confine(&[own.clone(), netgraft_abi::loader_rules()].concat())?;
     }
     stack.prepare().map_err(|e| e.to_string())?;
     // From here on nothing becomes executable.
-    confine(&own)?;
-    stack.init(args).map_err(|e| e.to_string())?;
-    Ok(stack)
+    confine(&own)
 }
 
 /// Namespaces of the sentry's own, with nothing in them but its process-id namespace's /proc.

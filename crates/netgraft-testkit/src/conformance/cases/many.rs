@@ -6,7 +6,7 @@ use std::time::Duration;
 use netgraft_plugin::{Error, Events, SocketOption};
 
 use super::super::bench::{Bench, Pair, Side, Sock, pattern};
-use super::super::check::{Check, Checks, equal, holds};
+use super::super::check::{Check, Checks, counted, equal, holds};
 use super::group;
 
 group! { "many":
@@ -59,7 +59,7 @@ fn side_by_side(b: &mut Bench) -> Check {
     let before = sockets(b);
     let count = count(b, 1000, 150);
     let (listener, pairs) = connections(b, count)?;
-    equal("statistics: sockets", sockets(b), before + 1 + 2 * count as u64)?;
+    counted("sockets", sockets(b), before + 1 + 2 * count as u64)?;
     for (number, pair) in pairs.iter().enumerate() {
         b.send_all(pair.client, &number.to_le_bytes())?;
     }
