@@ -50,6 +50,29 @@ pub fn clone_sibling(namespaces: Namespaces, child: impl FnOnce() -> i32) -> io:
     if pid == 0 { finish(child) } else { Ok(pid as i32) }
 }
 
+/// Forks; the child has not a copy of the caller's descriptor table but the same one (`CLONE_FILES`, clone(2)), so that
+/// what is open there is closed only when both have ended. It runs `child` as with [`clone_sibling`]. Answers a
+/// descriptor for the child.
+///
+/// What one of both closes is closed for the other. `child` is a function, since a closure could own descriptors, which
+/// both would then close.
+///
+/// # Errors
+/// As clone(2).
+pub fn fork_with_same_files(child: fn() -> i32) -> io::Result<OwnedFd> {
+    let flags = i64::from(libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD);
+    let mut pidfd: RawFd = -1;
+    // SAFETY: as in `clone_sibling`; with CLONE_PIDFD the third argument points to where the descriptor is stored, which
+    // lives through the call.
+    let pid =
+        check_long(unsafe { libc::syscall(libc::SYS_clone, flags, 0_i64, &raw mut pidfd, 0_i64, 0_i64) })?;
+    if pid == 0 {
+        finish(child)
+    }
+    // SAFETY: the kernel just gave this descriptor to us; the child knows nothing of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+}
+
 fn finish(child: impl FnOnce() -> i32) -> ! {
     // A panic must not unwind into the frames of the parent's copy.
     let status = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
@@ -151,6 +174,16 @@ pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     let fd = check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, i64::from(pid), 0_i64) })?;
     // SAFETY: the kernel just gave this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sends a signal to the process of a descriptor (pidfd_send_signal(2)).
+///
+/// # Errors
+/// ESRCH if it has ended, EPERM.
+pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let (pidfd, signal) = (i64::from(pidfd.as_raw_fd()), i64::from(signal));
+    // SAFETY: without a `siginfo_t`, which may be missing, the call takes integers.
+    check_long(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, 0_i64, 0_i64) }).map(drop)
 }
 
 /// Takes a duplicate of another process's descriptor (pidfd_getfd(2)).
@@ -335,6 +368,11 @@ fn execve(path: &CStr, argv: &[&CStr], envp: &[CString]) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use crate::fdpass;
+    use crate::signal::Signals;
 
     #[test]
     fn a_child_ends_with_the_status_of_its_function_and_a_panic_does_not_escape() {
@@ -343,6 +381,30 @@ mod tests {
         // A panic without its hook: the hook's lock may be held by the thread of another test at the moment of the fork.
         let pid = fork(|| std::panic::resume_unwind(Box::new(()))).unwrap();
         assert_eq!(wait(pid, Wait::Block).unwrap(), Some(Change::Exited(PANICKED)));
+    }
+
+    #[test]
+    fn a_child_with_the_same_files_keeps_them_open_until_it_ends() {
+        fn wait_for_signal() -> i32 {
+            Signals::none().and(libc::SIGUSR1).wait().map_or(1, |_| 0)
+        }
+        let before = Signals::all_but_faults().block_exactly().unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let (told, tells) = fdpass::pair().unwrap();
+        let middle = fork(|| {
+            let child = fork_with_same_files(wait_for_signal);
+            let told = child.and_then(|pidfd| fdpass::send(tells.as_fd(), b"!", &[pidfd.as_fd()]));
+            i32::from(told.is_err())
+        })
+        .unwrap();
+        before.block_exactly().unwrap();
+        drop(writer);
+        let (_, fds) = fdpass::receive(told.as_fd(), 1).unwrap().unwrap();
+        assert_eq!(wait(middle, Wait::Block).unwrap(), Some(Change::Exited(0)));
+        let closed = |time| fdpass::wait_readable([Some(reader.as_fd())], Some(time)).unwrap();
+        assert_eq!(closed(Duration::from_millis(50)), [false], "the writer is held");
+        signal(fds[0].as_fd(), libc::SIGUSR1).unwrap();
+        assert_eq!(closed(Duration::from_secs(20)), [true]);
     }
 
     #[test]

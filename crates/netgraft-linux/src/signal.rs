@@ -147,6 +147,25 @@ impl Signals {
         if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
     }
 
+    /// Takes one of these signals, which must be blocked, and waits until one comes (sigwait(3)).
+    ///
+    /// # Errors
+    /// EINVAL
+    pub fn wait(&self) -> io::Result<i32> {
+        let mut signal = 0;
+        // SAFETY: the set is valid; both live through the call.
+        let code = unsafe { libc::sigwait(&raw const self.0, &raw mut signal) };
+        if code == 0 { Ok(signal) } else { Err(io::Error::from_raw_os_error(code)) }
+    }
+
+    /// Adds a signal to the set.
+    #[must_use]
+    pub fn and(mut self, signal: i32) -> Signals {
+        // SAFETY: the set is valid; a number that is no signal is refused.
+        unsafe { libc::sigaddset(&raw mut self.0, signal) };
+        self
+    }
+
     /// A descriptor from which these signals, which must be blocked, are read (signalfd(2)). It does not block
     /// and is closed by execve(2).
     ///

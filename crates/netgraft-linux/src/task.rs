@@ -56,6 +56,21 @@ fn process_of(tid: u32) -> io::Result<u32> {
     id.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
+/// The processes that are to be seen in `/proc`: those of its process-id namespace.
+#[must_use]
+pub fn processes() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// How many descriptors a process has room for: their numbers are below this (proc(5), `FDSize`).
+#[must_use]
+pub fn descriptors(process: u32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+    size.and_then(|size| size.trim().parse().ok()).unwrap_or(0)
+}
+
 fn pidfd_open(pid: u32, flags: u32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };

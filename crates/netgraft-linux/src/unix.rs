@@ -12,6 +12,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 pub struct Name(pub u64);
 
 const NAME_LENGTH: usize = 9;
+/// `SIOCATMARK` (sockios.h).
+const AT_MARK: libc::c_ulong = 0x8905;
 
 impl Name {
     fn address(self) -> (libc::sockaddr_un, libc::socklen_t) {
@@ -183,6 +185,15 @@ pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     result == 1 && poll.revents & libc::POLLHUP != 0
 }
 
+/// Whether the other end of a stream has said that it sends no more, or was closed.
+#[must_use]
+pub fn has_ended(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: `poll` is one writable entry.
+    let result = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    result == 1 && poll.revents & libc::POLLRDHUP != 0
+}
+
 /// Whether the open file is non-blocking.
 ///
 /// # Errors
@@ -214,17 +225,15 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 /// # Errors
 /// ENOTSOCK
 pub fn cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    get_long(fd, libc::SO_COOKIE)
+}
+
+fn get_long(fd: BorrowedFd<'_>, option: i32) -> io::Result<u64> {
     let mut value = 0u64;
     let mut len = 8 as libc::socklen_t;
     // SAFETY: `value` is writable for `len` bytes.
     check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_COOKIE,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len)
     })?;
     Ok(value)
 }
@@ -250,6 +259,23 @@ fn set_int(fd: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
 /// ENOTSOCK
 pub fn domain(fd: BorrowedFd<'_>) -> io::Result<i32> {
     get_int(fd, libc::SO_DOMAIN)
+}
+
+/// A number for the network namespace that the socket is in (`SO_NETNS_COOKIE`, Linux 5.14), which no other namespace
+/// has had since the system booted.
+///
+/// # Errors
+/// ENOTSOCK
+pub fn network(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    get_long(fd, libc::SO_NETNS_COOKIE)
+}
+
+/// Whether it listens (`SO_ACCEPTCONN`).
+///
+/// # Errors
+/// ENOTSOCK
+pub fn is_listening(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    get_int(fd, libc::SO_ACCEPTCONN).map(|listens| listens != 0)
 }
 
 /// Whether it is a stream socket (`SO_TYPE`).
@@ -291,6 +317,20 @@ pub fn has_error(fd: BorrowedFd<'_>) -> bool {
     result == 1 && poll.revents & libc::POLLERR != 0
 }
 
+/// Puts a mark on a socket that means nothing to AF_UNIX (`SO_DONTROUTE`), and stays with it.
+///
+/// # Errors
+/// setsockopt(2)
+pub fn set_flag(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(fd, libc::SO_DONTROUTE, 1)
+}
+
+/// Whether a socket has the mark of [`set_flag`].
+#[must_use]
+pub fn has_flag(fd: BorrowedFd<'_>) -> bool {
+    get_int(fd, libc::SO_DONTROUTE).is_ok_and(|on| on != 0)
+}
+
 /// The name of the socket at the other end, if it has one of ours.
 #[must_use]
 pub fn peer_name(fd: BorrowedFd<'_>) -> Option<Name> {
@@ -322,7 +362,7 @@ pub fn is_fresh_stream(fd: BorrowedFd<'_>) -> bool {
     unconnected
         && domain(fd).is_ok_and(|d| d == libc::AF_UNIX)
         && is_stream(fd).is_ok_and(|s| s)
-        && get_int(fd, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens == 0)
+        && is_listening(fd).is_ok_and(|listens| !listens)
         && own_name(fd).is_none()
 }
 
@@ -335,6 +375,31 @@ pub fn send(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     length(unsafe {
         libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     })
+}
+
+/// Leaves a mark behind what was sent on a stream, which the other end finds with [`is_at_mark`]: a byte of urgent data
+/// (`MSG_OOB`, Linux 5.15), which is no part of the stream.
+///
+/// # Errors
+/// EAGAIN, EPIPE, EOPNOTSUPP if the kernel has no such data for AF_UNIX.
+pub fn mark(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = libc::MSG_OOB | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the byte is readable.
+    length(unsafe { libc::send(fd.as_raw_fd(), b"x".as_ptr().cast(), 1, flags) }).map(drop)
+}
+
+/// Whether a [`mark`] is all that is left to read (`SIOCATMARK`). A receive takes it away and goes on behind it.
+#[must_use]
+pub fn is_at_mark(fd: BorrowedFd<'_>) -> bool {
+    let (mut at_mark, mut unread) = (0i32, 0i32);
+    // SAFETY: `at_mark` is writable for the four bytes that the request stores.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), AT_MARK, &raw mut at_mark) };
+    if result < 0 || at_mark == 0 {
+        return false;
+    }
+    // SAFETY: as above.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut unread) };
+    result == 0 && unread == 1
 }
 
 /// Receives without waiting. `MSG_TRUNC` among the flags makes a datagram's own length the result, which may
@@ -420,6 +485,35 @@ mod tests {
         let mut junk = [0; 4];
         assert_eq!(recv(end.as_fd(), &mut junk, 0).unwrap(), 2);
         assert_eq!(poll(&program), libc::POLLOUT, "established");
+    }
+
+    #[test]
+    fn a_mark_is_found_behind_the_last_byte_and_resets_when_it_is_left() {
+        let pair = |n| {
+            let listener = stream(true).unwrap();
+            bind(listener.as_fd(), name(n)).unwrap();
+            listen(listener.as_fd(), 1).unwrap();
+            let program = stream(true).unwrap();
+            connect(program.as_fd(), name(n)).unwrap();
+            (program, accept(listener.as_fd(), true).unwrap())
+        };
+        let mut buf = [0; 8];
+        for left in [true, false] {
+            let (program, end) = pair(10 + u64::from(left));
+            send(program.as_fd(), b"last").unwrap();
+            mark(program.as_fd()).unwrap();
+            shutdown(program.as_fd(), libc::SHUT_WR).unwrap();
+            assert!(!is_at_mark(end.as_fd()));
+            assert_eq!(recv(end.as_fd(), &mut buf, 0).unwrap(), 4);
+            assert!(is_at_mark(end.as_fd()));
+            if !left {
+                assert_eq!(recv(end.as_fd(), &mut buf, 0).unwrap(), 0, "the end of the stream");
+                assert!(!is_at_mark(end.as_fd()));
+            }
+            drop(end);
+            let last = recv(program.as_fd(), &mut buf, 0).map_err(|e| e.raw_os_error());
+            assert_eq!(last, if left { Err(Some(libc::ECONNRESET)) } else { Ok(0) });
+        }
     }
 
     #[test]

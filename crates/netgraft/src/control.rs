@@ -25,6 +25,8 @@ pub enum FromSentry {
     /// The sentry's network namespace, in the message's descriptor: its surrogates are known by it, and a sentry
     /// that takes over needs it.
     NetworkNamespace,
+    /// The process that holds the sentry's descriptors should it die, as a pidfd in the message's descriptor.
+    Keeper,
     /// The launcher slept, and the stack is being called again.
     Busy,
     /// A socket that a sentry which takes over makes again; replaces what was said of this socket before.

@@ -327,6 +327,72 @@ sys.exit(43)
 }
 
 #[test]
+fn a_death_resets_connections_and_looks_like_no_orderly_end() {
+    for on_crash in [OnCrash::Fail, OnCrash::Restart] {
+        let ended = run(on_crash, "", include_str!("survival/resets.py"));
+        assert_eq!(ended.code, Some(46));
+        for line in [
+            "download: (32000, 'ECONNRESET')",
+            // What was complete stays so.
+            "done: (3, 'end')",
+            "half: (4, 'ECONNRESET')",
+            "upload: (0, 'ECONNRESET')",
+            "blocked: (0, 'ECONNRESET')",
+            "child: (0, 'ECONNRESET')",
+            "waiting: (0, 'ECONNRESET')",
+            "poll: True True",
+            "epoll: True",
+            "pending: EINPROGRESS",
+            "pending: True",
+            "writable: 1",
+            "SO_ERROR: ECONNRESET",
+            "peer: ENOTCONN",
+            "send: EPIPE",
+        ] {
+            assert!(ended.stdout.contains(line), "{on_crash} {line}");
+        }
+        assert!(!ended.stdout.contains("SO_ERROR: None"));
+        assert_eq!(ended.stdout.contains("bare: -1 EINVAL"), on_crash == OnCrash::Fail);
+    }
+}
+
+#[test]
+fn sockets_of_a_dead_stack_are_still_internet_sockets() {
+    let program = |mode: &str| format!("MODE = '{mode}'\n{}", include_str!("survival/strangers.py"));
+    let ended = run(OnCrash::Restart, "", &program("restart"));
+    assert_eq!(ended.code, Some(47));
+    let v4 = "2 1 6 ('0.0.0.0', 0) ENOTCONN None 1";
+    let v6 = "10 1 6 ('::', 0, 0, 0) ENOTCONN None 1";
+    for line in [
+        format!("connected: {v4}"),
+        format!("accepted: {v4}"),
+        format!("connected6: {v6}"),
+        format!("accepted6: {v6}"),
+        format!("fresh: {v4}"),
+        format!("fresh6: {v6}"),
+        "recvmsg: b'unread' ECONNRESET".to_owned(),
+        "SO_ERROR: ['ECONNRESET', None]".to_owned(),
+        "own: True ''".to_owned(),
+        "used: b'used' 1".to_owned(),
+        // As Linux says of a connection that was reset.
+        "again: EISCONN".to_owned(),
+    ] {
+        assert!(ended.stdout.contains(&line), "{line}");
+    }
+    let ended = run(OnCrash::Fail, "", &program("fail"));
+    assert_eq!(ended.code, Some(47));
+    let down = "ENETDOWN 1 ENETDOWN ENETDOWN ENOTCONN ENETDOWN ENETDOWN";
+    for name in ["connected", "accepted", "connected6", "accepted6", "fresh", "fresh6"] {
+        assert!(ended.stdout.contains(&format!("{name}: {down}")), "{name}");
+    }
+    for line in
+        ["recvmsg: b'unread' ECONNRESET", "SO_ERROR: ['ECONNRESET', None]", "own: True ''", "type: True"]
+    {
+        assert!(ended.stdout.contains(line), "{line}");
+    }
+}
+
+#[test]
 fn a_listener_is_found_where_another_process_has_it() {
     let ended = run(
         OnCrash::Restart,

@@ -15,6 +15,7 @@ use netgraft_plugin::{LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::jobs::{AfterStop, Jobs};
+use super::keeper;
 use super::mirror::{self, Mirror};
 use super::report::{Report, Role, Step};
 use super::sentry::{self, SentryPlan};
@@ -72,6 +73,8 @@ pub(super) struct Launcher<'a> {
     pub(super) listener: Option<OwnedFd>,
     /// The sentry's network namespace, if it has one of its own.
     pub(super) surrogates: Option<Namespace>,
+    /// The process that holds the sentry's descriptors should it die.
+    pub(super) keeper: Option<OwnedFd>,
     /// What a sentry that takes over needs, if one is to take over.
     pub(super) spare: Option<Spare>,
     /// What the sentry said before it gave up.
@@ -114,6 +117,7 @@ impl<'a> Launcher<'a> {
             program_name,
             listener: None,
             surrogates: None,
+            keeper: None,
             spare: None,
             last_failure: None,
             watchdog: Watchdog::new(Instant::now()),
@@ -212,6 +216,11 @@ impl<'a> Launcher<'a> {
                 }
             }
             FromSentry::Broke(why) => return gone(Some(Cause::Broke(why))),
+            FromSentry::Keeper => {
+                if let (Some(fd), None) = (fds.pop(), &self.keeper) {
+                    self.keeper = Some(fd);
+                }
+            }
             FromSentry::Busy => self.watchdog.wake(Instant::now()),
             FromSentry::Keep(kept) => {
                 if let Some(spare) = &mut self.spare {
@@ -383,7 +392,13 @@ impl<'a> Launcher<'a> {
     fn signal(&mut self, arrived: Arrived) -> Result<Option<Change>, RunError> {
         let Some(program) = self.pid(Role::Program) else { return Ok(None) };
         match arrived.signal {
-            libc::SIGCHLD => return self.look(),
+            libc::SIGCHLD => {
+                let end = self.look()?;
+                if end.is_none() && self.sentry_has_ended() {
+                    self.survive(None);
+                }
+                return Ok(end);
+            }
             libc::SIGCONT => self.jobs.resume(program).map_err(step(Step::Supervise))?,
             _ if arrived.from_kernel && self.jobs.terminal_reaches_program() => {}
             signal => match process::kill(program, signal) {
@@ -435,6 +450,10 @@ impl<'a> Launcher<'a> {
     /// Asks the sentry what happened, now that the program has ended.
     pub(super) fn last_words(&mut self) -> Option<Summary> {
         let ends = self.ends.as_ref().filter(|_| self.control_open)?;
+        // No connection of the program is left that could be cut short. What the sentry has open is closed as it ends.
+        if let Some(keeper) = self.keeper.take() {
+            keeper::dismiss(&keeper);
+        }
         control::send(ends.control.as_fd(), &ToSentry::Stop).ok()?;
         let deadline = Instant::now() + LAST_WORDS;
         loop {
@@ -540,6 +559,7 @@ fn said(message: FromSentry) -> Result<(), RunError> {
         | FromSentry::Summary(_)
         | FromSentry::NetworkNamespace
         | FromSentry::Broke(_)
+        | FromSentry::Keeper
         | FromSentry::Busy
         | FromSentry::Keep(_)
         | FromSentry::Forget(_) => Ok(()),

@@ -16,6 +16,7 @@
 mod allow;
 mod crash;
 mod jobs;
+mod keeper;
 mod launcher;
 mod mirror;
 mod report;

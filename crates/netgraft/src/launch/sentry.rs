@@ -19,7 +19,7 @@ use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig, SyscallRule};
 use serde::{Deserialize, Serialize};
 
-use super::allow;
+use super::{allow, keeper};
 use crate::clock;
 use crate::control::{self, FromSentry, Kept, Network};
 use crate::runtime::{self, SentryArgs, Watched};
@@ -128,6 +128,13 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
             .map_err(cannot("tell the launcher"))?;
     }
     drop_privileges(plan.become_nobody).map_err(cannot("drop its privileges"))?;
+    // Host sockets have no other end.
+    if !matches!(network, SentryNetwork::Caller) {
+        keeper::start(control).map_err(cannot("start its keeper"))?;
+    }
+    confine::set_name(c"netgraft-sentry").map_err(cannot("name itself"))?;
+    // The launcher's mask, which blocks everything, was inherited.
+    Signals::none().block_exactly().map_err(cannot("unblock signals"))?;
 
     let message = fdpass::receive(control, HANDOVER_LIMIT).map_err(cannot("receive the handover"))?;
     let Some((bytes, mut fds)) = message else { return Err("the launcher is gone".to_owned()) };
@@ -254,8 +261,5 @@ fn drop_privileges(become_nobody: bool) -> io::Result<()> {
     confine::not_dumpable()?;
     confine::die_with_parent()?;
     confine::no_core_file()?;
-    confine::raise_descriptor_limit()?;
-    confine::set_name(c"netgraft-sentry")?;
-    // The launcher's mask, which blocks everything, was inherited.
-    Signals::none().block_exactly().map(drop)
+    confine::raise_descriptor_limit()
 }

@@ -11,8 +11,26 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::task::Tasks;
 use netgraft_linux::{confine, process, unix};
 use netgraft_sentry::call::Call;
+use netgraft_sentry::ioctl::{self, Request};
 
 use crate::vitals::Taken;
+
+/// Options that mean the same on a surrogate as on what it stands for, and tell nothing of its own kind.
+const COMMON_OPTIONS: &[i32] = &[
+    libc::SO_ERROR,
+    libc::SO_TYPE,
+    libc::SO_ACCEPTCONN,
+    libc::SO_RCVTIMEO,
+    libc::SO_SNDTIMEO,
+    libc::SO_RCVLOWAT,
+    libc::SO_RCVBUF,
+    libc::SO_SNDBUF,
+    libc::SO_LINGER,
+    libc::SO_KEEPALIVE,
+    libc::SO_REUSEADDR,
+    libc::SO_BROADCAST,
+    libc::SO_COOKIE,
+];
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +55,18 @@ fn verdict(call: Option<Call>, target: impl FnOnce(i32) -> Target) -> Verdict {
     let target = target(fd);
     match (call, target) {
         (_, Target::Other) => Verdict::LetThrough,
-        // Options, and the end of what was: the kernel's answers on the surrogate do.
-        (
-            Call::GetSockOpt { .. } | Call::SetSockOpt { .. } | Call::Shutdown { .. } | Call::Ioctl { .. },
-            _,
-        ) => Verdict::LetThrough,
+        // The end of what was, and options that the surrogate has, too: the kernel's answers on it do.
+        (Call::Shutdown { .. }, _) => Verdict::LetThrough,
+        (Call::GetSockOpt { level, name, .. } | Call::SetSockOpt { level, name, .. }, _)
+            if level == libc::SOL_SOCKET && COMMON_OPTIONS.contains(&name) =>
+        {
+            Verdict::LetThrough
+        }
+        (Call::Ioctl { request, .. }, _)
+            if matches!(ioctl::parse(request), Request::QueuedOut | Request::AtMark) =>
+        {
+            Verdict::LetThrough
+        }
         // A stream's last bytes are still there; then comes its end, or a reset.
         (
             Call::SendTo { .. }
@@ -150,7 +175,14 @@ mod tests {
         }
         assert_eq!(of(libc::SYS_sendto, Target::Datagram), Verdict::Refuse(libc::ENETDOWN));
         assert_eq!(of(libc::SYS_recvmsg, Target::Stream), Verdict::LetThrough);
-        assert_eq!(of(libc::SYS_getsockopt, Target::Stream), Verdict::LetThrough);
+        let option = |level: i32, name: i32| {
+            let args = [3, level as u64, name as u64, 0x1000, 0x1000, 0];
+            verdict(Call::parse(libc::SYS_getsockopt, args), |_| Target::Stream)
+        };
+        assert_eq!(option(libc::SOL_SOCKET, libc::SO_ERROR), Verdict::LetThrough);
+        // What would tell that it is an AF_UNIX socket.
+        assert_eq!(option(libc::SOL_SOCKET, libc::SO_DOMAIN), Verdict::Refuse(libc::ENETDOWN));
+        assert_eq!(option(libc::IPPROTO_TCP, libc::TCP_NODELAY), Verdict::Refuse(libc::ENETDOWN));
         let socket = verdict(Call::parse(libc::SYS_socket, [2, 1, 0, 0, 0, 0]), |_| Target::Other);
         assert_eq!(socket, Verdict::Refuse(libc::ENETDOWN));
         assert_eq!(verdict(None, |_| Target::Other), Verdict::Refuse(libc::ENOSYS));

@@ -17,6 +17,7 @@ use netgraft_linux::process::{self, Change, Wait, clone_sibling};
 use netgraft_linux::{confine, fdpass};
 
 use super::crash::{self, Cause};
+use super::keeper::{self, Listeners};
 use super::launcher::{Launcher, Process};
 use super::report::Role;
 use super::sentry::{self, SentryNetwork};
@@ -112,10 +113,11 @@ impl Launcher<'_> {
         crash::text(&self.stack_name, &cause, &plan.vitals, plan.object.as_deref())
     }
 
-    /// Whether the sentry's process has ended. Until the program is executed its process holds a copy of the
-    /// sentry's socket, so that no hang-up tells.
+    /// Whether the sentry's process has ended. Its keeper holds a copy of its socket, and until the program is executed
+    /// that one's process does, so that no hang-up tells.
     pub(super) fn sentry_has_ended(&self) -> bool {
-        self.pid(Role::Sentry).is_some_and(|sentry| {
+        // Without that socket it is the stand-in.
+        self.pid(Role::Sentry).filter(|_| self.control_open).is_some_and(|sentry| {
             let ended =
                 process::pidfd(sentry).and_then(|fd| wait_readable([Some(fd.as_fd())], Some(Duration::ZERO)));
             !matches!(ended, Ok([false]))
@@ -126,6 +128,10 @@ impl Launcher<'_> {
     pub(super) fn survive(&mut self, cause: Option<Cause>) {
         let what = self.autopsy(cause);
         let count = self.spare.as_mut().map(|spare| spare.count_restart(Instant::now()));
+        if let Some(keeper) = self.keeper.take() {
+            let restarts = matches!(count, Some(Some(_)));
+            keeper::release(&keeper, if restarts { Listeners::Stay } else { Listeners::End });
+        }
         match count {
             Some(Some(count)) => match self.restart() {
                 Ok(()) => {

@@ -21,8 +21,7 @@ const SOMAXCONN: u32 = 4096;
 impl Engine {
     /// bind(2)
     pub(super) fn bind(&mut self, caller: &Caller, fd: i32, addr: Buffer) -> Outcome {
-        let found = self.resolve(caller, fd).or_else(|| self.adopt(caller, fd, addr));
-        let Some((id, mut file)) = found else { return Ok(Answer::Kernel) };
+        let Some((id, mut file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
         let (bytes, len) = caller.read_address(addr)?;
         let Some(socket) = self.table.get(id) else { return Ok(Answer::Kernel) };
         let addr = sockaddr::parse_for_bind(socket.spec.domain, &bytes[..len])?;
@@ -76,6 +75,7 @@ impl Engine {
     pub(super) fn listen(&mut self, caller: &Caller, fd: i32, backlog: i32) -> Outcome {
         let Some((id, mut file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
         let Some(socket) = self.table.get(id) else { return Ok(Answer::Kernel) };
+        let domain = socket.spec.domain;
         let fresh = match &socket.state {
             State::Fresh => true,
             State::Ended(Over::Listener) => {
@@ -93,7 +93,7 @@ impl Engine {
         self.stack.listen(handle, backlog).map_err(Error::errno)?;
         self.stack_busy = true;
         if fresh {
-            let name = self.fresh_name();
+            let name = self.fresh_listener_name(domain);
             unix::bind(file.as_fd(), name).map_err(|e| errno(&e))?;
             self.watch(id, file.as_fd());
             if let Some(socket) = self.table.get_mut(id) {
@@ -216,6 +216,10 @@ impl Engine {
         match &mut socket.state {
             State::Stream(stream) => {
                 stream.watched = true;
+                if kind != Shutdown::Read {
+                    // From now on nobody can leave a byte unread to reset the connection.
+                    let _ = unix::mark(file.as_fd());
+                }
                 // What was written before is read first: the end of the stream comes after it.
                 unix::shutdown(file.as_fd(), how).map_err(|e| errno(&e))?;
                 self.watch(id, file.as_fd());

@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netgraft_linux::epoll::bits;
 use netgraft_linux::unix;
-use netgraft_plugin::{Error, Events, Handle};
+use netgraft_plugin::{Error, Events, Handle, Kind};
 use netgraft_sentry::call::{Buffer, Call};
 use netgraft_sentry::sockaddr::{self, Given};
 use netgraft_sentry::sockopt::Direction;
 
 use super::caller::Caller;
-use super::create::errno;
+use super::create::{errno, show_domain};
 use super::engine::{Answer, Engine, Outcome};
 use super::stream::Stream;
 use super::table::{Over, Socket, SocketId, State};
@@ -31,8 +31,7 @@ const GATE: usize = 4096;
 impl Engine {
     /// connect(2)
     pub(super) fn connect(&mut self, caller: &Caller, call: Call, fd: i32, addr: Buffer) -> Outcome {
-        let found = self.resolve(caller, fd).or_else(|| self.adopt(caller, fd, addr));
-        let Some((id, file)) = found else { return Ok(Answer::Kernel) };
+        let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
         let (bytes, len) = caller.read_address(addr)?;
         let Some(socket) = self.table.get(id) else { return Ok(Answer::Kernel) };
         let domain = socket.spec.domain;
@@ -48,6 +47,7 @@ impl Engine {
                 let error = self.take_pending(id, &file);
                 return Err(error.map_or(libc::ECONNABORTED, Error::errno));
             }
+            State::Ended(_) if socket.spec.kind != Kind::Stream => return Err(libc::ENETDOWN),
             State::Ended(Over::Attempt) => {
                 // It has failed, and this call says so, also to who has heard it from SO_ERROR before. The next one
                 // begins anew.
@@ -323,6 +323,9 @@ impl Engine {
         let old = self.tasks.duplicate(caller.tid, fd).map_err(|e| errno(&e))?;
         let nonblocking = unix::is_nonblocking(old.as_fd()).map_err(|e| errno(&e))?;
         let file = unix::stream(nonblocking).map_err(|e| errno(&e))?;
+        if let Some(socket) = self.table.get(id) {
+            show_domain(file.as_fd(), socket.spec.domain).map_err(|e| errno(&e))?;
+        }
         let cookie = unix::cookie(file.as_fd()).map_err(|e| errno(&e))?;
         if let Some(watch) = self.table.take_watch(id) {
             self.closes.unwatch(watch);

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netgraft_linux::epoll::bits;
 use netgraft_linux::unix;
-use netgraft_plugin::{Error, Events, Handle, Kind, Protocol};
+use netgraft_plugin::{Domain, Error, Events, Handle, Kind, Protocol};
 use netgraft_sentry::call::{self, NewSocket};
 
 use super::caller::Caller;
@@ -33,6 +33,7 @@ impl Engine {
     fn new_stream(&mut self, caller: &Caller, new: &NewSocket) -> Outcome {
         debug_assert_eq!(new.spec.protocol, Protocol::Tcp);
         let file = unix::stream(new.nonblocking).map_err(|e| errno(&e))?;
+        show_domain(file.as_fd(), new.spec.domain).map_err(|e| errno(&e))?;
         let cookie = unix::cookie(file.as_fd()).map_err(|e| errno(&e))?;
         if self.table.len() > self.nursery_limit {
             self.sweep_nursery();
@@ -66,6 +67,7 @@ impl Engine {
         handle: Handle,
     ) -> std::io::Result<(SocketId, std::os::fd::OwnedFd)> {
         let file = unix::datagram(new.nonblocking)?;
+        show_domain(file.as_fd(), new.spec.domain)?;
         // The kernel refuses a datagram of more than this less 32 bytes: what UDP carries, to a byte.
         unix::set_send_buffer(file.as_fd(), (MAX_PAYLOAD + 33) / 2)?;
         let (name, end_name) = (self.fresh_name(), self.fresh_name());
@@ -236,6 +238,14 @@ fn has_net_raw(tid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|caps| caps & NET_RAW != 0)
+}
+
+/// Lets a later sentry see the address family of a surrogate.
+pub(super) fn show_domain(file: BorrowedFd<'_>, domain: Domain) -> std::io::Result<()> {
+    match domain {
+        Domain::V4 => Ok(()),
+        Domain::V6 => unix::set_flag(file),
+    }
 }
 
 /// The errno of a host call that failed on the sentry's side.

@@ -10,7 +10,7 @@ use netgraft_linux::inotify::CloseWatcher;
 use netgraft_linux::listener::Listener;
 use netgraft_linux::task::Tasks;
 use netgraft_linux::unix::{self, Name};
-use netgraft_plugin::{Event, Events, Instant, PluginStack};
+use netgraft_plugin::{Domain, Event, Events, Instant, PluginStack};
 use netgraft_sentry::Errno;
 use netgraft_sentry::call::Call;
 
@@ -79,8 +79,6 @@ pub(super) struct Engine {
     vitals: Vitals,
     /// Whether the launcher is told which sockets are to outlive the stack.
     pub(super) journal: bool,
-    /// Whether there was a sentry before this one.
-    pub(super) took_over: bool,
     pub(super) epoll: Epoll,
     pub(super) tasks: Tasks,
     pub(super) table: Table,
@@ -92,8 +90,10 @@ pub(super) struct Engine {
     pub(super) nursery_limit: usize,
     /// A listener of the sentry's own: the program's sockets are connected to it, to get the other end.
     pub(super) rendezvous: (OwnedFd, Name),
-    /// The next name, from an unpredictable start.
+    /// The next name, from an unpredictable start; even.
     next_name: u64,
+    /// The network namespace that surrogates are in (`SO_NETNS_COOKIE`).
+    pub(super) network: u64,
     pub(super) now: Instant,
     pub(super) scratch: Vec<u8>,
     /// A datagram under way.
@@ -133,7 +133,7 @@ pub(super) struct Lost {
 
 impl Engine {
     pub(super) fn new(args: SentryArgs) -> io::Result<Engine> {
-        let SentryArgs { stack, listener, control, vitals, journal, kept } = args;
+        let SentryArgs { stack, listener, control, vitals, journal, kept: _ } = args;
         let listener = Listener::new(listener);
         // Older kernels do without.
         let _ = listener.wake_synchronously();
@@ -153,10 +153,11 @@ impl Engine {
             }
             epoll.add(wake.fd, events, TOKEN_STACK)?;
         }
-        let first = unpredictable();
+        let first = unpredictable() & !1;
         let rendezvous = unix::stream(true)?;
         unix::bind(rendezvous.as_fd(), Name(first))?;
         unix::listen(rendezvous.as_fd(), 4)?;
+        let network = unix::network(rendezvous.as_fd())?;
         let info = stack.info();
         let host = stack.offers_host_fds().then(HostCalls::default);
         Ok(Engine {
@@ -165,7 +166,6 @@ impl Engine {
             control,
             vitals,
             journal,
-            took_over: kept.is_some(),
             broken: None,
             epoll,
             tasks: Tasks::new(),
@@ -175,7 +175,8 @@ impl Engine {
             nursery: Epoll::new()?,
             nursery_limit: 1024,
             rendezvous: (rendezvous, Name(first)),
-            next_name: first.wrapping_add(1),
+            next_name: first.wrapping_add(2),
+            network,
             now: clock::now(),
             scratch: vec![0; CHUNK.max(MAX_DATAGRAM)],
             payload: Vec::with_capacity(MAX_DATAGRAM),
@@ -198,8 +199,15 @@ impl Engine {
     /// A name that no socket has had.
     pub(super) fn fresh_name(&mut self) -> Name {
         let name = Name(self.next_name);
-        self.next_name = self.next_name.wrapping_add(1);
+        self.next_name = self.next_name.wrapping_add(2);
         name
+    }
+
+    /// The same for a listener: the surrogates of its connections inherit it, so that a later sentry can tell their
+    /// address family by it.
+    pub(super) fn fresh_listener_name(&mut self, domain: Domain) -> Name {
+        let Name(even) = self.fresh_name();
+        Name(even | u64::from(domain == Domain::V6))
     }
 
     pub(super) fn run(mut self) -> io::Result<()> {
@@ -464,7 +472,7 @@ impl Engine {
                 return None;
             }
         };
-        let id = self.identify(file.as_fd())?;
+        let id = self.identify(file.as_fd()).or_else(|| self.adopt(file.as_fd()))?;
         if let Some(socket) = self.table.get_mut(id) {
             socket.seen = Some(super::table::Seen { tid: caller.tid, fd });
         }

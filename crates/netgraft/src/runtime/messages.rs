@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netgraft_linux::unix;
-use netgraft_plugin::{Domain, Error, Received, RecvFlags, SendFlags};
+use netgraft_plugin::{Domain, Error, Kind, Received, RecvFlags, SendFlags};
 use netgraft_sentry::call::{AddressOut, Buffer, Call};
 use netgraft_sentry::message::{self, ControlWriter, Header};
 use netgraft_sentry::sockaddr::{self, Given};
@@ -30,12 +30,16 @@ enum Target {
 }
 
 impl Engine {
-    fn target(&self, id: SocketId) -> Target {
-        match self.table.get(id).map(|s| &s.state) {
-            Some(State::Datagram(_)) => Target::Datagram,
-            Some(State::Stream(_)) => Target::Stream,
-            Some(State::ConnectingBlocked | State::ConnectingGated(..)) => Target::Unconnected(libc::EAGAIN),
-            _ => Target::Unconnected(libc::EPIPE),
+    fn target(&self, id: SocketId, file: &OwnedFd) -> Target {
+        let Some(socket) = self.table.get(id) else { return Target::Unconnected(libc::EPIPE) };
+        match socket.state {
+            State::Datagram(_) => Target::Datagram,
+            State::Stream(_) => Target::Stream,
+            State::ConnectingBlocked | State::ConnectingGated(..) => Target::Unconnected(libc::EAGAIN),
+            State::Ended(_) if socket.spec.kind != Kind::Stream => Target::Unconnected(libc::ENETDOWN),
+            // What came before the end is still there, and then the error.
+            State::Ended(_) if unix::peer_name(file.as_fd()).is_some() => Target::Stream,
+            State::Fresh | State::Listening(_) | State::Ended(_) => Target::Unconnected(libc::EPIPE),
         }
     }
 
@@ -55,7 +59,7 @@ impl Engine {
     ) -> Outcome {
         let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
         let parts = [data];
-        match self.target(id) {
+        match self.target(id, &file) {
             Target::Datagram => {
                 let name = if addr.address == 0 { Buffer { address: 0, len: 0 } } else { addr };
                 match self.send_datagram(caller, (id, &file), &parts, name, flags) {
@@ -136,7 +140,7 @@ impl Engine {
         addr: AddressOut,
     ) -> Outcome {
         let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
-        match self.target(id) {
+        match self.target(id, &file) {
             Target::Datagram if flags & libc::MSG_ERRQUEUE != 0 => Err(libc::EAGAIN),
             Target::Datagram => {
                 let received = match self.receive_datagram(id, &file, flags) {
@@ -251,7 +255,7 @@ impl Engine {
         flags: i32,
     ) -> Outcome {
         let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
-        match self.target(id) {
+        match self.target(id, &file) {
             Target::Datagram => match self.send_message(caller, (id, &file), message, flags) {
                 Err(libc::EAGAIN) if !Self::must_not_wait(&file, flags)? => {
                     Ok(self.park(caller, call, id, Direction::Send))
@@ -331,7 +335,7 @@ impl Engine {
         flags: i32,
     ) -> Outcome {
         let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
-        match self.target(id) {
+        match self.target(id, &file) {
             Target::Datagram => match self.receive_message(caller, id, &file, message, flags) {
                 Err(libc::EAGAIN) if flags & libc::MSG_ERRQUEUE != 0 => Err(libc::EAGAIN),
                 Err(libc::EAGAIN) if !Self::must_not_wait(&file, flags)? => {
@@ -436,7 +440,7 @@ impl Engine {
         flags: i32,
     ) -> Outcome {
         let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
-        if !matches!(self.target(id), Target::Datagram) {
+        if !matches!(self.target(id, &file), Target::Datagram) {
             // AF_UNIX would send urgent data, which does not exist here.
             let urgent = flags & (libc::MSG_OOB | libc::MSG_FASTOPEN) != 0;
             return if urgent { Err(libc::EOPNOTSUPP) } else { Ok(Answer::Kernel) };
@@ -464,7 +468,7 @@ impl Engine {
     pub(super) fn recvmmsg(&mut self, caller: &Caller, call: Call) -> Outcome {
         let Call::RecvMMsg { fd, messages, count, flags, timeout } = call else { return Err(libc::ENOSYS) };
         let Some((id, file)) = self.resolve(caller, fd) else { return Ok(Answer::Kernel) };
-        if !matches!(self.target(id), Target::Datagram) {
+        if !matches!(self.target(id, &file), Target::Datagram) {
             return Ok(Answer::Kernel);
         }
         let time_out = read_timeout(caller, timeout)?;

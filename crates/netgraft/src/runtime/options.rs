@@ -108,9 +108,11 @@ impl Engine {
         if matches!(socket.state, State::ConnectingBlocked | State::ConnectingGated(..)) {
             return None;
         }
+        let ended = matches!(socket.state, State::Ended(_));
         let error = socket.handle.and_then(|handle| self.stack.take_error(handle));
-        unix::clear_error(file.as_fd());
-        error
+        let shown = unix::clear_error(file.as_fd());
+        // An error that only the surrogate knows of is the end of its connection with the stack of an earlier sentry.
+        error.or_else(|| (shown && ended).then_some(Error::ConnectionReset))
     }
 
     /// Takes the error that waits for the program. What the surrogate has shown in its own words is not told twice.

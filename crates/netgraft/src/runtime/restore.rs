@@ -4,19 +4,17 @@
 //! The surrogates are the program's and are still there, in the same network namespace under the same names; only
 //! what stood behind them is gone.
 
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netgraft_linux::epoll::bits;
+use netgraft_linux::task;
 use netgraft_linux::unix::{self, Name};
 use netgraft_plugin::{Domain, Error, Handle, Kind, OptionName, Protocol, SocketOption, SocketSpec};
-use netgraft_sentry::call::Buffer;
 
-use super::caller::Caller;
 use super::datagram::Datagram;
 use super::engine::Engine;
 use super::listener::Listening;
-use super::table::{Seen, Socket, SocketId, State};
+use super::table::{Over, Seen, Socket, SocketId, State};
 use crate::control::{self, FromSentry, Kept, KeptOption, KeptRole};
 
 const OPTIONS: [(KeptOption, OptionName); 3] = [
@@ -27,6 +25,9 @@ const OPTIONS: [(KeptOption, OptionName); 3] = [
 
 /// The most descriptors of the program that are looked at for sockets which are not where they were last seen.
 const SEARCHED: usize = 65_536;
+
+/// The smallest send buffer, as the kernel counts it: that of a surrogate whose gate is closed.
+const GATED: i32 = 4608;
 
 /// A duplicate of the program's descriptor, and where it is.
 type Found = (OwnedFd, Seen);
@@ -113,6 +114,10 @@ impl Engine {
                 continue;
             };
             if let Err(error) = self.restore_one(kept, &file, seen) {
+                if let KeptRole::Listener(_) = kept.role {
+                    // Who waits in accept(2) is woken, and the next call on it fails.
+                    let _ = unix::shutdown(file.as_fd(), libc::SHUT_RDWR);
+                }
                 let text = format!("the socket of {} could not be restored: {error}", kept.address);
                 self.tell(&FromSentry::Warning(text));
                 self.tell(&FromSentry::Forget(kept.cookie));
@@ -120,31 +125,32 @@ impl Engine {
         }
     }
 
-    /// A stream socket that was made while the sentry before this one lived, and has done nothing yet: it is this
-    /// one's from now on. `None` for any other socket, and for an address that is none of the internet.
-    pub(super) fn adopt(&mut self, caller: &Caller, fd: i32, addr: Buffer) -> Option<(SocketId, OwnedFd)> {
-        if !self.took_over {
+    /// A surrogate that is not in the table: the sentry before this one made it, or its connection failed before the
+    /// program's descriptor was known. From now on it is this one's: a stream socket that has done nothing yet as if it
+    /// were new, any other as one whose connection is over. `None` for what is no surrogate.
+    pub(super) fn adopt(&mut self, file: BorrowedFd<'_>) -> Option<SocketId> {
+        // The program has no AF_UNIX socket of its own in the sentry's network namespace.
+        if self.host.is_some() || unix::network(file).ok()? != self.network {
             return None;
         }
-        let (bytes, len) = caller.read_address(addr).ok()?;
-        let domain = match i32::from(u16::from_ne_bytes(*bytes[..len].first_chunk()?)) {
-            libc::AF_INET => Domain::V4,
-            libc::AF_INET6 => Domain::V6,
-            _ => return None,
+        let v6 = unix::has_flag(file) || unix::own_name(file).is_some_and(|Name(name)| name & 1 != 0);
+        let domain = if v6 { Domain::V6 } else { Domain::V4 };
+        let (kind, protocol) = match unix::is_stream(file).ok()? {
+            true => (Kind::Stream, Protocol::Tcp),
+            // UDP sockets are made again: this was another one.
+            false => (Kind::Datagram, Protocol::Icmp),
         };
-        let file = self.tasks.duplicate(caller.tid, fd).ok()?;
-        if !unix::is_fresh_stream(file.as_fd()) {
-            return None;
-        }
-        let cookie = unix::cookie(file.as_fd()).ok()?;
-        let spec = SocketSpec { domain, kind: Kind::Stream, protocol: Protocol::Tcp };
-        let id = self.table.insert(Socket::new(spec, None, State::Fresh));
+        let cookie = unix::cookie(file).ok()?;
+        let fresh = unix::is_fresh_stream(file);
+        let state = if fresh { State::Fresh } else { State::Ended(what_was(file)) };
+        let id = self.table.insert(Socket::new(SocketSpec { domain, kind, protocol }, None, state));
         self.table.set_cookie(id, cookie);
-        if let Some(socket) = self.table.get_mut(id) {
-            socket.seen = Some(Seen { tid: caller.tid, fd });
+        if fresh {
+            let _ = self.nursery.add(file, bits::HUP, id.token());
+        } else {
+            self.watch(id, file);
         }
-        let _ = self.nursery.add(file.as_fd(), bits::HUP, id.token());
-        Some((id, file))
+        Some(id)
     }
 
     /// The program's descriptor, where it was last seen.
@@ -158,8 +164,8 @@ impl Engine {
     /// long they are is not (proc(5)).
     fn search(&mut self, kept: &[Kept], files: &mut [Option<Found>]) {
         let mut left = SEARCHED;
-        for process in processes() {
-            for fd in 0..descriptors(process) {
+        for process in task::processes() {
+            for fd in 0..task::descriptors(process) {
                 left = left.saturating_sub(1);
                 if left == 0 || files.iter().all(Option::is_some) {
                     return;
@@ -227,17 +233,15 @@ impl Engine {
     }
 }
 
-/// The processes that the sentry can see.
-fn processes() -> Vec<u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// How many descriptors a process has room for.
-fn descriptors(process: u32) -> i32 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
-    size.and_then(|size| size.trim().parse().ok()).unwrap_or(0)
+/// What is over of a surrogate from before.
+fn what_was(file: BorrowedFd<'_>) -> Over {
+    if unix::is_listening(file).is_ok_and(|listens| listens) {
+        Over::Listener
+    } else if unix::send_buffer(file).is_ok_and(|size| size <= GATED) {
+        Over::Attempt
+    } else {
+        Over::Connection
+    }
 }
 
 /// A new end for a datagram surrogate that has lost its own. If the surrogate is connected to that, it is to the new

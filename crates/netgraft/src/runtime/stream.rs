@@ -159,6 +159,12 @@ impl Stream {
             if room == 0 {
                 return Pumped::Idle;
             }
+            if self.watched && matches!(self.inbound, Inbound::Open(..)) && unix::is_at_mark(self.end.as_fd())
+            {
+                // Nothing comes behind it. Left unread, it makes a failure look like one.
+                self.outbound = Outbound::Finished;
+                return Pumped::EndOfProgram;
+            }
             let n = match unix::recv(self.end.as_fd(), &mut scratch[..room], 0) {
                 Ok(0) => {
                     self.outbound = Outbound::Finished;
@@ -222,6 +228,10 @@ impl Stream {
                 Ok(received) if received.len == 0 => {
                     let _ = unix::shutdown(self.end.as_fd(), libc::SHUT_WR);
                     self.inbound = Inbound::Finished;
+                    if !self.is_open_out() {
+                        // Both directions are over, in an orderly way: the mark goes.
+                        let _ = unix::recv(self.end.as_fd(), &mut [0], 0);
+                    }
                     return Pumped::Idle;
                 }
                 Ok(received) => received.len.min(scratch.len()),
