@@ -3,7 +3,7 @@
 //! ```text
 //! launcher ─┬─ sentry helper     user namespace S          ends when the others are made
 //!           ├─ first process     S, process-id namespace Q
-//!           ├─ sentry            S, Q
+//!           ├─ sentry            S, Q; has a keeper that shares its descriptors
 //!           ├─ program helper    user namespace P below S, Q; ends when the others are made
 //!           ├─ first process     P, process-id namespace R below Q
 //!           └─ program           P, R
