@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn a_child_with_the_same_files_keeps_them_open_until_it_ends() {
         fn wait_for_signal() -> i32 {
-            Signals::none().and(libc::SIGUSR1).wait().map_or(1, |_| 0)
+            Signals::none().with(libc::SIGUSR1).wait().map_or(1, |_| 0)
         }
         let before = Signals::all_but_faults().block_exactly().unwrap();
         let (reader, writer) = io::pipe().unwrap();

@@ -158,14 +158,6 @@ impl Signals {
         if code == 0 { Ok(signal) } else { Err(io::Error::from_raw_os_error(code)) }
     }
 
-    /// Adds a signal to the set.
-    #[must_use]
-    pub fn and(mut self, signal: i32) -> Signals {
-        // SAFETY: the set is valid; a number that is no signal is refused.
-        unsafe { libc::sigaddset(&raw mut self.0, signal) };
-        self
-    }
-
     /// A descriptor from which these signals, which must be blocked, are read (signalfd(2)). It does not block
     /// and is closed by execve(2).
     ///

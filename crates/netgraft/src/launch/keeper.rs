@@ -73,7 +73,7 @@ fn main() -> i32 {
     let reserved: io::Result<Vec<OwnedFd>> = (0..RESERVED).map(|_| unix::stream(true)).collect();
     let Ok(reserved) = reserved else { return 1 };
     let Ok(own) = unix::network(reserved[0].as_fd()) else { return 1 };
-    let asked = Signals::none().and(Listeners::Stay.signal()).and(Listeners::End.signal()).wait();
+    let asked = Signals::none().with(Listeners::Stay.signal()).with(Listeners::End.signal()).wait();
     drop(reserved);
     let listeners = if asked.is_ok_and(|signal| signal == Listeners::End.signal()) {
         Listeners::End
@@ -81,7 +81,7 @@ fn main() -> i32 {
         Listeners::Stay
     };
     // For the calls on the program's listeners that might block.
-    let ready = unix::handle_alarm().and_then(|()| Signals::none().and(libc::SIGALRM).unblock());
+    let ready = unix::handle_alarm().and_then(|()| Signals::none().with(libc::SIGALRM).unblock());
     if ready.is_err() {
         return 1;
     }
