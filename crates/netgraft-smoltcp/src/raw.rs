@@ -28,6 +28,18 @@ impl Core {
         }
     }
 
+    /// Where a packet of a raw socket goes.
+    fn raw_destination(&self, handle: Handle, to: Option<SocketAddr>) -> Result<SocketAddr> {
+        let sock = self.socks.held(handle)?;
+        let Body::Datagrams(datagrams) = &sock.body else { return Err(Error::NotSupported) };
+        let dst = destination(to.or(datagrams.peer).ok_or(Error::DestinationRequired)?);
+        check_family(sock.spec.domain, &sock.options, dst)?;
+        if self.net.is_broadcast(dst.ip()) && !sock.options.broadcast {
+            return Err(Error::AccessDenied);
+        }
+        Ok(dst)
+    }
+
     /// Sends a packet of a raw socket; the IP header is made here.
     ///
     /// # Errors
@@ -39,13 +51,7 @@ impl Core {
         data: &[u8],
         to: Option<SocketAddr>,
     ) -> Result<()> {
-        let sock = self.socks.held(handle)?;
-        let Body::Datagrams(datagrams) = &sock.body else { return Err(Error::NotSupported) };
-        let dst = destination(to.or(datagrams.peer).ok_or(Error::DestinationRequired)?);
-        check_family(sock.spec.domain, &sock.options, dst)?;
-        if self.net.is_broadcast(dst.ip()) && !sock.options.broadcast {
-            return Err(Error::AccessDenied);
-        }
+        let dst = self.raw_destination(handle, to)?;
         let (path, header) = self.datagram_header(handle, dst.ip(), protocol)?;
         self.transmit(handle, path, &header, data.len(), false, |buf, _| {
             buf.copy_from_slice(data);
@@ -67,13 +73,7 @@ impl Core {
         data: &[u8],
         to: Option<SocketAddr>,
     ) -> Result<()> {
-        let sock = self.socks.held(handle)?;
-        let Body::Datagrams(datagrams) = &sock.body else { return Err(Error::NotSupported) };
-        let dst = destination(to.or(datagrams.peer).ok_or(Error::DestinationRequired)?);
-        check_family(sock.spec.domain, &sock.options, dst)?;
-        if self.net.is_broadcast(dst.ip()) && !sock.options.broadcast {
-            return Err(Error::AccessDenied);
-        }
+        let dst = self.raw_destination(handle, to)?;
         let (path, envelope) = self.datagram_header(handle, dst.ip(), ENVELOPE)?;
         let on_link = path.side == Side::Link;
         let outer = if on_link { envelope.len() } else { 0 };

@@ -193,7 +193,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     if program.as_encoded_bytes().starts_with(b"-") {
         let place = args.len() - 1 - command.len();
         if place.checked_sub(1).and_then(|i| args.get(i)).is_none_or(|before| before != "--") {
-            let text = format!("unknown option '{}': see 'netgraft run --help'", program.display());
+            let text = format!("unknown option '{}' (see 'netgraft run --help')", program.display());
             return Err(Stop::Error(text));
         }
     }

@@ -48,18 +48,26 @@ const CHECKS: &[(&str, Check)] = &[
 /// What is promised of shared objects: `--network plugin`.
 const OBJECT_CHECKS: &[(&str, Check)] = &[("a wider allow-list", wider_allow_list)];
 
+/// What is promised of stacks that live in the sentry.
+const RESTART_CHECKS: &[(&str, Check)] = &[("a restart under redis", restart)];
+
 fn main() -> ExitCode {
     report::main("the command", jobs, Vec::new)
 }
 
 fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
     stage.copy_folder("e2e/programs")?;
+    stage.build_objects()?;
     stage.build_wider()?;
     let objects = [User::Root, User::Ordinary]
         .map(|user| (Column { network: Network::Object(Object::Rust), user }, OBJECT_CHECKS));
     let built_in = Column::ALL.into_iter().filter(|column| column.network != Network::Native);
+    let own_stacks = Column::ALL.into_iter().chain(Column::OBJECTS).filter(|column| {
+        matches!(column.network, Network::Sandbox | Network::Object(Object::Rust | Object::Lwip))
+    });
+    let restarts = own_stacks.map(|column| (column, RESTART_CHECKS));
     let mut jobs = Vec::new();
-    for (column, checks) in built_in.map(|column| (column, CHECKS)).chain(objects) {
+    for (column, checks) in built_in.map(|column| (column, CHECKS)).chain(objects).chain(restarts) {
         for (name, check) in checks {
             let run = Box::new(move || {
                 let place =
@@ -329,6 +337,33 @@ fn killed(place: &Place<'_>, victim: Victim) -> Outcome {
         Victim::Program => status("the program's death", &ended, 137),
     }
     // That the others are gone is asserted when the scratch folder is given back.
+}
+
+/// `--on-crash restart` with a real server, on a stack that is killed.
+fn restart(place: &Place<'_>) -> Outcome {
+    let script = place.stage.copied("e2e/programs").join("restart.py").display().to_string();
+    let object = match place.column.network {
+        Network::Object(object) => Some(place.stage.bin(object.name()).display().to_string()),
+        _ => None,
+    };
+    let mut options = vec!["--on-crash", "restart"];
+    options.extend(object.iter().flat_map(|file| ["--plugin", file]));
+    let running = place.start(&mut place.netgraft(&options, &["python3", &script]))?;
+    await_output(&running, "ready")?;
+    let sentries = sentries(place);
+    if sentries.is_empty() {
+        return Err("no sentry was found".to_owned());
+    }
+    for pid in sentries {
+        let pid = Pid::from_raw(pid).ok_or("no such process id")?;
+        kill_process(pid, Signal::KILL).map_err(|error| error.to_string())?;
+    }
+    let ended = running.finish(Duration::from_secs(150))?;
+    status("redis and its clients", &ended, 0)?;
+    for word in ["SIGKILL", "a fresh one takes over"] {
+        holds(word, ended.errors.contains(word), &ended.errors)?;
+    }
+    Ok(())
 }
 
 fn terminal(place: &Place<'_>) -> Outcome {

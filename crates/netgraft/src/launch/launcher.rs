@@ -349,7 +349,13 @@ impl<'a> Launcher<'a> {
             }
             Report::Skipped(step, errno) => {
                 let error = io::Error::from_raw_os_error(errno);
-                self.warnings.push(format!("cannot {}: {error}", step.text()));
+                let text = format!("cannot {}: {error}", step.text());
+                // Usual in a container, and hardly a program looks there: docs/limits.md has it.
+                if step == Step::Sys {
+                    tracing::info!("{text}");
+                } else {
+                    self.warnings.push(text);
+                }
                 Ok(())
             }
             Report::ExecFailed(errno) => Err(RunError::exec(self.program_name.clone(), errno)),

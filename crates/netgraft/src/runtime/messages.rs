@@ -69,7 +69,7 @@ impl Engine {
                     result => result.map(|n| Answer::Value(n as i64)),
                 }
             }
-            Target::Stream => self.send_stream(caller, &file, &parts, flags),
+            Target::Stream => self.send_stream(caller, (id, &file), &parts, flags),
             Target::Unconnected(code) => {
                 let code = self.take_pending(id, &file).map_or(code, Error::errno);
                 Err(no_fast_open(flags).unwrap_or(code))
@@ -78,9 +78,18 @@ impl Engine {
     }
 
     /// A stream ignores the address (send(2)); urgent data does not exist here.
-    fn send_stream(&mut self, caller: &Caller, file: &OwnedFd, parts: &[Buffer], flags: i32) -> Outcome {
+    fn send_stream(
+        &mut self,
+        caller: &Caller,
+        (id, file): (SocketId, &OwnedFd),
+        parts: &[Buffer],
+        flags: i32,
+    ) -> Outcome {
         if flags & (libc::MSG_OOB | libc::MSG_FASTOPEN) != 0 {
             return Err(libc::EOPNOTSUPP);
+        }
+        if let Some(error) = self.take_pending(id, file) {
+            return Err(error.errno());
         }
         let mut data = std::mem::take(&mut self.payload);
         let sent = caller.gather(parts, CHUNK, &mut data).and_then(|()| {
@@ -159,7 +168,7 @@ impl Engine {
                 let result = if flags & libc::MSG_TRUNC != 0 { received.full_len } else { len };
                 Ok(Answer::Value(result as i64))
             }
-            Target::Stream => match self.receive_stream(&file, &[data], flags) {
+            Target::Stream => match self.receive_stream((id, &file), &[data], flags) {
                 Ok(n) => {
                     caller.write(data.address, &self.scratch[..n])?;
                     // A stream tells no address: its length is 0.
@@ -194,7 +203,12 @@ impl Engine {
     }
 
     /// Takes bytes of a stream, into the scratch buffer.
-    fn receive_stream(&mut self, file: &OwnedFd, parts: &[Buffer], flags: i32) -> Result<usize, i32> {
+    fn receive_stream(
+        &mut self,
+        (id, file): (SocketId, &OwnedFd),
+        parts: &[Buffer],
+        flags: i32,
+    ) -> Result<usize, i32> {
         if flags & libc::MSG_ERRQUEUE != 0 {
             return Err(libc::EAGAIN);
         }
@@ -202,8 +216,19 @@ impl Engine {
             return Err(libc::EINVAL);
         }
         let room = total(parts).min(self.scratch.len());
-        unix::recv(file.as_fd(), &mut self.scratch[..room], flags & libc::MSG_PEEK)
-            .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))
+        unix::recv(file.as_fd(), &mut self.scratch[..room], flags & libc::MSG_PEEK).map_err(|e| {
+            match e.raw_os_error() {
+                // AF_UNIX has one word for every failure.
+                Some(libc::ECONNRESET) => {
+                    let error = self.table.get_mut(id).and_then(|socket| {
+                        socket.shows_error = false;
+                        socket.pending_error.take()
+                    });
+                    error.map_or(libc::ECONNRESET, Error::errno)
+                }
+                code => code.unwrap_or(libc::EIO),
+            }
+        })
     }
 
     /// Takes the next datagram, into the scratch buffer.
@@ -269,7 +294,7 @@ impl Engine {
                     return Ok(Answer::Kernel);
                 }
                 let parts = caller.read_parts(header.parts)?;
-                self.send_stream(caller, &file, &parts, flags)
+                self.send_stream(caller, (id, &file), &parts, flags)
             }
             // Waits until the gate opens, as for a connection.
             Target::Unconnected(libc::EAGAIN) => Ok(Answer::Kernel),
@@ -351,7 +376,7 @@ impl Engine {
                 }
                 // The kernel would tell the name of the sentry's end.
                 let parts = caller.read_parts(header.parts)?;
-                match self.receive_stream(&file, &parts, flags) {
+                match self.receive_stream((id, &file), &parts, flags) {
                     Ok(n) => {
                         caller.scatter(&parts, &self.scratch[..n])?;
                         let controls = ControlWriter::new(header.control.len);

@@ -107,7 +107,11 @@ impl Engine {
                 }
                 self.pump_datagram_in(id);
                 if event.events.contains(Events::OUT) {
-                    self.pump(id, Work::Datagrams);
+                    // Whatever else the program has sent is told by its end, in its turn.
+                    if matches!(self.table.get(id), Some(Socket { state: State::Datagram(d), .. }) if d.held.is_some())
+                    {
+                        self.pump(id, Work::Datagrams);
+                    }
                     self.retry_sends(id);
                 }
             }
