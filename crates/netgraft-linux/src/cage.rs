@@ -239,7 +239,15 @@ fn keep_children(
     confine::adopt_orphans()?;
     let signals = Signals::only(libc::SIGCHLD).descriptor()?;
     let pid = fork_child(life, mask, child)?;
-    process::close_all_but(&[life.as_raw_fd(), signals.as_raw_fd()])?;
+    let kept = process::close_all_but(&[life.as_raw_fd(), signals.as_raw_fd()])
+        .and_then(|()| wait_for_end(life, signals.as_fd(), rest, pid));
+    // However the wait went.
+    kill_children();
+    kept
+}
+
+/// Waits until nothing is left to be kept, or the maker asks for the end, or has ended.
+fn wait_for_end(life: BorrowedFd<'_>, signals: BorrowedFd<'_>, rest: Rest, pid: i32) -> io::Result<()> {
     let mut open = Some(pid);
     // Without a child nothing is left to be kept.
     while let Ok(reaped) = process::wait_any(Wait::Look) {
@@ -253,12 +261,11 @@ fn keep_children(
             }
             continue;
         }
-        match fdpass::wait_readable([Some(life), Some(signals.as_fd())], None)? {
+        match fdpass::wait_readable([Some(life), Some(signals)], None)? {
             [true, _] => break,
-            _ => drop(signal::read(signals.as_fd())?),
+            _ => drop(signal::read(signals)?),
         }
     }
-    kill_children();
     Ok(())
 }
 

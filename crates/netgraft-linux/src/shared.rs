@@ -144,10 +144,10 @@ fn note_thread() {
 extern "C" fn fatal(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     note_thread();
     // The instruction that faulted does so again, and then the default action is in force. A signal that was sent does
-    // not come again by itself; this one waits until the handler has returned.
+    // not come again by itself, nor does a breakpoint, which is behind it; this one waits until the handler has returned.
     // SAFETY: the kernel passes a valid structure; raise(3) is async-signal-safe.
     unsafe {
-        if (*info).si_code <= 0 {
+        if (*info).si_code <= 0 || signal == libc::SIGTRAP {
             libc::raise(signal);
         }
     }

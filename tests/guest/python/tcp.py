@@ -154,6 +154,33 @@ def tcp_disconnect(family):
 
 
 @case
+def tcp_shutdown_ends_a_blocking_connect():
+    with listener(backlog=0) as server, listener() as other:
+        waiting = []
+        for _ in range(16):
+            sock = socket.socket(V4, TCP)
+            sock.setblocking(False)
+            waiting.append(sock)
+            sock.connect_ex(server.getsockname())
+            if not poll_bits(sock, 200, select.POLLOUT):
+                break
+        check("a full queue keeps a connect waiting", len(waiting) < 16)
+        client, seen = socket.socket(V4, TCP), []
+        thread = threading.Thread(target=lambda: seen.append(error_of(client.connect, server.getsockname())))
+        thread.start()
+        check("the call waits", not wait_until(lambda: seen, 0.3))
+        client.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+        check("the call has failed", seen and seen[0] not in ("success", "EINPROGRESS"), seen)
+        client.settimeout(10)
+        # Linux says once more that the attempt is over, and then begins anew.
+        again = [error_of(client.connect, other.getsockname()) for _ in range(2)]
+        check("the socket connects again", "success" in again, again)
+        for sock in waiting:
+            sock.close()
+
+
+@case
 def tcp_listener_shut_down():
     with listener() as server:
         address = server.getsockname()

@@ -120,7 +120,7 @@ impl Launcher<'_> {
         self.pid(Role::Sentry).filter(|_| self.control_open).is_some_and(|sentry| {
             let ended =
                 process::pidfd(sentry).and_then(|fd| wait_readable([Some(fd.as_fd())], Some(Duration::ZERO)));
-            !matches!(ended, Ok([false]))
+            matches!(ended, Ok([true]))
         })
     }
 

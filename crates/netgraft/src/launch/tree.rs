@@ -223,7 +223,7 @@ fn program(plan: &Plan, ends: &ChildEnds) -> i32 {
 }
 
 /// Shows the interfaces of the sandbox's network namespace in /sys, which is otherwise the host's. A sysfs shows those of
-/// the namespace that it was mounted in, and all that the program's has are virtual (lo, TAP devices, bridges).
+/// the namespace that it was mounted in, and all that the program's has are virtual.
 fn cover_interfaces() -> io::Result<()> {
     let place = Path::new("/proc");
     mount::mount_new(c"sysfs", place, Access::ReadOnly, c"")?;

@@ -41,13 +41,13 @@ impl Engine {
         }
         let handle = self.handle_of(id)?;
         if self.stack.local_addr(handle).is_ok_and(|local| local.port() != 0) {
-            return self.bind_again(caller, id, addr);
+            return self.bind_again(caller, &file, addr);
         }
         self.stack.bind(handle, addr).map_err(Error::errno)?;
         if let Some(socket) = self.table.get_mut(id) {
             socket.setup.bound = Some(addr);
         }
-        self.note_bind(caller, id, addr);
+        self.note_bind(caller, &file, addr);
         self.watch(id, file.as_fd());
         self.journal_datagrams(id, file.as_fd());
         Ok(Answer::Value(0))
@@ -55,20 +55,24 @@ impl Engine {
 
     /// A `bind` of a socket that is bound. A signal can hit a thread at the instant of its answer: the kernel takes the
     /// answer, and the call is made again all the same. So what a thread asks for twice in a row, it has.
-    fn bind_again(&mut self, caller: &Caller, id: SocketId, addr: SocketAddr) -> Outcome {
-        if self.bound_before != Some((id, addr)) {
+    pub(super) fn bind_again(&mut self, caller: &Caller, file: &OwnedFd, addr: SocketAddr) -> Outcome {
+        let this = unix::cookie(file.as_fd()).ok().map(|cookie| (cookie, addr));
+        if this.is_none() || self.bound_before != this {
             return Err(libc::EINVAL);
         }
-        self.note_bind(caller, id, addr);
+        self.note_bind(caller, file, addr);
         Ok(Answer::Value(0))
     }
 
-    fn note_bind(&mut self, caller: &Caller, id: SocketId, addr: SocketAddr) {
+    /// Notes that a thread has bound a socket.
+    pub(super) fn note_bind(&mut self, caller: &Caller, file: &OwnedFd, addr: SocketAddr) {
         // Bounded: a dead thread's entry must not stay for ever.
         if self.just_bound.len() >= 256 {
             self.just_bound.clear();
         }
-        self.just_bound.insert(caller.tid, (id, addr));
+        if let Ok(cookie) = unix::cookie(file.as_fd()) {
+            self.just_bound.insert(caller.tid, (cookie, addr));
+        }
     }
 
     /// listen(2)
@@ -276,6 +280,10 @@ impl Engine {
     fn fail_connect_by_shutdown(&mut self, id: SocketId) {
         for parked in self.parked.take_all(id) {
             self.answer(&parked.caller, Err(libc::ECONNRESET));
+        }
+        if self.table.get(id).is_some_and(|s| matches!(s.state, State::ConnectingBlocked)) {
+            // The surrogate is as it was: the program may try again.
+            return self.begin_anew(id);
         }
         self.fail_stream(id, Error::ConnectionReset);
     }

@@ -131,6 +131,7 @@ impl Engine {
         }
         if let Some(socket) = self.table.get_mut(id) {
             socket.pending_error = None;
+            socket.state = State::Ended(Over::Attempt);
         }
         self.renew(caller, id, fd)?;
         Ok(Answer::Value(0))
@@ -292,18 +293,23 @@ impl Engine {
         }
     }
 
+    /// A blocking attempt is over, and the socket as if there had been none.
+    pub(super) fn begin_anew(&mut self, id: SocketId) {
+        if let Some(handle) = self.table.set_handle(id, None) {
+            let _ = self.stack.close(handle, self.now);
+            self.stack_busy = true;
+        }
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.state = State::Fresh;
+        }
+    }
+
     fn connect_failed(&mut self, id: SocketId, error: Error) {
         let waiting = self.parked.take_all(id);
         let blocked = self.table.get(id).is_some_and(|s| matches!(s.state, State::ConnectingBlocked));
         if blocked {
             // The surrogate is as it was: the program may try again.
-            if let Some(handle) = self.table.set_handle(id, None) {
-                let _ = self.stack.close(handle, self.now);
-                self.stack_busy = true;
-            }
-            if let Some(socket) = self.table.get_mut(id) {
-                socket.state = State::Fresh;
-            }
+            self.begin_anew(id);
         } else {
             self.fail_stream(id, error);
             if !waiting.is_empty()
@@ -327,14 +333,15 @@ impl Engine {
             show_domain(file.as_fd(), socket.spec.domain).map_err(|e| errno(&e))?;
         }
         let cookie = unix::cookie(file.as_fd()).map_err(|e| errno(&e))?;
+        let number = u32::try_from(fd).map_err(|_| libc::EBADF)?;
+        let close_on_exec = is_closed_on_exec(caller.tid, number);
+        self.listener.replace_fd(caller.id, file.as_fd(), number, close_on_exec).map_err(|e| errno(&e))?;
+        // Only now: until then the program has the old one.
         if let Some(watch) = self.table.take_watch(id) {
             self.closes.unwatch(watch);
         }
         self.table.set_cookie(id, cookie);
         let _ = self.nursery.add(file.as_fd(), bits::HUP, id.token());
-        let number = u32::try_from(fd).map_err(|_| libc::EBADF)?;
-        let close_on_exec = is_closed_on_exec(caller.tid, number);
-        self.listener.replace_fd(caller.id, file.as_fd(), number, close_on_exec).map_err(|e| errno(&e))?;
         if let Some(socket) = self.table.get_mut(id) {
             socket.state = State::Fresh;
             socket.shows_error = false;

@@ -107,10 +107,10 @@ pub(super) struct Engine {
     retry_at: Option<Instant>,
     /// Answers that the caller did not get, since a signal interrupted it: given if it asks again.
     pub(super) lost: std::collections::HashMap<u32, Lost>,
-    /// Threads whose last call was a `bind` with success: of which socket, to which address.
-    pub(super) just_bound: std::collections::HashMap<u32, (SocketId, SocketAddr)>,
+    /// Threads whose last call was a `bind` with success: of which open file (`SO_COOKIE`), to which address.
+    pub(super) just_bound: std::collections::HashMap<u32, (u64, SocketAddr)>,
     /// What the caller that is served now did last, if that was a `bind`.
-    pub(super) bound_before: Option<(SocketId, SocketAddr)>,
+    pub(super) bound_before: Option<(u64, SocketAddr)>,
     /// Set while a parked call is served again.
     pub(super) resumed: Option<Resumed>,
     /// The stack was given something, so it is to be polled.

@@ -134,8 +134,12 @@ impl Engine {
                     other => other.errno(),
                 })?;
             }
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                return self.bind_again(caller, file, addr);
+            }
             Err(error) => return Err(errno(&error)),
         }
+        self.note_bind(caller, file, addr);
         Ok(Answer::Value(0))
     }
 
@@ -209,6 +213,14 @@ impl Engine {
         let _ = self.epoll.remove(waiting.file.as_fd());
         if !self.listener.is_waiting(waiting.caller.id) {
             return;
+        }
+        // An attempt that shutdown(2) has ended leaves a socket which is as new, but for its error. Asked again, the kernel
+        // would begin another attempt. One that has failed has ended in both directions.
+        let file = waiting.file.as_fd();
+        if matches!(waiting.call, Call::Connect { .. }) && unix::has_error(file) && !unix::has_ended(file) {
+            unix::clear_error(file);
+            drop(waiting.file);
+            return self.answer(&waiting.caller, Err(libc::ECONNRESET));
         }
         // The duplicate goes first: the program may close its own as soon as it is answered.
         drop(waiting.file);

@@ -182,6 +182,7 @@ impl Engine {
                 }
                 Err(code) => Err(code),
             },
+            Target::Unconnected(libc::ENETDOWN) => Err(libc::ENETDOWN),
             Target::Unconnected(_) => {
                 self.receive_unconnected(id, &file)?;
                 caller.write_address(addr, &[])?;
@@ -390,6 +391,7 @@ impl Engine {
                 }
             }
             Target::Unconnected(libc::EAGAIN) => Ok(Answer::Kernel),
+            Target::Unconnected(libc::ENETDOWN) => Err(libc::ENETDOWN),
             Target::Unconnected(_) => Err(libc::ENOTCONN),
         }
     }
