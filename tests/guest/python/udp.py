@@ -133,6 +133,27 @@ def udp_refused(family):
 
 
 @per_family
+def udp_sent_before_a_change(family):
+    one, other, client = udp_bound(family), udp_bound(family), socket.socket(family, UDP)
+    for server in (one, other):
+        server.settimeout(10)
+    # Many times: what is asserted is an order.
+    for _ in range(50):
+        client.connect(one.getsockname())
+        client.send(b"to one")
+        client.connect(other.getsockname())
+        client.send(b"to other")
+        eq("what was sent before connect goes to the peer before", one.recv(20), b"to one")
+        eq("and then to the next", other.recv(20), b"to other")
+        sock = socket.socket(family, UDP)
+        sock.connect(one.getsockname())
+        sock.send(b"last")
+        sock.shutdown(socket.SHUT_WR)
+        eq("what was sent before shutdown", one.recv(20), b"last")
+        sock.close()
+
+
+@per_family
 def udp_refusal_is_told_once(family):
     with udp_bound(family) as gone:
         address = gone.getsockname()

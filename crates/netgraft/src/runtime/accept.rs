@@ -216,6 +216,7 @@ impl Engine {
             libc::SHUT_RDWR => Shutdown::Both,
             _ => return Err(libc::EINVAL),
         };
+        self.send_what_was_written(id);
         let Some(socket) = self.table.get_mut(id) else { return Ok(Answer::Kernel) };
         match &mut socket.state {
             State::Stream(stream) => {

@@ -138,6 +138,7 @@ impl Engine {
     }
 
     fn connect_datagram(&mut self, id: SocketId, file: &OwnedFd, given: Given) -> Outcome {
+        self.send_what_was_written(id);
         let Some(Socket { state: State::Datagram(datagram), handle: Some(handle), .. }) = self.table.get(id)
         else {
             return Err(libc::EINVAL);

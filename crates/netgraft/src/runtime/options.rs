@@ -34,6 +34,7 @@ impl Engine {
         let spec = self.table.get(id).ok_or(libc::EBADF)?.spec;
         match sockopt::parse_set(spec, level, name, value)? {
             Set::Stack(option) => {
+                self.send_what_was_written(id);
                 let handle = self.handle_of(id)?;
                 let unknown_algorithm = matches!(option, SocketOption::Congestion(_));
                 self.stack.set_option(handle, option.clone()).map_err(|error| match error {

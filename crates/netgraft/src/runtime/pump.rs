@@ -349,6 +349,13 @@ impl Engine {
         true
     }
 
+    /// Before a call changes a datagram socket, what the program has sent on it leaves: under the conditions of then.
+    pub(super) fn send_what_was_written(&mut self, id: SocketId) {
+        if matches!(self.table.get(id), Some(Socket { state: State::Datagram(_), .. })) {
+            self.pump(id, Work::Datagrams);
+        }
+    }
+
     /// Puts the next datagram into the surrogate, if it is empty, or gives it to a parked call.
     pub(super) fn pump_datagram_in(&mut self, id: SocketId) {
         if self.parked.has(id) {
