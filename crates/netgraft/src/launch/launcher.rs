@@ -327,7 +327,7 @@ impl<'a> Launcher<'a> {
             return Err(RunError::Kernel(missing));
         }
         let listener = listener.into_fd();
-        let message = sentry::handover(stack.init_str.clone(), None)
+        let message = sentry::handover(stack.init_str.clone(), Vec::new())
             .ok()
             .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
             .ok_or_else(|| {

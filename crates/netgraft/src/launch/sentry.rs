@@ -63,8 +63,8 @@ pub(super) enum SentryNetwork<'a> {
 pub(super) struct Handover {
     /// What `pre_init` returned.
     pub(super) init_str: String,
-    /// What a sentry before this one said of sockets that are to be made again, if there was one.
-    pub(super) kept: Option<Vec<Kept>>,
+    /// What a sentry before this one said of sockets that are to be made again.
+    pub(super) kept: Vec<Kept>,
 }
 
 /// The most bytes that a [`Handover`] has: what a socket's default send buffer takes.
@@ -74,15 +74,17 @@ pub(super) const HANDOVER_LIMIT: usize = 128 * 1024;
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] if the text alone is too long.
-pub(super) fn handover(init_str: String, kept: Option<Vec<Kept>>) -> io::Result<Vec<u8>> {
+pub(super) fn handover(init_str: String, kept: Vec<Kept>) -> io::Result<Vec<u8>> {
     let mut handover = Handover { init_str, kept };
     loop {
         let message = serde_json::to_vec(&handover)?;
         if message.len() <= HANDOVER_LIMIT {
             return Ok(message);
         }
-        let kept = handover.kept.as_mut().filter(|kept| !kept.is_empty());
-        let kept = kept.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let kept = &mut handover.kept;
+        if kept.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let fits = kept.len() * HANDOVER_LIMIT / message.len();
         kept.truncate(fits.min(kept.len() - 1));
         tracing::warn!("only {} of the program's sockets can be handed over to the sentry", kept.len());

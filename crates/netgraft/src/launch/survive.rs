@@ -215,7 +215,7 @@ impl Launcher<'_> {
         kept.sort_by_key(|kept| kept.role == KeptRole::Datagrams);
         let mut fds = vec![listener.as_fd()];
         fds.extend(spare.fds.iter().map(AsFd::as_fd));
-        let message = sentry::handover(spare.init_str.clone(), Some(kept))?;
+        let message = sentry::handover(spare.init_str.clone(), kept)?;
         // One that has ended already is told by the hang-up of this socket.
         let _ = fdpass::send(control.as_fd(), &message, &fds);
         if let Some(ends) = &mut self.ends {

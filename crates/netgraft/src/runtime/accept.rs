@@ -41,13 +41,13 @@ impl Engine {
         }
         let handle = self.handle_of(id)?;
         if self.stack.local_addr(handle).is_ok_and(|local| local.port() != 0) {
-            return self.bind_again(caller, &file, addr);
+            return self.bind_again(caller, self.table.cookie(id), addr);
         }
         self.stack.bind(handle, addr).map_err(Error::errno)?;
         if let Some(socket) = self.table.get_mut(id) {
             socket.setup.bound = Some(addr);
         }
-        self.note_bind(caller, &file, addr);
+        self.note_bind(caller, self.table.cookie(id), addr);
         self.watch(id, file.as_fd());
         self.journal_datagrams(id, file.as_fd());
         Ok(Answer::Value(0))
@@ -55,22 +55,21 @@ impl Engine {
 
     /// A `bind` of a socket that is bound. A signal can hit a thread at the instant of its answer: the kernel takes the
     /// answer, and the call is made again all the same. So what a thread asks for twice in a row, it has.
-    pub(super) fn bind_again(&mut self, caller: &Caller, file: &OwnedFd, addr: SocketAddr) -> Outcome {
-        let this = unix::cookie(file.as_fd()).ok().map(|cookie| (cookie, addr));
-        if this.is_none() || self.bound_before != this {
+    pub(super) fn bind_again(&mut self, caller: &Caller, file: Option<u64>, addr: SocketAddr) -> Outcome {
+        if file.is_none() || self.bound_before != file.map(|cookie| (cookie, addr)) {
             return Err(libc::EINVAL);
         }
         self.note_bind(caller, file, addr);
         Ok(Answer::Value(0))
     }
 
-    /// Notes that a thread has bound a socket.
-    pub(super) fn note_bind(&mut self, caller: &Caller, file: &OwnedFd, addr: SocketAddr) {
+    /// Notes that a thread has bound the socket with this cookie.
+    pub(super) fn note_bind(&mut self, caller: &Caller, file: Option<u64>, addr: SocketAddr) {
         // Bounded: a dead thread's entry must not stay for ever.
         if self.just_bound.len() >= 256 {
             self.just_bound.clear();
         }
-        if let Ok(cookie) = unix::cookie(file.as_fd()) {
+        if let Some(cookie) = file {
             self.just_bound.insert(caller.tid, (cookie, addr));
         }
     }

@@ -135,11 +135,11 @@ impl Engine {
                 })?;
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                return self.bind_again(caller, file, addr);
+                return self.bind_again(caller, unix::cookie(file.as_fd()).ok(), addr);
             }
             Err(error) => return Err(errno(&error)),
         }
-        self.note_bind(caller, file, addr);
+        self.note_bind(caller, unix::cookie(file.as_fd()).ok(), addr);
         Ok(Answer::Value(0))
     }
 

@@ -14,7 +14,7 @@ use netgraft_sentry::sockopt::{Ancillary, Direction};
 use super::caller::{Caller, total};
 use super::create::errno;
 use super::datagram::MAX_DATAGRAM;
-use super::engine::{Answer, Engine, Outcome, Work};
+use super::engine::{Answer, Engine, Outcome};
 use super::stream::CHUNK;
 use super::table::{Over, Socket, SocketId, State};
 
@@ -120,8 +120,7 @@ impl Engine {
         if total(parts) > MAX_DATAGRAM {
             return Err(libc::EMSGSIZE);
         }
-        // What the program sent before without an address goes first.
-        self.pump(id, Work::Datagrams);
+        self.send_what_was_written(id);
         let mut send_flags = SendFlags::empty();
         send_flags.set(SendFlags::MORE, flags & libc::MSG_MORE != 0);
         send_flags.set(SendFlags::DONT_ROUTE, flags & libc::MSG_DONTROUTE != 0);

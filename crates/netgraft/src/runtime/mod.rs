@@ -46,8 +46,8 @@ pub struct SentryArgs {
     pub vitals: Vitals,
     /// Whether the launcher is told which sockets are to outlive the stack.
     pub journal: bool,
-    /// What the sentry before this one said of such sockets, if there was one.
-    pub kept: Option<Vec<Kept>>,
+    /// What the sentry before this one said of such sockets.
+    pub kept: Vec<Kept>,
 }
 
 /// Serves the program until the launcher says [`crate::control::ToSentry::Stop`] or goes away.
@@ -57,8 +57,8 @@ pub struct SentryArgs {
 ///
 /// # Errors
 /// What makes it impossible to go on.
-pub fn serve(args: SentryArgs) -> io::Result<()> {
-    let kept = args.kept.clone().unwrap_or_default();
+pub fn serve(mut args: SentryArgs) -> io::Result<()> {
+    let kept = std::mem::take(&mut args.kept);
     let mut engine = Engine::new(args)?;
     engine.restore(&kept);
     engine.run()

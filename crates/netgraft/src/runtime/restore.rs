@@ -50,7 +50,8 @@ impl Engine {
 
     /// Tells the launcher of a UDP socket that was made, bound or connected.
     pub(super) fn journal_datagrams(&mut self, id: SocketId, file: BorrowedFd<'_>) {
-        if let Some(Socket { state: State::Datagram(_), spec, .. }) = self.table.get(id)
+        if self.journal
+            && let Some(Socket { state: State::Datagram(_), spec, .. }) = self.table.get(id)
             && spec.protocol == Protocol::Udp
             && let Some(name) = unix::own_name(file)
         {
