@@ -1,5 +1,7 @@
 //! The errors of a stack, and the one table that turns them into errno values.
 
+use linux_raw_sys::errno;
+
 /// The result of a call on a stack.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -22,13 +24,16 @@ macro_rules! errors {
             /// The errno value, positive, as in errno(3).
             #[must_use]
             pub const fn errno(self) -> i32 {
-                match self { $(Error::$name => libc::$errno,)* }
+                match self { $(Error::$name => errno::$errno.cast_signed(),)* }
             }
 
             /// The error for an errno value, if a stack can give it.
             #[must_use]
-            pub const fn from_errno(errno: i32) -> Option<Error> {
-                match errno { $(libc::$errno => Some(Error::$name),)* _ => None }
+            pub const fn from_errno(value: i32) -> Option<Error> {
+                if value < 0 {
+                    return None;
+                }
+                match value.cast_unsigned() { $(errno::$errno => Some(Error::$name),)* _ => None }
             }
         }
     };

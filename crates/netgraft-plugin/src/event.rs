@@ -1,5 +1,7 @@
 //! Readiness events.
 
+use linux_raw_sys::general;
+
 use crate::socket::Handle;
 
 bitflags::bitflags! {
@@ -7,17 +9,17 @@ bitflags::bitflags! {
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Events: u32 {
         /// Data, a connection to accept, or the end of the stream can be read.
-        const IN = libc::EPOLLIN as u32;
+        const IN = general::EPOLLIN;
         /// Urgent data can be read.
-        const PRI = libc::EPOLLPRI as u32;
+        const PRI = general::EPOLLPRI;
         /// Something can be written; a connection attempt has ended.
-        const OUT = libc::EPOLLOUT as u32;
+        const OUT = general::EPOLLOUT;
         /// An error is pending ([`crate::socket::Sockets::take_error`]).
-        const ERR = libc::EPOLLERR as u32;
+        const ERR = general::EPOLLERR;
         /// Both directions are closed.
-        const HUP = libc::EPOLLHUP as u32;
+        const HUP = general::EPOLLHUP;
         /// The peer sends no more.
-        const RDHUP = libc::EPOLLRDHUP as u32;
+        const RDHUP = general::EPOLLRDHUP;
     }
 }
 
