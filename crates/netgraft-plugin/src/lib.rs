@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod data;
 pub mod error;
 pub mod event;
 pub mod inet;
@@ -35,6 +36,7 @@ pub mod stack;
 pub mod time;
 
 pub use config::{Cidr, LinkConfig, StackConfig};
+pub use data::{Batch, Datagram, Spare, Spill, Streamed};
 pub use error::{Error, Result};
 pub use event::{Event, Events};
 pub use network::NetworkType;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::data::{self, Batch, Datagram, Fill, Spare, Streamed, Take};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::option::{OptionName, SocketOption, TcpInfo};
@@ -208,6 +209,69 @@ pub trait Sockets {
     /// # Errors
     /// [`Error::Again`] if nothing is there; [`Error::NotConnected`], or the socket's pending error.
     fn recv(&mut self, handle: Handle, buf: &mut [u8], flags: RecvFlags, now: Instant) -> Result<Received>;
+
+    /// Sends bytes of a stream that `fill` writes into the stack's own memory: they are moved once.
+    ///
+    /// `fill` is called once at most, with room; all that it writes is taken, and the answer is how much that is.
+    /// What `spare` has left over from a call before goes first. By default the bytes go through `spare`
+    /// ([`crate::data::send_copied`]); a stack that lends its memory leaves `spare` alone unless there is something
+    /// left over in it.
+    ///
+    /// # Errors
+    /// [`Error::Again`] if there is no room: `fill` was not called. Otherwise as [`Sockets::send`].
+    fn send_with(
+        &mut self,
+        handle: Handle,
+        flags: SendFlags,
+        now: Instant,
+        spare: Spare<'_>,
+        fill: &mut Fill<'_>,
+    ) -> Result<usize> {
+        data::send_copied(self, handle, flags, now, spare, fill)
+    }
+
+    /// Receives bytes of a stream: `take` sees them in the stack's own memory.
+    ///
+    /// `take` is called once at most, with the first bytes that are there; those that it does not take stay. What
+    /// `spare` has left over from a call before comes first. By default the bytes go through `spare`
+    /// ([`crate::data::recv_copied`]); a stack that lends its memory leaves `spare` alone unless there is something
+    /// left over in it.
+    ///
+    /// # Errors
+    /// As [`Sockets::recv`]: `take` was not called.
+    fn recv_with(
+        &mut self,
+        handle: Handle,
+        now: Instant,
+        spare: Spare<'_>,
+        take: &mut Take<'_>,
+    ) -> Result<Streamed> {
+        data::recv_copied(self, handle, now, spare, take)
+    }
+
+    /// Sends datagrams of one socket, in order, up to the first that fails. Each is taken as by [`Sockets::send`].
+    fn send_batch(
+        &mut self,
+        handle: Handle,
+        batch: &[Datagram<'_>],
+        flags: SendFlags,
+        now: Instant,
+    ) -> Batch {
+        data::send_each(self, handle, batch, flags, now)
+    }
+
+    /// Receives at most `limit` datagrams of one socket, and hands each to `deliver`. A stack that lends its memory
+    /// shows them there; any other uses `scratch`, which is to have room for the longest: what is longer is cut.
+    fn recv_batch(
+        &mut self,
+        handle: Handle,
+        limit: usize,
+        now: Instant,
+        scratch: &mut [u8],
+        deliver: &mut dyn FnMut(&Received, &[u8]),
+    ) -> Batch {
+        data::recv_each(self, handle, limit, now, scratch, deliver)
+    }
 
     /// How many bytes of a stream [`Sockets::send`] would take now. A stack that cannot tell answers
     /// `usize::MAX`.
