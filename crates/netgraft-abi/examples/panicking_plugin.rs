@@ -13,9 +13,7 @@ use std::net::SocketAddr;
 
 struct Panicking;
 
-impl Stack for Panicking {
-    fn destroy(&mut self) {}
-}
+impl Stack for Panicking {}
 
 impl PluginNotifier for Panicking {
     fn add_fd(&mut self, _: Handle, _: Events) -> Result<()> {
@@ -77,6 +75,7 @@ impl PluginStack for Panicking {
     fn init(&mut self, _: InitStackArgs) -> std::result::Result<(), SetupError> {
         Ok(())
     }
+    fn destroy(&mut self) {}
     fn poll(&mut self, _: Instant) {}
     fn drain_events(&mut self, _: &mut dyn FnMut(Event) -> bool) {}
 }

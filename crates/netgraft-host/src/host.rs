@@ -323,6 +323,10 @@ impl PluginStack for HostStack {
         seccomp::rules()
     }
 
+    fn destroy(&mut self) {
+        self.end();
+    }
+
     fn poll(&mut self, now: Instant) {
         if let Ok(live) = self.live_mut() {
             live.polled_at = now;

@@ -114,8 +114,4 @@ impl Stack for HostStack {
     fn resume(&mut self) -> Result<()> {
         self.refuse()
     }
-
-    fn destroy(&mut self) {
-        self.end();
-    }
 }

@@ -103,8 +103,9 @@ pub struct Statistics {
 /// The sizes of TCP buffers that a stack has which says nothing else: fixed.
 const FIXED: BufferSizes = BufferSizes { min: 65_536, default: 65_536, max: 65_536 };
 
-/// The settings of a whole stack. A setting that the stack does not have answers [`Error::NotSupported`], and so
-/// do all of them by default.
+/// The administration of a whole stack. All of it is optional: a setting that the stack does not have answers
+/// [`Error::NotSupported`], and so do all of them by default; `impl inet::Stack for Mine {}` is enough for a stack
+/// without interfaces, routes and counters.
 pub trait Stack {
     /// The interfaces, the loopback first.
     fn interfaces(&self) -> Vec<Interface> {
@@ -256,10 +257,6 @@ pub trait Stack {
     fn resume(&mut self) -> Result<()> {
         Err(Error::NotSupported)
     }
-
-    /// Ends the stack: connections are reset, devices closed. Every later call answers
-    /// [`Error::NetworkDown`].
-    fn destroy(&mut self);
 }
 
 /// The route that leads to `destination`: the one with the longest prefix, the first of equals (RFC 1812

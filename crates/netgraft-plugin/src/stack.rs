@@ -92,7 +92,7 @@ pub struct WakeFd<'a> {
 ///
 /// The order of calls is: the factory; in the launcher [`PluginStack::pre_init`] alone; in the sentry
 /// [`PluginStack::seccomp_filters`], [`PluginStack::prepare`], [`PluginStack::init`], then anything else, ended by
-/// [`inet::Stack::destroy`].
+/// [`PluginStack::destroy`].
 pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
     /// What the stack says of itself. May be called before `init`.
     fn info(&self) -> StackInfo;
@@ -139,6 +139,10 @@ pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
     fn next_deadline(&self) -> Option<Instant> {
         None
     }
+
+    /// Ends the stack: connections are reset, devices closed. Every later call answers
+    /// [`Error::NetworkDown`].
+    fn destroy(&mut self);
 
     /// How many closed sockets still have bytes, or the end of a stream, that their peer has not acknowledged. When
     /// the program has ended the sentry lets them finish, for a moment.

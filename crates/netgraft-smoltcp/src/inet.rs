@@ -11,7 +11,7 @@ use crate::addr::address;
 use crate::core::Core;
 use crate::iface::{ADDRESSES, LOOPBACK_MTU, NetIf, Side};
 use crate::sock::Body;
-use crate::stack::{Phase, SmoltcpStack};
+use crate::stack::SmoltcpStack;
 
 /// Routes that fit (a feature of smoltcp).
 const ROUTES: usize = 32;
@@ -274,12 +274,5 @@ impl Stack for SmoltcpStack {
 
     fn resume(&mut self) -> Result<()> {
         self.set_paused(false)
-    }
-
-    fn destroy(&mut self) {
-        if let Phase::Running(core) | Phase::Paused(core) = &mut self.phase {
-            core.destroy();
-        }
-        self.phase = Phase::Destroyed;
     }
 }

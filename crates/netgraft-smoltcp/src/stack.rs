@@ -210,6 +210,13 @@ impl PluginStack for SmoltcpStack {
         }
     }
 
+    fn destroy(&mut self) {
+        if let Phase::Running(core) | Phase::Paused(core) = &mut self.phase {
+            core.destroy();
+        }
+        self.phase = Phase::Destroyed;
+    }
+
     fn unfinished(&self) -> usize {
         let conns = self.core().map(|core| core.socks.orphans()).into_iter().flatten();
         conns.filter(|conn| conn.queued_out() > 0 || conn.is_closing()).count()

@@ -183,9 +183,6 @@ impl inet::Stack for Faulty {
         interfaces(&self) -> Vec<Interface>;
         statistics(&self) -> Statistics;
     }
-    fn destroy(&mut self) {
-        self.stack.destroy();
-    }
 }
 
 impl PluginStack for Faulty {
@@ -200,6 +197,9 @@ impl PluginStack for Faulty {
     }
     fn next_deadline(&self) -> Option<Instant> {
         if self.fault == Fault::AlwaysDue { Some(Instant::ZERO) } else { self.stack.next_deadline() }
+    }
+    fn destroy(&mut self) {
+        self.stack.destroy();
     }
     fn poll(&mut self, now: Instant) {
         self.stack.poll(now);

@@ -250,6 +250,18 @@ impl PluginStack for Level0Stack {
         self.loaded.rules().to_vec()
     }
 
+    fn destroy(&mut self) {
+        let State::Up(live) = std::mem::replace(&mut self.state, State::Ended) else { return };
+        for sock in live.socks.values() {
+            live.api.close(sock.raw);
+        }
+        if let Some(function) = live.api.symbols.plugin_destroystack {
+            let _inside = self.loaded.watch().enter(Caller::Loop, Call::plugin_destroystack);
+            // SAFETY: no arguments. The driver's thread may be in its wait: it always is.
+            unsafe { function() };
+        }
+    }
+
     fn poll(&mut self, _now: Instant) {
         let Ok(live) = self.live_mut() else { return };
         let mut events = std::mem::take(&mut live.events);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use netgraft_plugin::inet::{BufferSizes, Interface, Route, Stack};
 use netgraft_plugin::{Error, Result};
 
-use super::{Level0Stack, State, json};
+use super::{Level0Stack, json};
 use crate::watch::{Call, Caller};
 
 /// What a stack has that says nothing else, as in the contract.
@@ -87,17 +87,5 @@ impl Stack for Level0Stack {
         let Ok(live) = self.live() else { return PORTS };
         let text = live.api.text(Call::plugin_get_port_range, live.api.symbols.plugin_get_port_range);
         text.and_then(|text| json::ports(&text)).unwrap_or(PORTS)
-    }
-
-    fn destroy(&mut self) {
-        let State::Up(live) = std::mem::replace(&mut self.state, State::Ended) else { return };
-        for sock in live.socks.values() {
-            live.api.close(sock.raw);
-        }
-        if let Some(function) = live.api.symbols.plugin_destroystack {
-            let _inside = self.loaded.watch().enter(Caller::Loop, Call::plugin_destroystack);
-            // SAFETY: no arguments. The driver's thread may be in its wait: it always is.
-            unsafe { function() };
-        }
     }
 }

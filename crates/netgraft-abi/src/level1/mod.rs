@@ -194,6 +194,10 @@ impl PluginStack for Level1Stack {
         self.loaded.rules().to_vec()
     }
 
+    fn destroy(&mut self) {
+        self.state = State::Ended;
+    }
+
     fn poll(&mut self, now: Instant) {
         if let Ok(live) = self.live() {
             call!(&live.instance, (), poll(now.nanos()));

@@ -3,8 +3,8 @@
 use netgraft_plugin::inet::{BufferSizes, Interface, Recovery, Route, Stack, Statistics, check_buffer_sizes};
 use netgraft_plugin::{Cidr, Domain, Error, Result};
 
+use super::Level1Stack;
 use super::instance::{Instance, call};
-use super::{Level1Stack, State};
 use crate::NOT_SUPPORTED;
 use crate::codes;
 use crate::convert;
@@ -204,9 +204,5 @@ impl Stack for Level1Stack {
 
     fn resume(&mut self) -> Result<()> {
         set!(self, resume())
-    }
-
-    fn destroy(&mut self) {
-        self.state = State::Ended;
     }
 }

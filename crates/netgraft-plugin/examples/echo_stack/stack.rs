@@ -173,11 +173,7 @@ impl PluginNotifier for EchoStack {
     }
 }
 
-impl inet::Stack for EchoStack {
-    fn destroy(&mut self) {
-        self.sockets = None;
-    }
-}
+impl inet::Stack for EchoStack {} // nothing to administer
 
 impl PluginStack for EchoStack {
     fn info(&self) -> StackInfo {
@@ -189,6 +185,9 @@ impl PluginStack for EchoStack {
     fn init(&mut self, _args: InitStackArgs) -> std::result::Result<(), SetupError> {
         self.sockets = Some(HashMap::new());
         Ok(())
+    }
+    fn destroy(&mut self) {
+        self.sockets = None;
     }
     fn poll(&mut self, _now: Instant) {} // an echo needs no time
     fn drain_events(&mut self, sink: &mut dyn FnMut(Event) -> bool) {

@@ -1,6 +1,5 @@
 //! Whatever a neighbor sends: no panic, no flood in answer, and the next one who behaves is served.
 
-use netgraft_plugin::inet::Stack;
 use netgraft_plugin::link::Offload;
 use netgraft_plugin::option::SocketOption;
 use proptest::collection::vec;

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use netgraft_plugin::inet::Stack;
 use netgraft_plugin::option::SocketOption;
 
 use super::*;

@@ -391,8 +391,6 @@ mod tests {
             let destination = "192.0.2.0/24".parse().unwrap();
             (0..1 << 16).map(|i| inet::Route { destination, gateway: None, interface: i % 100 }).collect()
         }
-
-        fn destroy(&mut self) {}
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl PluginStack for Watched {
     write_calls! {
         fn prepare(&mut self) -> std::result::Result<(), SetupError>;
         fn init(&mut self, args: InitStackArgs) -> std::result::Result<(), SetupError>;
+        fn destroy(&mut self) -> ();
         fn poll(&mut self, now: Instant) -> ();
         fn take_host_fd(&mut self, handle: Handle) -> Result<OwnedFd>;
         fn bind_host_fd(&mut self, fd: BorrowedFd<'_>, addr: SocketAddr) -> Result<()>;
@@ -185,6 +186,5 @@ impl inet::Stack for Watched {
         fn set_forwarding(&mut self, domain: Domain, on: bool) -> Result<()>;
         fn pause(&mut self) -> Result<()>;
         fn resume(&mut self) -> Result<()>;
-        fn destroy(&mut self) -> ();
     }
 }

@@ -106,6 +106,9 @@ impl PluginStack for Odd {
     fn next_deadline(&self) -> Option<Instant> {
         self.inner.next_deadline()
     }
+    fn destroy(&mut self) {
+        self.inner.destroy();
+    }
     fn unfinished(&self) -> usize {
         self.inner.unfinished()
     }
@@ -231,8 +234,5 @@ impl inet::Stack for Odd {
     }
     fn statistics(&self) -> Statistics {
         self.inner.statistics()
-    }
-    fn destroy(&mut self) {
-        self.inner.destroy();
     }
 }
