@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod contract;
 pub mod data;
 pub mod error;
 pub mod event;
@@ -34,8 +35,10 @@ pub mod seccomp;
 pub mod socket;
 pub mod stack;
 pub mod time;
+pub mod watch;
 
 pub use config::{Cidr, LinkConfig, StackConfig};
+pub use contract::Call;
 pub use data::{Batch, Datagram, Spare, Spill, Streamed};
 pub use error::{Error, Result};
 pub use event::{Event, Events};
@@ -49,3 +52,4 @@ pub use socket::{
 };
 pub use stack::{InitStackArgs, PluginStack, PreInitStack, PreInitStackArgs, StackInfo, WakeFd};
 pub use time::Instant;
+pub use watch::{Observer, Watched};

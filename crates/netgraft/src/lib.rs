@@ -20,6 +20,7 @@ pub mod clock;
 pub mod control;
 mod error;
 mod launch;
+mod observer;
 pub mod runtime;
 mod stacks;
 mod vitals;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use netgraft_linux::shared::{Thread, Words};
+use netgraft_plugin::Call;
 
 /// The call of the stack under way in the low byte, the last one in the next, and above them how many there were.
 const CALL: usize = 0;
@@ -26,107 +27,6 @@ const SERVING: usize = 6;
 const THREAD: usize = 7;
 /// Not zero when the sentry found its socket to the launcher closed.
 const CUT_OFF: usize = 8;
-
-/// The calls of the contract, as messages name them.
-const NAMES: &[&str] = &[
-    "",
-    "factory",
-    "info",
-    "seccomp_filters",
-    "prepare",
-    "init",
-    "poll",
-    "drain_events",
-    "next_deadline",
-    "unfinished",
-    "wake_fds",
-    "offers_host_fds",
-    "take_host_fd",
-    "bind_host_fd",
-    "socket",
-    "bind",
-    "listen",
-    "accept",
-    "connect",
-    "disconnect",
-    "local_addr",
-    "peer_addr",
-    "send",
-    "recv",
-    "send_room",
-    "queued_in",
-    "queued_out",
-    "shutdown",
-    "close",
-    "abort",
-    "readiness",
-    "take_error",
-    "set_option",
-    "get_option",
-    "tcp_info",
-    "add_fd",
-    "update_fd",
-    "remove_fd",
-    "interfaces",
-    "add_address",
-    "remove_address",
-    "routes",
-    "add_route",
-    "remove_route",
-    "tcp_receive_buffer",
-    "set_tcp_receive_buffer",
-    "tcp_send_buffer",
-    "set_tcp_send_buffer",
-    "tcp_sack",
-    "set_tcp_sack",
-    "tcp_recovery",
-    "set_tcp_recovery",
-    "statistics",
-    "port_range",
-    "set_port_range",
-    "forwarding",
-    "set_forwarding",
-    "pause",
-    "resume",
-    "destroy",
-];
-
-/// A call of the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StackCall(u8);
-
-impl StackCall {
-    /// The call of this name, for constants: a name that is none does not compile.
-    #[expect(clippy::panic, reason = "happens when a constant is computed, at compile time")]
-    pub(crate) const fn named(name: &str) -> StackCall {
-        let mut i = 1;
-        while i < NAMES.len() {
-            if same(NAMES[i].as_bytes(), name.as_bytes()) {
-                return StackCall(i as u8);
-            }
-            i += 1;
-        }
-        panic!("the contract has no call of this name")
-    }
-
-    /// Its name.
-    pub(crate) fn name(self) -> &'static str {
-        NAMES.get(usize::from(self.0)).copied().unwrap_or("")
-    }
-
-    /// Whether it belongs to a stack's start, which may take longer than other calls.
-    pub(crate) fn is_of_start(self) -> bool {
-        matches!(self.name(), "factory" | "prepare" | "init")
-    }
-}
-
-const fn same(a: &[u8], b: &[u8]) -> bool {
-    let mut i = 0;
-    while i < a.len() && i < b.len() && a[i] == b[i] {
-        i += 1;
-    }
-    i == a.len() && i == b.len()
-}
 
 /// The calls of the program that a sentry has taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,8 +61,9 @@ impl Vitals {
     }
 
     /// The sentry is about to call its stack; answers whether the launcher is to be woken, since it sleeps.
-    pub(crate) fn begin(&self, call: StackCall) -> bool {
-        let word = (self.get(CALL) | 0xffff).wrapping_add(1) | u64::from(call.0) << 8 | u64::from(call.0);
+    pub(crate) fn begin(&self, call: Call) -> bool {
+        let number = u64::from(call.number());
+        let word = (self.get(CALL) | 0xffff).wrapping_add(1) | number << 8 | number;
         self.set(CALL, word);
         self.get(ASLEEP) != 0
     }
@@ -205,13 +106,12 @@ impl Vitals {
     }
 
     /// The call that a pulse stands for, if one was under way.
-    pub(crate) fn call_of(pulse: u64) -> Option<StackCall> {
-        let code = (pulse & 0xff) as u8;
-        (code != 0 && usize::from(code) < NAMES.len()).then_some(StackCall(code))
+    pub(crate) fn call_of(pulse: u64) -> Option<Call> {
+        Call::from_number((pulse & 0xff) as u8)
     }
 
     /// The last call that was made, under way or not.
-    pub(crate) fn last_call(&self) -> Option<StackCall> {
+    pub(crate) fn last_call(&self) -> Option<Call> {
         Self::call_of(self.get(CALL) >> 8)
     }
 
@@ -262,17 +162,17 @@ mod tests {
     fn a_pulse_names_the_call_and_differs_from_the_one_before() {
         let vitals = Vitals::new().unwrap();
         assert_eq!(Vitals::call_of(vitals.pulse()), None);
-        let poll = const { StackCall::named("poll") };
-        assert!(!vitals.begin(poll));
+        let call = Call::poll;
+        assert!(!vitals.begin(call));
         let first = vitals.pulse();
-        assert_eq!(Vitals::call_of(first).map(StackCall::name), Some("poll"));
+        assert_eq!(Vitals::call_of(first).map(Call::name), Some("poll"));
         vitals.end();
         assert_eq!(Vitals::call_of(vitals.pulse()), None);
         vitals.set_asleep(true);
-        assert!(vitals.begin(poll));
+        assert!(vitals.begin(call));
         assert_ne!(vitals.pulse(), first);
         vitals.end();
-        assert_eq!(vitals.last_call(), Some(poll));
+        assert_eq!(vitals.last_call(), Some(call));
         vitals.renew();
         assert_eq!(vitals.last_call(), None);
         assert_eq!(Vitals::call_of(0xfe), None, "a code that is none");

@@ -6,10 +6,11 @@ use std::str::FromStr;
 use netgraft_abi::Loaded;
 use netgraft_linux::process::Change;
 use netgraft_linux::shared::Thread;
+use netgraft_plugin::Call;
 
 use super::allow::call_text;
 use super::watchdog;
-use crate::vitals::{StackCall, Vitals};
+use crate::vitals::Vitals;
 
 /// What happens when a stack crashes, hangs or does what it may not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub(super) enum Cause {
     /// Its stack said so.
     Broke(String),
     /// The launcher ended it, since a call of the stack did not return.
-    Hung(StackCall),
+    Hung(Call),
 }
 
 /// Where a sentry was when it ended.
@@ -62,7 +63,7 @@ enum Place {
     /// In a thread that the stack made.
     OwnThread,
     /// In none; the last call before, if there was one.
-    Outside(Option<StackCall>),
+    Outside(Option<Call>),
 }
 
 impl fmt::Display for Place {
@@ -162,10 +163,10 @@ mod tests {
         let vitals = Vitals::new().unwrap();
         let died = |signal| Cause::Died(Change::Signaled(signal));
         assert!(text("odd", &died(libc::SIGKILL), &vitals, None).contains("outside of the stack's calls"));
-        vitals.begin(const { StackCall::named("poll") });
+        vitals.begin(Call::poll);
         let told = text("odd", &died(libc::SIGSEGV), &vitals, None);
         assert_eq!(told, "the stack odd was killed by signal 11 (SIGSEGV) in its call 'poll'");
-        let told = text("odd", &Cause::Hung(const { StackCall::named("send") }), &vitals, None);
+        let told = text("odd", &Cause::Hung(Call::send), &vitals, None);
         assert_eq!(told, "the stack odd was killed: its call 'send' hung for 5 s");
         let told = text("odd", &Cause::GaveUp("no more".into()), &vitals, None);
         assert_eq!(told, "the sentry of the stack odd gave up in its call 'poll': no more");

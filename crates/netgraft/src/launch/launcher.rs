@@ -11,7 +11,7 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
 use netgraft_plugin::stack::SetupError;
-use netgraft_plugin::{LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
+use netgraft_plugin::{Call, LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::jobs::{AfterStop, Jobs};
@@ -25,7 +25,6 @@ use super::veth::{self, Veth};
 use super::watchdog::{Look, Watchdog};
 use crate::control::{self, FromSentry, Summary, ToSentry};
 use crate::error::RunError;
-use crate::vitals::StackCall;
 
 /// How long a sentry may take for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -189,7 +188,7 @@ impl<'a> Launcher<'a> {
     }
 
     /// Looks whether a call of the stack does not return: which.
-    fn look_at_sentry(&mut self) -> Option<StackCall> {
+    fn look_at_sentry(&mut self) -> Option<Call> {
         let vitals = &self.plan.vitals;
         match self.watchdog.look(vitals.pulse(), Instant::now()) {
             Look::Fine => {}

@@ -16,14 +16,15 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::signal::Signals;
 use netgraft_linux::{fdpass, process};
 use netgraft_plugin::registry::Factory;
-use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig, SyscallRule};
+use netgraft_plugin::{Call, InitStackArgs, PluginStack, StackConfig, SyscallRule, Watched};
 use serde::{Deserialize, Serialize};
 
 use super::{allow, keeper};
 use crate::clock;
 use crate::control::{self, FromSentry, Kept, Network};
-use crate::runtime::{self, SentryArgs, Watched};
-use crate::vitals::{StackCall, Vitals};
+use crate::observer::ToLauncher;
+use crate::runtime::{self, SentryArgs};
+use crate::vitals::Vitals;
 
 /// The user that the sentry becomes where it may ("nobody").
 pub(super) const NOBODY: u32 = 65534;
@@ -167,11 +168,11 @@ fn start_stack(
     control: BorrowedFd<'_>,
 ) -> Result<Box<dyn PluginStack>, String> {
     let vitals = plan.vitals.clone();
-    vitals.begin(const { StackCall::named("factory") });
+    vitals.begin(Call::factory);
     let made = (plan.factory)(&plan.config).map_err(|e| e.to_string())?;
     vitals.end();
     let own_control = control.try_clone_to_owned().map_err(|e| e.to_string())?;
-    let mut stack = Box::new(Watched::new(made, vitals, own_control));
+    let mut stack = Box::new(Watched::new(made, ToLauncher::new(vitals, own_control)));
     if plan.warn_of_rules {
         let wider = allow::wider_than_base(&stack.seccomp_filters());
         if !wider.is_empty() {

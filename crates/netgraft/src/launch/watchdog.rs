@@ -7,7 +7,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::vitals::{StackCall, Vitals};
+use netgraft_plugin::Call;
+
+use crate::vitals::Vitals;
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -38,7 +40,7 @@ pub(super) enum Look {
     /// It is not to be told so any more.
     Awake,
     /// A call has not returned in time.
-    Hung(StackCall),
+    Hung(Call),
 }
 
 /// Looks at the calls of one sentry.
@@ -119,7 +121,7 @@ mod tests {
         (100, Look::Fine)
     }
 
-    fn begun(vitals: &Vitals, call: StackCall) -> u64 {
+    fn begun(vitals: &Vitals, call: Call) -> u64 {
         vitals.begin(call);
         vitals.pulse()
     }
@@ -127,11 +129,11 @@ mod tests {
     #[test]
     fn a_call_that_lasts_is_hung_and_many_short_ones_are_not() {
         let (start, vitals) = (Instant::now(), Vitals::new().unwrap());
-        let poll = begun(&vitals, const { StackCall::named("poll") });
+        let poll = begun(&vitals, Call::poll);
         let (seconds, look) = looks(&mut Watchdog::new(start), start, |_| poll);
-        assert_eq!(look, Look::Hung(const { StackCall::named("poll") }));
+        assert_eq!(look, Look::Hung(Call::poll));
         assert_eq!(seconds, LIMIT + 1);
-        let init = begun(&vitals, const { StackCall::named("init") });
+        let init = begun(&vitals, Call::init);
         let (seconds, look) = looks(&mut Watchdog::new(start), start, |_| init);
         assert!(matches!(look, Look::Hung(_)) && seconds == START_LIMIT + 1);
         let other = |second: u32| poll + (u64::from(second) << 8);
@@ -148,7 +150,7 @@ mod tests {
         watchdog.wake(start);
         assert!(watchdog.due().is_some());
         assert_eq!(watchdog.look(0, start + PERIOD), Look::Sleepy);
-        let poll = begun(&vitals, const { StackCall::named("poll") });
+        let poll = begun(&vitals, Call::poll);
         assert_eq!(watchdog.look(poll, start + 2 * PERIOD), Look::Awake);
     }
 

@@ -21,14 +21,11 @@ mod pump;
 mod restore;
 mod stream;
 mod table;
-mod watched;
 
 use std::io;
 use std::os::fd::OwnedFd;
 
 use netgraft_plugin::PluginStack;
-
-pub(crate) use watched::Watched;
 
 use crate::control::Kept;
 use crate::vitals::Vitals;

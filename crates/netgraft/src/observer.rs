@@ -1,0 +1,42 @@
+//! Each call of the stack is written down in the shared words while it lasts, so that the launcher can name it when
+//! the sentry dies in it, and end a sentry that does not come back from it.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use netgraft_plugin::{Call, Observer};
+
+use crate::control::{self, FromSentry};
+use crate::vitals::Vitals;
+
+/// The words in which calls are noted, and the control socket to the launcher.
+pub(crate) struct ToLauncher {
+    vitals: Vitals,
+    control: OwnedFd,
+}
+
+impl ToLauncher {
+    /// An observer that notes calls in `vitals`, and wakes a launcher that sleeps through `control`.
+    pub(crate) fn new(vitals: Vitals, control: OwnedFd) -> ToLauncher {
+        ToLauncher { vitals, control }
+    }
+
+    /// The launcher slept since nothing happened: from now on it looks again.
+    #[cold]
+    fn wake_launcher(&self) {
+        self.vitals.set_asleep(false);
+        // If it is gone, the control socket's hang-up ends the sentry.
+        let _ = control::send(self.control.as_fd(), &FromSentry::Busy);
+    }
+}
+
+impl Observer for ToLauncher {
+    fn begin(&self, call: Call) {
+        if self.vitals.begin(call) {
+            self.wake_launcher();
+        }
+    }
+
+    fn end(&self, _call: Call) {
+        self.vitals.end();
+    }
+}
