@@ -27,6 +27,20 @@ pub(crate) struct Meta {
     pub(crate) traffic_class: u8,
 }
 
+impl Meta {
+    fn received(self, len: usize, full_len: usize) -> Received {
+        Received {
+            len,
+            full_len,
+            from: Some(self.from),
+            to: Some(self.to),
+            interface: self.interface,
+            hop_limit: self.hop_limit,
+            traffic_class: self.traffic_class,
+        }
+    }
+}
+
 /// A datagram socket.
 #[derive(Debug, Default)]
 pub(crate) struct Datagrams {
@@ -68,7 +82,7 @@ impl Datagrams {
     }
 
     /// Takes or looks at the first datagram.
-    pub(crate) fn recv(&mut self, buf: &mut [u8], flags: RecvFlags) -> Option<(Meta, Received)> {
+    pub(crate) fn recv(&mut self, buf: &mut [u8], flags: RecvFlags) -> Option<Received> {
         let &(meta, full_len) = self.metas.front()?;
         let len = full_len.min(buf.len());
         let (front, back) = self.bytes.as_slices();
@@ -79,16 +93,23 @@ impl Datagrams {
             self.metas.pop_front();
             self.bytes.drain(..full_len);
         }
-        let received = Received {
-            len,
-            full_len,
-            from: Some(meta.from),
-            to: Some(meta.to),
-            interface: meta.interface,
-            hop_limit: meta.hop_limit,
-            traffic_class: meta.traffic_class,
-        };
-        Some((meta, received))
+        Some(meta.received(len, full_len))
+    }
+
+    /// Shows the first datagram in the queue's own memory, and forgets it; whether there was one.
+    pub(crate) fn take_first(&mut self, show: impl FnOnce(&Received, &[u8])) -> bool {
+        let Some((meta, len)) = self.metas.pop_front() else { return false };
+        let received = meta.received(len, len);
+        match self.bytes.as_slices().0.get(..len) {
+            Some(data) => show(&received, data),
+            // It goes round the end of the queue, which happens once in a round.
+            None => {
+                let bytes = self.bytes.make_contiguous();
+                show(&received, bytes.get(..len).unwrap_or_default());
+            }
+        }
+        self.bytes.drain(..len);
+        true
     }
 
     pub(crate) fn first_len(&self) -> usize {

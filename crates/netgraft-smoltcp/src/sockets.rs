@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use netgraft_plugin::data::{self, Batch, Fill, Spare, Streamed, Take};
 use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
 use netgraft_plugin::{
     Domain, Error, Events, Handle, Instant, Kind, PluginNotifier, Protocol, Received, RecvFlags, Result,
@@ -44,6 +45,15 @@ fn check_spec(spec: SocketSpec) -> Result<()> {
         | (Kind::Datagram, Protocol::Icmpv6, Domain::V6) => Ok(()),
         (Kind::Raw, Protocol::Raw(1..), _) => Ok(()),
         _ => Err(Error::ProtocolNotSupported),
+    }
+}
+
+/// A received datagram's addresses as a socket of this family shows them.
+fn shown(domain: Domain, received: Received) -> Received {
+    Received {
+        from: received.from.map(|from| outward(domain, from)),
+        to: received.to.map(|to| outward_ip(domain, to)),
+        ..received
     }
 }
 
@@ -155,14 +165,41 @@ impl Core {
         }
         let domain = sock.spec.domain;
         let Body::Datagrams(datagrams) = &mut sock.body else { return Err(Error::NotConnected) };
-        let Some((meta, mut received)) = datagrams.recv(buf, flags) else {
+        let Some(received) = datagrams.recv(buf, flags) else {
             return if datagrams.shut_read { Ok(Received::default()) } else { Err(Error::Again) };
         };
-        received.from = Some(outward(domain, meta.from));
-        received.to = Some(outward_ip(domain, meta.to));
+        let received = shown(domain, received);
         let ready = sock.readiness();
         self.queue.set_ready(handle, &mut sock.info, ready);
         Ok(received)
+    }
+
+    fn datagram_recv_batch(
+        &mut self,
+        handle: Handle,
+        limit: usize,
+        deliver: &mut dyn FnMut(&Received, &[u8]),
+    ) -> Batch {
+        let none = |error| Batch { count: 0, stopped: Some(error) };
+        let sock = match self.socks.held_mut(handle) {
+            Ok(sock) => sock,
+            Err(error) => return none(error),
+        };
+        if let Some(error) = sock.error.take() {
+            self.update(handle, false);
+            return none(error);
+        }
+        let domain = sock.spec.domain;
+        let Body::Datagrams(datagrams) = &mut sock.body else { return none(Error::NotConnected) };
+        let mut count = 0;
+        while count < limit && datagrams.take_first(|received, data| deliver(&shown(domain, *received), data))
+        {
+            count += 1;
+        }
+        let empty = count < limit && !datagrams.shut_read;
+        let ready = sock.readiness();
+        self.queue.set_ready(handle, &mut sock.info, ready);
+        Batch { count, stopped: empty.then_some(Error::Again) }
     }
 
     fn datagram_shutdown(&mut self, handle: Handle, how: Shutdown) -> Result<()> {
@@ -309,6 +346,54 @@ impl Sockets for SmoltcpStack {
         match core.socks.held(handle)?.body {
             Body::Datagrams(_) => core.datagram_recv(handle, buf, flags),
             _ => core.stream_recv(handle, buf, flags),
+        }
+    }
+
+    fn send_with(
+        &mut self,
+        handle: Handle,
+        flags: SendFlags,
+        now: Instant,
+        spare: Spare<'_>,
+        fill: &mut Fill<'_>,
+    ) -> Result<usize> {
+        let core = self.core_mut()?;
+        core.tick(now);
+        if flags.is_empty() && spare.spill.is_empty() && core.stream_lends(handle)? {
+            return core.stream_send_with(handle, fill);
+        }
+        data::send_copied(self, handle, flags, now, spare, fill)
+    }
+
+    fn recv_with(
+        &mut self,
+        handle: Handle,
+        now: Instant,
+        spare: Spare<'_>,
+        take: &mut Take<'_>,
+    ) -> Result<Streamed> {
+        if !spare.spill.is_empty() {
+            return data::recv_copied(self, handle, now, spare, take);
+        }
+        let core = self.core_mut()?;
+        core.tick(now);
+        Ok(core.stream_recv_with(handle, take)?.map_or(Streamed::End, Streamed::Bytes))
+    }
+
+    fn recv_batch(
+        &mut self,
+        handle: Handle,
+        limit: usize,
+        now: Instant,
+        _scratch: &mut [u8],
+        deliver: &mut dyn FnMut(&Received, &[u8]),
+    ) -> Batch {
+        match self.core_mut() {
+            Ok(core) => {
+                core.tick(now);
+                core.datagram_recv_batch(handle, limit, deliver)
+            }
+            Err(error) => Batch { count: 0, stopped: Some(error) },
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use netgraft_plugin::data::{Fill, Take};
 use netgraft_plugin::{Error, Handle, Received, RecvFlags, Result, SendFlags, Shutdown};
 
 use crate::addr::{Tuple, endpoint};
@@ -176,6 +177,30 @@ impl Core {
     /// As `Sockets::send`.
     pub(crate) fn stream_send(&mut self, handle: Handle, data: &[u8], flags: SendFlags) -> Result<usize> {
         let now = self.now;
+        self.sending(handle, |conn, corked, mtu| conn.send(data, flags, corked, mtu, now))
+    }
+
+    /// Takes bytes of a stream that `fill` writes.
+    ///
+    /// # Errors
+    /// As `Sockets::send_with`.
+    pub(crate) fn stream_send_with(&mut self, handle: Handle, fill: &mut Fill<'_>) -> Result<usize> {
+        self.sending(handle, |conn, _, _| conn.send_with(fill))
+    }
+
+    /// Whether bytes go straight into the send buffer: none are held back before them, nor they themselves.
+    pub(crate) fn stream_lends(&self, handle: Handle) -> Result<bool> {
+        let sock = self.socks.held(handle)?;
+        Ok(!sock.options.cork && !matches!(&sock.body, Body::Conn(conn) if conn.holds_back()))
+    }
+
+    /// What is before and after bytes are taken: `act` gets whether the program has corked the connection, and the
+    /// MTU of its way out.
+    fn sending(
+        &mut self,
+        handle: Handle,
+        act: impl FnOnce(&mut Conn, bool, usize) -> Result<usize>,
+    ) -> Result<usize> {
         let sock = self.socks.held_mut(handle)?;
         if let Some(error) = sock.error.take() {
             self.update(handle, false);
@@ -183,7 +208,7 @@ impl Core {
         }
         let Body::Conn(conn) = &mut sock.body else { return Err(Error::BrokenPipe) };
         let mtu = self.net.mtu(conn.side);
-        let taken = conn.send(data, flags, sock.options.cork, mtu, now);
+        let taken = act(conn, sock.options.cork, mtu);
         if let Ok(1..) = taken
             && !sock.dirty
         {
@@ -205,13 +230,34 @@ impl Core {
         buf: &mut [u8],
         flags: RecvFlags,
     ) -> Result<Received> {
-        let sock = self.socks.held_mut(handle)?;
-        let Body::Conn(conn) = &mut sock.body else { return Err(Error::NotConnected) };
         if buf.is_empty() {
+            self.socks.held(handle).and_then(|sock| match &sock.body {
+                Body::Conn(_) => Ok(()),
+                _ => Err(Error::NotConnected),
+            })?;
             return Ok(Received::default());
         }
+        Ok(self.receiving(handle, |conn| conn.recv(buf, flags))?.unwrap_or_default())
+    }
+
+    /// Shows bytes of a stream to `take`; `None` at its end.
+    ///
+    /// # Errors
+    /// As `Sockets::recv_with`.
+    pub(crate) fn stream_recv_with(&mut self, handle: Handle, take: &mut Take<'_>) -> Result<Option<usize>> {
+        self.receiving(handle, |conn| conn.recv_with(take))
+    }
+
+    /// What is before and after bytes are given away.
+    fn receiving<T>(
+        &mut self,
+        handle: Handle,
+        act: impl FnOnce(&mut Conn) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let sock = self.socks.held_mut(handle)?;
+        let Body::Conn(conn) = &mut sock.body else { return Err(Error::NotConnected) };
         let before = conn.socket().recv_queue();
-        let got = conn.recv(buf, flags);
+        let got = act(conn);
         let grew = conn.window_grew(before);
         let failed = !matches!(got, Ok(Some(_)));
         if failed && let Some(error) = sock.error.take() {
@@ -224,7 +270,7 @@ impl Core {
         }
         let ready = sock.readiness();
         self.queue.set_ready(handle, &mut sock.info, ready);
-        Ok(got?.unwrap_or_default())
+        got
     }
 
     /// Closes one or both halves.

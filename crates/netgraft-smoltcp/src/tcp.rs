@@ -1,8 +1,10 @@
 //! A TCP connection: smoltcp's socket and what Linux programs expect around it.
 
+use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use netgraft_plugin::data::{Fill, Take};
 use netgraft_plugin::inet::BufferSizes;
 use netgraft_plugin::option::{TcpInfo, TcpState};
 use netgraft_plugin::{Error, Events, Instant, Received, RecvFlags, Result, SendFlags};
@@ -247,6 +249,52 @@ impl Conn {
         ready
     }
 
+    fn check_sending(&self) -> Result<()> {
+        match self.life {
+            Life::Connecting { .. } | Life::HalfOpen { .. } => Err(Error::Again),
+            Life::Ended { .. } => Err(Error::BrokenPipe),
+            Life::Open if self.shut_write => Err(Error::BrokenPipe),
+            Life::Open => Ok(()),
+        }
+    }
+
+    /// Whether bytes wait in a buffer beside that of smoltcp, behind which others have to wait.
+    pub(crate) fn holds_back(&self) -> bool {
+        !self.cork.is_empty()
+    }
+
+    /// Takes bytes that `fill` writes into the send buffer.
+    pub(crate) fn send_with(&mut self, fill: &mut Fill<'_>) -> Result<usize> {
+        self.check_sending()?;
+        let room = self.room();
+        let socket = self.socket_mut();
+        if room == 0 || !socket.can_send() {
+            return if socket.may_send() { Err(Error::Again) } else { Err(Error::BrokenPipe) };
+        }
+        let write = |free: &mut [u8]| {
+            let most = room.min(free.len());
+            let count = fill(&mut [IoSliceMut::new(&mut free[..most])]).min(most);
+            (count, count)
+        };
+        let count = socket.send(write).map_err(|_| Error::BrokenPipe)?;
+        self.sent += count as u64;
+        Ok(count)
+    }
+
+    /// Shows the first bytes of the receive buffer to `take`; `Ok(None)` if none are there and none will come.
+    pub(crate) fn recv_with(&mut self, take: &mut Take<'_>) -> Result<Option<usize>> {
+        let open = !matches!(self.life, Life::Connecting { .. } | Life::HalfOpen { .. });
+        if !self.socket().can_recv() || !open {
+            // What is to be said of an empty buffer.
+            return self.recv(&mut [], RecvFlags::PEEK).map(|_| None);
+        }
+        let read = |bytes: &mut [u8]| {
+            let count = take(&[IoSlice::new(bytes)]).min(bytes.len());
+            (count, count)
+        };
+        self.socket_mut().recv(read).map(Some).map_err(|_| Error::Io)
+    }
+
     /// Takes bytes from the program.
     pub(crate) fn send(
         &mut self,
@@ -256,12 +304,7 @@ impl Conn {
         mtu: usize,
         now: Instant,
     ) -> Result<usize> {
-        match self.life {
-            Life::Connecting { .. } | Life::HalfOpen { .. } => return Err(Error::Again),
-            Life::Ended { .. } => return Err(Error::BrokenPipe),
-            Life::Open if self.shut_write => return Err(Error::BrokenPipe),
-            Life::Open => {}
-        }
+        self.check_sending()?;
         let room = self.room().min(data.len());
         if room == 0 {
             return if data.is_empty() { Ok(0) } else { Err(Error::Again) };
