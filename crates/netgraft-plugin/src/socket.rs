@@ -218,7 +218,8 @@ pub trait Sockets {
     /// left over in it.
     ///
     /// # Errors
-    /// [`Error::Again`] if there is no room: `fill` was not called. Otherwise as [`Sockets::send`].
+    /// [`Error::Again`] if there is no room: `fill` was not called. Otherwise as [`Sockets::send`]; if `fill` was
+    /// called before the stack found out, its bytes are lost with the connection.
     fn send_with(
         &mut self,
         handle: Handle,

@@ -1,8 +1,10 @@
 //! The suite sees what a stack does wrong: a good stack behind a wrapper that breaks one promise.
 
 use std::cell::Cell;
+use std::io::IoSliceMut;
 use std::net::SocketAddr;
 
+use netgraft_plugin::data::{Batch, Datagram, Fill, Spare};
 use netgraft_plugin::inet::{Interface, Statistics};
 use netgraft_plugin::{
     Error, Event, Events, Handle, InitStackArgs, Instant, OptionName, PluginNotifier, PluginStack, Received,
@@ -33,6 +35,10 @@ enum Fault {
     LengthsAreWrong,
     NothingIsTaken,
     AlwaysDue,
+    LentBytesVanish,
+    EmptyMemoryIsLent,
+    BatchesForgetErrors,
+    BatchesGoOn,
 }
 
 struct Faulty {
@@ -94,6 +100,57 @@ impl Sockets for Faulty {
             return Ok(0);
         }
         self.stack.send(handle, data, to, flags, now)
+    }
+
+    fn send_with(
+        &mut self,
+        handle: Handle,
+        flags: SendFlags,
+        now: Instant,
+        spare: Spare<'_>,
+        fill: &mut Fill<'_>,
+    ) -> Result<usize> {
+        if self.fault == Fault::EmptyMemoryIsLent {
+            return Ok(fill(&mut [IoSliceMut::new(&mut [])]));
+        }
+        let mut fill = |pieces: &mut [IoSliceMut<'_>]| match fill(pieces) {
+            count @ 10.. if self.fault == Fault::LentBytesVanish => count - 1,
+            count => count,
+        };
+        self.stack.send_with(handle, flags, now, spare, &mut fill)
+    }
+
+    fn send_batch(
+        &mut self,
+        handle: Handle,
+        batch: &[Datagram<'_>],
+        flags: SendFlags,
+        now: Instant,
+    ) -> Batch {
+        if self.fault == Fault::BatchesGoOn {
+            for datagram in batch {
+                let _ = self.stack.send(handle, datagram.data, datagram.to, flags, now);
+            }
+            return Batch { count: batch.len(), stopped: None };
+        }
+        self.stack.send_batch(handle, batch, flags, now)
+    }
+
+    fn recv_batch(
+        &mut self,
+        handle: Handle,
+        limit: usize,
+        now: Instant,
+        scratch: &mut [u8],
+        deliver: &mut dyn FnMut(&Received, &[u8]),
+    ) -> Batch {
+        let batch = self.stack.recv_batch(handle, limit, now, scratch, deliver);
+        match batch.stopped {
+            Some(_) if self.fault == Fault::BatchesForgetErrors => {
+                Batch { stopped: Some(Error::Again), ..batch }
+            }
+            _ => batch,
+        }
     }
 
     fn listen(&mut self, handle: Handle, backlog: u32) -> Result<()> {
@@ -258,6 +315,13 @@ fn every_fault_is_seen() {
         (Fault::SocketsStay, "create/a closed handle is gone at once [v4]"),
         (Fault::LengthsAreWrong, "stream/questions and answers [v4]"),
         (Fault::LengthsAreWrong, "datagram/boundaries are kept and order too [v4]"),
+        (Fault::LentBytesVanish, "lent/a megabyte passes through lent memory [v4]"),
+        (Fault::EmptyMemoryIsLent, "lent/what is written into lent memory arrives [v4]"),
+        (Fault::EndIsLost, "lent/the end comes after the bytes and stays [v6]"),
+        (Fault::LengthsAreWrong, "lent/what is written into lent memory arrives [v6]"),
+        (Fault::ResetsAreEnds, "lent/a reset is told, and nothing is taken [v4]"),
+        (Fault::BatchesGoOn, "lent/a batch stops at what cannot be sent [v4]"),
+        (Fault::BatchesForgetErrors, "lent/a refusal stops a batch [v4]"),
         (Fault::NothingIsTaken, "stream/a megabyte arrives whole [v4]"),
         (Fault::NothingIsTaken, "random/bytes of random streams arrive as they were sent [v4]"),
         (Fault::ResetsAreEnds, "stream/closing with unread data resets [v4]"),

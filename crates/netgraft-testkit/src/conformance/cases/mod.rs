@@ -5,6 +5,7 @@ mod connect;
 mod create;
 mod datagram;
 mod echo;
+mod lent;
 mod listen;
 mod many;
 mod notify;
@@ -41,6 +42,7 @@ pub(super) fn all() -> Vec<Case> {
         connect::CASES,
         stream::CASES,
         shutdown::CASES,
+        lent::CASES,
         notify::CASES,
         datagram::CASES,
         echo::CASES,
