@@ -71,6 +71,15 @@ impl Listener {
         .map(|(name, _)| Missing::Request(name))
     }
 
+    /// Whether every process that the listener watched has ended (Linux 5.9).
+    #[must_use]
+    pub fn is_over(listener: BorrowedFd<'_>) -> bool {
+        let mut entry = libc::pollfd { fd: listener.as_raw_fd(), events: 0, revents: 0 };
+        // SAFETY: one entry, which lives through the call.
+        let ready = unsafe { libc::poll(&raw mut entry, 1, 0) };
+        ready == 1 && entry.revents & libc::POLLHUP != 0
+    }
+
     /// Asks that answers wake the program on the supervisor's processor (Linux 6.6).
     ///
     /// # Errors

@@ -21,7 +21,7 @@ unsafe impl Sync for Words {}
 
 impl Words {
     /// How many words there are.
-    pub const COUNT: usize = 64;
+    pub const COUNT: usize = 512;
     const SIZE: usize = Self::COUNT * size_of::<AtomicU64>();
 
     /// Maps a page.

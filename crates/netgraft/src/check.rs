@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netgraft_abi::Loaded;
+use netgraft_launch::vitals::Vitals;
+use netgraft_launch::{RunError, Step, call_text, change_text, confine_for, stacks};
 use netgraft_linux::cage::{Cage, Ids, Rest};
 use netgraft_linux::fdpass::wait_readable;
 use netgraft_linux::process::{self, Change};
@@ -22,11 +24,6 @@ use netgraft_plugin::{InitStackArgs, PluginStack, PreInitStackArgs, StackConfig,
 use netgraft_smoltcp::SmoltcpStack;
 use netgraft_testkit::conformance::{self, Progress, Report, Row, Skips, Subject, Time};
 use serde::{Deserialize, Serialize};
-
-use crate::error::RunError;
-use crate::launch::{self, Step};
-use crate::stacks;
-use crate::vitals::Vitals;
 
 /// How long a case may take: one that waits in vain gives up after a few seconds by itself.
 const CASE_LIMIT: Duration = Duration::from_secs(60);
@@ -143,9 +140,9 @@ impl Examined {
             (End::Ended(Some(Change::Signaled(libc::SIGSYS))), Some(number)) => format!(
                 "the process was killed by signal 31 (SIGSYS) for the {}, which the stack's allow-list does not \
                  have",
-                launch::call_text(number)
+                call_text(number)
             ),
-            (End::Ended(Some(change)), _) => format!("the process {}", launch::change_text(change)),
+            (End::Ended(Some(change)), _) => format!("the process {}", change_text(change)),
             (End::Ended(None), _) => "the process ended".to_owned(),
             (End::Hung(limit), _) => format!("none within {} s", limit.as_secs()),
             (End::Nonsense, _) => "nonsense where the suite reports".to_owned(),
@@ -159,7 +156,7 @@ impl Examined {
             let single = move |now| {
                 let pre = factory(&config)?.pre_init(PreInitStackArgs { pid: own_pid() })?;
                 let mut stack = factory(&config)?;
-                launch::confine_for(stack.as_mut(), true, &vitals).map_err(SetupError::new)?;
+                confine_for(stack.as_mut(), true, &vitals).map_err(SetupError::new)?;
                 stack.init(InitStackArgs { init_str: pre.init_str, fds: pre.fds, now })?;
                 Ok(stack)
             };

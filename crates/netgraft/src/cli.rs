@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
-use netgraft::{OnCrash, RunOptions};
+use netgraft::{NetworkSpec, OnCrash, ProgramSpec};
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{Cidr, LinkConfig, NetworkType, StackConfig, StackInfo, get_plugin_stack};
 use tracing::{Event, Level, Subscriber};
@@ -143,8 +143,10 @@ struct RunArgs {
 pub(crate) enum Command {
     /// Run a program.
     Run {
-        /// What, and how.
-        options: Box<RunOptions>,
+        /// On which network.
+        network: Box<NetworkSpec>,
+        /// Which one.
+        program: Box<ProgramSpec>,
         /// Whether to print the summary.
         summary: bool,
         /// How often -v was given.
@@ -197,19 +199,24 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
             return Err(Stop::Error(text));
         }
     }
-    let mut options = RunOptions::new(program);
-    options.network = run.network;
-    options.plugin = run.plugin;
-    options.config = StackConfig {
+    let mut network = NetworkSpec::new(run.network);
+    network.plugin = run.plugin;
+    network.config = StackConfig {
         link: run.link,
         addresses: run.addresses,
         gateways: run.gateways,
         argument: run.plugin_arg,
     };
-    options.name_servers = run.dns;
-    options.on_crash = run.on_crash;
-    options.args = command.collect();
-    Ok(Command::Run { options: Box::new(options), summary: run.summary, verbosity: run.verbose })
+    network.name_servers = run.dns;
+    network.on_crash = run.on_crash;
+    let mut program = ProgramSpec::new(program);
+    program.args = command.collect();
+    Ok(Command::Run {
+        network: Box::new(network),
+        program: Box::new(program),
+        summary: run.summary,
+        verbosity: run.verbose,
+    })
 }
 
 fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
@@ -368,9 +375,9 @@ mod tests {
         parse(line.split_ascii_whitespace().map(OsString::from).collect())
     }
 
-    fn run(line: &str) -> RunOptions {
+    fn run(line: &str) -> (NetworkSpec, ProgramSpec) {
         match parsed(line) {
-            Ok(Command::Run { options, .. }) => *options,
+            Ok(Command::Run { network, program, .. }) => (*network, *program),
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -384,28 +391,28 @@ mod tests {
 
     #[test]
     fn options_end_at_the_program() {
-        let options = run("netgraft run --network none ls --network host -v --summary -- x");
-        assert_eq!(options.network, NetworkType::None);
-        assert_eq!(options.program, "ls");
-        assert_eq!(options.args, ["--network", "host", "-v", "--summary", "--", "x"]);
-        let options = run("netgraft run -- curl -s -- y");
-        assert_eq!((options.program.to_str(), options.args.len()), (Some("curl"), 3));
-        let options = run("netgraft run -- --odd-name");
-        assert_eq!(options.program, "--odd-name");
-        assert_eq!(run("netgraft run true").network, NetworkType::Sandbox);
+        let (network, program) = run("netgraft run --network none ls --network host -v --summary -- x");
+        assert_eq!(network.kind, NetworkType::None);
+        assert_eq!(program.program, "ls");
+        assert_eq!(program.args, ["--network", "host", "-v", "--summary", "--", "x"]);
+        let (_, program) = run("netgraft run -- curl -s -- y");
+        assert_eq!((program.program.to_str(), program.args.len()), (Some("curl"), 3));
+        let (_, program) = run("netgraft run -- --odd-name");
+        assert_eq!(program.program, "--odd-name");
+        assert_eq!(run("netgraft run true").0.kind, NetworkType::Sandbox);
     }
 
     #[test]
     fn everything_about_the_stack_is_parsed() {
-        let options =
+        let (network, _) =
             run("netgraft run --network plugin --plugin mine --plugin-arg -x=1 --link packet:eth1 \
              --address 192.0.2.2/24 --address 2001:db8::2/64 --gateway 192.0.2.1 --dns 192.0.2.53 -- p");
-        assert_eq!(options.plugin.as_deref(), Some("mine"));
-        assert_eq!(options.config.argument.as_deref(), Some("-x=1"));
-        assert_eq!(options.config.link, LinkConfig::Packet("eth1".into()));
-        assert_eq!(options.config.addresses.len(), 2);
-        assert_eq!(options.config.gateways.len(), 1);
-        assert_eq!(options.name_servers.len(), 1);
+        assert_eq!(network.plugin.as_deref(), Some("mine"));
+        assert_eq!(network.config.argument.as_deref(), Some("-x=1"));
+        assert_eq!(network.config.link, LinkConfig::Packet("eth1".into()));
+        assert_eq!(network.config.addresses.len(), 2);
+        assert_eq!(network.config.gateways.len(), 1);
+        assert_eq!(network.name_servers.len(), 1);
     }
 
     #[test]

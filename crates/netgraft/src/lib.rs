@@ -4,9 +4,9 @@
 //!
 //! ```no_run
 //! netgraft::register_builtin_stacks()?;
-//! let mut options = netgraft::RunOptions::new("redis-server");
-//! options.network = netgraft_plugin::NetworkType::Sandbox;
-//! let status = netgraft::run(options)?;
+//! let network = netgraft::NetworkSpec::new(netgraft_plugin::NetworkType::Sandbox);
+//! let program = netgraft::ProgramSpec::new("redis-server");
+//! let status = netgraft::run(&network, &program)?;
 //! println!("ended with {}", status.code);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -16,16 +16,50 @@
 #![forbid(unsafe_code)]
 
 mod check;
-pub mod clock;
-pub mod control;
-mod error;
-mod launch;
 mod observer;
 pub mod runtime;
-mod stacks;
-mod vitals;
+
+use std::io;
+
+use netgraft_plugin::registry::RegistryError;
+use netgraft_plugin::{Watched, register_plugin_stack};
 
 pub use check::{Checked, check};
-pub use error::{EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, RunError};
-pub use launch::{ExitStatus, OnCrash, RunOptions, Step, run};
-pub use stacks::{HOST, SMOLTCP, register_builtin_stacks};
+pub use netgraft_launch::stacks::{HOST, SMOLTCP};
+pub(crate) use netgraft_launch::vitals;
+pub use netgraft_launch::{
+    EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, NetworkSpec, OnCrash, ProgramId,
+    ProgramSpec, RunError, Sandbox, SentryMain, Stacks, Step, User, clock, control,
+};
+
+/// Registers the stacks that netgraft brings: [`SMOLTCP`] and [`HOST`].
+///
+/// # Errors
+/// [`RegistryError::Duplicate`] if one of the names is taken.
+pub fn register_builtin_stacks() -> Result<(), RegistryError> {
+    register_plugin_stack(SMOLTCP, netgraft_smoltcp::factory())?;
+    register_plugin_stack(HOST, netgraft_host::factory())
+}
+
+/// What a sentry does once it is confined: for [`Sandbox::start`].
+pub const SENTRY: SentryMain = SentryMain {
+    watch: |stack, vitals, control| Box::new(Watched::new(stack, observer::ToLauncher::new(vitals, control))),
+    run: serve,
+};
+
+/// Runs a program in a sandbox of its own until it ends: [`netgraft_launch::run`]. The stacks must be registered
+/// ([`register_builtin_stacks`]).
+///
+/// # Errors
+/// Why the program was not started, or not run to its end; nothing is left behind then.
+pub fn run(network: &NetworkSpec, program: &ProgramSpec) -> Result<ExitStatus, RunError> {
+    netgraft_launch::run(network, program, SENTRY)
+}
+
+fn serve(args: netgraft_launch::SentryArgs) -> io::Result<()> {
+    let netgraft_launch::SentryArgs { stack, mut listeners, control, vitals, journal, kept } = args;
+    let (Some((_, listener)), true) = (listeners.pop(), listeners.is_empty()) else {
+        return Err(io::Error::other("it serves exactly one program"));
+    };
+    runtime::serve(runtime::SentryArgs { stack, listener, control, vitals, journal, kept })
+}

@@ -6,7 +6,7 @@ mod cli;
 use std::process::ExitCode;
 
 use cli::Command;
-use netgraft::{EXIT_FAILURE, RunError};
+use netgraft::{EXIT_FAILURE, NetworkSpec, ProgramSpec, RunError};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().collect()) {
@@ -25,9 +25,9 @@ fn main() -> ExitCode {
         return ExitCode::from(EXIT_FAILURE);
     }
     match command {
-        Command::Run { options, summary, verbosity } => {
+        Command::Run { network, program, summary, verbosity } => {
             cli::log_to_stderr(verbosity);
-            run(*options, summary)
+            run(&network, &program, summary)
         }
         Command::Stacks { files } if files.is_empty() => {
             print!("{}", cli::stacks_text());
@@ -86,8 +86,8 @@ fn tell(error: &RunError) {
     }
 }
 
-fn run(options: netgraft::RunOptions, summary: bool) -> ExitCode {
-    match netgraft::run(options) {
+fn run(network: &NetworkSpec, program: &ProgramSpec, summary: bool) -> ExitCode {
+    match netgraft::run(network, program) {
         Ok(status) => {
             if summary {
                 eprint!("{}", cli::summary_text(status.summary.as_ref()));

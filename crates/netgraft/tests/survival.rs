@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use netgraft::{OnCrash, RunOptions};
+use netgraft::{NetworkSpec, OnCrash, ProgramSpec};
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_plugin::NetworkType;
 
@@ -37,13 +37,13 @@ fn sandbox(plan: &str) -> u8 {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
     netgraft::register_builtin_stacks().unwrap();
     netgraft_plugin::register_plugin_stack("odd", odd::factory()).unwrap();
-    let mut options = RunOptions::new("python3");
-    options.network = NetworkType::Plugin;
-    options.plugin = Some("odd".to_owned());
-    options.config.argument = Some(argument.to_owned()).filter(|a| !a.is_empty());
-    options.on_crash = on_crash.parse().unwrap();
-    options.args = ["-c".into(), lines.next().unwrap().into()].to_vec();
-    match netgraft::run(options) {
+    let mut network = NetworkSpec::new(NetworkType::Plugin);
+    network.plugin = Some("odd".to_owned());
+    network.config.argument = Some(argument.to_owned()).filter(|a| !a.is_empty());
+    network.on_crash = on_crash.parse().unwrap();
+    let mut program = ProgramSpec::new("python3");
+    program.args = ["-c".into(), lines.next().unwrap().into()].to_vec();
+    match netgraft::run(&network, &program) {
         Ok(status) => status.code,
         Err(error) => {
             eprintln!("netgraft: {error}");

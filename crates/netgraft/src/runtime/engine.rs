@@ -277,6 +277,10 @@ impl Engine {
     fn is_told_to_stop(&self) -> bool {
         match control::receive::<ToSentry>(self.control.as_fd()) {
             Ok(Some(ToSentry::Stop) | None) => true,
+            Ok(Some(ToSentry::Listener(place))) => {
+                let refusal = FromSentry::NotAttached(place, "it serves one program".to_owned());
+                control::send(self.control.as_fd(), &refusal).is_err()
+            }
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
     }
@@ -331,7 +335,7 @@ impl Engine {
                     return;
                 }
             };
-            self.vitals.took(notification.id);
+            self.vitals.took(0, notification.id);
             self.summary.calls += 1;
             let caller = Caller {
                 id: notification.id,
@@ -351,7 +355,7 @@ impl Engine {
                     None => self.answer(&caller, Err(libc::ENOSYS)),
                 }
             }
-            self.vitals.served();
+            self.vitals.served(0);
             if !unix::readable(self.listener.as_fd()).unwrap_or(false) {
                 return;
             }

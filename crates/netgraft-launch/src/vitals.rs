@@ -17,26 +17,32 @@ const CALL: usize = 0;
 const ASLEEP: usize = 1;
 /// The number of a refused system call, plus one.
 const REFUSED: usize = 2;
-/// How many calls of the program were taken; the ids of the first and the last.
-const TAKEN: usize = 3;
-const FIRST: usize = 4;
-const LAST: usize = 5;
-/// Not zero while the last of them is being served.
-const SERVING: usize = 6;
 /// The thread in which the sentry met a signal that ended it.
-const THREAD: usize = 7;
+const THREAD: usize = 3;
 /// Not zero when the sentry found its socket to the launcher closed.
-const CUT_OFF: usize = 8;
+const CUT_OFF: usize = 4;
+/// From here on each listener has [`EACH`] words.
+const LISTENERS: usize = 8;
+const EACH: usize = 4;
+/// How many calls were taken from the listener; the ids of the first and the last.
+const TAKEN: usize = 0;
+const FIRST: usize = 1;
+const LAST: usize = 2;
+/// Not zero while the last of them is being served.
+const SERVING: usize = 3;
 
-/// The calls of the program that a sentry has taken.
+/// The most listeners that a sentry serves at a time: each has its place in the page.
+pub const MAX_LISTENERS: usize = (Words::COUNT - LISTENERS) / EACH;
+
+/// The calls of a program that a sentry has taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub struct Taken {
     /// The id of the first.
-    pub(crate) first: u64,
+    pub first: u64,
     /// The id of the last.
-    pub(crate) last: u64,
+    pub last: u64,
     /// Whether the last was being served: it may be what the stack did not survive.
-    pub(crate) serving: bool,
+    pub serving: bool,
 }
 
 /// The shared words of one sandbox.
@@ -61,7 +67,7 @@ impl Vitals {
     }
 
     /// The sentry is about to call its stack; answers whether the launcher is to be woken, since it sleeps.
-    pub(crate) fn begin(&self, call: Call) -> bool {
+    pub fn begin(&self, call: Call) -> bool {
         let number = u64::from(call.number());
         let word = (self.get(CALL) | 0xffff).wrapping_add(1) | number << 8 | number;
         self.set(CALL, word);
@@ -69,69 +75,86 @@ impl Vitals {
     }
 
     /// The stack has answered.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         self.set(CALL, self.get(CALL) & !0xff);
     }
 
-    /// The sentry has taken a call of the program.
-    pub(crate) fn took(&self, id: u64) {
-        let before = self.get(TAKEN);
+    /// The sentry has taken a call from this listener, which must be below [`MAX_LISTENERS`].
+    pub fn took(&self, listener: usize, id: u64) {
+        let at = Self::place(listener);
+        let before = self.get(at + TAKEN);
         if before == 0 {
-            self.set(FIRST, id);
+            self.set(at + FIRST, id);
         }
-        self.set(LAST, id);
-        self.set(SERVING, 1);
-        self.set(TAKEN, before.wrapping_add(1));
+        self.set(at + LAST, id);
+        self.set(at + SERVING, 1);
+        self.set(at + TAKEN, before.wrapping_add(1));
     }
 
     /// It has done what there was to do about that call for now.
-    pub(crate) fn served(&self) {
-        self.set(SERVING, 0);
+    pub fn served(&self, listener: usize) {
+        self.set(Self::place(listener) + SERVING, 0);
     }
 
-    /// The calls that were taken.
-    pub(crate) fn taken(&self) -> Option<Taken> {
-        let (first, last, serving) = (self.get(FIRST), self.get(LAST), self.get(SERVING) != 0);
-        (self.get(TAKEN) != 0).then_some(Taken { first, last, serving })
+    /// The calls that were taken from a listener.
+    pub fn taken(&self, listener: usize) -> Option<Taken> {
+        let word = |index| self.get(Self::place(listener) + index);
+        (word(TAKEN) != 0).then_some(Taken {
+            first: word(FIRST),
+            last: word(LAST),
+            serving: word(SERVING) != 0,
+        })
+    }
+
+    /// Forgets the calls of a listener, whose place is another's from now on.
+    pub fn clear(&self, listener: usize) {
+        for index in [TAKEN, FIRST, LAST, SERVING] {
+            self.set(Self::place(listener) + index, 0);
+        }
+    }
+
+    /// The first word of a listener. One that has no place shares the last: it is refused before.
+    fn place(listener: usize) -> usize {
+        LISTENERS + EACH * listener.min(MAX_LISTENERS - 1)
     }
 
     /// Sets whether the launcher sleeps.
-    pub(crate) fn set_asleep(&self, asleep: bool) {
+    pub fn set_asleep(&self, asleep: bool) {
         self.0.word(ASLEEP).store(u64::from(asleep), SeqCst);
     }
 
     /// Changes with each call of the stack.
-    pub(crate) fn pulse(&self) -> u64 {
+    pub fn pulse(&self) -> u64 {
         self.get(CALL)
     }
 
     /// The call that a pulse stands for, if one was under way.
-    pub(crate) fn call_of(pulse: u64) -> Option<Call> {
+    pub fn call_of(pulse: u64) -> Option<Call> {
         Call::from_number((pulse & 0xff) as u8)
     }
 
     /// The last call that was made, under way or not.
-    pub(crate) fn last_call(&self) -> Option<Call> {
+    pub fn last_call(&self) -> Option<Call> {
         Self::call_of(self.get(CALL) >> 8)
     }
 
     /// The thread in which the sentry met a signal that ended it.
-    pub(crate) fn thread_of_end(&self) -> Option<Thread> {
+    pub fn thread_of_end(&self) -> Option<Thread> {
         Thread::from_word(self.get(THREAD))
     }
 
     /// The sentry can tell the launcher nothing: code in its process has closed the socket.
-    pub(crate) fn note_cut_off(&self) {
+    pub fn note_cut_off(&self) {
         self.set(CUT_OFF, 1);
     }
 
     /// Whether it was so.
-    pub(crate) fn was_cut_off(&self) -> bool {
+    pub fn was_cut_off(&self) -> bool {
         self.get(CUT_OFF) != 0
     }
 
     /// The system call that was refused to the sentry.
-    pub(crate) fn refused(&self) -> Option<i64> {
+    pub fn refused(&self) -> Option<i64> {
         self.get(REFUSED).checked_sub(1).and_then(|number| i64::try_from(number).ok())
     }
 
@@ -139,17 +162,20 @@ impl Vitals {
     ///
     /// # Errors
     /// As sigaction(2).
-    pub(crate) fn report_ends(&self) -> io::Result<()> {
+    pub fn report_ends(&self) -> io::Result<()> {
         // The handler needs the words for as long as the process lives.
         let words: &'static Arc<Words> = Box::leak(Box::new(Arc::clone(&self.0)));
         netgraft_linux::shared::report_ends(words, REFUSED, THREAD)
     }
 
     /// Forgets what one sentry said of its end, before the next begins.
-    pub(crate) fn renew(&self) {
+    pub fn renew(&self) {
         self.set(CALL, self.get(CALL) & !0xffff);
-        for word in [REFUSED, SERVING, THREAD, CUT_OFF] {
+        for word in [REFUSED, THREAD, CUT_OFF] {
             self.set(word, 0);
+        }
+        for listener in 0..MAX_LISTENERS {
+            self.served(listener);
         }
     }
 }
@@ -181,13 +207,17 @@ mod tests {
     #[test]
     fn the_calls_that_were_taken_have_a_first_and_a_last() {
         let vitals = Vitals::new().unwrap();
-        assert_eq!(vitals.taken(), None);
-        for id in [u64::MAX, 0, 1] {
-            vitals.took(id);
+        for listener in [0, 3, MAX_LISTENERS - 1] {
+            assert_eq!(vitals.taken(listener), None);
+            for id in [u64::MAX, 0, 1] {
+                vitals.took(listener, id);
+            }
+            let taken = Taken { first: u64::MAX, last: 1, serving: true };
+            assert_eq!(vitals.taken(listener), Some(taken));
+            vitals.served(listener);
+            assert_eq!(vitals.taken(listener), Some(Taken { serving: false, ..taken }));
+            vitals.clear(listener);
+            assert_eq!(vitals.taken(listener), None);
         }
-        let taken = Taken { first: u64::MAX, last: 1, serving: true };
-        assert_eq!(vitals.taken(), Some(taken));
-        vitals.served();
-        assert_eq!(vitals.taken(), Some(Taken { serving: false, ..taken }));
     }
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,18 +16,44 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::signal::Signals;
 use netgraft_linux::{fdpass, process};
 use netgraft_plugin::registry::Factory;
-use netgraft_plugin::{Call, InitStackArgs, PluginStack, StackConfig, SyscallRule, Watched};
+use netgraft_plugin::{Call, InitStackArgs, PluginStack, StackConfig, SyscallRule};
 use serde::{Deserialize, Serialize};
 
 use super::{allow, keeper};
 use crate::clock;
 use crate::control::{self, FromSentry, Kept, Network};
-use crate::observer::ToLauncher;
-use crate::runtime::{self, SentryArgs};
 use crate::vitals::Vitals;
 
 /// The user that the sentry becomes where it may ("nobody").
 pub(super) const NOBODY: u32 = 65534;
+
+/// What the sentry's main function works on.
+pub struct SentryArgs {
+    /// The stack, after `init`.
+    pub stack: Box<dyn PluginStack>,
+    /// The seccomp listeners of programs, with their places in [`Vitals`]; others follow
+    /// ([`control::ToSentry::Listener`]).
+    pub listeners: Vec<(u32, OwnedFd)>,
+    /// The `SOCK_SEQPACKET` socket to the launcher ([`crate::control`]).
+    pub control: OwnedFd,
+    /// The words that the launcher looks at.
+    pub vitals: Vitals,
+    /// Whether the launcher is told which sockets are to outlive the stack.
+    pub journal: bool,
+    /// What the sentry before this one said of such sockets.
+    pub kept: Vec<Kept>,
+}
+
+/// What the sentry's process does once it is confined.
+#[derive(Clone, Copy, Debug)]
+pub struct SentryMain {
+    /// Wraps a stack so that its calls are noted in the vitals, and a launcher that sleeps is woken
+    /// ([`FromSentry::Busy`], on this socket).
+    pub watch: fn(Box<dyn PluginStack>, Vitals, OwnedFd) -> Box<dyn PluginStack>,
+    /// Serves the programs until the launcher says [`control::ToSentry::Stop`] or goes away. `/proc` of its own
+    /// process-id namespace, which holds the programs' processes, is all the file system there is.
+    pub run: fn(SentryArgs) -> io::Result<()>,
+}
 
 /// What the sentry does, decided in the launcher.
 pub(super) struct SentryPlan {
@@ -46,6 +72,8 @@ pub(super) struct SentryPlan {
     pub(super) vitals: Vitals,
     /// Whether the launcher is told which sockets are to outlive the stack.
     pub(super) journal: bool,
+    /// What it runs when it is confined.
+    pub(super) main: SentryMain,
 }
 
 /// Which network namespace a sentry works in.
@@ -58,12 +86,14 @@ pub(super) enum SentryNetwork<'a> {
     Former(&'a Namespace),
 }
 
-/// The launcher's one message before [`FromSentry::Ready`]; its descriptors are the listener and those of
+/// The launcher's one message before [`FromSentry::Ready`]; its descriptors are the listeners and those of
 /// `pre_init`.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Handover {
     /// What `pre_init` returned.
     pub(super) init_str: String,
+    /// The listeners' places in [`Vitals`].
+    pub(super) listeners: Vec<u32>,
     /// What a sentry before this one said of sockets that are to be made again.
     pub(super) kept: Vec<Kept>,
 }
@@ -75,8 +105,8 @@ pub(super) const HANDOVER_LIMIT: usize = 128 * 1024;
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] if the text alone is too long.
-pub(super) fn handover(init_str: String, kept: Vec<Kept>) -> io::Result<Vec<u8>> {
-    let mut handover = Handover { init_str, kept };
+pub(super) fn handover(init_str: String, listeners: Vec<u32>, kept: Vec<Kept>) -> io::Result<Vec<u8>> {
+    let mut handover = Handover { init_str, listeners, kept };
     loop {
         let message = serde_json::to_vec(&handover)?;
         if message.len() <= HANDOVER_LIMIT {
@@ -143,13 +173,14 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let Some((bytes, mut fds)) = message else { return Err("the launcher is gone".to_owned()) };
     let handover: Handover =
         serde_json::from_slice(&bytes).map_err(|e| format!("the handover is malformed: {e}"))?;
-    if fds.is_empty() {
-        return Err("the handover has no listener".to_owned());
+    let Handover { init_str, listeners, kept } = handover;
+    if fds.len() < listeners.len() {
+        return Err("the handover has too few descriptors".to_owned());
     }
-    let listener = fds.remove(0);
+    let given: Vec<OwnedFd> = fds.drain(..listeners.len()).collect();
+    let listeners = listeners.into_iter().zip(given).collect();
     let control = control.try_clone_to_owned().map_err(cannot("duplicate its control socket"))?;
 
-    let Handover { init_str, kept } = handover;
     let stack = start_stack(plan, InitStackArgs { init_str, fds, now: clock::now() }, control.as_fd())?;
     let mut seen = Network::of(stack.as_ref());
     if matches!(network, SentryNetwork::Caller) {
@@ -159,7 +190,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     }
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
     let (vitals, journal) = (plan.vitals.clone(), plan.journal);
-    runtime::serve(SentryArgs { stack, listener, control, vitals, journal, kept }).map_err(cannot("go on"))
+    (plan.main.run)(SentryArgs { stack, listeners, control, vitals, journal, kept }).map_err(cannot("go on"))
 }
 
 fn start_stack(
@@ -172,7 +203,7 @@ fn start_stack(
     let made = (plan.factory)(&plan.config).map_err(|e| e.to_string())?;
     vitals.end();
     let own_control = control.try_clone_to_owned().map_err(|e| e.to_string())?;
-    let mut stack = Box::new(Watched::new(made, ToLauncher::new(vitals, own_control)));
+    let mut stack = (plan.main.watch)(made, vitals, own_control);
     if plan.warn_of_rules {
         let wider = allow::wider_than_base(&stack.seccomp_filters());
         if !wider.is_empty() {
@@ -190,11 +221,7 @@ fn start_stack(
 ///
 /// # Errors
 /// One line: what the stack says, or what cannot be done.
-pub(crate) fn confine_for(
-    stack: &mut dyn PluginStack,
-    of_object: bool,
-    vitals: &Vitals,
-) -> Result<(), String> {
+pub fn confine_for(stack: &mut dyn PluginStack, of_object: bool, vitals: &Vitals) -> Result<(), String> {
     let confine = |rules: &[SyscallRule]| {
         let list = AllowList::compile_with_names(&allow::rules(rules));
         list.and_then(|list| list.install())

@@ -1,28 +1,19 @@
-//! The built-in stacks, and which one a network type means.
-
-use std::sync::Arc;
+//! Which stack a network type means.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use netgraft_abi::{Level, Loaded};
-use netgraft_plugin::registry::{Factory, RegistryError};
-use netgraft_plugin::{LinkConfig, NetworkType, StackConfig, get_plugin_stack, register_plugin_stack};
+use netgraft_plugin::registry::Factory;
+use netgraft_plugin::{LinkConfig, NetworkType, StackConfig};
 
 use crate::error::RunError;
+use crate::spec::NetworkSpec;
 
-/// The name of the built-in TCP/IP stack.
+/// The name that the built-in TCP/IP stack is registered by.
 pub const SMOLTCP: &str = "smoltcp";
-/// The name of the stack of host sockets.
+/// The name that the stack of host sockets is registered by.
 pub const HOST: &str = "host";
-
-/// Registers the stacks that netgraft brings: [`SMOLTCP`] and [`HOST`].
-///
-/// # Errors
-/// [`RegistryError::Duplicate`] if one of the names is taken.
-pub fn register_builtin_stacks() -> Result<(), RegistryError> {
-    register_plugin_stack(SMOLTCP, netgraft_smoltcp::factory())?;
-    register_plugin_stack(HOST, netgraft_host::factory())
-}
 
 /// A stack that was chosen.
 pub(crate) struct Choice {
@@ -32,13 +23,11 @@ pub(crate) struct Choice {
     pub(crate) object: Option<Arc<Loaded>>,
 }
 
-/// Finds the stack that a network type means, and checks that the options go together.
-pub(crate) fn choose(
-    network: NetworkType,
-    plugin: Option<&str>,
-    config: &StackConfig,
-) -> Result<Choice, RunError> {
-    let name = match (network, plugin) {
+/// Finds the stack that a network means, and checks that the options go together.
+pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
+    let NetworkSpec { kind: network, plugin, config, stacks, .. } = spec;
+    let network = *network;
+    let name = match (network, plugin.as_deref()) {
         (NetworkType::Plugin, Some(path)) if is_path(path) => {
             check_link(network, config)?;
             let object = Arc::new(netgraft_abi::load(Path::new(path))?);
@@ -67,7 +56,7 @@ pub(crate) fn choose(
     if config.argument.is_some() && [HOST, SMOLTCP].contains(&name) {
         return Err(RunError::Options(format!("the stack {name} takes no --plugin-arg: leave it out")));
     }
-    Ok(Choice { factory: get_plugin_stack(name)?, object: None })
+    Ok(Choice { factory: stacks.get(name)?, object: None })
 }
 
 /// A veth pair is for objects that look for their interface themselves; others are given theirs.
@@ -81,7 +70,8 @@ fn refuse_veth(config: &StackConfig) -> Result<(), RunError> {
 }
 
 /// Whether a stack is named by its file: no registered name has a slash or a dot.
-pub(crate) fn is_path(plugin: &str) -> bool {
+#[must_use]
+pub fn is_path(plugin: &str) -> bool {
     plugin.contains(['/', '.'])
 }
 
@@ -118,7 +108,9 @@ mod tests {
     use super::*;
 
     fn text(network: NetworkType, plugin: Option<&str>, config: &StackConfig) -> String {
-        choose(network, plugin, config).err().map(|e| e.to_string()).unwrap_or_default()
+        let plugin = plugin.map(str::to_owned);
+        let spec = NetworkSpec { kind: network, plugin, config: config.clone(), ..NetworkSpec::default() };
+        choose(&spec).err().map(|e| e.to_string()).unwrap_or_default()
     }
 
     #[test]

@@ -7,7 +7,7 @@ use netgraft_linux::confine::Missing;
 use netgraft_plugin::registry::RegistryError;
 use netgraft_plugin::stack::SetupError;
 
-use crate::launch::Step;
+use crate::report::Step;
 
 /// Exit status for netgraft's own failures.
 pub const EXIT_FAILURE: u8 = 125;

@@ -12,10 +12,11 @@ use std::path::Path;
 
 use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{IdMaps, Namespaces, unshare};
-use netgraft_linux::process::{self, Exec, clone_sibling};
+use netgraft_linux::process::{self, clone_sibling};
 use netgraft_linux::signal::{self, Signals};
-use netgraft_linux::{confine, fdpass, filter, netdev};
+use netgraft_linux::{capability, confine, fdpass, filter, netdev};
 
+use super::programs::{Home, ProgramPlan};
 use super::report::{Report, Role, Step};
 use super::sentry::{self, SentryNetwork, SentryPlan};
 
@@ -27,13 +28,13 @@ pub(super) struct Plan {
     pub(super) sentry: SentryPlan,
     /// Whether the sentry stays in the caller's network namespace, for host sockets.
     pub(super) host_network: bool,
-    /// The program.
-    pub(super) exec: Exec,
-    /// Whether the program's sockets are the host's own.
+    /// The first program, if the sandbox is made for one.
+    pub(super) program: Option<ProgramPlan>,
+    /// Whether the programs' sockets are the host's own.
     pub(super) host_sockets: bool,
-    /// What the program's resolv.conf says, if not what the host's says.
+    /// What the programs' resolv.conf says, if not what the host's says.
     pub(super) resolv_conf: Option<String>,
-    /// The signal state that the program gets.
+    /// The signal state that programs get.
     pub(super) signals: InheritedSignals,
 }
 
@@ -189,37 +190,84 @@ fn first_process(ends: &ChildEnds, role: Role) -> i32 {
     0
 }
 
-/// The program's process, up to execve(2).
+/// The first program's process, up to execve(2); without a program it ends when the sandbox is made.
 fn program(plan: &Plan, ends: &ChildEnds) -> i32 {
     let work = || {
         Report::Made(Role::Program).send(&ends.reports);
-        let skipped = |step, error: &io::Error| {
-            Report::Skipped(step, error.raw_os_error().unwrap_or(libc::EIO)).send(&ends.reports);
-        };
-        // With host sockets the host's interfaces are the right ones.
-        if !plan.host_sockets
-            && let Err(error) = cover_interfaces()
-        {
-            skipped(Step::Sys, &error);
+        cover_kernel_files(plan, &ends.reports);
+        match &plan.program {
+            Some(program) => become_program(plan, program, &ends.reports, &ends.go),
+            None => {
+                Report::NoProgram.send(&ends.reports);
+                wait_for_byte(&ends.go)
+            }
         }
-        if let Err(error) = mount::mount_new(c"proc", Path::new("/proc"), Access::Data, c"") {
-            skipped(Step::Proc, &error);
-        }
-        for &(signal, ignored) in &plan.signals.ignored {
-            signal::set_ignored(signal, ignored).map_err(at(Step::Start))?;
-        }
-        plan.signals.mask.block_exactly().map_err(at(Step::Start))?;
-        confine::no_new_privileges().map_err(at(Step::NoNewPrivileges))?;
-        // From here on only calls that the filter lets through: the sentry does not serve yet.
-        let listener = filter::install(plan.host_sockets).map_err(at(Step::Filter))?;
-        Report::Listener(listener.as_raw_fd()).send(&ends.reports);
-        wait_for_byte(&ends.go)?;
-        drop(listener);
-        let error = plan.exec.run();
-        Report::ExecFailed(error.raw_os_error().unwrap_or(libc::EIO)).send(&ends.reports);
-        Err(Failure::Alone)
     };
     status(work(), &ends.reports)
+}
+
+/// A fork of the launcher: enters the namespaces of a sandbox that runs, and makes a further program's process there.
+pub(super) fn newcomer(
+    plan: &Plan,
+    home: &Home,
+    program: &ProgramPlan,
+    reports: &File,
+    go: &PipeReader,
+) -> i32 {
+    let work = || {
+        confine::die_with_parent().map_err(at(Step::Start))?;
+        home.enter().map_err(at(Step::Join))?;
+        let process = || {
+            Report::Made(Role::Program).send(reports);
+            status(become_program(plan, program, reports, go), reports)
+        };
+        clone_sibling(Namespaces::NONE, process).map(drop).map_err(at(Step::Start))
+    };
+    status(work(), reports)
+}
+
+/// Takes what a program's process is to have, installs the filter, waits until it is served, and calls execve(2).
+fn become_program(
+    plan: &Plan,
+    program: &ProgramPlan,
+    reports: &File,
+    go: &PipeReader,
+) -> Result<(), Failure> {
+    if let Some(directory) = &program.directory {
+        std::env::set_current_dir(directory).map_err(at(Step::Directory))?;
+    }
+    for &(signal, ignored) in &plan.signals.ignored {
+        signal::set_ignored(signal, ignored).map_err(at(Step::Start))?;
+    }
+    plan.signals.mask.block_exactly().map_err(at(Step::Start))?;
+    if let Some(user) = program.user {
+        capability::become_user(user.user, user.group).map_err(at(Step::User))?;
+    }
+    confine::no_new_privileges().map_err(at(Step::NoNewPrivileges))?;
+    // From here on only calls that the filter lets through: the sentry does not serve yet.
+    let listener = filter::install(plan.host_sockets).map_err(at(Step::Filter))?;
+    Report::Listener(listener.as_raw_fd()).send(reports);
+    wait_for_byte(go)?;
+    drop(listener);
+    let error = program.exec.run();
+    Report::ExecFailed(error.raw_os_error().unwrap_or(libc::EIO)).send(reports);
+    Err(Failure::Alone)
+}
+
+/// Covers what /sys and /proc show of the host. The sandbox works without.
+fn cover_kernel_files(plan: &Plan, reports: &File) {
+    let skipped = |step, error: &io::Error| {
+        Report::Skipped(step, error.raw_os_error().unwrap_or(libc::EIO)).send(reports);
+    };
+    // With host sockets the host's interfaces are the right ones.
+    if !plan.host_sockets
+        && let Err(error) = cover_interfaces()
+    {
+        skipped(Step::Sys, &error);
+    }
+    if let Err(error) = mount::mount_new(c"proc", Path::new("/proc"), Access::Data, c"") {
+        skipped(Step::Proc, &error);
+    }
 }
 
 /// Shows the interfaces of the sandbox's network namespace in /sys, which is otherwise the host's. A sysfs shows those of

@@ -124,7 +124,8 @@ pub(super) fn text(stack: &str, cause: &Cause, vitals: &Vitals, object: Option<&
 }
 
 /// How a process ended, as the end of a sentence.
-pub(crate) fn change_text(change: Change) -> String {
+#[must_use]
+pub fn change_text(change: Change) -> String {
     match change {
         Change::Exited(status) => format!("exited with status {status}"),
         Change::Signaled(signal) | Change::Stopped(signal) => {

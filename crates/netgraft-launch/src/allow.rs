@@ -188,7 +188,8 @@ pub(super) fn wider_than_base(stack: &[SyscallRule]) -> Vec<String> {
 }
 
 /// A system call by its name, or by its number if it has none that is known.
-pub(crate) fn call_text(number: i64) -> String {
+#[must_use]
+pub fn call_text(number: i64) -> String {
     match syscall::name(number) {
         Some(name) => format!("system call {name}"),
         None => format!("system call {number}"),

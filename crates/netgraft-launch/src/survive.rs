@@ -88,7 +88,7 @@ impl Spare {
     }
 }
 
-impl Launcher<'_> {
+impl Launcher {
     /// Ends and reaps the sentry, and says what happened.
     pub(super) fn autopsy(&mut self, cause: Option<Cause>) -> String {
         self.watchdog.stop();
@@ -109,7 +109,7 @@ impl Launcher<'_> {
             Ok(Some(change)) => change,
             Ok(None) | Err(_) => Change::Signaled(libc::SIGKILL),
         };
-        let (cause, plan) = (cause.unwrap_or(Cause::Died(change)), self.plan);
+        let (cause, plan) = (cause.unwrap_or(Cause::Died(change)), &self.plan.sentry);
         crash::text(&self.stack_name, &cause, &plan.vitals, plan.object.as_deref())
     }
 
@@ -157,28 +157,31 @@ impl Launcher<'_> {
         }
     }
 
-    /// Puts a process in the sentry's place that answers that the network is down.
+    /// Puts processes in the sentry's place that answer that the network is down: one for each listener, since taking a
+    /// call may block.
     fn stand_in(&mut self) {
         self.spare = None;
-        let Some(listener) = self.listener.take() else { return };
-        let (surrogates, taken) = (self.surrogates.take(), self.plan.vitals.taken());
-        let mut listener = Some(listener);
-        let child = process::fork(|| match listener.take() {
-            Some(listener) => stand_in::main(listener, surrogates.as_ref(), taken),
-            None => 1,
-        });
-        match child {
-            Ok(pid) => self.processes[Role::Sentry as usize] = Process::Alive(pid),
-            // With the last copy of the listener closed the kernel answers its calls, with ENOSYS.
-            Err(error) => tracing::error!("nobody can answer the program's calls: {error}"),
+        let surrogates = self.surrogates.take();
+        for (place, listener) in std::mem::take(&mut self.listeners) {
+            let taken = self.plan.sentry.vitals.taken(place as usize);
+            let mut listener = Some(listener);
+            let child = process::fork(|| match listener.take() {
+                Some(listener) => stand_in::main(listener, surrogates.as_ref(), taken),
+                None => 1,
+            });
+            match child {
+                Ok(pid) => self.stand_ins.push(pid),
+                // With the last copy of the listener closed the kernel answers its calls, with ENOSYS.
+                Err(error) => tracing::error!("the program's calls are answered ENOSYS: {error}"),
+            }
         }
     }
 
     /// Starts a sentry in the namespaces of the one before.
     fn restart(&mut self) -> io::Result<()> {
         let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let (Some(spare), Some(listener)) = (&self.spare, &self.listener) else { return Err(broken()) };
-        let plan = self.plan;
+        let Some(spare) = &self.spare else { return Err(broken()) };
+        let (plan, listeners) = (&self.plan.sentry, &self.listeners);
         let network = match &self.surrogates {
             Some(namespace) => SentryNetwork::Former(namespace),
             None => SentryNetwork::Caller,
@@ -186,7 +189,7 @@ impl Launcher<'_> {
         let (control, theirs) = fdpass::pair()?;
         let (mut tells, told) = io::pipe()?;
         let mut theirs = Some(theirs);
-        let taken = plan.vitals.taken();
+        let taken: Vec<_> = listeners.keys().map(|&place| plan.vitals.taken(place as usize)).collect();
         plan.vitals.renew();
         plan.object.iter().for_each(|object| object.forget_calls());
         let helper = process::fork(|| {
@@ -199,8 +202,10 @@ impl Launcher<'_> {
                 return 1;
             }
             // Whoever waited for the sentry before does not wait for ever: their calls are made again.
-            if let Ok(listener) = listener.try_clone() {
-                stand_in::answer_pending(&Listener::new(listener), taken, libc::EINTR);
+            for (listener, taken) in listeners.values().zip(taken) {
+                if let Ok(listener) = listener.try_clone() {
+                    stand_in::answer_pending(&Listener::new(listener), taken, libc::EINTR);
+                }
             }
             0
         })?;
@@ -213,15 +218,15 @@ impl Launcher<'_> {
         let mut kept: Vec<Kept> = spare.kept.values().cloned().collect();
         // If not all fit into a message, listeners come first.
         kept.sort_by_key(|kept| kept.role == KeptRole::Datagrams);
-        let mut fds = vec![listener.as_fd()];
-        fds.extend(spare.fds.iter().map(AsFd::as_fd));
-        let message = sentry::handover(spare.init_str.clone(), kept)?;
+        let fds: Vec<_> = listeners.values().chain(&spare.fds).map(AsFd::as_fd).collect();
+        let message = sentry::handover(spare.init_str.clone(), listeners.keys().copied().collect(), kept)?;
         // One that has ended already is told by the hang-up of this socket.
         let _ = fdpass::send(control.as_fd(), &message, &fds);
         if let Some(ends) = &mut self.ends {
             ends.control = control;
         }
         self.control_open = true;
+        self.restarts += 1;
         self.watchdog = Watchdog::new(Instant::now());
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! The launcher's side of a running sandbox: what its processes report, signals, and the end.
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use netgraft_linux::fdpass::{self, wait_readable};
@@ -17,10 +18,11 @@ use super::crash::Cause;
 use super::jobs::{AfterStop, Jobs};
 use super::keeper;
 use super::mirror::{self, Mirror};
+use super::programs::{self, Further, Home, ProgramId};
 use super::report::{Report, Role, Step};
-use super::sentry::{self, SentryPlan};
+use super::sentry;
 use super::survive::Spare;
-use super::tree::LauncherEnds;
+use super::tree::{LauncherEnds, Plan};
 use super::veth::{self, Veth};
 use super::watchdog::{Look, Watchdog};
 use crate::control::{self, FromSentry, Summary, ToSentry};
@@ -32,7 +34,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const REAP_TIME: Duration = Duration::from_secs(1);
 
 /// Something that came to the launcher.
-enum Incoming {
+pub(super) enum Incoming {
     /// A report and its sender's process id.
     Report(Report, i32),
     /// Every process that reports is gone or, as the program does, has called execve(2).
@@ -53,8 +55,8 @@ pub(super) enum Process {
 }
 
 /// A sandbox that is being made or runs. Dropping it ends every process of it.
-pub(super) struct Launcher<'a> {
-    pub(super) plan: &'a SentryPlan,
+pub(super) struct Launcher {
+    pub(super) plan: Rc<Plan>,
     /// The stack's name, for messages.
     pub(super) stack_name: String,
     /// `None` once the sandbox is being ended: the first processes of both namespaces then end too.
@@ -67,9 +69,20 @@ pub(super) struct Launcher<'a> {
     /// The processes by [`Role`].
     pub(super) processes: [Process; Role::ALL.len()],
     jobs: Jobs,
-    program_name: OsString,
-    /// The launcher's duplicate: whoever takes the sentry's place gets it.
-    pub(super) listener: Option<OwnedFd>,
+    /// The program that signals go to.
+    pub(super) foreground: ProgramId,
+    /// How the first program ended.
+    pub(super) end_of_first: Option<Change>,
+    /// The programs that came later.
+    pub(super) further: Vec<Further>,
+    /// Where further programs are started, if there can be any.
+    pub(super) home: Option<Home>,
+    /// The launcher's duplicates, by their places: whoever takes the sentry's place gets them.
+    pub(super) listeners: BTreeMap<u32, OwnedFd>,
+    /// How often a sentry has taken over.
+    pub(super) restarts: u32,
+    /// The processes beside the sentry's successor that answer calls when there is no sentry any more.
+    pub(super) stand_ins: Vec<i32>,
     /// The sentry's network namespace, if it has one of its own.
     pub(super) surrogates: Option<Namespace>,
     /// The process that holds the sentry's descriptors should it die.
@@ -85,20 +98,19 @@ pub(super) struct Launcher<'a> {
     veth: Option<Veth>,
 }
 
-fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
+pub(super) fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Step { step, source }
 }
 
-impl<'a> Launcher<'a> {
+impl Launcher {
     /// Takes over after the first fork; every signal is blocked.
     pub(super) fn new(
-        plan: &'a SentryPlan,
+        plan: Rc<Plan>,
         stack_name: String,
         ends: LauncherEnds,
         helper: i32,
         jobs: Jobs,
-        program_name: OsString,
-    ) -> Result<Launcher<'a>, RunError> {
+    ) -> Result<Launcher, RunError> {
         let mut processes = [Process::Unknown; Role::ALL.len()];
         processes[Role::SentryHelper as usize] = Process::Alive(helper);
         // Without a descriptor for signals nothing works; the helper then ends by its closed pipes.
@@ -113,8 +125,13 @@ impl<'a> Launcher<'a> {
             signals,
             processes,
             jobs,
-            program_name,
-            listener: None,
+            foreground: ProgramId::FIRST,
+            end_of_first: None,
+            further: Vec::new(),
+            home: None,
+            listeners: BTreeMap::new(),
+            restarts: 0,
+            stand_ins: Vec::new(),
             surrogates: None,
             keeper: None,
             spare: None,
@@ -143,14 +160,19 @@ impl<'a> Launcher<'a> {
         }
     }
 
-    fn ends(&self) -> Result<&LauncherEnds, RunError> {
+    /// The first process of the programs' process-id namespace.
+    pub(super) fn first_process(&self) -> Option<u32> {
+        self.pid(Role::ProgramInit).map(i32::unsigned_abs)
+    }
+
+    pub(super) fn ends(&self) -> Result<&LauncherEnds, RunError> {
         self.ends.as_ref().ok_or_else(|| step(Step::Supervise)(io::ErrorKind::BrokenPipe.into()))
     }
 
     /// Waits for the next thing to come; `None` when the time is over.
     ///
     /// Reports come first, so that a process's last words are heard before its end, then the sentry's.
-    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Incoming>, RunError> {
+    pub(super) fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Incoming>, RunError> {
         let deadline = timeout.map(|t| Instant::now() + t);
         loop {
             let wake = [deadline, self.watchdog.due()].into_iter().flatten().min();
@@ -189,7 +211,7 @@ impl<'a> Launcher<'a> {
 
     /// Looks whether a call of the stack does not return: which.
     fn look_at_sentry(&mut self) -> Option<Call> {
-        let vitals = &self.plan.vitals;
+        let vitals = &self.plan.sentry.vitals;
         match self.watchdog.look(vitals.pulse(), Instant::now()) {
             Look::Fine => {}
             Look::Sleepy => vitals.set_asleep(true),
@@ -237,28 +259,31 @@ impl<'a> Launcher<'a> {
     }
 
     /// Brings the sandbox up to the point where the program is executed.
-    pub(super) fn start(
-        &mut self,
-        maps: &netgraft_linux::namespace::IdMaps,
-        stack: &mut dyn PluginStack,
-    ) -> Result<(), RunError> {
+    pub(super) fn start(&mut self, stack: &mut dyn PluginStack) -> Result<(), RunError> {
         let mut handed_over: Option<PreInitStack> = None;
         loop {
             match self.next(None)? {
                 Some(Incoming::Report(Report::NeedsIdMaps, helper)) => {
-                    maps.write(helper).map_err(step(Step::IdMaps))?;
+                    self.plan.maps.write(helper).map_err(step(Step::IdMaps))?;
                     go(&self.ends()?.mapped)?;
                 }
                 Some(Incoming::Report(Report::Made(Role::Program), pid)) => {
                     self.report(Report::Made(Role::Program), pid)?;
                     // Its namespaces exist from here on.
-                    if self.plan.journal {
+                    if self.plan.program.is_none() {
+                        self.home = Some(Home::of(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
+                    }
+                    if self.plan.sentry.journal {
                         self.spare = Some(Spare::new(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
                     }
                     handed_over = Some(self.prepare_stack(stack, pid.unsigned_abs())?);
                 }
                 Some(Incoming::Report(Report::Listener(number), program)) => {
-                    self.hand_over(program, number, handed_over.take().unwrap_or_default())?;
+                    let listener = programs::take_listener(program, number)?;
+                    self.hand_over(Some(listener), handed_over.take().unwrap_or_default())?;
+                }
+                Some(Incoming::Report(Report::NoProgram, _)) => {
+                    self.hand_over(None, handed_over.take().unwrap_or_default())?;
                 }
                 Some(Incoming::Report(report, sender)) => self.report(report, sender)?,
                 Some(Incoming::Sentry(FromSentry::Ready(network))) => {
@@ -269,6 +294,9 @@ impl<'a> Launcher<'a> {
                     self.reap_helpers();
                     let gone = go(&self.ends()?.go);
                     self.mirror.reap_maker();
+                    if self.plan.program.is_none() && reap(program).is_some() {
+                        self.processes[Role::Program as usize] = Process::Reaped;
+                    }
                     return gone;
                 }
                 Some(Incoming::Sentry(FromSentry::Warning(text))) => self.warnings.push(text),
@@ -295,11 +323,11 @@ impl<'a> Launcher<'a> {
 
     /// Calls `pre_init`, with the program's process, or where the stack has a link of its own, with that one's.
     fn prepare_stack(&mut self, stack: &mut dyn PluginStack, program: u32) -> Result<PreInitStack, RunError> {
-        let LinkConfig::Veth(name) = &self.plan.config.link else {
+        let LinkConfig::Veth(name) = &self.plan.sentry.config.link else {
             let prepared = stack.pre_init(PreInitStackArgs { pid: program });
             return prepared.map_err(|error| self.interruption(error));
         };
-        let (pair, holder) = veth::make(name, &self.plan.config)?;
+        let (pair, holder) = veth::make(name, &self.plan.sentry.config)?;
         let prepared = stack.pre_init(PreInitStackArgs { pid: holder.pid() });
         let handed_over = prepared.map_err(|error| self.interruption(error))?;
         holder.settle()?;
@@ -317,31 +345,31 @@ impl<'a> Launcher<'a> {
         error.into()
     }
 
-    /// Gives the sentry the listener, and what the stack's `pre_init` returned.
-    fn hand_over(&mut self, program: i32, listener: i32, stack: PreInitStack) -> Result<(), RunError> {
-        let pidfd = process::pidfd(program).map_err(step(Step::Listener))?;
-        let listener = process::take_fd(pidfd.as_fd(), listener).map_err(step(Step::Listener))?;
-        let listener = Listener::new(listener);
-        if let Some(missing) = listener.missing_request() {
-            return Err(RunError::Kernel(missing));
+    /// Gives the sentry the listener of the first program, and what the stack's `pre_init` returned.
+    fn hand_over(&mut self, listener: Option<OwnedFd>, stack: PreInitStack) -> Result<(), RunError> {
+        if let Some(listener) = listener {
+            let listener = Listener::new(listener);
+            if let Some(missing) = listener.missing_request() {
+                return Err(RunError::Kernel(missing));
+            }
+            self.listeners.insert(0, listener.into_fd());
         }
-        let listener = listener.into_fd();
-        let message = sentry::handover(stack.init_str.clone(), Vec::new())
+        let places = self.listeners.keys().copied().collect();
+        let message = sentry::handover(stack.init_str.clone(), places, Vec::new())
             .ok()
             .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
             .ok_or_else(|| {
                 RunError::Sentry("the stack hands over more than one message can carry".to_owned())
             })?;
-        let fds: Vec<_> = std::iter::once(&listener).chain(&stack.fds).map(AsFd::as_fd).collect();
+        let fds: Vec<_> = self.listeners.values().chain(&stack.fds).map(AsFd::as_fd).collect();
         fdpass::send(self.ends()?.control.as_fd(), &message, &fds).map_err(step(Step::Handover))?;
         if let Some(spare) = &mut self.spare {
             (spare.init_str, spare.fds) = (stack.init_str, stack.fds);
         }
-        self.listener = Some(listener);
         Ok(())
     }
 
-    fn report(&mut self, report: Report, sender: i32) -> Result<(), RunError> {
+    pub(super) fn report(&mut self, report: Report, sender: i32) -> Result<(), RunError> {
         match report {
             Report::Failed(step, errno) => {
                 Err(RunError::Step { step, source: io::Error::from_raw_os_error(errno) })
@@ -357,80 +385,95 @@ impl<'a> Launcher<'a> {
                 }
                 Ok(())
             }
-            Report::ExecFailed(errno) => Err(RunError::exec(self.program_name.clone(), errno)),
+            Report::ExecFailed(errno) => {
+                let name = self.plan.program.as_ref().map(|program| program.name.clone()).unwrap_or_default();
+                Err(RunError::exec(name, errno))
+            }
             Report::Made(role) => {
                 self.processes[role as usize] = Process::Alive(sender);
                 Ok(())
             }
-            Report::Listener(_) | Report::NeedsIdMaps => Ok(()),
+            Report::Listener(_) | Report::NoProgram | Report::NeedsIdMaps => Ok(()),
         }
     }
 
-    /// Watches over the program until it ends.
-    pub(super) fn supervise(&mut self) -> Result<Change, RunError> {
-        // The program may have ended before its signal could be told from others.
-        if let Some(end) = self.look()? {
-            return Ok(end);
-        }
+    /// Watches over the sandbox until this program ends.
+    pub(super) fn supervise(&mut self, program: ProgramId) -> Result<Change, RunError> {
+        self.foreground = program;
+        // A program may have ended before its signal could be told from others.
+        self.look()?;
         loop {
-            match self.next(None)? {
-                Some(Incoming::Report(report, sender)) => self.report(report, sender)?,
-                Some(Incoming::Sentry(FromSentry::Failed(text))) => self.last_failure = Some(text),
-                Some(Incoming::Sentry(message)) => said(message)?,
-                Some(Incoming::SentryGone(cause)) => {
-                    // Both may have been killed with their namespaces: then the program's end counts.
-                    if let Some(end) = self.look()? {
-                        return Ok(end);
-                    }
-                    self.survive(cause);
-                }
-                Some(Incoming::Signal(arrived)) => {
-                    if let Some(end) = self.signal(arrived)? {
-                        return Ok(end);
-                    }
-                }
-                Some(Incoming::ReportsClosed) | None => {}
-            }
-        }
-    }
-
-    fn signal(&mut self, arrived: Arrived) -> Result<Option<Change>, RunError> {
-        let Some(program) = self.pid(Role::Program) else { return Ok(None) };
-        match arrived.signal {
-            libc::SIGCHLD => {
-                let end = self.look()?;
-                if end.is_none() && self.sentry_has_ended() {
-                    self.survive(None);
-                }
+            if let Some(end) = self.end_of(program) {
                 return Ok(end);
             }
-            libc::SIGCONT => self.jobs.resume(program).map_err(step(Step::Supervise))?,
-            _ if arrived.from_kernel && self.jobs.terminal_reaches_program() => {}
-            signal => match process::kill(program, signal) {
-                // A program that just ended is told by SIGCHLD.
-                Err(e) if e.raw_os_error() != Some(libc::ESRCH) => return Err(step(Step::Supervise)(e)),
-                _ => {}
-            },
+            if self.process_of(program).is_none() {
+                return Err(step(Step::Supervise)(io::Error::from_raw_os_error(libc::ESRCH)));
+            }
+            if let Some(incoming) = self.next(None)? {
+                self.take(incoming)?;
+            }
         }
-        Ok(None)
     }
 
-    /// Looks how the program has changed: its end, or a stop, which the launcher follows.
-    fn look(&mut self) -> Result<Option<Change>, RunError> {
+    /// Does what is to be done about something that came.
+    pub(super) fn take(&mut self, incoming: Incoming) -> Result<(), RunError> {
+        match incoming {
+            Incoming::Report(report, sender) => self.report(report, sender),
+            Incoming::Sentry(FromSentry::Failed(text)) => {
+                self.last_failure = Some(text);
+                Ok(())
+            }
+            Incoming::Sentry(message) => said(message),
+            Incoming::SentryGone(cause) => {
+                self.look()?;
+                // Both may have been killed with their namespaces: then the program's end counts.
+                if self.end_of(self.foreground).is_none() {
+                    self.survive(cause);
+                }
+                Ok(())
+            }
+            Incoming::Signal(arrived) => self.signal(arrived),
+            Incoming::ReportsClosed => Ok(()),
+        }
+    }
+
+    fn signal(&mut self, arrived: Arrived) -> Result<(), RunError> {
+        if arrived.signal == libc::SIGCHLD {
+            self.look()?;
+            if self.end_of(self.foreground).is_none() && self.sentry_has_ended() {
+                self.survive(None);
+            }
+            return Ok(());
+        }
+        let Some(program) = self.process_of(self.foreground) else { return Ok(()) };
+        match arrived.signal {
+            libc::SIGCONT => self.jobs.resume(program).map_err(step(Step::Supervise)),
+            _ if arrived.from_kernel && self.jobs.terminal_reaches_program() => Ok(()),
+            signal => match process::kill(program, signal) {
+                // A program that just ended is told by SIGCHLD.
+                Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(step(Step::Supervise)(e)),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Looks how the programs have changed: their ends, or a stop of the first, which the launcher follows.
+    fn look(&mut self) -> Result<(), RunError> {
         self.reap_helpers();
-        let Some(program) = self.pid(Role::Program) else { return Ok(None) };
+        self.look_at_further();
+        let Some(program) = self.pid(Role::Program) else { return Ok(()) };
         match process::wait(program, Wait::Look).map_err(step(Step::Supervise))? {
-            None => Ok(None),
+            None => Ok(()),
             Some(Change::Stopped(_)) => {
                 if self.jobs.stop().map_err(step(Step::Supervise))? == AfterStop::Continue {
                     self.jobs.resume(program).map_err(step(Step::Supervise))?;
                 }
-                Ok(None)
+                Ok(())
             }
             Some(end) => {
                 self.processes[Role::Program as usize] = Process::Reaped;
-                self.hear_last_reports()?;
-                Ok(Some(end))
+                self.end_of_first = Some(end);
+                self.hear_last_reports()
             }
         }
     }
@@ -497,8 +540,16 @@ impl<'a> Launcher<'a> {
             self.processes[helper as usize] = Process::Reaped;
         }
         drop(lifetime);
-        for pid in Role::ALL.into_iter().filter_map(|role| self.pid(role)) {
+        let mut others = std::mem::take(&mut self.stand_ins);
+        others.extend(self.further.drain(..).filter_map(|program| match program {
+            Further::Runs(pid) => Some(pid),
+            Further::Ended(_) => None,
+        }));
+        for pid in Role::ALL.into_iter().filter_map(|role| self.pid(role)).chain(others.iter().copied()) {
             let _ = process::kill(pid, libc::SIGKILL);
+        }
+        for pid in others {
+            reap(pid);
         }
         for role in Role::ALL {
             if let Some(pid) = self.pid(role) {
@@ -537,7 +588,7 @@ pub(super) fn reap(pid: i32) -> Option<Change> {
     None
 }
 
-impl Drop for Launcher<'_> {
+impl Drop for Launcher {
     fn drop(&mut self) {
         self.end();
     }
@@ -567,6 +618,8 @@ fn said(message: FromSentry) -> Result<(), RunError> {
         | FromSentry::Keeper
         | FromSentry::Busy
         | FromSentry::Keep(_)
+        | FromSentry::Attached(_)
+        | FromSentry::NotAttached(..)
         | FromSentry::Forget(_) => Ok(()),
     }
 }

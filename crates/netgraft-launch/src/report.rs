@@ -79,6 +79,12 @@ steps! {
     Sys = "show the sandbox's own interfaces in /sys/class/net";
     /// A /proc of the program's own.
     Proc = "mount a /proc of the sandbox's own";
+    /// The namespaces of a sandbox that runs.
+    Join = "enter the sandbox's namespaces";
+    /// The program's working directory.
+    Directory = "enter the program's working directory";
+    /// The program's user.
+    User = "become the program's user";
     /// no_new_privs.
     NoNewPrivileges = "set no_new_privs";
     /// The program's filter.
@@ -100,6 +106,8 @@ pub(super) enum Report {
     Made(Role),
     /// The program's filter is installed; its listener has this number in the program's process.
     Listener(i32),
+    /// The sender stands in for a program: the sandbox is made without one.
+    NoProgram,
     /// A step failed with this errno; the sandbox cannot be made.
     Failed(Step, i32),
     /// A step failed with this errno; the sandbox works without it.
@@ -119,6 +127,7 @@ impl Report {
             Report::Failed(step, errno) => (3, step as u8, errno),
             Report::Skipped(step, errno) => (4, step as u8, errno),
             Report::ExecFailed(errno) => (5, 0, errno),
+            Report::NoProgram => (6, 0, 0),
         };
         let [a, b, c, d] = value.to_ne_bytes();
         [tag, detail, 0, 0, a, b, c, d]
@@ -136,6 +145,7 @@ impl Report {
             3 => Report::Failed(step()?, value),
             4 => Report::Skipped(step()?, value),
             5 => Report::ExecFailed(value),
+            6 => Report::NoProgram,
             _ => return None,
         })
     }
@@ -175,6 +185,7 @@ mod tests {
             Report::Failed(Step::Supervise, 1),
             Report::Skipped(Step::Proc, 13),
             Report::ExecFailed(2),
+            Report::NoProgram,
         ];
         let (reader, writer) = fdpass::pair().unwrap();
         fdpass::tell_senders(reader.as_fd()).unwrap();

@@ -33,6 +33,10 @@ pub enum FromSentry {
     Keep(Kept),
     /// The socket of this cookie is gone.
     Forget(u64),
+    /// The answer to [`ToSentry::Listener`]: the calls of this listener are served from now on.
+    Attached(u32),
+    /// The answer to [`ToSentry::Listener`] if the sentry does not serve it: why.
+    NotAttached(u32, String),
 }
 
 /// A socket of the program that outlives its stack.
@@ -79,6 +83,10 @@ pub enum KeptOption {
 pub enum ToSentry {
     /// The program has ended: reset what is open, say what happened, exit.
     Stop,
+    /// Another program's listener, in the message's descriptor, and its place in [`crate::vitals::Vitals`]. The sentry
+    /// answers with [`FromSentry::Attached`] or [`FromSentry::NotAttached`]. A listener whose last process has ended
+    /// hangs up, and its place is then given to another.
+    Listener(u32),
 }
 
 /// The most interfaces, routes, and addresses of an interface that [`Network`] may have.

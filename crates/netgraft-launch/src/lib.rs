@@ -1,0 +1,55 @@
+//! Makes sandboxes and runs programs in them: namespaces, processes, the confined sentry, and what happens when
+//! the sentry dies.
+//!
+//! A sandbox is not a program, so there are two specs: [`NetworkSpec`] says what the network is, [`ProgramSpec`]
+//! what runs in it. [`run`] runs one program in a sandbox of its own. [`Sandbox`] is for who needs more, such as an OCI
+//! runtime: a sandbox without a program, further programs in it ([`Sandbox::spawn`]), and listeners that somebody else
+//! has made ([`Sandbox::attach`]).
+//!
+//! ```text
+//! launcher ─┬─ sentry helper     user namespace S          ends when the others are made
+//!           ├─ first process     S, process-id namespace Q
+//!           ├─ sentry            S, Q; has a keeper that shares its descriptors
+//!           ├─ program helper    user namespace P below S, Q; ends when the others are made
+//!           ├─ first process     P, process-id namespace R below Q
+//!           ├─ program           P, R
+//!           └─ further programs  P, R
+//! ```
+//!
+//! The sentry sees the programs' processes, since Q holds R; the programs do not see the sentry. The sentry's
+//! one capability is over S and so over P, and nothing outside. Neither the sentry's nor a program's end
+//! takes a namespace down with it; the launcher's does.
+//!
+//! What the sentry does once it is confined is not here: [`SentryMain`] names it.
+#![forbid(unsafe_code)]
+
+mod allow;
+pub mod clock;
+pub mod control;
+mod crash;
+mod error;
+mod jobs;
+mod keeper;
+mod launcher;
+mod mirror;
+mod programs;
+mod report;
+mod sandbox;
+mod sentry;
+mod spec;
+pub mod stacks;
+mod stand_in;
+mod survive;
+mod tree;
+mod veth;
+pub mod vitals;
+mod watchdog;
+
+pub use allow::call_text;
+pub use crash::{OnCrash, change_text};
+pub use error::{EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, RunError};
+pub use programs::ProgramId;
+pub use report::Step;
+pub use sandbox::{ExitStatus, Sandbox, run};
+pub use sentry::{SentryArgs, SentryMain, confine_for};
+pub use spec::{NetworkSpec, ProgramSpec, Stacks, User};

@@ -1,0 +1,244 @@
+//! A sandbox from its making to its end, for who runs one program in it and for who runs several.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use netgraft_linux::capability::{self, Capability};
+use netgraft_linux::namespace::IdMaps;
+use netgraft_linux::process::{self, Change, Wait};
+use netgraft_linux::signal::{self, Signals};
+use netgraft_linux::{confine, filter};
+use netgraft_plugin::NetworkType;
+
+use crate::control::Summary;
+use crate::crash::OnCrash;
+use crate::error::{RunError, signal_status};
+use crate::jobs::Jobs;
+use crate::launcher::Launcher;
+use crate::programs::{ProgramId, ProgramPlan};
+use crate::report::Step;
+use crate::sentry::{NOBODY, SentryMain, SentryPlan};
+use crate::spec::{NetworkSpec, ProgramSpec};
+use crate::stacks;
+use crate::tree::{self, InheritedSignals, Plan};
+use crate::vitals::Vitals;
+
+/// How a program ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExitStatus {
+    /// Its exit status, or 128 and the number of the signal that ended it.
+    pub code: u8,
+    /// What the sentry says of it; `None` if it did not answer in time.
+    pub summary: Option<Summary>,
+}
+
+/// Runs a program in a sandbox of its own until it ends, with this process's input, output and terminal, and
+/// whatever becomes of the stack meanwhile ([`OnCrash`]).
+///
+/// The process stands in for the program meanwhile: signals that it gets go to the program, and when the
+/// program is stopped, so is this process. Call it from a process with one thread: it forks without exec, and
+/// the signal mask is the calling thread's.
+///
+/// # Errors
+/// Why the program was not started, or not run to its end; nothing is left behind then.
+pub fn run(network: &NetworkSpec, program: &ProgramSpec, sentry: SentryMain) -> Result<ExitStatus, RunError> {
+    let result = run_once(network, program, sentry);
+    // An outer sandbox refuses steps for reasons of its own: its listener is the reason to tell.
+    if let Err(RunError::Step { step, .. }) = &result
+        && *step != Step::Filter
+        && has_listener()
+    {
+        let source = io::Error::from_raw_os_error(libc::EBUSY);
+        return Err(RunError::Step { step: Step::Filter, source });
+    }
+    result
+}
+
+fn run_once(
+    network: &NetworkSpec,
+    program: &ProgramSpec,
+    sentry: SentryMain,
+) -> Result<ExitStatus, RunError> {
+    let mut sandbox = Sandbox::make(network, Some(program), sentry)?;
+    let code = sandbox.wait(ProgramId::FIRST)?;
+    Ok(ExitStatus { code, summary: sandbox.finish() })
+}
+
+/// Whether a system call listener watches this process already: then the kernel refuses a second one.
+fn has_listener() -> bool {
+    const BUSY: i32 = 3;
+    let probe = process::fork(|| {
+        let busy = |e: io::Error| e.raw_os_error() == Some(libc::EBUSY);
+        let installed = confine::no_new_privileges().and_then(|()| filter::install(false).map(drop));
+        if installed.is_err_and(busy) { BUSY } else { 0 }
+    });
+    probe.and_then(|pid| process::wait(pid, Wait::Block)).is_ok_and(|end| end == Some(Change::Exited(BUSY)))
+}
+
+/// A sandbox: namespaces, a sentry that serves them, and any number of programs. Dropping it ends every process of it.
+///
+/// The process that makes it has one thread, since it forks without exec, and its signals are blocked until the
+/// sandbox is dropped: those that come while [`Sandbox::wait`] waits go to that program.
+pub struct Sandbox {
+    // In this order: the signals are given back when every process has ended.
+    launcher: Launcher,
+    #[expect(dead_code, reason = "gives the signals back when it is dropped")]
+    restore: Restore,
+}
+
+impl Sandbox {
+    /// Makes a sandbox in which nothing runs yet.
+    ///
+    /// # Errors
+    /// What could not be made; nothing is left behind then.
+    pub fn start(network: &NetworkSpec, sentry: SentryMain) -> Result<Sandbox, RunError> {
+        Sandbox::make(network, None, sentry)
+    }
+
+    fn make(
+        network: &NetworkSpec,
+        program: Option<&ProgramSpec>,
+        sentry: SentryMain,
+    ) -> Result<Sandbox, RunError> {
+        if let Some(missing) = confine::missing_feature() {
+            return Err(RunError::Kernel(missing));
+        }
+        let choice = stacks::choose(network)?;
+        let mut stack = (choice.factory)(&network.config)?;
+        let program = program.map(ProgramPlan::new).transpose()?;
+        let failed = |source| RunError::Step { step: Step::Start, source };
+        let maps = id_maps().map_err(|source| RunError::Step { step: Step::IdMaps, source })?;
+        let (launcher_ends, child_ends) = tree::ends().map_err(failed)?;
+
+        let jobs = if program.is_some() { Jobs::detect() } else { Jobs::Apart };
+        let signals = take_signals().map_err(failed)?;
+        let restore = Restore { mask: signals.mask, ignored: signals.ignored.clone() };
+        let plan = Rc::new(Plan {
+            sentry: SentryPlan {
+                factory: choice.factory,
+                config: network.config.clone(),
+                become_nobody: matches!(maps, IdMaps::All { .. })
+                    && maps.has_user(NOBODY)
+                    && maps.has_group(NOBODY),
+                warn_of_rules: network.kind == NetworkType::Plugin,
+                object: choice.object,
+                vitals: Vitals::new().map_err(failed)?,
+                journal: network.on_crash == OnCrash::Restart,
+                main: sentry,
+            },
+            host_network: network.kind == NetworkType::Host,
+            maps,
+            program,
+            host_sockets: stack.offers_host_fds(),
+            resolv_conf: resolv_conf(&network.name_servers),
+            signals,
+        });
+        let (mut launcher_ends, mut child_ends) = (Some(launcher_ends), Some(child_ends));
+        let helper = process::fork(|| {
+            drop(launcher_ends.take());
+            child_ends.take().map_or(1, |ends| tree::sentry_helper(&plan, ends))
+        })
+        .map_err(failed)?;
+        drop(child_ends);
+        let Some(launcher_ends) = launcher_ends else { return Err(failed(io::ErrorKind::Other.into())) };
+        let mut launcher = Launcher::new(plan, stack.info().name, launcher_ends, helper, jobs)?;
+        launcher.start(stack.as_mut())?;
+        Ok(Sandbox { launcher, restore })
+    }
+
+    /// Starts a further program in the sandbox's namespaces, in a process group of its own and without the terminal.
+    /// For a sandbox of [`Sandbox::start`].
+    ///
+    /// # Errors
+    /// What could not be done; the sandbox goes on without this program.
+    pub fn spawn(&mut self, program: &ProgramSpec) -> Result<ProgramId, RunError> {
+        self.launcher.spawn(&ProgramPlan::new(program)?)
+    }
+
+    /// Lets the sentry serve the listener (seccomp_unotify(2)) of processes that somebody else has made in the
+    /// sandbox's namespaces ([`Sandbox::first_process`]).
+    ///
+    /// # Errors
+    /// [`RunError::Sentry`] if the sentry does not serve it, or serves as many as it can.
+    pub fn attach(&mut self, listener: OwnedFd) -> Result<(), RunError> {
+        self.launcher.attach(listener).map(drop)
+    }
+
+    /// The first process of the programs' process-id namespace, as the caller's has it. Its entries in `/proc/PID/ns` are
+    /// the sandbox's namespaces; it lives as long as the sandbox.
+    #[must_use]
+    pub fn first_process(&self) -> Option<u32> {
+        self.launcher.first_process()
+    }
+
+    /// Waits until a program ends: its exit status, or 128 and the number of the signal that ended it.
+    ///
+    /// # Errors
+    /// What makes it impossible to go on, and that the program could not be executed.
+    pub fn wait(&mut self, program: ProgramId) -> Result<u8, RunError> {
+        Ok(match self.launcher.supervise(program)? {
+            Change::Exited(status) => u8::try_from(status).unwrap_or(u8::MAX),
+            Change::Signaled(signal) | Change::Stopped(signal) => signal_status(signal),
+        })
+    }
+
+    /// Ends the sandbox and every process of it; what the sentry says of it, unless it did not answer in time.
+    #[must_use]
+    pub fn finish(mut self) -> Option<Summary> {
+        self.launcher.last_words()
+    }
+}
+/// Root keeps every id that it has here, so that servers which change users work; an ordinary user has only
+/// its own.
+fn id_maps() -> io::Result<IdMaps> {
+    if capability::has(Capability::SETUID)? && capability::has(Capability::SETGID)? {
+        IdMaps::all()
+    } else {
+        let (_, user, _, group) = process::ids();
+        Ok(IdMaps::One { user, group })
+    }
+}
+
+/// Blocks every signal, and gives those that the launcher needs their default action.
+fn take_signals() -> io::Result<InheritedSignals> {
+    let mask = Signals::all_but_faults().block_exactly()?;
+    let mut ignored = vec![(libc::SIGPIPE, signal::sigpipe_was_ignored())];
+    // SIGCHLD must leave children to wait for, SIGTSTP must stop.
+    for needed in [libc::SIGCHLD, libc::SIGTSTP] {
+        if signal::is_ignored(needed) {
+            ignored.push((needed, true));
+            signal::set_ignored(needed, false)?;
+        }
+    }
+    Ok(InheritedSignals { mask, ignored })
+}
+
+/// Gives the caller its signal state back.
+struct Restore {
+    mask: Signals,
+    ignored: Vec<(i32, bool)>,
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        // SIGPIPE was changed by the Rust runtime and not by us.
+        for &(signal, ignored) in self.ignored.iter().filter(|(signal, _)| *signal != libc::SIGPIPE) {
+            let _ = signal::set_ignored(signal, ignored);
+        }
+        let _ = self.mask.block_exactly();
+    }
+}
+
+fn resolv_conf(servers: &[IpAddr]) -> Option<String> {
+    if servers.is_empty() {
+        return None;
+    }
+    let mut text = String::from("# The name servers of --dns.\n");
+    for server in servers {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    Some(text)
+}
