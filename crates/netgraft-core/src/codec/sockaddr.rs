@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use netgraft_plugin::Domain;
 
-use crate::Errno;
+use crate::uapi::{self, Errno};
 
 /// The most bytes of an address that are read (`struct sockaddr_storage`).
 pub const MAX_LEN: usize = 128;
@@ -29,12 +29,12 @@ pub enum Given {
 /// # Errors
 /// EINVAL if it is too short, EAFNOSUPPORT if it is of another family.
 pub fn parse(domain: Domain, bytes: &[u8]) -> Result<Given, Errno> {
-    let family = bytes.get(..2).map(|b| u16::from_ne_bytes([b[0], b[1]])).ok_or(libc::EINVAL)?;
+    let family = bytes.get(..2).map(|b| u16::from_ne_bytes([b[0], b[1]])).ok_or(uapi::EINVAL)?;
     match (i32::from(family), domain) {
-        (libc::AF_UNSPEC, _) => Ok(Given::Unspecified),
-        (libc::AF_INET, Domain::V4) => parse_v4(bytes).map(Given::Inet),
-        (libc::AF_INET6, Domain::V6) => parse_v6(bytes).map(Given::Inet),
-        _ => Err(libc::EAFNOSUPPORT),
+        (uapi::AF_UNSPEC, _) => Ok(Given::Unspecified),
+        (uapi::AF_INET, Domain::V4) => parse_v4(bytes).map(Given::Inet),
+        (uapi::AF_INET6, Domain::V6) => parse_v6(bytes).map(Given::Inet),
+        _ => Err(uapi::EAFNOSUPPORT),
     }
 }
 
@@ -47,21 +47,21 @@ pub fn parse_for_bind(domain: Domain, bytes: &[u8]) -> Result<SocketAddr, Errno>
         Given::Inet(addr) => Ok(addr),
         Given::Unspecified if domain == Domain::V4 => match parse_v4(bytes)? {
             addr if addr.ip().is_unspecified() => Ok(addr),
-            _ => Err(libc::EAFNOSUPPORT),
+            _ => Err(uapi::EAFNOSUPPORT),
         },
-        Given::Unspecified => Err(libc::EAFNOSUPPORT),
+        Given::Unspecified => Err(uapi::EAFNOSUPPORT),
     }
 }
 
 fn parse_v4(bytes: &[u8]) -> Result<SocketAddr, Errno> {
-    let bytes: &[u8; V4_LEN] = bytes.first_chunk().ok_or(libc::EINVAL)?;
+    let bytes: &[u8; V4_LEN] = bytes.first_chunk().ok_or(uapi::EINVAL)?;
     let port = u16::from_be_bytes([bytes[2], bytes[3]]);
     let addr = Ipv4Addr::new(bytes[4], bytes[5], bytes[6], bytes[7]);
     Ok(SocketAddr::new(IpAddr::V4(addr), port))
 }
 
 fn parse_v6(bytes: &[u8]) -> Result<SocketAddr, Errno> {
-    let head: &[u8; V6_SHORT_LEN] = bytes.first_chunk().ok_or(libc::EINVAL)?;
+    let head: &[u8; V6_SHORT_LEN] = bytes.first_chunk().ok_or(uapi::EINVAL)?;
     let port = u16::from_be_bytes([head[2], head[3]]);
     let flow = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
     let mut addr = [0u8; 16];
@@ -92,7 +92,7 @@ pub fn encode(domain: Domain, addr: SocketAddr) -> Encoded {
     let mut bytes = [0u8; V6_LEN];
     match (domain, addr) {
         (Domain::V4, SocketAddr::V4(v4)) => {
-            bytes[0..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+            bytes[0..2].copy_from_slice(&(uapi::AF_INET as u16).to_ne_bytes());
             bytes[2..4].copy_from_slice(&v4.port().to_be_bytes());
             bytes[4..8].copy_from_slice(&v4.ip().octets());
             Encoded { bytes, len: V4_LEN }
@@ -102,7 +102,7 @@ pub fn encode(domain: Domain, addr: SocketAddr) -> Encoded {
                 SocketAddr::V6(v6) => (*v6.ip(), v6.flowinfo(), v6.scope_id()),
                 SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0, 0),
             };
-            bytes[0..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+            bytes[0..2].copy_from_slice(&(uapi::AF_INET6 as u16).to_ne_bytes());
             bytes[2..4].copy_from_slice(&addr.port().to_be_bytes());
             bytes[4..8].copy_from_slice(&flow.to_be_bytes());
             bytes[8..24].copy_from_slice(&ip.octets());
@@ -137,11 +137,11 @@ mod tests {
     fn short_and_foreign_addresses_are_refused() {
         let v4 = encode(Domain::V4, "192.0.2.1:80".parse().unwrap());
         for len in 0..16 {
-            assert_eq!(parse(Domain::V4, &v4.bytes()[..len]), Err(libc::EINVAL));
+            assert_eq!(parse(Domain::V4, &v4.bytes()[..len]), Err(uapi::EINVAL));
         }
-        assert_eq!(parse(Domain::V6, v4.bytes()), Err(libc::EAFNOSUPPORT));
+        assert_eq!(parse(Domain::V6, v4.bytes()), Err(uapi::EAFNOSUPPORT));
         assert_eq!(parse(Domain::V4, &[0, 0]), Ok(Given::Unspecified));
         assert_eq!(parse_for_bind(Domain::V4, &[0; 16]), Ok("0.0.0.0:0".parse().unwrap()));
-        assert_eq!(parse_for_bind(Domain::V6, &[0; 28]), Err(libc::EAFNOSUPPORT));
+        assert_eq!(parse_for_bind(Domain::V6, &[0; 28]), Err(uapi::EAFNOSUPPORT));
     }
 }

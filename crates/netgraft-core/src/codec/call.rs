@@ -2,7 +2,7 @@
 
 use netgraft_plugin::{Domain, Kind, Protocol, SocketSpec};
 
-use crate::Errno;
+use crate::uapi::{self, Errno};
 
 /// An address argument: where it is and how long the program says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,34 +57,34 @@ impl Call {
         let out = |i: usize| AddressOut { address: args[i], len: args[i + 1] };
         let data = Buffer { address: args[1], len: args[2] };
         Some(match number {
-            libc::SYS_socket => Call::Socket { domain: fd, kind: int(1), protocol: int(2) },
-            libc::SYS_bind => Call::Bind { fd, addr: buffer(1) },
-            libc::SYS_listen => Call::Listen { fd, backlog: int(1) },
-            libc::SYS_accept => Call::Accept { fd, addr: out(1), flags: 0 },
-            libc::SYS_accept4 => Call::Accept { fd, addr: out(1), flags: int(3) },
-            libc::SYS_connect => Call::Connect { fd, addr: buffer(1) },
-            libc::SYS_getsockname => Call::GetSockName { fd, addr: out(1) },
-            libc::SYS_getpeername => Call::GetPeerName { fd, addr: out(1) },
-            libc::SYS_shutdown => Call::Shutdown { fd, how: int(1) },
-            libc::SYS_getsockopt => {
+            uapi::SYS_socket => Call::Socket { domain: fd, kind: int(1), protocol: int(2) },
+            uapi::SYS_bind => Call::Bind { fd, addr: buffer(1) },
+            uapi::SYS_listen => Call::Listen { fd, backlog: int(1) },
+            uapi::SYS_accept => Call::Accept { fd, addr: out(1), flags: 0 },
+            uapi::SYS_accept4 => Call::Accept { fd, addr: out(1), flags: int(3) },
+            uapi::SYS_connect => Call::Connect { fd, addr: buffer(1) },
+            uapi::SYS_getsockname => Call::GetSockName { fd, addr: out(1) },
+            uapi::SYS_getpeername => Call::GetPeerName { fd, addr: out(1) },
+            uapi::SYS_shutdown => Call::Shutdown { fd, how: int(1) },
+            uapi::SYS_getsockopt => {
                 Call::GetSockOpt { fd, level: int(1), name: int(2), value: args[3], len: args[4] }
             }
-            libc::SYS_setsockopt => Call::SetSockOpt { fd, level: int(1), name: int(2), value: buffer(3) },
-            libc::SYS_sendto => Call::SendTo { fd, data, flags: int(3), addr: buffer(4) },
-            libc::SYS_recvfrom => Call::RecvFrom { fd, data, flags: int(3), addr: out(4) },
-            libc::SYS_sendmsg => Call::SendMsg { fd, message: args[1], flags: int(2) },
-            libc::SYS_recvmsg => Call::RecvMsg { fd, message: args[1], flags: int(2) },
-            libc::SYS_sendmmsg => {
+            uapi::SYS_setsockopt => Call::SetSockOpt { fd, level: int(1), name: int(2), value: buffer(3) },
+            uapi::SYS_sendto => Call::SendTo { fd, data, flags: int(3), addr: buffer(4) },
+            uapi::SYS_recvfrom => Call::RecvFrom { fd, data, flags: int(3), addr: out(4) },
+            uapi::SYS_sendmsg => Call::SendMsg { fd, message: args[1], flags: int(2) },
+            uapi::SYS_recvmsg => Call::RecvMsg { fd, message: args[1], flags: int(2) },
+            uapi::SYS_sendmmsg => {
                 Call::SendMMsg { fd, messages: args[1], count: args[2] as u32, flags: int(3) }
             }
-            libc::SYS_recvmmsg => Call::RecvMMsg {
+            uapi::SYS_recvmmsg => Call::RecvMMsg {
                 fd,
                 messages: args[1],
                 count: args[2] as u32,
                 flags: int(3),
                 timeout: args[4],
             },
-            libc::SYS_ioctl => Call::Ioctl { fd, request: args[1] as u32, argument: args[2] },
+            uapi::SYS_ioctl => Call::Ioctl { fd, request: args[1] as u32, argument: args[2] },
             _ => return None,
         })
     }
@@ -135,39 +135,39 @@ const TYPE_MASK: i32 = 0xf;
 /// EINVAL for unknown flags or types, EAFNOSUPPORT, ESOCKTNOSUPPORT, EPROTONOSUPPORT as Linux.
 pub fn new_socket(domain: i32, kind: i32, protocol: i32) -> Result<NewSocket, Errno> {
     let flags = kind & !TYPE_MASK;
-    if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
-        return Err(libc::EINVAL);
+    if flags & !(uapi::SOCK_NONBLOCK | uapi::SOCK_CLOEXEC) != 0 {
+        return Err(uapi::EINVAL);
     }
     let domain = match domain {
-        libc::AF_INET => Domain::V4,
-        libc::AF_INET6 => Domain::V6,
-        _ => return Err(libc::EAFNOSUPPORT),
+        uapi::AF_INET => Domain::V4,
+        uapi::AF_INET6 => Domain::V6,
+        _ => return Err(uapi::EAFNOSUPPORT),
     };
     if !(0..=MPTCP).contains(&protocol) {
-        return Err(libc::EINVAL);
+        return Err(uapi::EINVAL);
     }
     let echo = match domain {
-        Domain::V4 => (libc::IPPROTO_ICMP, Protocol::Icmp),
-        Domain::V6 => (libc::IPPROTO_ICMPV6, Protocol::Icmpv6),
+        Domain::V4 => (uapi::IPPROTO_ICMP, Protocol::Icmp),
+        Domain::V6 => (uapi::IPPROTO_ICMPV6, Protocol::Icmpv6),
     };
     let (kind, protocol) = match (kind & TYPE_MASK, protocol) {
-        (libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => (Kind::Stream, Protocol::Tcp),
-        (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => (Kind::Datagram, Protocol::Udp),
-        (libc::SOCK_DGRAM, p) if p == echo.0 => (Kind::Datagram, echo.1),
-        (libc::SOCK_RAW, 0) => return Err(libc::EPROTONOSUPPORT),
-        (libc::SOCK_RAW, p) => {
-            (Kind::Raw, Protocol::Raw(u8::try_from(p).map_err(|_| libc::EPROTONOSUPPORT)?))
+        (uapi::SOCK_STREAM, 0 | uapi::IPPROTO_TCP) => (Kind::Stream, Protocol::Tcp),
+        (uapi::SOCK_DGRAM, 0 | uapi::IPPROTO_UDP) => (Kind::Datagram, Protocol::Udp),
+        (uapi::SOCK_DGRAM, p) if p == echo.0 => (Kind::Datagram, echo.1),
+        (uapi::SOCK_RAW, 0) => return Err(uapi::EPROTONOSUPPORT),
+        (uapi::SOCK_RAW, p) => {
+            (Kind::Raw, Protocol::Raw(u8::try_from(p).map_err(|_| uapi::EPROTONOSUPPORT)?))
         }
-        (libc::SOCK_STREAM | libc::SOCK_DGRAM, _) => return Err(libc::EPROTONOSUPPORT),
-        (libc::SOCK_RDM | libc::SOCK_SEQPACKET | libc::SOCK_DCCP, _) => {
-            return Err(libc::ESOCKTNOSUPPORT);
+        (uapi::SOCK_STREAM | uapi::SOCK_DGRAM, _) => return Err(uapi::EPROTONOSUPPORT),
+        (uapi::SOCK_RDM | uapi::SOCK_SEQPACKET | uapi::SOCK_DCCP, _) => {
+            return Err(uapi::ESOCKTNOSUPPORT);
         }
-        _ => return Err(libc::EINVAL),
+        _ => return Err(uapi::EINVAL),
     };
     Ok(NewSocket {
         spec: SocketSpec { domain, kind, protocol },
-        nonblocking: flags & libc::SOCK_NONBLOCK != 0,
-        close_on_exec: flags & libc::SOCK_CLOEXEC != 0,
+        nonblocking: flags & uapi::SOCK_NONBLOCK != 0,
+        close_on_exec: flags & uapi::SOCK_CLOEXEC != 0,
     })
 }
 
@@ -175,10 +175,10 @@ pub fn new_socket(domain: i32, kind: i32, protocol: i32) -> Result<NewSocket, Er
 #[must_use]
 pub const fn protocol_number(protocol: Protocol) -> i32 {
     match protocol {
-        Protocol::Tcp => libc::IPPROTO_TCP,
-        Protocol::Udp => libc::IPPROTO_UDP,
-        Protocol::Icmp => libc::IPPROTO_ICMP,
-        Protocol::Icmpv6 => libc::IPPROTO_ICMPV6,
+        Protocol::Tcp => uapi::IPPROTO_TCP,
+        Protocol::Udp => uapi::IPPROTO_UDP,
+        Protocol::Icmp => uapi::IPPROTO_ICMP,
+        Protocol::Icmpv6 => uapi::IPPROTO_ICMPV6,
         Protocol::Raw(number) => number as i32,
     }
 }
@@ -187,9 +187,9 @@ pub const fn protocol_number(protocol: Protocol) -> i32 {
 #[must_use]
 pub const fn kind_number(kind: Kind) -> i32 {
     match kind {
-        Kind::Stream => libc::SOCK_STREAM,
-        Kind::Datagram => libc::SOCK_DGRAM,
-        Kind::Raw => libc::SOCK_RAW,
+        Kind::Stream => uapi::SOCK_STREAM,
+        Kind::Datagram => uapi::SOCK_DGRAM,
+        Kind::Raw => uapi::SOCK_RAW,
     }
 }
 
@@ -197,8 +197,8 @@ pub const fn kind_number(kind: Kind) -> i32 {
 #[must_use]
 pub const fn domain_number(domain: Domain) -> i32 {
     match domain {
-        Domain::V4 => libc::AF_INET,
-        Domain::V6 => libc::AF_INET6,
+        Domain::V4 => uapi::AF_INET,
+        Domain::V6 => uapi::AF_INET6,
     }
 }
 
@@ -208,30 +208,30 @@ mod tests {
 
     #[test]
     fn defaults_are_resolved() {
-        let s = new_socket(libc::AF_INET6, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0).unwrap();
+        let s = new_socket(uapi::AF_INET6, uapi::SOCK_STREAM | uapi::SOCK_NONBLOCK, 0).unwrap();
         assert_eq!(s.spec, SocketSpec { domain: Domain::V6, kind: Kind::Stream, protocol: Protocol::Tcp });
         assert!(s.nonblocking && !s.close_on_exec);
-        let echo = new_socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP).unwrap();
+        let echo = new_socket(uapi::AF_INET, uapi::SOCK_DGRAM, uapi::IPPROTO_ICMP).unwrap();
         assert_eq!(echo.spec.protocol, Protocol::Icmp);
     }
 
     #[test]
     fn refusals_are_those_of_linux() {
         let errno = |d, k, p| new_socket(d, k, p).unwrap_err();
-        assert_eq!(errno(libc::AF_INET, libc::SOCK_STREAM, MPTCP), libc::EPROTONOSUPPORT);
-        assert_eq!(errno(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_UDP), libc::EPROTONOSUPPORT);
-        assert_eq!(errno(libc::AF_INET, libc::SOCK_SEQPACKET, 0), libc::ESOCKTNOSUPPORT);
-        assert_eq!(errno(libc::AF_INET, libc::SOCK_STREAM, -1), libc::EINVAL);
-        assert_eq!(errno(libc::AF_INET, libc::SOCK_STREAM | 0x40, 0), libc::EINVAL);
-        assert_eq!(errno(libc::AF_INET, 9, 0), libc::EINVAL);
-        assert_eq!(errno(libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_ICMP), libc::EPROTONOSUPPORT);
+        assert_eq!(errno(uapi::AF_INET, uapi::SOCK_STREAM, MPTCP), uapi::EPROTONOSUPPORT);
+        assert_eq!(errno(uapi::AF_INET, uapi::SOCK_STREAM, uapi::IPPROTO_UDP), uapi::EPROTONOSUPPORT);
+        assert_eq!(errno(uapi::AF_INET, uapi::SOCK_SEQPACKET, 0), uapi::ESOCKTNOSUPPORT);
+        assert_eq!(errno(uapi::AF_INET, uapi::SOCK_STREAM, -1), uapi::EINVAL);
+        assert_eq!(errno(uapi::AF_INET, uapi::SOCK_STREAM | 0x40, 0), uapi::EINVAL);
+        assert_eq!(errno(uapi::AF_INET, 9, 0), uapi::EINVAL);
+        assert_eq!(errno(uapi::AF_INET6, uapi::SOCK_DGRAM, uapi::IPPROTO_ICMP), uapi::EPROTONOSUPPORT);
     }
 
     #[test]
     fn arguments_are_read_as_the_kernel_reads_them() {
         let high = 0xdead_0000_0000_0000u64;
-        let call = Call::parse(libc::SYS_bind, [high | 3, 0x1000, high | 16, 0, 0, 0]);
+        let call = Call::parse(uapi::SYS_bind, [high | 3, 0x1000, high | 16, 0, 0, 0]);
         assert_eq!(call, Some(Call::Bind { fd: 3, addr: Buffer { address: 0x1000, len: 16 } }));
-        assert_eq!(Call::parse(libc::SYS_read, [0; 6]), None);
+        assert_eq!(Call::parse(i64::from(linux_raw_sys::general::__NR_read), [0; 6]), None);
     }
 }

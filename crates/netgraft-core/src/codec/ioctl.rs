@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use netgraft_plugin::inet::Interface;
 
-use crate::Errno;
-use crate::call::Buffer;
+use crate::uapi::{self, Errno};
+use crate::codec::call::Buffer;
 
 /// Size of `struct ifreq`.
 pub const REQUEST_LEN: usize = 40;
@@ -59,12 +59,12 @@ pub fn answer(request: u32, interfaces: &[Interface], bytes: &mut [u8; REQUEST_L
     let int = |bytes: &[u8]| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     if request == SIOCGIFNAME {
         let index = int(&bytes[value..]);
-        let found = interfaces.iter().find(|i| i64::from(i.index) == i64::from(index)).ok_or(libc::ENODEV)?;
+        let found = interfaces.iter().find(|i| i64::from(i.index) == i64::from(index)).ok_or(uapi::ENODEV)?;
         bytes[..NAME_LEN].copy_from_slice(&name_field(&found.name));
         return Ok(());
     }
     let end = bytes[..NAME_LEN].iter().position(|&b| b == 0).unwrap_or(NAME_LEN);
-    let interface = interfaces.iter().find(|i| i.name.as_bytes() == &bytes[..end]).ok_or(libc::ENODEV)?;
+    let interface = interfaces.iter().find(|i| i.name.as_bytes() == &bytes[..end]).ok_or(uapi::ENODEV)?;
     let v4 = interface.addresses.iter().find(|a| a.addr().is_ipv4());
     let field = &mut bytes[value..];
     let put = |field: &mut [u8], v: i32| field[..4].copy_from_slice(&v.to_ne_bytes());
@@ -88,8 +88,8 @@ pub fn answer(request: u32, interfaces: &[Interface], bytes: &mut [u8; REQUEST_L
             }
         }
         SIOCGIFADDR | SIOCGIFBRDADDR | SIOCGIFNETMASK => {
-            let address = v4.ok_or(libc::EADDRNOTAVAIL)?;
-            let IpAddr::V4(own) = address.addr() else { return Err(libc::EADDRNOTAVAIL) };
+            let address = v4.ok_or(uapi::EADDRNOTAVAIL)?;
+            let IpAddr::V4(own) = address.addr() else { return Err(uapi::EADDRNOTAVAIL) };
             let mask = u32::MAX.checked_shl(32 - u32::from(address.prefix())).unwrap_or(0);
             let octets = match request {
                 SIOCGIFADDR => own.octets(),
@@ -99,8 +99,8 @@ pub fn answer(request: u32, interfaces: &[Interface], bytes: &mut [u8; REQUEST_L
             field[..16].copy_from_slice(&ipv4_sockaddr(octets));
         }
         // The even numbers between are the matching changes (SIOCSIFADDR and so on).
-        0x8914..=0x8924 | 0x8934..=0x8937 | 0x8943 => return Err(libc::EPERM),
-        _ => return Err(libc::ENOTTY),
+        0x8914..=0x8924 | 0x8934..=0x8937 | 0x8943 => return Err(uapi::EPERM),
+        _ => return Err(uapi::ENOTTY),
     }
     Ok(())
 }
@@ -138,13 +138,13 @@ pub fn parse_list(bytes: &[u8; LIST_LEN]) -> Option<Buffer> {
 fn flags(interface: &Interface) -> i32 {
     let mut flags = 0;
     if interface.up {
-        flags |= libc::IFF_UP | libc::IFF_RUNNING;
+        flags |= uapi::IFF_UP | uapi::IFF_RUNNING;
     }
     flags
         | match (interface.loopback, interface.hardware_address) {
-            (true, _) => libc::IFF_LOOPBACK,
-            (false, Some(_)) => libc::IFF_BROADCAST | libc::IFF_MULTICAST,
-            (false, None) => libc::IFF_POINTOPOINT | libc::IFF_NOARP | libc::IFF_MULTICAST,
+            (true, _) => uapi::IFF_LOOPBACK,
+            (false, Some(_)) => uapi::IFF_BROADCAST | uapi::IFF_MULTICAST,
+            (false, None) => uapi::IFF_POINTOPOINT | uapi::IFF_NOARP | uapi::IFF_MULTICAST,
         }
 }
 
@@ -157,7 +157,7 @@ fn name_field(name: &str) -> [u8; NAME_LEN] {
 
 fn ipv4_sockaddr(octets: [u8; 4]) -> [u8; 16] {
     let mut field = [0; 16];
-    field[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    field[..2].copy_from_slice(&(uapi::AF_INET as u16).to_ne_bytes());
     field[4..8].copy_from_slice(&octets);
     field
 }
@@ -216,8 +216,8 @@ mod tests {
         assert_eq!(ask(SIOCGIFHWADDR, "eth0").unwrap()[16..24], [1, 0, 2, 0, 0, 0, 0, 1]);
         assert_eq!(ask(SIOCGIFMTU, "eth0").unwrap()[16..20], 1500i32.to_ne_bytes());
         assert_eq!(ask(SIOCGIFINDEX, "eth0").unwrap()[16..20], 2i32.to_ne_bytes());
-        assert_eq!(ask(SIOCGIFADDR, "eth1"), Err(libc::ENODEV));
-        assert_eq!(ask(0x8914, "eth0"), Err(libc::EPERM));
+        assert_eq!(ask(SIOCGIFADDR, "eth1"), Err(uapi::ENODEV));
+        assert_eq!(ask(0x8914, "eth0"), Err(uapi::EPERM));
         let list = list(&interfaces());
         assert_eq!(list.len(), REQUEST_LEN);
         assert_eq!(&list[..5], b"eth0\0");

@@ -3,29 +3,28 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use netgraft_plugin::Instant;
-use netgraft_sentry::call::Call;
-
-use super::caller::Caller;
-use super::table::SocketId;
+use crate::codec::call::Call;
+use crate::program::Caller;
+use crate::table::SocketId;
 
 /// A blocking call that could not be done at once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Parked {
+pub(crate) struct Parked {
     /// Who waits.
-    pub(super) caller: Caller,
+    pub(crate) caller: Caller,
     /// For what.
-    pub(super) call: Call,
+    pub(crate) call: Call,
     /// Until when: the socket's time-out.
-    pub(super) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
     /// Messages that it has received already (recvmmsg(2)).
-    pub(super) progress: u32,
+    pub(crate) progress: u32,
 }
 
 /// All parked calls, by socket.
 ///
 /// A thread waits in one call at most, so a new call of a thread means that its parked one was interrupted.
 #[derive(Debug, Default)]
-pub(super) struct ParkingLot {
+pub(crate) struct ParkingLot {
     by_socket: HashMap<SocketId, VecDeque<Parked>>,
     by_thread: HashMap<u32, SocketId>,
     /// Deadlines, each with its thread.
@@ -34,7 +33,7 @@ pub(super) struct ParkingLot {
 
 impl ParkingLot {
     /// Parks a call behind those of the same socket.
-    pub(super) fn park(&mut self, socket: SocketId, parked: Parked) {
+    pub(crate) fn park(&mut self, socket: SocketId, parked: Parked) {
         self.forget_thread(parked.caller.tid);
         self.by_thread.insert(parked.caller.tid, socket);
         self.deadlines.extend(parked.deadline.map(|at| (at, parked.caller.tid)));
@@ -42,7 +41,7 @@ impl ParkingLot {
     }
 
     /// Drops what a thread was parked for, and gives it.
-    pub(super) fn forget_thread(&mut self, tid: u32) -> Option<(SocketId, Parked)> {
+    pub(crate) fn forget_thread(&mut self, tid: u32) -> Option<(SocketId, Parked)> {
         let socket = self.by_thread.remove(&tid)?;
         let queue = self.by_socket.get_mut(&socket)?;
         let at = queue.iter().position(|p| p.caller.tid == tid)?;
@@ -61,17 +60,17 @@ impl ParkingLot {
     }
 
     /// The first call that is parked on a socket and that `wanted` picks.
-    pub(super) fn first(&self, socket: SocketId, wanted: impl Fn(&Call) -> bool) -> Option<Parked> {
+    pub(crate) fn first(&self, socket: SocketId, wanted: impl Fn(&Call) -> bool) -> Option<Parked> {
         self.by_socket.get(&socket)?.iter().find(|p| wanted(&p.call)).copied()
     }
 
     /// Whether a caller is parked on a socket.
-    pub(super) fn is_parked(&self, socket: SocketId, caller: &Caller) -> bool {
+    pub(crate) fn is_parked(&self, socket: SocketId, caller: &Caller) -> bool {
         self.by_socket.get(&socket).is_some_and(|queue| queue.iter().any(|p| p.caller == *caller))
     }
 
     /// Makes a parked call wait no longer than until `deadline`.
-    pub(super) fn limit(&mut self, socket: SocketId, caller: &Caller, deadline: Instant) {
+    pub(crate) fn limit(&mut self, socket: SocketId, caller: &Caller, deadline: Instant) {
         let queue = self.by_socket.get_mut(&socket);
         let Some(parked) = queue.and_then(|q| q.iter_mut().find(|p| p.caller == *caller)) else { return };
         let old = parked.deadline.replace(parked.deadline.map_or(deadline, |d| d.min(deadline)));
@@ -85,12 +84,12 @@ impl ParkingLot {
     }
 
     /// Whether anything is parked on a socket.
-    pub(super) fn has(&self, socket: SocketId) -> bool {
+    pub(crate) fn has(&self, socket: SocketId) -> bool {
         self.by_socket.contains_key(&socket)
     }
 
     /// Takes all calls that are parked on a socket.
-    pub(super) fn take_all(&mut self, socket: SocketId) -> VecDeque<Parked> {
+    pub(crate) fn take_all(&mut self, socket: SocketId) -> VecDeque<Parked> {
         let queue = self.by_socket.remove(&socket).unwrap_or_default();
         for parked in &queue {
             self.by_thread.remove(&parked.caller.tid);
@@ -100,12 +99,12 @@ impl ParkingLot {
     }
 
     /// The earliest deadline.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// Takes a call whose deadline has come.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Parked> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Parked> {
         let (at, tid) = *self.deadlines.first()?;
         if at > now {
             return None;
@@ -117,38 +116,3 @@ impl ParkingLot {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::runtime::table::{Socket, State, Table};
-    use netgraft_plugin::{Domain, Kind, Protocol, SocketSpec};
-
-    fn parked(tid: u32, deadline: Option<Instant>) -> Parked {
-        Parked {
-            caller: Caller { id: u64::from(tid), tid, number: 0, args: [0; 6] },
-            call: Call::Listen { fd: 3, backlog: 0 },
-            deadline,
-            progress: 0,
-        }
-    }
-
-    #[test]
-    fn a_thread_is_parked_once_and_deadlines_are_found() {
-        let spec = SocketSpec { domain: Domain::V4, kind: Kind::Stream, protocol: Protocol::Tcp };
-        let mut table = Table::default();
-        let a = table.insert(Socket::new(spec, None, State::Fresh));
-        let b = table.insert(Socket::new(spec, None, State::Fresh));
-        let mut lot = ParkingLot::default();
-        lot.park(a, parked(1, None));
-        lot.park(a, parked(2, Some(Instant::from_millis(5))));
-        lot.park(b, parked(1, None));
-        assert_eq!(lot.first(a, |_| true).map(|p| p.caller.tid), Some(2), "thread 1 moved on");
-        assert_eq!(lot.next_deadline(), Some(Instant::from_millis(5)));
-        assert!(lot.take_due(Instant::from_millis(4)).is_none());
-        assert_eq!(lot.take_due(Instant::from_millis(5)).map(|p| p.caller.tid), Some(2));
-        assert!(lot.take_due(Instant::from_millis(5)).is_none());
-        assert!(!lot.has(a));
-        assert_eq!(lot.take_all(b).len(), 1);
-        assert_eq!(lot.next_deadline(), None);
-    }
-}

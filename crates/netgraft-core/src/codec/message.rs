@@ -2,8 +2,8 @@
 
 use smallvec::SmallVec;
 
-use crate::Errno;
-use crate::call::Buffer;
+use crate::uapi::{self, Errno};
+use crate::codec::call::Buffer;
 
 /// Size of `struct msghdr`.
 pub const HEADER_LEN: usize = 56;
@@ -75,7 +75,7 @@ pub fn parse_parts(bytes: &[u8]) -> Result<Parts, Errno> {
             let (address, len) = part.split_at(8);
             let word = |b: &[u8]| b.iter().rev().fold(0u64, |acc, &byte| (acc << 8) | u64::from(byte));
             let part = Buffer { address: word(address), len: word(len) };
-            total = total.checked_add(part.len).filter(|&t| t <= i64::MAX as u64).ok_or(libc::EINVAL)?;
+            total = total.checked_add(part.len).filter(|&t| t <= i64::MAX as u64).ok_or(uapi::EINVAL)?;
             Ok(part)
         })
         .collect()
@@ -148,9 +148,9 @@ pub fn parse_controls(mut bytes: &[u8]) -> Result<SmallVec<[Control<'_>; 4]>, Er
         let int = |at: usize| i32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let mut len = [0; 8];
         len.copy_from_slice(&bytes[..8]);
-        let len = usize::try_from(u64::from_ne_bytes(len)).map_err(|_| libc::EINVAL)?;
+        let len = usize::try_from(u64::from_ne_bytes(len)).map_err(|_| uapi::EINVAL)?;
         if len < CONTROL_HEADER || len > bytes.len() {
-            return Err(libc::EINVAL);
+            return Err(uapi::EINVAL);
         }
         controls.push(Control { level: int(8), kind: int(12), data: &bytes[CONTROL_HEADER..len] });
         bytes = bytes.get(len.next_multiple_of(8)..).unwrap_or(&[]);
@@ -165,13 +165,13 @@ mod tests {
     #[test]
     fn controls_survive_a_round_trip() {
         let mut writer = ControlWriter::new(256);
-        writer.push(libc::IPPROTO_IP, libc::IP_TTL, &64i32.to_ne_bytes());
-        writer.push(libc::SOL_SOCKET, libc::SO_TIMESTAMP, &[7; 16]);
+        writer.push(uapi::IPPROTO_IP, uapi::IP_TTL, &64i32.to_ne_bytes());
+        writer.push(uapi::SOL_SOCKET, uapi::SO_TIMESTAMP, &[7; 16]);
         let (bytes, truncated) = writer.finish();
         assert!(!truncated);
         let controls = parse_controls(&bytes).unwrap();
         assert_eq!(controls.len(), 2);
-        assert_eq!((controls[0].level, controls[0].kind), (libc::IPPROTO_IP, libc::IP_TTL));
+        assert_eq!((controls[0].level, controls[0].kind), (uapi::IPPROTO_IP, uapi::IP_TTL));
         assert_eq!(controls[0].data, 64i32.to_ne_bytes());
         assert_eq!(controls[1].data, [7; 16]);
     }
@@ -193,10 +193,10 @@ mod tests {
         let mut bytes = [0u8; 32];
         for len in [0u64, 15, 33, u64::MAX] {
             bytes[..8].copy_from_slice(&len.to_ne_bytes());
-            assert_eq!(parse_controls(&bytes).unwrap_err(), libc::EINVAL, "{len}");
+            assert_eq!(parse_controls(&bytes).unwrap_err(), uapi::EINVAL, "{len}");
         }
         let mut vector = [0xffu8; 32];
-        assert_eq!(parse_parts(&vector).unwrap_err(), libc::EINVAL);
+        assert_eq!(parse_parts(&vector).unwrap_err(), uapi::EINVAL);
         vector[8..16].copy_from_slice(&5u64.to_ne_bytes());
         vector[24..32].copy_from_slice(&6u64.to_ne_bytes());
         assert_eq!(parse_parts(&vector).unwrap().iter().map(|p| p.len).sum::<u64>(), 11);
