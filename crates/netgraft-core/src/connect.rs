@@ -9,11 +9,11 @@ use crate::codec::call::Buffer;
 use crate::codec::sockaddr::{self, Given};
 use crate::codec::sockopt::Direction;
 use crate::core::{Core, Kernel, Request, Subject};
-use crate::program::{Caller, InjectError, Program};
+use crate::program::{Caller, InjectError};
 use crate::route::Flow;
 use crate::socket::{Attempt, Over, Pending, Socket, State};
 use crate::stream::{Opening, SendBuffer, Stream};
-use crate::surrogate::{Interest, Surrogate};
+use crate::surrogate::Interest;
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
 

@@ -44,13 +44,7 @@ pub(crate) struct Datagram<E> {
 impl<E> Datagram<E> {
     /// A datagram socket on the sentry's end.
     pub(crate) fn new(end: E) -> Datagram<E> {
-        Datagram {
-            end,
-            queue: Queue::Empty,
-            reading: Reading::Open,
-            held: None,
-            interest: Interest::Input,
-        }
+        Datagram { end, queue: Queue::Empty, reading: Reading::Open, held: None, interest: Interest::Input }
     }
 
     /// Whether the program has read all that was put into the surrogate.

@@ -16,11 +16,11 @@ use crate::codec::call::{Buffer, Call, NewSocket};
 use crate::codec::sockaddr::{self, Given};
 use crate::core::{Core, Kernel, Request};
 use crate::datagram::MAX_DATAGRAM;
-use crate::program::{Caller, Files, InjectError, Privilege, Program, total};
+use crate::program::{Caller, Files, InjectError, Privilege, total};
 use crate::route::Flow;
 use crate::send::destination;
 use crate::stream::CHUNK;
-use crate::surrogate::Surrogate;
+
 use crate::uapi::{self, Errno};
 
 /// Names a call that waits for a host socket.

@@ -37,7 +37,8 @@ pub enum Role {
 }
 
 /// The options that decide whether an address can be taken again.
-pub const KEPT_OPTIONS: [OptionName; 3] = [OptionName::ReuseAddress, OptionName::ReusePort, OptionName::V6Only];
+pub const KEPT_OPTIONS: [OptionName; 3] =
+    [OptionName::ReuseAddress, OptionName::ReusePort, OptionName::V6Only];
 
 /// The option of [`KEPT_OPTIONS`] turned on; `None` for another one.
 pub(crate) fn turned_on(name: OptionName) -> Option<SocketOption> {

@@ -10,11 +10,11 @@ use crate::codec::sockaddr;
 use crate::codec::sockopt::Direction;
 use crate::core::{Core, Kernel, Request, Subject};
 use crate::listener::Listening;
-use crate::program::{Caller, InjectError, Program};
+use crate::program::{Caller, InjectError};
 use crate::route::Flow;
 use crate::socket::{Over, Seen, Socket, State};
 use crate::stream::Stream;
-use crate::surrogate::{Cookie, Surrogate};
+use crate::surrogate::Cookie;
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
 
@@ -170,9 +170,11 @@ impl<K: Kernel> Core<K> {
         });
         // Of a connection that is over already there is no address.
         let bytes = peer.as_ref().map_or(&[][..], |peer| peer.bytes());
-        let sent = self.kernel.write_address(caller, addr, bytes).map_err(InjectError::Full).and_then(|()| {
-            self.kernel.inject(caller, &connection, flags & uapi::SOCK_CLOEXEC != 0)
-        });
+        let sent = self
+            .kernel
+            .write_address(caller, addr, bytes)
+            .map_err(InjectError::Full)
+            .and_then(|()| self.kernel.inject(caller, &connection, flags & uapi::SOCK_CLOEXEC != 0));
         match sent {
             Ok(fd) => {
                 if let Some(socket) = new.and_then(|id| self.table.get_mut(id)) {
@@ -206,7 +208,9 @@ impl<K: Kernel> Core<K> {
             let full = self.is_full();
             let Some(socket) = self.table.get_mut(id) else { return };
             let (spec, program) = (socket.spec, socket.program);
-            let (State::Listening(listening), Some(handle)) = (&mut socket.state, socket.handle) else { return };
+            let (State::Listening(listening), Some(handle)) = (&mut socket.state, socket.handle) else {
+                return;
+            };
             if full {
                 return self.work.retry_listener(id);
             }

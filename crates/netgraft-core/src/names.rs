@@ -9,19 +9,14 @@ use crate::codec::call::AddressOut;
 use crate::codec::ioctl::{self, Request};
 use crate::codec::sockaddr;
 use crate::core::{Core, Kernel, Subject};
-use crate::program::{Caller, Program};
+use crate::program::Caller;
 use crate::pump::Work;
 use crate::socket::State;
 use crate::uapi::{self, Errno};
 
 impl<K: Kernel> Core<K> {
     /// getsockname(2)
-    pub(crate) fn getsockname(
-        &mut self,
-        caller: &Caller,
-        subject: &Subject<K>,
-        addr: AddressOut,
-    ) -> Outcome {
+    pub(crate) fn getsockname(&mut self, caller: &Caller, subject: &Subject<K>, addr: AddressOut) -> Outcome {
         let socket = self.table.get(subject.id).ok_or(uapi::EBADF)?;
         let domain = socket.spec.domain;
         let past = match &socket.state {
@@ -42,12 +37,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// getpeername(2)
-    pub(crate) fn getpeername(
-        &mut self,
-        caller: &Caller,
-        subject: &Subject<K>,
-        addr: AddressOut,
-    ) -> Outcome {
+    pub(crate) fn getpeername(&mut self, caller: &Caller, subject: &Subject<K>, addr: AddressOut) -> Outcome {
         let socket = self.table.get(subject.id).ok_or(uapi::EBADF)?;
         let handle = socket.handle.filter(|_| !socket.is_connecting()).ok_or(uapi::ENOTCONN)?;
         let peer = self.stack.peer_addr(handle).map_err(Error::errno)?;

@@ -6,9 +6,9 @@ use crate::answers::{Answer, Outcome};
 use crate::codec::call::Buffer;
 use crate::codec::sockopt::{self, Get, Set};
 use crate::core::{Core, Kernel, Subject};
-use crate::program::{Caller, Program};
+use crate::program::Caller;
 use crate::socket::{Pending, State};
-use crate::surrogate::Surrogate;
+
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
 

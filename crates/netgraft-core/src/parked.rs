@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use netgraft_plugin::Instant;
 use crate::codec::call::Call;
 use crate::program::Caller;
 use crate::table::SocketId;
+use netgraft_plugin::Instant;
 
 /// A blocking call that could not be done at once.
 #[derive(Clone, Copy, Debug)]
@@ -115,4 +115,3 @@ impl ParkingLot {
         parked.map(|(_, parked)| parked)
     }
 }
-

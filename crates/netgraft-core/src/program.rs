@@ -98,7 +98,8 @@ pub trait Program: Files {
     ///
     /// # Errors
     /// Either both happen or neither.
-    fn inject(&mut self, caller: &Caller, file: &Self::File, close_on_exec: bool) -> Result<i32, InjectError>;
+    fn inject(&mut self, caller: &Caller, file: &Self::File, close_on_exec: bool)
+    -> Result<i32, InjectError>;
 
     /// Replaces a descriptor of the caller by `file`; whether it is closed on exec stays. The call is not answered.
     ///

@@ -9,7 +9,7 @@ use crate::datagram::{MAX_DATAGRAM, Queue, Reading};
 use crate::receive::is_receive;
 use crate::socket::{Attempt, Over, Pending, Socket, State};
 use crate::stream::{self, Opening, Pump, Pumped, Stream};
-use crate::surrogate::{Interest, Shown, Surrogate};
+use crate::surrogate::{Interest, Shown};
 use crate::table::SocketId;
 use crate::uapi;
 
@@ -233,7 +233,9 @@ impl<K: Kernel> Core<K> {
     ) -> Option<(Pumped, u64)> {
         let chunk = self.budget.chunk(self.held);
         let socket = self.table.get_mut(id)?;
-        let (State::Connected(stream), Some(handle)) = (&mut socket.state, socket.handle) else { return None };
+        let (State::Connected(stream), Some(handle)) = (&mut socket.state, socket.handle) else {
+            return None;
+        };
         let mut pump = Pump {
             kernel: &mut self.kernel,
             stack: &mut self.stack,
@@ -432,12 +434,9 @@ impl<K: Kernel> Core<K> {
         let file = self.find_file(id);
         let Some(socket) = self.table.get_mut(id) else { return };
         let shown = match (&file, &socket.state) {
-            (Some(file), State::Datagram(datagram)) => {
-                self.kernel.show_datagram_error(&datagram.end, file)
-            }
+            (Some(file), State::Datagram(datagram)) => self.kernel.show_datagram_error(&datagram.end, file),
             _ => Shown::No,
         };
         socket.pending = Pending::new(error, shown);
     }
 }
-

@@ -15,7 +15,7 @@ use crate::datagram::{MAX_DATAGRAM, Queue, Reading};
 use crate::program::{Caller, Files, Program, total};
 use crate::send::Carrier;
 use crate::socket::{Over, Socket, State};
-use crate::surrogate::Surrogate;
+
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
 
@@ -104,12 +104,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Takes bytes of a stream, into the scratch buffer.
-    fn receive_stream(
-        &mut self,
-        subject: &Subject<K>,
-        parts: &[Buffer],
-        flags: i32,
-    ) -> Result<usize, Errno> {
+    fn receive_stream(&mut self, subject: &Subject<K>, parts: &[Buffer], flags: i32) -> Result<usize, Errno> {
         if flags & uapi::MSG_ERRQUEUE != 0 {
             return Err(uapi::EAGAIN);
         }
@@ -254,11 +249,8 @@ impl<K: Kernel> Core<K> {
         extended[5] = if v6 { 1 } else { 3 };
         extended[6] = if v6 { 4 } else { 3 };
         let mut controls = ControlWriter::new(header.control.len);
-        let (level, kind) = if v6 {
-            (uapi::IPPROTO_IPV6, uapi::IPV6_RECVERR)
-        } else {
-            (uapi::IPPROTO_IP, uapi::IP_RECVERR)
-        };
+        let (level, kind) =
+            if v6 { (uapi::IPPROTO_IPV6, uapi::IPV6_RECVERR) } else { (uapi::IPPROTO_IP, uapi::IP_RECVERR) };
         controls.push(level, kind, &extended);
         finish_message(&mut self.kernel, caller, header, at, &[], controls, uapi::MSG_ERRQUEUE)?;
         Ok(0)

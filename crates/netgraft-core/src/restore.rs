@@ -12,7 +12,7 @@ use crate::journal::{Kept, Role, turned_on};
 use crate::listener::Listening;
 use crate::program::ProgramId;
 use crate::socket::{Over, Seen, Socket, State};
-use crate::surrogate::{Found, Interest, Shape, Surrogate};
+use crate::surrogate::{Found, Interest, Shape};
 use crate::table::SocketId;
 use crate::uapi;
 
@@ -62,14 +62,14 @@ impl<K: Kernel> Core<K> {
         };
         let spec = SocketSpec { domain: Domain::of(&kept.address), kind, protocol };
         let handle = self.stack.socket(spec)?;
-        let state = match self.restore_in_stack(kept, handle).and_then(|()| self.restore_surrogate(kept, file))
-        {
-            Ok(state) => state,
-            Err(error) => {
-                self.stack.close(handle, self.time.now);
-                return Err(error);
-            }
-        };
+        let state =
+            match self.restore_in_stack(kept, handle).and_then(|()| self.restore_surrogate(kept, file)) {
+                Ok(state) => state,
+                Err(error) => {
+                    self.stack.close(handle, self.time.now);
+                    return Err(error);
+                }
+            };
         let mut socket = Socket::new(spec, program, Some(handle), state);
         socket.seen = Some(seen);
         let id = self.table.insert(socket);

@@ -15,7 +15,7 @@ use crate::program::{Caller, Program, total};
 use crate::pump::Work;
 use crate::route::Flow;
 use crate::socket::{Socket, State};
-use crate::surrogate::Surrogate;
+
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
 
@@ -238,9 +238,8 @@ impl<K: Kernel> Core<K> {
             _ => return Ok(Answer::Kernel),
         }
         let caller = request.caller;
-        let sent = self.send_each(&caller, messages, count, |core, at| {
-            core.send_message(&caller, subject, at, flags)
-        });
+        let sent = self
+            .send_each(&caller, messages, count, |core, at| core.send_message(&caller, subject, at, flags));
         self.sent_or_parked(request, subject, flags, sent)
     }
 

@@ -20,7 +20,7 @@ use super::keeper;
 use super::mirror::{self, Mirror};
 use super::programs::{self, Further, Home, ProgramId};
 use super::report::{Report, Role, Step};
-use super::sentry;
+use super::sentry::{self, Handover, NamespaceIds};
 use super::survive::Spare;
 use super::tree::{LauncherEnds, Plan};
 use super::veth::{self, Veth};
@@ -355,7 +355,9 @@ impl Launcher {
             self.listeners.insert(0, listener.into_fd());
         }
         let places = self.listeners.keys().copied().collect();
-        let message = sentry::handover(stack.init_str.clone(), places, Vec::new())
+        let home = self.home().map_err(step(Step::Handover))?;
+        let (init_str, kept) = (stack.init_str.clone(), Vec::new());
+        let message = sentry::handover(Handover { init_str, listeners: places, kept, home })
             .ok()
             .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
             .ok_or_else(|| {
@@ -367,6 +369,12 @@ impl Launcher {
             (spare.init_str, spare.fds) = (stack.init_str, stack.fds);
         }
         Ok(())
+    }
+
+    /// The namespaces of the programs.
+    pub(super) fn home(&self) -> io::Result<NamespaceIds> {
+        let first = self.first_process().ok_or(io::ErrorKind::NotFound)?;
+        NamespaceIds::of(first)
     }
 
     pub(super) fn report(&mut self, report: Report, sender: i32) -> Result<(), RunError> {

@@ -51,5 +51,5 @@ pub use error::{EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, RunError};
 pub use programs::ProgramId;
 pub use report::Step;
 pub use sandbox::{ExitStatus, Sandbox, run};
-pub use sentry::{SentryArgs, SentryMain, confine_for};
+pub use sentry::{NamespaceIds, SentryArgs, SentryMain, confine_for};
 pub use spec::{NetworkSpec, ProgramSpec, Stacks, User};

@@ -5,6 +5,7 @@ pub mod broker;
 pub mod cage;
 pub mod capability;
 pub mod confine;
+pub mod disposal;
 pub mod epoll;
 pub mod fdpass;
 pub mod filter;

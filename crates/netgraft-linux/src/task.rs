@@ -56,6 +56,56 @@ fn process_of(tid: u32) -> io::Result<u32> {
     id.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
+/// When a thread was started, in ticks since the system booted (proc(5), `/proc/TID/stat`, field 22): another thread
+/// that gets the same number later has another one. `None` if there is no such thread.
+#[must_use]
+pub fn started(tid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+    // The second field, the name, is in parentheses and may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// The number of the namespace of this kind ("net", "user") that a thread is in, as /proc shows it (namespaces(7)).
+///
+/// # Errors
+/// ENOENT if there is no such thread, EACCES if it may not be inspected.
+pub fn namespace(tid: u32, kind: &str) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(format!("/proc/{tid}/ns/{kind}")).map(|namespace| namespace.ino())
+}
+
+/// Whether a thread has a capability in its user namespace (proc(5), `CapEff` of `/proc/TID/status`; capabilities(7)
+/// has the numbers).
+#[must_use]
+pub fn has_capability(tid: u32, number: u8) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.is_some_and(|set| set.checked_shr(u32::from(number)).is_some_and(|bits| bits & 1 != 0))
+}
+
+/// A line of `/proc/PROCESS/fdinfo/FD` (proc(5)): what follows `field`.
+fn fdinfo(process: &str, fd: i32, field: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/fdinfo/{fd}")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(field)).map(|value| value.trim().to_owned())
+}
+
+/// Whether a descriptor of a thread is closed on exec. `false` if there is no such descriptor.
+#[must_use]
+pub fn is_closed_on_exec(tid: u32, fd: i32) -> bool {
+    let flags = fdinfo(&tid.to_string(), fd, "flags:").and_then(|flags| i32::from_str_radix(&flags, 8).ok());
+    flags.is_some_and(|flags| flags & libc::O_CLOEXEC != 0)
+}
+
+/// Whether a descriptor of a thread is a socket, found without touching its file: all sockets of the system are on one
+/// mount, that of `own_socket`.
+#[must_use]
+pub fn is_socket(tid: u32, fd: i32, own_socket: std::os::fd::BorrowedFd<'_>) -> bool {
+    let own = fdinfo("self", own_socket.as_raw_fd(), "mnt_id:");
+    own.is_some() && fdinfo(&tid.to_string(), fd, "mnt_id:") == own
+}
+
 /// The processes that are to be seen in `/proc`: those of its process-id namespace.
 #[must_use]
 pub fn processes() -> Vec<u32> {
@@ -159,6 +209,32 @@ mod tests {
         });
         assert_eq!(thread.join().unwrap(), std::process::id());
         assert_eq!(process_of(u32::MAX).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn threads_are_told_apart_and_known_by_their_namespaces() {
+        let me = std::process::id();
+        assert!(started(me).is_some_and(|ticks| ticks > 0));
+        assert_eq!(started(u32::MAX), None);
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (mine, its) = (namespace(me, "net").unwrap(), namespace(child.id(), "net").unwrap());
+        assert!(mine > 0 && mine == its);
+        assert!(namespace(u32::MAX, "net").is_err());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_descriptor_is_known_to_be_a_socket_or_not() {
+        let me = std::process::id();
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let file = std::fs::File::open("/proc/self/stat").unwrap();
+        let own = std::os::fd::AsFd::as_fd(&a);
+        assert!(is_socket(me, b.as_raw_fd(), own));
+        assert!(!is_socket(me, file.as_raw_fd(), own));
+        assert!(!is_socket(me, -1, own));
+        assert!(is_closed_on_exec(me, file.as_raw_fd()));
+        assert!(!is_closed_on_exec(me, -1));
     }
 
     #[test]

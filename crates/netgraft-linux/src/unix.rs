@@ -4,7 +4,7 @@
 //! change, the program sees.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// The name of a surrogate or of the sentry's end: an abstract address in the sentry's network namespace,
 /// where the program has no sockets of its own.
@@ -55,6 +55,24 @@ pub fn stream(nonblocking: bool) -> io::Result<OwnedFd> {
 /// EMFILE and the like, socket(2).
 pub fn datagram(nonblocking: bool) -> io::Result<OwnedFd> {
     socket(libc::SOCK_DGRAM | if nonblocking { libc::SOCK_NONBLOCK } else { 0 })
+}
+
+/// A pair of datagram sockets without names, of which only the second is connected to the first: the first receives
+/// from the second and from no other socket, since none can name it, and sends nowhere.
+///
+/// # Errors
+/// EMFILE and the like, socketpair(2).
+pub fn datagram_pair(nonblocking: bool) -> io::Result<(OwnedFd, OwnedFd)> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
+    let mut fds = [0; 2];
+    // SAFETY: `fds` has room for the two descriptors that the call writes.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
+    // SAFETY: the kernel returned two new descriptors, which nobody else owns.
+    let (first, second) = unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) };
+    disconnect(first.as_fd())?;
+    // The disconnection left an error at the other side.
+    clear_error(second.as_fd());
+    Ok((first, second))
 }
 
 fn socket(kind: i32) -> io::Result<OwnedFd> {
@@ -270,6 +288,22 @@ pub fn network(fd: BorrowedFd<'_>) -> io::Result<u64> {
     get_long(fd, libc::SO_NETNS_COOKIE)
 }
 
+/// The process that connected the other end of an accepted stream (`SO_PEERCRED`, unix(7)), as the caller's
+/// process-id namespace has it; 0 if it is not in there.
+///
+/// # Errors
+/// getsockopt(2)
+pub fn peer_process(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` is writable for `len` bytes.
+    check(unsafe {
+        let value = (&raw mut peer).cast();
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, value, &raw mut len)
+    })?;
+    Ok(u32::try_from(peer.pid).unwrap_or(0))
+}
+
 /// Whether it listens (`SO_ACCEPTCONN`).
 ///
 /// # Errors
@@ -437,7 +471,6 @@ pub fn shutdown(fd: BorrowedFd<'_>, how: i32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     fn name(n: u64) -> Name {
         Name((u64::from(std::process::id()) << 32) | n)

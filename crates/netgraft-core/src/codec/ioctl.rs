@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use netgraft_plugin::inet::Interface;
 
-use crate::uapi::{self, Errno};
 use crate::codec::call::Buffer;
+use crate::uapi::{self, Errno};
 
 /// Size of `struct ifreq`.
 pub const REQUEST_LEN: usize = 40;

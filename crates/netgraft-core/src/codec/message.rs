@@ -2,8 +2,8 @@
 
 use smallvec::SmallVec;
 
-use crate::uapi::{self, Errno};
 use crate::codec::call::Buffer;
+use crate::uapi::{self, Errno};
 
 /// Size of `struct msghdr`.
 pub const HEADER_LEN: usize = 56;

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use netgraft_plugin::{Call, Observer};
 
-use crate::control::{self, FromSentry};
-use crate::vitals::Vitals;
+use netgraft_launch::control::{self, FromSentry};
+use netgraft_launch::vitals::Vitals;
 
 /// The words in which calls are noted, and the control socket to the launcher.
 pub(crate) struct ToLauncher {
