@@ -79,6 +79,8 @@ pub(super) struct Launcher {
     pub(super) home: Option<Home>,
     /// The launcher's duplicates, by their places: whoever takes the sentry's place gets them.
     pub(super) listeners: BTreeMap<u32, OwnedFd>,
+    /// The numbers of the programs' namespaces.
+    pub(super) namespaces: NamespaceIds,
     /// How often a sentry has taken over.
     pub(super) restarts: u32,
     /// The processes beside the sentry's successor that answer calls when there is no sentry any more.
@@ -130,6 +132,7 @@ impl Launcher {
             further: Vec::new(),
             home: None,
             listeners: BTreeMap::new(),
+            namespaces: NamespaceIds::default(),
             restarts: 0,
             stand_ins: Vec::new(),
             surrogates: None,
@@ -355,7 +358,7 @@ impl Launcher {
             self.listeners.insert(0, listener.into_fd());
         }
         let places = self.listeners.keys().copied().collect();
-        let home = self.home().map_err(step(Step::Handover))?;
+        let home = self.namespaces;
         let (init_str, kept) = (stack.init_str.clone(), Vec::new());
         let message = sentry::handover(Handover { init_str, listeners: places, kept, home })
             .ok()
@@ -369,12 +372,6 @@ impl Launcher {
             (spare.init_str, spare.fds) = (stack.init_str, stack.fds);
         }
         Ok(())
-    }
-
-    /// The namespaces of the programs.
-    pub(super) fn home(&self) -> io::Result<NamespaceIds> {
-        let first = self.first_process().ok_or(io::ErrorKind::NotFound)?;
-        NamespaceIds::of(first)
     }
 
     pub(super) fn report(&mut self, report: Report, sender: i32) -> Result<(), RunError> {
@@ -399,6 +396,14 @@ impl Launcher {
             }
             Report::Made(role) => {
                 self.processes[role as usize] = Process::Alive(sender);
+                Ok(())
+            }
+            Report::UserNamespace(number) => {
+                self.namespaces.user = number.into();
+                Ok(())
+            }
+            Report::NetworkNamespace(number) => {
+                self.namespaces.network = number.into();
                 Ok(())
             }
             Report::Listener(_) | Report::NoProgram | Report::NeedsIdMaps => Ok(()),

@@ -89,6 +89,8 @@ steps! {
     NoNewPrivileges = "set no_new_privs";
     /// The program's filter.
     Filter = "install the system call filter with its listener";
+    /// The numbers of the program's namespaces.
+    Numbers = "find out the numbers of the program's namespaces (/proc/self/ns)";
     /// The launcher's copy of the listener.
     Listener = "take the listener from the program's process";
     /// The handover to the sentry.
@@ -108,6 +110,10 @@ pub(super) enum Report {
     Listener(i32),
     /// The sender stands in for a program: the sandbox is made without one.
     NoProgram,
+    /// The number of the user namespace that the sender, a program's process, is in (namespaces(7)).
+    UserNamespace(u32),
+    /// The number of its network namespace.
+    NetworkNamespace(u32),
     /// A step failed with this errno; the sandbox cannot be made.
     Failed(Step, i32),
     /// A step failed with this errno; the sandbox works without it.
@@ -128,6 +134,8 @@ impl Report {
             Report::Skipped(step, errno) => (4, step as u8, errno),
             Report::ExecFailed(errno) => (5, 0, errno),
             Report::NoProgram => (6, 0, 0),
+            Report::UserNamespace(number) => (7, 0, number.cast_signed()),
+            Report::NetworkNamespace(number) => (8, 0, number.cast_signed()),
         };
         let [a, b, c, d] = value.to_ne_bytes();
         [tag, detail, 0, 0, a, b, c, d]
@@ -146,6 +154,8 @@ impl Report {
             4 => Report::Skipped(step()?, value),
             5 => Report::ExecFailed(value),
             6 => Report::NoProgram,
+            7 => Report::UserNamespace(value.cast_unsigned()),
+            8 => Report::NetworkNamespace(value.cast_unsigned()),
             _ => return None,
         })
     }
@@ -186,6 +196,8 @@ mod tests {
             Report::Skipped(Step::Proc, 13),
             Report::ExecFailed(2),
             Report::NoProgram,
+            Report::UserNamespace(u32::MAX),
+            Report::NetworkNamespace(4_026_531_840),
         ];
         let (reader, writer) = fdpass::pair().unwrap();
         fdpass::tell_senders(reader.as_fd()).unwrap();

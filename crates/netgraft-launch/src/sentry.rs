@@ -15,7 +15,7 @@ use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{Namespaces, unshare};
 use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::signal::Signals;
-use netgraft_linux::{fdpass, process, task};
+use netgraft_linux::{fdpass, process};
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{Call, InitStackArgs, PluginStack, StackConfig, SyscallRule};
 use serde::{Deserialize, Serialize};
@@ -50,22 +50,12 @@ pub struct SentryArgs {
 }
 
 /// The namespaces of a sandbox's programs, as numbers of namespaces(7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceIds {
     /// The user namespace: a program's capabilities count in this one only.
     pub user: u64,
     /// The network namespace whose place the stack takes: a process that has left it has the kernel's network.
     pub network: u64,
-}
-
-impl NamespaceIds {
-    /// The namespaces of a process.
-    ///
-    /// # Errors
-    /// ENOENT if it has ended.
-    pub(super) fn of(pid: u32) -> io::Result<NamespaceIds> {
-        Ok(NamespaceIds { user: task::namespace(pid, "user")?, network: task::namespace(pid, "net")? })
-    }
 }
 
 /// What the sentry's process does once it is confined.

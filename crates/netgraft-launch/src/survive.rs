@@ -186,7 +186,7 @@ impl Launcher {
             Some(namespace) => SentryNetwork::Former(namespace),
             None => SentryNetwork::Caller,
         };
-        let home = self.home()?;
+        let home = self.namespaces;
         let (control, theirs) = fdpass::pair()?;
         let (mut tells, told) = io::pipe()?;
         let mut theirs = Some(theirs);

@@ -14,7 +14,7 @@ use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{IdMaps, Namespaces, unshare};
 use netgraft_linux::process::{self, clone_sibling};
 use netgraft_linux::signal::{self, Signals};
-use netgraft_linux::{capability, confine, fdpass, filter, netdev};
+use netgraft_linux::{capability, confine, fdpass, filter, netdev, task};
 
 use super::programs::{Home, ProgramPlan};
 use super::report::{Report, Role, Step};
@@ -194,6 +194,7 @@ fn first_process(ends: &ChildEnds, role: Role) -> i32 {
 fn program(plan: &Plan, ends: &ChildEnds) -> i32 {
     let work = || {
         Report::Made(Role::Program).send(&ends.reports);
+        report_namespaces(&ends.reports).map_err(at(Step::Numbers))?;
         cover_kernel_files(plan, &ends.reports);
         match &plan.program {
             Some(program) => become_program(plan, program, &ends.reports, &ends.go),
@@ -204,6 +205,18 @@ fn program(plan: &Plan, ends: &ChildEnds) -> i32 {
         }
     };
     status(work(), &ends.reports)
+}
+
+/// Reports the numbers of the namespaces that the calling process is in. Only it can read them here: a fork of the
+/// launcher may not be inspected.
+fn report_namespaces(reports: &File) -> io::Result<()> {
+    let number = |kind| {
+        let number = task::own_namespace(kind)?;
+        u32::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+    };
+    Report::UserNamespace(number("user")?).send(reports);
+    Report::NetworkNamespace(number("net")?).send(reports);
+    Ok(())
 }
 
 /// A fork of the launcher: enters the namespaces of a sandbox that runs, and makes a further program's process there.

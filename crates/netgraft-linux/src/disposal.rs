@@ -31,14 +31,18 @@ impl Disposal {
         let (files, to_close) = sync_channel::<OwnedFd>(ROOM);
         let waiting = Arc::new(AtomicUsize::new(0));
         let done = Arc::clone(&waiting);
+        let (started, starts) = sync_channel::<()>(1);
         std::thread::Builder::new().name("netgraft-close".to_owned()).stack_size(64 * 1024).spawn(
             move || {
+                let _ = started.send(());
                 while let Ok(file) = to_close.recv() {
                     drop(file);
                     done.fetch_sub(1, Ordering::Relaxed);
                 }
             },
         )?;
+        // What a thread's start takes is done when it has said so.
+        let _ = starts.recv();
         Ok(Disposal { files, waiting })
     }
 

@@ -75,6 +75,15 @@ pub fn namespace(tid: u32, kind: &str) -> io::Result<u64> {
     std::fs::metadata(format!("/proc/{tid}/ns/{kind}")).map(|namespace| namespace.ino())
 }
 
+/// The same for the calling process, whatever its number is in the process-id namespace of `/proc`.
+///
+/// # Errors
+/// ENOENT if `/proc` is not mounted.
+pub fn own_namespace(kind: &str) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(format!("/proc/self/ns/{kind}")).map(|namespace| namespace.ino())
+}
+
 /// Whether a thread has a capability in its user namespace (proc(5), `CapEff` of `/proc/TID/status`; capabilities(7)
 /// has the numbers).
 #[must_use]
@@ -220,6 +229,7 @@ mod tests {
         let (mine, its) = (namespace(me, "net").unwrap(), namespace(child.id(), "net").unwrap());
         assert!(mine > 0 && mine == its);
         assert!(namespace(u32::MAX, "net").is_err());
+        assert_eq!(own_namespace("net").unwrap(), mine);
         child.kill().unwrap();
         child.wait().unwrap();
     }
