@@ -35,6 +35,7 @@ mod convert;
 mod elf;
 mod error;
 pub mod export;
+mod interface;
 #[cfg(test)]
 mod layout;
 mod level0;

@@ -7,58 +7,45 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 macro_rules! calls {
-    ($($name:ident $text:literal,)*) => {
+    (
+        [$($before:ident $text:literal,)*] [$($after:ident,)*];
+        $(
+            $(#[$need:ident])? $name:ident($($arg:ident: $ty:ty),*) -> $answer:ty
+                $(= $broken:expr, |$stack:ident| $body:expr)?;
+        )*
+    ) => {
         /// A call of a stack.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u32)]
         #[expect(non_camel_case_types, reason = "the names of the functions themselves")]
-        pub(crate) enum Call { $($name,)* }
+        pub(crate) enum Call { $($before,)* $($name,)* $($after,)* }
 
         impl Call {
-            const ALL: &'static [(Call, &'static str)] = &[$((Call::$name, $text),)*];
+            const ALL: &'static [Call] = &[$(Call::$before,)* $(Call::$name,)* $(Call::$after,)*];
 
             /// Its name in the interface.
             pub(crate) const fn name(self) -> &'static str {
-                match self { $(Call::$name => $text,)* }
+                match self {
+                    $(Call::$before => $text,)*
+                    $(Call::$name => stringify!($name),)*
+                    $(Call::$after => stringify!($after),)*
+                }
             }
         }
     };
 }
 
-calls! {
-    // Not functions of a table, but code of the object that runs all the same.
-    loading "its constructors",
-    netgraft_stack "netgraft_stack",
-    create "create", destroy "destroy", init "init", poll "poll", drain_events "drain_events", add_fd "add_fd",
-    update_fd "update_fd", remove_fd "remove_fd", socket "socket", bind "bind", connect "connect",
-    local_addr "local_addr", peer_addr "peer_addr", send "send", recv "recv", shutdown "shutdown",
-    close "close", readiness "readiness", pre_init "pre_init", next_deadline "next_deadline",
-    wake_fds "wake_fds", listen "listen", accept "accept", disconnect "disconnect", abort "abort",
-    send_room "send_room", queued_in "queued_in", queued_out "queued_out", take_error "take_error",
-    set_option "set_option", get_option "get_option", tcp_info "tcp_info", interfaces "interfaces",
-    addresses "addresses", add_address "add_address", remove_address "remove_address", routes "routes",
-    add_route "add_route", remove_route "remove_route", tcp_receive_buffer "tcp_receive_buffer",
-    set_tcp_receive_buffer "set_tcp_receive_buffer", tcp_send_buffer "tcp_send_buffer",
-    set_tcp_send_buffer "set_tcp_send_buffer", tcp_sack "tcp_sack", set_tcp_sack "set_tcp_sack",
-    tcp_recovery "tcp_recovery", set_tcp_recovery "set_tcp_recovery", statistics "statistics",
-    port_range "port_range", set_port_range "set_port_range", forwarding "forwarding",
-    set_forwarding "set_forwarding", pause "pause", resume "resume", take_host_fd "take_host_fd",
-    bind_host_fd "bind_host_fd",
-    plugin_preinitstack "plugin_preinitstack", plugin_initstack "plugin_initstack",
-    plugin_epoll_create "plugin_epoll_create", plugin_epoll_ctl "plugin_epoll_ctl",
-    plugin_epoll_wait "plugin_epoll_wait", plugin_socket "plugin_socket", plugin_bind "plugin_bind",
-    plugin_listen "plugin_listen", plugin_accept "plugin_accept", plugin_connect "plugin_connect",
-    plugin_getsockname "plugin_getsockname", plugin_getpeername "plugin_getpeername",
-    plugin_getsockopt "plugin_getsockopt", plugin_setsockopt "plugin_setsockopt",
-    plugin_ioctl "plugin_ioctl", plugin_shutdown "plugin_shutdown", plugin_close "plugin_close",
-    plugin_readiness "plugin_readiness", plugin_read "plugin_read", plugin_recv "plugin_recv",
-    plugin_recvmsg "plugin_recvmsg", plugin_write "plugin_write", plugin_send "plugin_send",
-    plugin_sendto "plugin_sendto", plugin_destroystack "plugin_destroystack",
-    plugin_get_interfaces "plugin_get_interfaces", plugin_get_interfaceaddrs "plugin_get_interfaceaddrs",
-    plugin_get_routes "plugin_get_routes", plugin_get_tcp_sndbuf_size "plugin_get_tcp_sndbuf_size",
-    plugin_get_tcp_rcvbuf_size "plugin_get_tcp_rcvbuf_size", plugin_get_port_range "plugin_get_port_range",
-    plugin_add_route "plugin_add_route", plugin_del_route "plugin_del_route",
-}
+// Not functions of a table, but code of the object that runs all the same; then those of level 0.
+crate::interface::interface!(calls for [
+    loading "its constructors", netgraft_stack "netgraft_stack", create "create",
+] [
+    plugin_preinitstack, plugin_initstack, plugin_epoll_create, plugin_epoll_ctl, plugin_epoll_wait, plugin_socket,
+    plugin_bind, plugin_listen, plugin_accept, plugin_connect, plugin_getsockname, plugin_getpeername,
+    plugin_getsockopt, plugin_setsockopt, plugin_ioctl, plugin_shutdown, plugin_close, plugin_readiness, plugin_read,
+    plugin_recv, plugin_recvmsg, plugin_write, plugin_send, plugin_sendto, plugin_destroystack,
+    plugin_get_interfaces, plugin_get_interfaceaddrs, plugin_get_routes, plugin_get_tcp_sndbuf_size,
+    plugin_get_tcp_rcvbuf_size, plugin_get_port_range, plugin_add_route, plugin_del_route,
+]);
 
 /// The threads of ours that call a stack.
 #[derive(Clone, Copy)]
@@ -81,7 +68,7 @@ struct Line {
 impl Line {
     fn name(&self) -> Option<&'static str> {
         let number = self.call.load(Ordering::Relaxed).checked_sub(1)?;
-        Call::ALL.get(number as usize).map(|(_, name)| *name)
+        Call::ALL.get(number as usize).map(|call| call.name())
     }
 }
 
@@ -179,9 +166,9 @@ mod tests {
     use netgraft_linux::process::{Wait, fork, kill, wait};
 
     #[test]
-    fn the_names_stand_at_their_numbers() {
-        for (i, (call, name)) in Call::ALL.iter().enumerate() {
-            assert_eq!((*call as usize, call.name()), (i, *name));
+    fn the_calls_stand_at_their_numbers() {
+        for (i, call) in Call::ALL.iter().enumerate() {
+            assert_eq!(*call as usize, i, "{}", call.name());
         }
     }
 
