@@ -3,8 +3,9 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
+
+use netgraft_linux::shared::{Calls, Words, thread_id};
 
 macro_rules! calls {
     (
@@ -16,7 +17,7 @@ macro_rules! calls {
     ) => {
         /// A call of a stack.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u32)]
+        #[repr(u8)]
         #[expect(non_camel_case_types, reason = "the names of the functions themselves")]
         pub(crate) enum Call { $($before,)* $($name,)* $($after,)* }
 
@@ -56,107 +57,69 @@ pub(crate) enum Caller {
     Driver = 1,
 }
 
-/// One caller's line: the call (0 for none, else its number and one), how many calls there were, and the id of the
-/// thread (gettid(2)), which only the driver's has.
-#[derive(Default)]
-struct Line {
-    call: AtomicU32,
-    count: AtomicU32,
-    thread: AtomicI32,
-}
+/// The word in which the driver's thread writes its id (gettid(2)), behind one for each caller's calls.
+const DRIVER: usize = 2;
 
-impl Line {
-    fn name(&self) -> Option<&'static str> {
-        let number = self.call.load(Ordering::Relaxed).checked_sub(1)?;
-        Call::ALL.get(number as usize).map(|call| call.name())
-    }
-}
-
-type Page = [Line; 2];
-
-/// A page of memory that forked processes share.
-pub(crate) struct Watch {
-    page: NonNull<Page>,
-}
-
-// SAFETY: the page holds atomics only, is reached through shared references only, and lives until the drop.
-unsafe impl Send for Watch {}
-// SAFETY: as above.
-unsafe impl Sync for Watch {}
+/// The calls of all callers, on a page of memory that forked processes share. What is read from it was written by a
+/// process in which the object runs: it chooses a name among those above.
+pub(crate) struct Watch(Words);
 
 impl Watch {
     pub(crate) fn new() -> io::Result<Watch> {
-        let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping at an address of the kernel's choice; no memory of ours is touched.
-        let page = unsafe { libc::mmap(ptr::null_mut(), size_of::<Page>(), protection, flags, -1, 0) };
-        if page == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let page = NonNull::new(page.cast::<Page>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Watch { page })
+        Words::new().map(Watch)
     }
 
-    fn lines(&self) -> &Page {
-        // SAFETY: the mapping is page-aligned, large enough, lives as long as `self`, and began as zeros, which are
-        // values of atomics. Other processes, and a stack gone wild, may write to it: any value is one.
-        unsafe { self.page.as_ref() }
+    fn calls(&self, caller: Caller) -> Calls<'_> {
+        self.0.calls(caller as usize)
+    }
+
+    fn name(&self, caller: Caller) -> Option<&'static str> {
+        let number = self.calls(caller).pulse().current()?.checked_sub(1)?;
+        Call::ALL.get(usize::from(number)).map(|call| call.name())
     }
 
     /// Notes that a call begins; it ends when the answer is dropped.
     pub(crate) fn enter(&self, caller: Caller, call: Call) -> Inside<'_> {
-        let line = &self.lines()[caller as usize];
-        // One writer for each line: no read-modify-write is needed.
-        line.count.store(line.count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        line.call.store(call as u32 + 1, Ordering::Relaxed);
-        Inside { line, not_send: PhantomData }
+        let calls = self.calls(caller);
+        calls.begin(call as u8 + 1);
+        Inside { calls, not_send: PhantomData }
     }
 
     /// The calling thread is the driver's.
     pub(crate) fn drives(&self) {
-        // SAFETY: no arguments, and it cannot fail.
-        let thread = unsafe { libc::gettid() };
-        self.lines()[Caller::Driver as usize].thread.store(thread, Ordering::Relaxed);
+        self.0.word(DRIVER).store(u64::from(thread_id().unsigned_abs()), Ordering::Relaxed);
     }
 
     /// What the loop's thread is in; and the number of its calls so far.
     pub(crate) fn current(&self) -> (Option<&'static str>, u64) {
-        let [main, _] = self.lines();
-        (main.name(), main.count.load(Ordering::Relaxed).into())
+        (self.name(Caller::Loop), self.calls(Caller::Loop).pulse().count())
     }
 
     /// What the driver's thread is in, if this is its id.
     pub(crate) fn of_driver(&self, thread: i32) -> Option<&'static str> {
-        let [_, driver] = self.lines();
-        driver.name().filter(|_| driver.thread.load(Ordering::Relaxed) == thread)
+        let driver = self.0.word(DRIVER).load(Ordering::Relaxed);
+        self.name(Caller::Driver).filter(|_| driver == u64::from(thread.unsigned_abs()))
     }
 
     /// Forgets what a process that is gone was in.
     pub(crate) fn clear(&self) {
-        for line in self.lines() {
-            line.call.store(0, Ordering::Relaxed);
-            line.thread.store(0, Ordering::Relaxed);
+        for caller in [Caller::Loop, Caller::Driver] {
+            self.calls(caller).forget();
         }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this size, and no reference to it outlives `self`.
-        unsafe { libc::munmap(self.page.as_ptr().cast(), size_of::<Page>()) };
+        self.0.word(DRIVER).store(0, Ordering::Relaxed);
     }
 }
 
 /// A call that goes on.
 pub(crate) struct Inside<'a> {
-    line: &'a Line,
-    /// The line belongs to one thread.
+    calls: Calls<'a>,
+    /// The calls are those of one thread.
     not_send: PhantomData<*const ()>,
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.line.call.store(0, Ordering::Relaxed);
+        self.calls.end();
     }
 }
 
@@ -192,8 +155,7 @@ mod tests {
     #[test]
     fn the_driver_is_known_by_its_thread() {
         let watch = Watch::new().unwrap();
-        // SAFETY: no arguments, and it cannot fail.
-        let own = unsafe { libc::gettid() };
+        let own = thread_id();
         watch.drives();
         let inside = watch.enter(Caller::Driver, Call::plugin_epoll_wait);
         assert_eq!(watch.of_driver(own), Some("plugin_epoll_wait"));
