@@ -5,7 +5,7 @@ use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use crate::process::check;
+use crate::result::check;
 
 /// A page of counters, shared with every process that is forked later (mmap(2), `MAP_SHARED`); all are zero at
 /// first. What another process wrote is untrusted like anything else that it sends.
