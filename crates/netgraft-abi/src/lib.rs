@@ -35,6 +35,8 @@ mod convert;
 mod elf;
 mod error;
 pub mod export;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod interface;
 #[cfg(test)]
 mod layout;
