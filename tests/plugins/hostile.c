@@ -4,13 +4,14 @@
  *
  *     cc -shared -fPIC -I crates/netgraft-abi/include -I tests/plugins -o libhostile.so tests/plugins/hostile.c
  *
- * Calls: create pre_init init poll socket accept send recv drain_events interfaces; with CONSTRUCTOR defined, the
+ * Calls: create pre_init init poll socket accept send recv drain_events interfaces, and lend (send_with, recv_with) and
+ * batch (send_batch, recv_batch), which say "not supported" unless they are named; with CONSTRUCTOR defined, the
  * object does the deed that it is defined as before anything is asked of it.
  * Deeds that end or stop it: abort, segfault, exit, hang, spin. Deeds that try to get out: open, inet, packet, ptrace,
  * memory, exec, fork, kill, mount, bpf; what comes of them is logged as "DEED: errno N" or "DEED: DONE".
  * Deeds that leave a process behind: stay, depart.
- * Deeds that break the contract: close-all, print, leak, length, handle, again, address, event, error. And one that
- * is honest: broken, in send.
+ * Deeds that break the contract: close-all, print, leak, length, handle, again, address, event, error, null, long,
+ * empty, unasked. And two that are honest: broken, in send, and none, in lend and batch.
  */
 #define _GNU_SOURCE
 #define LOOP_AS_A_PART
@@ -191,6 +192,75 @@ static int64_t bad_interfaces(void *self, struct netgraft_interface *out, size_t
     return result;
 }
 
+/* Memory that is lent: a page of zeros, or what cannot be. */
+static uint64_t lend(netgraft_lend move, void *caller, void *bytes, size_t length) {
+    struct netgraft_piece piece = {.bytes = bytes, .length = length};
+    if (is("null")) piece.bytes = NULL;
+    if (is("long")) piece.length = SIZE_MAX;
+    if (is("empty")) piece.length = 0;
+    uint64_t moved = is("unasked") ? 7 : move(caller, &piece, is("length") ? 0 : 1);
+    /* A second time is for nothing. */
+    if (is("again")) moved += move(caller, &piece, 1);
+    return moved;
+}
+
+static int64_t bad_send_with(void *self, uint64_t handle, uint32_t flags, uint64_t now, netgraft_lend fill,
+                             void *caller) {
+    static char bytes[4096];
+    if (!now_is("lend")) return NETGRAFT_E_NOT_SUPPORTED;
+    uint64_t moved = lend(fill, caller, bytes, sizeof bytes);
+    if (is("error")) return -4711;
+    if (moved <= sizeof bytes && !is("unasked")) loop_send(self, handle, bytes, moved, NULL, flags, now);
+    return (int64_t)moved;
+}
+
+static int64_t bad_recv_with(void *self, uint64_t handle, uint64_t now, netgraft_lend take, void *caller) {
+    static char bytes[4096];
+    struct netgraft_received received = {0};
+    if (!now_is("lend")) return NETGRAFT_E_NOT_SUPPORTED;
+    int32_t result = loop_recv(self, handle, bytes, sizeof bytes, NETGRAFT_RECV_PEEK, now, &received);
+    if (result != NETGRAFT_OK || received.len == 0) return result;
+    uint64_t moved = lend(take, caller, bytes, received.len);
+    if (is("error")) return 1 + (int64_t)moved;
+    if (moved <= sizeof bytes && !is("unasked")) loop_recv(self, handle, bytes, moved, 0, now, &received);
+    return (int64_t)moved;
+}
+
+static int64_t bad_send_batch(void *self, uint64_t handle, const struct netgraft_datagram *batch, size_t count,
+                              uint32_t flags, uint64_t now, int32_t *stopped) {
+    if (!now_is("batch")) return NETGRAFT_E_NOT_SUPPORTED;
+    if (is("length")) return (int64_t)count + 1;
+    if (is("empty")) return 0;
+    if (is("error")) return *stopped = -4711, 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct netgraft_address *to = batch[i].to.ip.family == NETGRAFT_FAMILY_NONE ? NULL : &batch[i].to;
+        int64_t sent = loop_send(self, handle, batch[i].data, batch[i].length, to, flags, now);
+        if (sent < 0) return *stopped = (int32_t)sent, (int64_t)i;
+    }
+    return (int64_t)count;
+}
+
+static int64_t bad_recv_batch(void *self, uint64_t handle, size_t limit, uint64_t now, netgraft_deliver deliver,
+                              void *caller, int32_t *stopped) {
+    static char bytes[65536];
+    if (!now_is("batch")) return NETGRAFT_E_NOT_SUPPORTED;
+    size_t count = 0;
+    for (; count < limit; count++) {
+        struct netgraft_received received = {0};
+        int32_t result = loop_recv(self, handle, bytes, sizeof bytes, 0, now, &received);
+        if (result != NETGRAFT_OK) {
+            *stopped = result;
+            break;
+        }
+        if (is("long")) received.len = received.full_len = UINT64_MAX;
+        if (is("address")) received.from.ip.family = 5;
+        deliver(caller, &received, is("null") ? NULL : bytes);
+        if (is("again"))
+            for (size_t i = 0; i < limit; i++) deliver(caller, &received, bytes);
+    }
+    return (int64_t)count + is("length");
+}
+
 #ifdef CONSTRUCTOR
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
@@ -214,5 +284,9 @@ const struct netgraft_stack_v1 *netgraft_stack(uint32_t requested) {
     table.recv = bad_recv;
     table.drain_events = bad_drain_events;
     table.interfaces = bad_interfaces;
+    table.send_with = bad_send_with;
+    table.recv_with = bad_recv_with;
+    table.send_batch = bad_send_batch;
+    table.recv_batch = bad_recv_batch;
     return &table;
 }

@@ -35,6 +35,9 @@ mod convert;
 mod elf;
 mod error;
 pub mod export;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod interface;
 #[cfg(test)]
 mod layout;
 mod level0;

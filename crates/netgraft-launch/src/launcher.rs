@@ -101,7 +101,7 @@ pub(super) struct Launcher {
 }
 
 pub(super) fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
-    move |source| RunError::Step { step, source }
+    move |source| RunError::step(step, source)
 }
 
 impl Launcher {
@@ -317,7 +317,7 @@ impl Launcher {
                 }
                 Some(Incoming::ReportsClosed) => {
                     let source = io::Error::other("its process ended without a word");
-                    return Err(RunError::Step { step: Step::Start, source });
+                    return Err(RunError::step(Step::Start, source));
                 }
                 None => {}
             }
@@ -376,9 +376,7 @@ impl Launcher {
 
     pub(super) fn report(&mut self, report: Report, sender: i32) -> Result<(), RunError> {
         match report {
-            Report::Failed(step, errno) => {
-                Err(RunError::Step { step, source: io::Error::from_raw_os_error(errno) })
-            }
+            Report::Failed(step, errno) => Err(RunError::step(step, io::Error::from_raw_os_error(errno))),
             Report::Skipped(step, errno) => {
                 let error = io::Error::from_raw_os_error(errno);
                 let text = format!("cannot {}: {error}", step.text());

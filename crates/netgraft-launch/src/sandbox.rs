@@ -52,7 +52,7 @@ pub fn run(network: &NetworkSpec, program: &ProgramSpec, sentry: SentryMain) -> 
         && has_listener()
     {
         let source = io::Error::from_raw_os_error(libc::EBUSY);
-        return Err(RunError::Step { step: Step::Filter, source });
+        return Err(RunError::step(Step::Filter, source));
     }
     result
 }
@@ -109,8 +109,8 @@ impl Sandbox {
         let choice = stacks::choose(network)?;
         let mut stack = (choice.factory)(&network.config)?;
         let program = program.map(ProgramPlan::new).transpose()?;
-        let failed = |source| RunError::Step { step: Step::Start, source };
-        let maps = id_maps().map_err(|source| RunError::Step { step: Step::IdMaps, source })?;
+        let failed = |source| RunError::step(Step::Start, source);
+        let maps = id_maps().map_err(|source| RunError::step(Step::IdMaps, source))?;
         let (launcher_ends, child_ends) = tree::ends().map_err(failed)?;
 
         let jobs = if program.is_some() { Jobs::detect() } else { Jobs::Apart };

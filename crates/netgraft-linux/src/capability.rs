@@ -3,7 +3,7 @@
 use std::io;
 use std::ptr;
 
-use crate::process::{check, check_long};
+use crate::result::{check, check_long};
 
 /// A capability's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

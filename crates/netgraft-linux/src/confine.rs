@@ -10,7 +10,7 @@ use seccompiler::{
     TargetArch,
 };
 
-use crate::process::{check, check_long};
+use crate::result::{check, check_long};
 
 fn prctl(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
     let zero: libc::c_ulong = 0;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::ptr;
 
-use crate::process::{check, check_long};
+use crate::result::{check, check_long};
 
 /// What a mount does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

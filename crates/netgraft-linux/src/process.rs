@@ -8,17 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use crate::namespace::Namespaces;
+use crate::result::{check, check_long};
 
 /// The exit status of a forked child that panicked.
 pub const PANICKED: i32 = 70;
-
-pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-pub(crate) fn check_long(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
 
 /// Forks (fork(2)); the child runs `child` and exits with what it returns, and never comes back from here.
 ///

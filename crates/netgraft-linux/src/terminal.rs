@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::process::check;
+use crate::result::check;
 
 /// The foreground process group of the terminal (tcgetpgrp(3)).
 ///

@@ -105,7 +105,7 @@ pub fn check(plugin: &str, argument: Option<String>, filter: &str) -> Result<Che
 }
 
 fn failed(source: io::Error) -> RunError {
-    RunError::Step { step: Step::Start, source }
+    RunError::step(Step::Start, source)
 }
 
 /// The stack that is examined.

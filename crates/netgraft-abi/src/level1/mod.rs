@@ -4,6 +4,7 @@
 //! events against the sockets that it made, addresses, names and numbers against what can be. What cannot be is
 //! logged with the object's name and the call, and answered with [`Error::Io`].
 
+mod data;
 mod instance;
 mod settings;
 mod sockets;

@@ -72,9 +72,9 @@ fn with_table(name: &str, change: &str) -> PathBuf {
 #[test]
 fn tables_that_are_not_what_they_should_be() {
     let text = refusal(&with_table("future", "t.version = 2u << 16"));
-    assert_eq!(text, "speaks version 2.0 of the interface, and this netgraft 1.0");
+    assert_eq!(text, "speaks version 2.0 of the interface, and this netgraft 1.1");
     let text = refusal(&with_table("null", "if (v) return 0"));
-    assert_eq!(text, "does not speak version 1.0 of the interface: netgraft_stack returned null");
+    assert_eq!(text, "does not speak version 1.1 of the interface: netgraft_stack returned null");
     let text = refusal(&with_table("short", "t.size = offsetof(struct netgraft_stack_v1, recv) + 3"));
     assert!(text.ends_with("bytes that lacks recv, shutdown, close, readiness"), "{text}");
     let text = refusal(&with_table("hole", "t.poll = 0"));
