@@ -54,8 +54,8 @@ impl SetupError {
 #[derive(Clone, Copy, Debug)]
 pub struct PreInitStackArgs {
     /// A process of the sandbox, stopped before the program: its namespaces are the program's
-    /// (`/proc/PID/ns`, namespaces(7)). With [`crate::LinkConfig::Veth`] another one, which lives during the call: its
-    /// network namespace has the stack's end of the pair.
+    /// (`/proc/PID/ns`, namespaces(7)). A launcher that makes an interface for a stack that looks for one itself passes
+    /// another process, which lives during the call and whose network namespace has that interface.
     pub pid: u32,
 }
 

@@ -9,11 +9,13 @@ use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
 use netgraft::{NetworkSpec, OnCrash, ProgramSpec};
 use netgraft_plugin::registry::plugin_stack_names;
-use netgraft_plugin::{Cidr, LinkConfig, NetworkType, StackConfig, StackInfo, get_plugin_stack};
+use netgraft_plugin::{Cidr, NetworkType, StackConfig, StackInfo, get_plugin_stack};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::link_option::LinkOption;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -100,7 +102,7 @@ struct RunArgs {
     /// packet:IFACE (an existing interface, such as one end of a veth pair) or, for a level 0 stack, veth:NAME (one end
     /// of a veth pair that is made)
     #[arg(long, value_name = "LINK", default_value_t)]
-    link: LinkConfig,
+    link: LinkOption,
 
     /// An address of the stack with its prefix length, such as 192.0.2.2/24 or 2001:db8::2/64; repeatable
     #[arg(long = "address", value_name = "CIDR")]
@@ -201,12 +203,10 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     }
     let mut network = NetworkSpec::new(run.network);
     network.plugin = run.plugin;
-    network.config = StackConfig {
-        link: run.link,
-        addresses: run.addresses,
-        gateways: run.gateways,
-        argument: run.plugin_arg,
-    };
+    let (link, veth) = run.link.split();
+    network.veth = veth;
+    network.config =
+        StackConfig { link, addresses: run.addresses, gateways: run.gateways, argument: run.plugin_arg };
     network.name_servers = run.dns;
     network.on_crash = run.on_crash;
     let mut program = ProgramSpec::new(program);
@@ -409,7 +409,7 @@ mod tests {
              --address 192.0.2.2/24 --address 2001:db8::2/64 --gateway 192.0.2.1 --dns 192.0.2.53 -- p");
         assert_eq!(network.plugin.as_deref(), Some("mine"));
         assert_eq!(network.config.argument.as_deref(), Some("-x=1"));
-        assert_eq!(network.config.link, LinkConfig::Packet("eth1".into()));
+        assert_eq!(network.config.link, netgraft_plugin::LinkConfig::packet("eth1".parse().unwrap()));
         assert_eq!(network.config.addresses.len(), 2);
         assert_eq!(network.config.gateways.len(), 1);
         assert_eq!(network.name_servers.len(), 1);

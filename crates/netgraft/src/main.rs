@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod link_option;
 
 use std::process::ExitCode;
 

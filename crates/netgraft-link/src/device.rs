@@ -1,33 +1,37 @@
-//! The host's devices as links of the stack.
+//! The links that an operator can name: devices of the host's.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use netgraft_linux::link::{Device, Packet, Tap, packet};
+use netgraft_linux::link::{Device, Packet, Tap, packet, vnet};
 use netgraft_plugin::link::{FrameMeta, Link, Medium, Offload};
 use netgraft_plugin::stack::SetupError;
-use netgraft_plugin::{Error, Instant, LinkConfig, PreInitStack, Result, StackConfig, SyscallRule};
+use netgraft_plugin::{
+    Error, Instant, InterfaceName, LinkConfig, PreInitStack, Result, StackConfig, SyscallRule,
+};
+
+use crate::cut::Cutter;
 
 /// Largest frame that is sent whole, to be cut into segments.
 const WHOLE: usize = 65_535;
 
-/// Opens the device of a configuration, in the launcher.
+/// Opens the link of a configuration, in the launcher: what a stack's `pre_init` returns.
 ///
 /// # Errors
 /// What is missing, for the operator.
-pub(crate) fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
+pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
     let (kind, device, fd) = match &config.link {
         LinkConfig::None => return Ok(PreInitStack { init_str: "none".to_owned(), fds: Vec::new() }),
-        LinkConfig::Tap(name) => {
-            let (tap, device) = Tap::open(name).map_err(setup)?;
+        LinkConfig::Tap(config) => {
+            let (tap, device) = Tap::open(config.name.as_str()).map_err(setup)?;
             ("tap", device, tap.into_fd())
         }
-        LinkConfig::Packet(name) => {
-            check_addresses(name, config)?;
-            let (packet, device) = Packet::open(name).map_err(setup)?;
+        LinkConfig::Packet(packet) => {
+            check_addresses(&packet.interface, config)?;
+            let (packet, device) = Packet::open(packet.interface.as_str()).map_err(setup)?;
             ("packet", device, packet.into_fd())
         }
-        other => return Err(SetupError::new(format!("this stack has no link {other}"))),
+        other => return Err(SetupError::new(format!("this version cannot open the link {other}"))),
     };
     Ok(PreInitStack { init_str: describe(kind, &device), fds: vec![fd] })
 }
@@ -37,8 +41,9 @@ fn setup(error: netgraft_linux::link::OpenError) -> SetupError {
 }
 
 /// The kernel must not have the stack's addresses: it would answer for them.
-fn check_addresses(name: &str, config: &StackConfig) -> Result<(), SetupError> {
-    let have = packet::addresses(name).map_err(|e| SetupError::host(format!("interface {name}"), e))?;
+fn check_addresses(name: &InterfaceName, config: &StackConfig) -> Result<(), SetupError> {
+    let have =
+        packet::addresses(name.as_str()).map_err(|e| SetupError::host(format!("interface {name}"), e))?;
     match config.addresses.iter().find(|c| have.contains(&c.addr())) {
         None => Ok(()),
         Some(cidr) => Err(SetupError::new(format!(
@@ -63,26 +68,47 @@ fn undescribe(text: &str) -> Option<(&str, Device)> {
     Some((kind, Device { name: name.to_owned(), mac, mtu }))
 }
 
-/// Makes the link again, in the sentry.
+/// Makes the link again of what [`open`] gave, in the sentry: what a stack's `init` is passed. `None` for no link.
 ///
 /// # Errors
 /// If the launcher's text or descriptors are not those of [`open`].
-pub(crate) fn rebuild(text: &str, fds: Vec<OwnedFd>) -> Result<Option<Box<dyn Link>>, SetupError> {
+pub fn rebuild(text: &str, fds: Vec<OwnedFd>) -> Result<Option<Box<dyn Link>>, SetupError> {
     let unknown = || SetupError::new(format!("the link '{text}' that the launcher opened is unknown"));
     let mut fds = fds.into_iter();
     match (text, fds.next(), fds.next()) {
         ("none" | "", None, _) => Ok(None),
         (_, Some(fd), None) => match undescribe(text).ok_or_else(unknown)? {
-            ("tap", device) => Ok(Some(Box::new(TapLink { tap: Tap::from_fd(fd), device }))),
-            ("packet", device) => Ok(Some(Box::new(PacketLink { packet: Packet::from_fd(fd), device }))),
+            ("tap", device) => Ok(Some(Box::new(TapLink {
+                tap: Tap::from_fd(fd),
+                device,
+                rest: Rest::default(),
+                cutter: Cutter::default(),
+            }))),
+            ("packet", device) => Ok(Some(Box::new(PacketLink {
+                packet: Packet::from_fd(fd),
+                device,
+                rest: Rest::default(),
+                cutter: Cutter::default(),
+            }))),
             _ => Err(unknown()),
         },
         _ => Err(unknown()),
     }
 }
 
-/// System calls that the link needs in the sentry.
-pub(crate) fn syscalls(link: &LinkConfig) -> Vec<SyscallRule> {
+/// What a link needs of the host, in words; empty for nothing.
+#[must_use]
+pub fn needs(link: &LinkConfig) -> String {
+    match link {
+        LinkConfig::Tap(tap) => format!("/dev/net/tun and CAP_NET_ADMIN for {}", tap.name),
+        LinkConfig::Packet(packet) => format!("CAP_NET_RAW on {}", packet.interface),
+        _ => String::new(),
+    }
+}
+
+/// The system calls that a link needs in the sentry.
+#[must_use]
+pub fn syscalls(link: &LinkConfig) -> Vec<SyscallRule> {
     let numbers: &[i64] = match link {
         LinkConfig::Tap(_) => &[libc::SYS_readv, libc::SYS_writev],
         LinkConfig::Packet(_) => &[libc::SYS_recvmmsg, libc::SYS_sendmmsg],
@@ -101,9 +127,49 @@ fn error(error: &io::Error) -> Error {
     }
 }
 
+/// What the kernel leaves undone in a frame, or would do.
+#[derive(Default)]
+enum Rest {
+    /// The kernel merges, cuts and computes.
+    #[default]
+    Kernel,
+    /// It is done here.
+    Here,
+}
+
+impl Rest {
+    const fn offload(&self) -> Offload {
+        match self {
+            Rest::Kernel => OFFLOAD,
+            Rest::Here => Offload { checksum: false, segment_v4: 0, segment_v6: 0 },
+        }
+    }
+
+    /// How a driver is to send a frame.
+    const fn segment(&self, meta: FrameMeta) -> Option<u16> {
+        match self {
+            Rest::Kernel => Some(meta.segment_size),
+            Rest::Here => None,
+        }
+    }
+
+    /// Hands on what the kernel delivers in one piece: merged TCP segments as they are if it may merge; datagrams never,
+    /// since where one ends means something.
+    fn deliver(&self, cutter: &mut Cutter, frame: &[u8], segment: u16, deliver: &mut dyn FnMut(&[u8])) {
+        match self {
+            Rest::Kernel if segment == 0 || vnet::layout(frame).is_none_or(|l| l.protocol != 17) => {
+                deliver(frame);
+            }
+            _ => cutter.cut(frame, segment, deliver),
+        }
+    }
+}
+
 struct TapLink {
     tap: Tap,
     device: Device,
+    rest: Rest,
+    cutter: Cutter,
 }
 
 impl Link for TapLink {
@@ -116,14 +182,19 @@ impl Link for TapLink {
     }
 
     fn offload(&self) -> Offload {
-        OFFLOAD
+        self.rest.offload()
+    }
+
+    fn refuse_offload(&mut self) {
+        self.rest = Rest::Here;
     }
 
     fn receive(&mut self, _now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let TapLink { tap, rest, cutter, .. } = self;
         for count in 0..limit {
-            match self.tap.receive().map_err(|e| error(&e))? {
-                Some(&[]) => {}
-                Some(frame) => deliver(frame),
+            match tap.receive().map_err(|e| error(&e))? {
+                Some((&[], _)) => {}
+                Some((frame, segment)) => rest.deliver(cutter, frame, segment, deliver),
                 None => return Ok(count),
             }
         }
@@ -131,7 +202,7 @@ impl Link for TapLink {
     }
 
     fn send(&mut self, _now: Instant, frame: &[u8], meta: FrameMeta) -> Result<()> {
-        self.tap.send(frame, meta.segment_size).map_err(|e| error(&e))
+        self.tap.send(frame, self.rest.segment(meta)).map_err(|e| error(&e))
     }
 
     fn flush(&mut self, _now: Instant) -> Result<()> {
@@ -146,6 +217,8 @@ impl Link for TapLink {
 struct PacketLink {
     packet: Packet,
     device: Device,
+    rest: Rest,
+    cutter: Cutter,
 }
 
 impl Link for PacketLink {
@@ -158,13 +231,19 @@ impl Link for PacketLink {
     }
 
     fn offload(&self) -> Offload {
-        OFFLOAD
+        self.rest.offload()
+    }
+
+    fn refuse_offload(&mut self) {
+        self.rest = Rest::Here;
     }
 
     fn receive(&mut self, _now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let PacketLink { packet, rest, cutter, .. } = self;
         let mut count = 0;
         while count < limit {
-            let (got, more) = self.packet.receive(limit - count, deliver).map_err(|e| error(&e))?;
+            let mut whole = |frame: &[u8], segment: u16| rest.deliver(cutter, frame, segment, deliver);
+            let (got, more) = packet.receive(limit - count, &mut whole).map_err(|e| error(&e))?;
             count += got;
             if !more {
                 break;
@@ -174,7 +253,7 @@ impl Link for PacketLink {
     }
 
     fn send(&mut self, _now: Instant, frame: &[u8], meta: FrameMeta) -> Result<()> {
-        self.packet.send(frame, meta.segment_size).map_err(|e| error(&e))
+        self.packet.send(frame, self.rest.segment(meta)).map_err(|e| error(&e))
     }
 
     fn flush(&mut self, _now: Instant) -> Result<()> {
@@ -199,5 +278,24 @@ mod tests {
         }
         assert!(rebuild("tap a 02:00:00:00:00:01 1500", Vec::new()).is_err());
         assert!(matches!(rebuild("none", Vec::new()), Ok(None)));
+    }
+
+    #[test]
+    fn merged_segments_stay_whole_only_with_offloads_and_datagrams_never() {
+        let mut frame = vec![0; 14 + 20 + 8 + 100];
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        frame[17] = 128;
+        for (protocol, rest, pieces) in
+            [(6, Rest::Kernel, 1), (17, Rest::Kernel, 2), (17, Rest::Here, 2), (6, Rest::Here, 2)]
+        {
+            frame[23] = protocol;
+            // As TCP: a header of 20 bytes, 88 of payload.
+            frame[34 + 12] = 5 << 4;
+            let mut count = 0;
+            rest.deliver(&mut Cutter::default(), &frame, 50, &mut |_| count += 1);
+            assert_eq!(count, pieces, "{protocol}");
+        }
+        assert_eq!(Rest::Kernel.segment(FrameMeta { segment_size: 9 }), Some(9));
+        assert_eq!(Rest::Here.segment(FrameMeta { segment_size: 9 }), None);
     }
 }
