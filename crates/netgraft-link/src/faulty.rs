@@ -68,8 +68,10 @@ pub struct Faulty<L> {
     shared: Arc<Mutex<Shared>>,
     incoming: Path,
     outgoing: Path,
-    /// A frame that was due and that the link had no room for, and when to try again.
-    stuck: Option<(Vec<u8>, Instant)>,
+    /// A frame that was due and that the link had no room for.
+    stuck: Option<Vec<u8>>,
+    /// When to try again, if the link had no room.
+    retry: Option<Instant>,
 }
 
 impl<L: Link> Faulty<L> {
@@ -82,38 +84,37 @@ impl<L: Link> Faulty<L> {
         let incoming = Path::new(header, seed);
         // Another sequence for the other direction, decided by the same seed.
         let outgoing = Path::new(header, !seed);
-        (Faulty { link, shared, incoming, outgoing, stuck: None }, dial)
+        (Faulty { link, shared, incoming, outgoing, stuck: None, retry: None }, dial)
     }
 
     /// Gives the link what is due. What it has no room for stays.
     fn release(&mut self, now: Instant) -> Result<()> {
-        let mut sent = false;
-        while let Some(frame) = self.stuck.take().map(|(frame, _)| frame).or_else(|| self.outgoing.pop(now)) {
+        if self.retry.is_some_and(|at| at > now) {
+            return Ok(());
+        }
+        let mut queued = self.retry.take().is_some();
+        while let Some(frame) = self.stuck.take().or_else(|| self.outgoing.pop(now)) {
             match self.link.send(now, &frame, FrameMeta::default()) {
                 Err(Error::Again) => {
-                    self.stuck = Some((frame, now + RETRY));
+                    self.stuck = Some(frame);
+                    self.retry = Some(now + RETRY);
                     break;
                 }
                 result => {
                     self.outgoing.recycle(frame);
                     result?;
-                    sent = true;
+                    queued = true;
                 }
             }
         }
-        match if sent { self.link.flush(now) } else { Ok(()) } {
-            // The link keeps it, and is flushed with the next frame or at the next retry.
-            Err(Error::Again) => Ok(()),
+        match if queued { self.link.flush(now) } else { Ok(()) } {
+            // The link keeps what it has no room for.
+            Err(Error::Again) => {
+                self.retry = Some(now + RETRY);
+                Ok(())
+            }
             other => other,
         }
-    }
-
-    fn take_in(&mut self, now: Instant, limit: usize) -> Result<()> {
-        let Faulty { link, shared, incoming, .. } = self;
-        let faults = lock(shared).faults.incoming;
-        let got = link.receive(now, limit, &mut |frame| incoming.push(now, &faults, frame));
-        lock(shared).incoming = incoming.counts();
-        got.map(drop)
     }
 }
 
@@ -132,24 +133,46 @@ impl<L: Link> Link for Faulty<L> {
 
     fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
         self.release(now)?;
-        self.take_in(now, limit)?;
+        let Faulty { link, shared, incoming, .. } = self;
+        let faults = lock(shared).faults.incoming;
+        let clear = incoming.is_clear(&faults);
+        let got = link.receive(now, limit, &mut |frame| {
+            if clear {
+                incoming.pass();
+                deliver(frame);
+            } else {
+                incoming.push(now, &faults, frame);
+            }
+        });
+        lock(shared).incoming = incoming.counts();
+        if clear {
+            return got;
+        }
+        got?;
         for count in 0..limit {
-            let Some(frame) = self.incoming.pop(now) else { return Ok(count) };
+            let Some(frame) = incoming.pop(now) else { return Ok(count) };
             deliver(&frame);
-            self.incoming.recycle(frame);
+            incoming.recycle(frame);
         }
         Ok(limit)
     }
 
     fn send(&mut self, now: Instant, frame: &[u8], _meta: FrameMeta) -> Result<()> {
         let mut shared = lock(&self.shared);
-        self.outgoing.push(now, &shared.faults.outgoing, frame);
+        let faults = shared.faults.outgoing;
+        if self.stuck.is_none() && self.outgoing.is_clear(&faults) {
+            self.link.send(now, frame, FrameMeta::default())?;
+            self.outgoing.pass();
+        } else {
+            self.outgoing.push(now, &faults, frame);
+        }
         shared.outgoing = self.outgoing.counts();
         Ok(())
     }
 
     fn flush(&mut self, now: Instant) -> Result<()> {
-        self.release(now)
+        self.release(now)?;
+        if self.retry.is_some() { Ok(()) } else { self.link.flush(now) }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -157,10 +180,7 @@ impl<L: Link> Link for Faulty<L> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let outgoing = match &self.stuck {
-            Some((_, retry)) => Some(*retry),
-            None => self.outgoing.next_deadline(),
-        };
+        let outgoing = self.retry.or_else(|| self.outgoing.next_deadline());
         [self.incoming.next_deadline(), outgoing, self.link.next_deadline()].into_iter().flatten().min()
     }
 }
@@ -262,17 +282,25 @@ mod tests {
     fn what_finds_no_room_is_tried_again_in_order() {
         let (a, mut b) = wire::ip_pair(1500);
         let offload = Offload { checksum: true, segment_v4: 65_535, segment_v6: 65_535 };
-        let (mut a, _) = Faulty::new(Narrow { end: a, room: 2, offload }, LinkFaults::default(), 1);
+        let late = Faults { delay: Duration::from_nanos(1), ..Faults::default() };
+        let faults = LinkFaults { outgoing: late, ..LinkFaults::default() };
+        let (mut a, dial) = Faulty::new(Narrow { end: a, room: 2, offload }, faults, 1);
         assert_eq!(a.offload(), Offload::default());
         send(&mut a, 5);
-        assert_eq!(received(&mut b, NOW), [0, 1]);
-        assert_eq!(a.next_deadline(), Some(NOW + RETRY));
-        let mut later = Vec::new();
+        let later = NOW + Duration::from_micros(1);
+        a.flush(later).unwrap();
+        assert_eq!(received(&mut b, later), [0, 1]);
+        assert_eq!(a.next_deadline(), Some(later + RETRY));
+        let mut rest = Vec::new();
         for turn in 0..3 {
-            received(&mut a, NOW + RETRY * turn);
-            later.extend(received(&mut b, NOW));
+            received(&mut a, later + RETRY * turn);
+            rest.extend(received(&mut b, later));
         }
-        assert_eq!(later, [2, 3, 4]);
+        assert_eq!(rest, [2, 3, 4]);
         assert_eq!(a.next_deadline(), None);
+        // Without faults and with nothing under way, the stack is told that there is no room.
+        dial.set(LinkFaults::default());
+        let sent: Vec<_> = (0..3).map(|byte| a.send(later, &[byte], FrameMeta::default())).collect();
+        assert_eq!(sent, [Ok(()), Ok(()), Err(Error::Again)]);
     }
 }

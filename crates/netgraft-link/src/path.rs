@@ -142,6 +142,18 @@ impl Path {
         }
     }
 
+    /// Whether a frame that comes now would come out at once and unchanged. Such a frame need not go in: it is counted by
+    /// [`Path::pass`].
+    #[must_use]
+    pub fn is_clear(&self, faults: &Faults) -> bool {
+        self.under_way.is_empty() && self.entering.is_empty() && *faults == Faults::default()
+    }
+
+    /// Counts a frame that did not go in.
+    pub const fn pass(&mut self) {
+        self.counts.frames += 1;
+    }
+
     /// A frame that is due; [`Path::recycle`] takes its buffer back.
     pub fn pop(&mut self, now: Instant) -> Option<Vec<u8>> {
         if self.under_way.peek()?.due > now {

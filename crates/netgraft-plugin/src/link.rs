@@ -97,3 +97,41 @@ pub trait Link: Send {
         None
     }
 }
+
+impl<L: Link + ?Sized> Link for Box<L> {
+    fn medium(&self) -> Medium {
+        (**self).medium()
+    }
+
+    fn mtu(&self) -> usize {
+        (**self).mtu()
+    }
+
+    fn offload(&self) -> Offload {
+        (**self).offload()
+    }
+
+    fn refuse_offload(&mut self) {
+        (**self).refuse_offload();
+    }
+
+    fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        (**self).receive(now, limit, deliver)
+    }
+
+    fn send(&mut self, now: Instant, frame: &[u8], meta: FrameMeta) -> Result<()> {
+        (**self).send(now, frame, meta)
+    }
+
+    fn flush(&mut self, now: Instant) -> Result<()> {
+        (**self).flush(now)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        (**self).fd()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        (**self).next_deadline()
+    }
+}
