@@ -227,6 +227,7 @@ unsafe fn config(config: &raw::Config) -> Result<StackConfig, String> {
         addresses: addresses.ok_or("an address is none")?,
         gateways: gateways.ok_or("a gateway is none")?,
         argument: if config.argument.is_null() { None } else { Some(text(config.argument)?) },
+        ..StackConfig::default()
     })
 }
 

@@ -295,6 +295,7 @@ impl PluginStack for HostStack {
             sockets,
             options: options::known(),
             needs: String::new(),
+            wraps_link: false,
         }
     }
 

@@ -110,6 +110,7 @@ impl Sandbox {
         let choice = stacks::choose(network)?;
         let (config, veth) = veth::plan(network.veth.clone(), network.config.clone());
         let mut stack = (choice.factory)(&config)?;
+        stacks::check_wrappers(&config, &stack.info())?;
         let program = program.map(ProgramPlan::new).transpose()?;
         let failed = |source| RunError::Step { step: Step::Start, source };
         let maps = id_maps().map_err(|source| RunError::Step { step: Step::IdMaps, source })?;

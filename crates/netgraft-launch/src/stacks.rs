@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use netgraft_abi::{Level, Loaded};
 use netgraft_plugin::registry::Factory;
-use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, StackConfig};
+use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, StackConfig, StackInfo};
 
 use crate::error::RunError;
 use crate::spec::NetworkSpec;
@@ -79,6 +79,18 @@ fn check_veth(
     }
 }
 
+/// Whether a stack has the wrappers that it is to have.
+pub(crate) fn check_wrappers(config: &StackConfig, info: &StackInfo) -> Result<(), RunError> {
+    if info.wraps_link || config.wrappers.is_none() {
+        return Ok(());
+    }
+    Err(RunError::Options(format!(
+        "the stack {} opens its link itself, so --link-delay, --link-loss and the like have no effect on it: leave them \
+         out, or use --network sandbox",
+        info.name
+    )))
+}
+
 /// Whether a stack is named by its file: no registered name has a slash or a dot.
 #[must_use]
 pub fn is_path(plugin: &str) -> bool {
@@ -100,6 +112,12 @@ fn check_link(
     }
     let linked = config.link != LinkConfig::None || veth.is_some();
     let addressed = !config.addresses.is_empty() || !config.gateways.is_empty();
+    if !linked && !config.wrappers.is_none() {
+        return Err(RunError::Options(
+            "--link-delay, --link-loss and the like are faults of a link: give a --link, tap:NAME or packet:IFACE"
+                .to_owned(),
+        ));
+    }
     let text = match network {
         NetworkType::None if linked || addressed => {
             "--network none has a loopback only: leave --link, --address and --gateway out, or use --network \
@@ -158,6 +176,16 @@ mod tests {
                 assert!(text(network, plugin, &several).contains("one default gateway"));
             }
         }
+        let wrappers = netgraft_plugin::Wrappers::of_faults(
+            netgraft_plugin::faults::LinkFaults::both("loss=1%".parse().unwrap()),
+            1,
+        );
+        let faulty = StackConfig { wrappers, ..StackConfig::default() };
+        assert!(text(NetworkType::Sandbox, None, &faulty).contains("give a --link"));
+        let info = |wraps_link| StackInfo { name: "own".into(), wraps_link, ..StackInfo::default() };
+        assert!(check_wrappers(&faulty, &info(true)).is_ok() && check_wrappers(&bare, &info(false)).is_ok());
+        let refused = check_wrappers(&faulty, &info(false)).err().unwrap().to_string();
+        assert!(refused.starts_with("the stack own opens its link itself"), "{refused}");
         let argued = StackConfig { argument: Some("x".into()), ..StackConfig::default() };
         assert!(text(NetworkType::Sandbox, None, &argued).contains("no --plugin-arg"));
     }

@@ -11,6 +11,7 @@ use netgraft_plugin::{
 };
 
 use crate::cut::Cutter;
+use crate::faulty::Faulty;
 
 /// Largest frame that is sent whole, to be cut into segments.
 const WHOLE: usize = 65_535;
@@ -68,11 +69,26 @@ fn undescribe(text: &str) -> Option<(&str, Device)> {
     Some((kind, Device { name: name.to_owned(), mac, mtu }))
 }
 
-/// Makes the link again of what [`open`] gave, in the sentry: what a stack's `init` is passed. `None` for no link.
+/// Makes the link again of what [`open`] gave, in the sentry: what a stack's `init` is passed. It has the wrappers of the
+/// configuration. `None` for no link.
 ///
 /// # Errors
 /// If the launcher's text or descriptors are not those of [`open`].
-pub fn rebuild(text: &str, fds: Vec<OwnedFd>) -> Result<Option<Box<dyn Link>>, SetupError> {
+pub fn rebuild(
+    config: &StackConfig,
+    text: &str,
+    fds: Vec<OwnedFd>,
+) -> Result<Option<Box<dyn Link>>, SetupError> {
+    let wrappers = &config.wrappers;
+    Ok(match bare(text, fds)? {
+        Some(link) if !wrappers.faults.is_none() => {
+            Some(Box::new(Faulty::new(link, wrappers.faults, wrappers.seed).0))
+        }
+        link => link,
+    })
+}
+
+fn bare(text: &str, fds: Vec<OwnedFd>) -> Result<Option<Box<dyn Link>>, SetupError> {
     let unknown = || SetupError::new(format!("the link '{text}' that the launcher opened is unknown"));
     let mut fds = fds.into_iter();
     match (text, fds.next(), fds.next()) {
@@ -276,8 +292,8 @@ mod tests {
         for text in ["", "tap", "tap a 02:00:00:00:00 1500", "tap a 02:00:00:00:00:01 0", "tap a b c d"] {
             assert_eq!(undescribe(text), None, "{text}");
         }
-        assert!(rebuild("tap a 02:00:00:00:00:01 1500", Vec::new()).is_err());
-        assert!(matches!(rebuild("none", Vec::new()), Ok(None)));
+        assert!(bare("tap a 02:00:00:00:00:01 1500", Vec::new()).is_err());
+        assert!(matches!(bare("none", Vec::new()), Ok(None)));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use crate::faults::LinkFaults;
+
 /// An interface address with its prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cidr {
@@ -202,11 +204,37 @@ impl FromStr for LinkConfig {
     }
 }
 
+/// What is done to the frames of a stack's link on their way, whatever kind of link it is.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Wrappers {
+    /// Delay, loss and so on.
+    pub faults: LinkFaults,
+    /// Decides which frames are lost and so on.
+    pub seed: u64,
+}
+
+impl Wrappers {
+    /// These faults, decided by this seed.
+    #[must_use]
+    pub const fn of_faults(faults: LinkFaults, seed: u64) -> Wrappers {
+        Wrappers { faults, seed }
+    }
+
+    /// Whether frames are left alone.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.faults.is_none()
+    }
+}
+
 /// What the operator chose for a stack: the command line, parsed.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct StackConfig {
     /// Where frames go.
     pub link: LinkConfig,
+    /// What is done to them, by a stack whose link is `netgraft-link`'s ([`crate::StackInfo::wraps_link`]).
+    pub wrappers: Wrappers,
     /// The addresses of the link's interface.
     pub addresses: Vec<Cidr>,
     /// Default gateways, at most one of each family.

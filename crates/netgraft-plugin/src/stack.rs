@@ -25,6 +25,9 @@ pub struct StackInfo {
     pub options: Vec<OptionName>,
     /// What it needs of the host, in words (a device, a capability); empty for nothing.
     pub needs: String,
+    /// Whether its link is one of `netgraft-link`, so that [`crate::config::Wrappers`] have an effect. An operator who
+    /// asks for faults is told of a stack that has none.
+    pub wraps_link: bool,
 }
 
 /// Why a stack could not be set up. The text is for the operator: what failed, on what, and what to do.

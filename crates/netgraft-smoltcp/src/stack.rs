@@ -161,6 +161,7 @@ impl PluginStack for SmoltcpStack {
             sockets: crate::sockets::specs(),
             options: KNOWN.to_vec(),
             needs: netgraft_link::needs(&self.config.link),
+            wraps_link: true,
         }
     }
 
@@ -175,7 +176,7 @@ impl PluginStack for SmoltcpStack {
         };
         let link = match given.take() {
             Some(link) => Some(link),
-            None => netgraft_link::rebuild(&args.init_str, args.fds)?,
+            None => netgraft_link::rebuild(&self.config, &args.init_str, args.fds)?,
         };
         netgraft_linux::link::keep_large_buffers_lazy();
         self.phase = Phase::Running(Box::new(self.start(link, args.now)?));

@@ -15,6 +15,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::fault_args::FaultArgs;
 use crate::link_option::LinkOption;
 
 const EXAMPLES: &str = "\
@@ -45,7 +46,7 @@ struct Cli {
 enum Subcommands {
     /// Run a program in a sandbox whose sockets a network stack serves
     #[command(after_help = EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// List the stacks that --plugin can name, or tell of stacks in files
     Stacks {
         /// Shared objects to tell of
@@ -103,6 +104,9 @@ struct RunArgs {
     /// of a veth pair that is made)
     #[arg(long, value_name = "LINK", default_value_t)]
     link: LinkOption,
+
+    #[command(flatten)]
+    faults: FaultArgs,
 
     /// An address of the stack with its prefix length, such as 192.0.2.2/24 or 2001:db8::2/64; repeatable
     #[arg(long = "address", value_name = "CIDR")]
@@ -205,8 +209,13 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.plugin = run.plugin;
     let (link, veth) = run.link.split();
     network.veth = veth;
-    network.config =
-        StackConfig { link, addresses: run.addresses, gateways: run.gateways, argument: run.plugin_arg };
+    network.config = StackConfig {
+        link,
+        wrappers: run.faults.wrappers().map_err(Stop::Error)?,
+        addresses: run.addresses,
+        gateways: run.gateways,
+        argument: run.plugin_arg,
+    };
     network.name_servers = run.dns;
     network.on_crash = run.on_crash;
     let mut program = ProgramSpec::new(program);
@@ -421,6 +430,10 @@ mod tests {
             ("netgraft run --network tun -- p", "use none, host, sandbox or plugin"),
             ("netgraft run --link wire -- p", "use none, tap:NAME, packet:IFACE or"),
             ("netgraft run --link tap:a/b -- p", "cannot be an interface name"),
+            ("netgraft run --link-delay 25 -- p", "'25' is not a time of at most an hour, such as 25ms"),
+            ("netgraft run --link-loss up:1% -- p", "'up:1%' is not a loss"),
+            ("netgraft run --link-jitter 5ms -- p", "--link-jitter, out: the jitter of 5ms is more than"),
+            ("netgraft run --link-queue in:5 -- p", "--link-queue, in: a queue without a rate"),
             ("netgraft run --address 192.0.2.2 -- p", "address with a prefix length"),
             ("netgraft run --gateway here -- p", "--gateway"),
             ("netgraft run --dns 1.2.3 -- p", "--dns"),

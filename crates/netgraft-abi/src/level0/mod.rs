@@ -55,6 +55,7 @@ pub(crate) fn info(name: &str) -> StackInfo {
         sockets: vec![TCP, UDP],
         options: options::known(),
         needs: String::new(),
+        wraps_link: false,
     }
 }
 
@@ -93,7 +94,7 @@ impl Level0Stack {
     pub(crate) fn new(loaded: Arc<Loaded>, config: &StackConfig) -> Result<Level0Stack, SetupError> {
         let object = loaded.object();
         let refused = |text: String| Err(SetupError::new(format!("the level 0 stack {object} {text}")));
-        let StackConfig { link, addresses, gateways, argument } = config;
+        let StackConfig { link, addresses, gateways, argument, .. } = config;
         if argument.is_some() {
             return refused("takes no argument: its interface has no way to say it".to_owned());
         }

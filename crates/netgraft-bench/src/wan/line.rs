@@ -66,7 +66,7 @@ fn open(name: &InterfaceName) -> Result<Box<dyn Link>> {
     let config = StackConfig { link: LinkConfig::packet(name.clone()), ..StackConfig::default() };
     let failed = |error: netgraft_plugin::stack::SetupError| Error::Failed(error.to_string());
     let opened = netgraft_link::open(&config).map_err(failed)?;
-    let link = netgraft_link::rebuild(&opened.init_str, opened.fds).map_err(failed)?;
+    let link = netgraft_link::rebuild(&config, &opened.init_str, opened.fds).map_err(failed)?;
     link.ok_or_else(|| Error::Failed(format!("{name} is no link")))
 }
 
