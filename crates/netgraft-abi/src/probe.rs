@@ -197,6 +197,7 @@ impl Report {
             sockets: self.sockets.iter().filter_map(socket).collect(),
             options,
             needs: self.needs,
+            wraps_link: false,
         };
         Ok((info, self.flags & codes::STACK_HOST_FDS != 0, rules))
     }

@@ -301,6 +301,7 @@ impl PluginStack for HostStack {
             sockets,
             options: options::known(),
             needs: String::new(),
+            wraps_link: false,
         }
     }
 

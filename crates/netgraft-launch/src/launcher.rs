@@ -12,7 +12,7 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
 use netgraft_plugin::stack::SetupError;
-use netgraft_plugin::{Call, LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
+use netgraft_plugin::{Call, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::jobs::{AfterStop, Jobs};
@@ -326,11 +326,11 @@ impl Launcher {
 
     /// Calls `pre_init`, with the program's process, or where the stack has a link of its own, with that one's.
     fn prepare_stack(&mut self, stack: &mut dyn PluginStack, program: u32) -> Result<PreInitStack, RunError> {
-        let LinkConfig::Veth(name) = &self.plan.sentry.config.link else {
+        let Some(plan) = &self.plan.veth else {
             let prepared = stack.pre_init(PreInitStackArgs { pid: program });
             return prepared.map_err(|error| self.interruption(error));
         };
-        let (pair, holder) = veth::make(name, &self.plan.sentry.config)?;
+        let (pair, holder) = veth::make(plan)?;
         let prepared = stack.pre_init(PreInitStackArgs { pid: holder.pid() });
         let handed_over = prepared.map_err(|error| self.interruption(error))?;
         holder.settle()?;

@@ -24,6 +24,7 @@ use crate::sentry::{NOBODY, SentryMain, SentryPlan};
 use crate::spec::{NetworkSpec, ProgramSpec};
 use crate::stacks;
 use crate::tree::{self, InheritedSignals, Plan};
+use crate::veth;
 use crate::vitals::Vitals;
 
 /// How a program ended.
@@ -107,7 +108,9 @@ impl Sandbox {
             return Err(RunError::Kernel(missing));
         }
         let choice = stacks::choose(network)?;
-        let mut stack = (choice.factory)(&network.config)?;
+        let (config, veth) = veth::plan(network.veth.clone(), network.config.clone());
+        let mut stack = (choice.factory)(&config)?;
+        stacks::check_wrappers(&config, &stack.info())?;
         let program = program.map(ProgramPlan::new).transpose()?;
         let failed = |source| RunError::step(Step::Start, source);
         let maps = id_maps().map_err(|source| RunError::step(Step::IdMaps, source))?;
@@ -119,7 +122,7 @@ impl Sandbox {
         let plan = Rc::new(Plan {
             sentry: SentryPlan {
                 factory: choice.factory,
-                config: network.config.clone(),
+                config,
                 become_nobody: matches!(maps, IdMaps::All { .. })
                     && maps.has_user(NOBODY)
                     && maps.has_group(NOBODY),
@@ -129,6 +132,7 @@ impl Sandbox {
                 journal: network.on_crash == OnCrash::Restart,
                 main: sentry,
             },
+            veth,
             host_network: network.kind == NetworkType::Host,
             maps,
             program,

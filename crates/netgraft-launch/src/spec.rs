@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use netgraft_plugin::registry::{Factory, Registry, RegistryError};
-use netgraft_plugin::{NetworkType, StackConfig, get_plugin_stack};
+use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack};
 
 use crate::crash::OnCrash;
 
@@ -53,6 +53,10 @@ pub struct NetworkSpec {
     pub plugin: Option<String>,
     /// What the stack gets: link, addresses, gateways, its text.
     pub config: StackConfig,
+    /// For a stack of level 0 of the C interface only, which looks for its interface itself: a veth pair is made, one end
+    /// of this name in the caller's network namespace, the other with the addresses and the gateway of `config` where the
+    /// stack looks.
+    pub veth: Option<InterfaceName>,
     /// Name servers for the programs; none leaves /etc/resolv.conf as it is.
     pub name_servers: Vec<IpAddr>,
     /// What happens when the stack crashes, hangs or makes a system call that it may not make.

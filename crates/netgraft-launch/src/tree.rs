@@ -19,6 +19,7 @@ use netgraft_linux::{capability, confine, fdpass, filter, netdev, task};
 use super::programs::{Home, ProgramPlan};
 use super::report::{Report, Role, Step};
 use super::sentry::{self, SentryNetwork, SentryPlan};
+use super::veth::VethPlan;
 
 /// What the children work from; decided before the first fork.
 pub(super) struct Plan {
@@ -26,6 +27,8 @@ pub(super) struct Plan {
     pub(super) maps: IdMaps,
     /// What the sentry does.
     pub(super) sentry: SentryPlan,
+    /// The interface that is made for the stack.
+    pub(super) veth: Option<VethPlan>,
     /// Whether the sentry stays in the caller's network namespace, for host sockets.
     pub(super) host_network: bool,
     /// The first program, if the sandbox is made for one.

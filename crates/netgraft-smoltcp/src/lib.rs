@@ -35,7 +35,6 @@ mod icmp;
 mod iface;
 mod inet;
 mod isn;
-mod link;
 mod listener;
 mod meter;
 mod neighbor;

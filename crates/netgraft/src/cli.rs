@@ -9,11 +9,14 @@ use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
 use netgraft::{NetworkSpec, OnCrash, ProgramSpec};
 use netgraft_plugin::registry::plugin_stack_names;
-use netgraft_plugin::{Cidr, LinkConfig, NetworkType, StackConfig, StackInfo, get_plugin_stack};
+use netgraft_plugin::{Cidr, NetworkType, StackConfig, StackInfo, get_plugin_stack};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::fault_args::FaultArgs;
+use crate::link_option::LinkOption;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,7 +46,7 @@ struct Cli {
 enum Subcommands {
     /// Run a program in a sandbox whose sockets a network stack serves
     #[command(after_help = EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// List the stacks that --plugin can name, or tell of stacks in files
     Stacks {
         /// Shared objects to tell of
@@ -100,7 +103,10 @@ struct RunArgs {
     /// packet:IFACE (an existing interface, such as one end of a veth pair) or, for a level 0 stack, veth:NAME (one end
     /// of a veth pair that is made)
     #[arg(long, value_name = "LINK", default_value_t)]
-    link: LinkConfig,
+    link: LinkOption,
+
+    #[command(flatten)]
+    faults: FaultArgs,
 
     /// An address of the stack with its prefix length, such as 192.0.2.2/24 or 2001:db8::2/64; repeatable
     #[arg(long = "address", value_name = "CIDR")]
@@ -201,8 +207,11 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     }
     let mut network = NetworkSpec::new(run.network);
     network.plugin = run.plugin;
+    let (link, veth) = run.link.split();
+    network.veth = veth;
     network.config = StackConfig {
-        link: run.link,
+        link,
+        wrappers: run.faults.wrappers().map_err(Stop::Error)?,
         addresses: run.addresses,
         gateways: run.gateways,
         argument: run.plugin_arg,
@@ -409,7 +418,7 @@ mod tests {
              --address 192.0.2.2/24 --address 2001:db8::2/64 --gateway 192.0.2.1 --dns 192.0.2.53 -- p");
         assert_eq!(network.plugin.as_deref(), Some("mine"));
         assert_eq!(network.config.argument.as_deref(), Some("-x=1"));
-        assert_eq!(network.config.link, LinkConfig::Packet("eth1".into()));
+        assert_eq!(network.config.link, netgraft_plugin::LinkConfig::packet("eth1".parse().unwrap()));
         assert_eq!(network.config.addresses.len(), 2);
         assert_eq!(network.config.gateways.len(), 1);
         assert_eq!(network.name_servers.len(), 1);
@@ -421,6 +430,10 @@ mod tests {
             ("netgraft run --network tun -- p", "use none, host, sandbox or plugin"),
             ("netgraft run --link wire -- p", "use none, tap:NAME, packet:IFACE or"),
             ("netgraft run --link tap:a/b -- p", "cannot be an interface name"),
+            ("netgraft run --link-delay 25 -- p", "'25' is not a time of at most an hour, such as 25ms"),
+            ("netgraft run --link-loss up:1% -- p", "'up:1%' is not a loss"),
+            ("netgraft run --link-jitter 5ms -- p", "--link-jitter, out: the jitter of 5ms is more than"),
+            ("netgraft run --link-queue in:5 -- p", "--link-queue, in: a queue without a rate"),
             ("netgraft run --address 192.0.2.2 -- p", "address with a prefix length"),
             ("netgraft run --gateway here -- p", "--gateway"),
             ("netgraft run --dns 1.2.3 -- p", "--dns"),

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod fault_args;
+mod link_option;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,10 @@ fn main() -> ExitCode {
     match command {
         Command::Run { network, program, summary, verbosity } => {
             cli::log_to_stderr(verbosity);
+            let wrappers = &network.config.wrappers;
+            if !wrappers.is_none() {
+                tracing::info!("the link has faults; --link-seed {} repeats them", wrappers.seed);
+            }
             run(&network, &program, summary)
         }
         Command::Stacks { files } if files.is_empty() => {

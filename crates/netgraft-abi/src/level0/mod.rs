@@ -55,6 +55,7 @@ pub(crate) fn info(name: &str) -> StackInfo {
         sockets: vec![TCP, UDP],
         options: options::known(),
         needs: String::new(),
+        wraps_link: false,
     }
 }
 
@@ -88,32 +89,22 @@ struct Live {
 }
 
 impl Level0Stack {
-    /// The interface has no configuration: the object finds its own, with the addresses and routes that an interface
-    /// has which it is shown.
+    /// The interface has no configuration: the object looks for an interface with its addresses and routes itself, in
+    /// the network namespace of the process that its pre-init is given.
     pub(crate) fn new(loaded: Arc<Loaded>, config: &StackConfig) -> Result<Level0Stack, SetupError> {
         let object = loaded.object();
         let refused = |text: String| Err(SetupError::new(format!("the level 0 stack {object} {text}")));
-        let StackConfig { link, addresses, gateways, argument } = config;
+        let StackConfig { link, addresses, gateways, argument, .. } = config;
         if argument.is_some() {
             return refused("takes no argument: its interface has no way to say it".to_owned());
         }
-        let v4 = |all: usize, v4: usize| all > 0 && v4 == all;
-        match link {
-            LinkConfig::None if addresses.is_empty() && gateways.is_empty() => {}
-            LinkConfig::None => {
-                return refused("takes addresses and gateways with --link veth:NAME only".to_owned());
-            }
-            LinkConfig::Veth(_)
-                if v4(addresses.len(), addresses.iter().filter(|cidr| cidr.addr().is_ipv4()).count())
-                    && v4(gateways.len(), gateways.iter().filter(|ip| ip.is_ipv4()).count()) => {}
-            LinkConfig::Veth(_) => {
-                return refused("needs an --address and a --gateway for its link, of IPv4".to_owned());
-            }
-            other => {
-                return refused(format!(
-                    "takes no link {other}: give it --link veth:NAME, as its pre-init looks for an interface itself"
-                ));
-            }
+        if *link != LinkConfig::None {
+            return refused(format!(
+                "takes no link {link}: give it --link veth:NAME, as its pre-init looks for an interface itself"
+            ));
+        }
+        if !(addresses.is_empty() && gateways.is_empty()) {
+            return refused("takes addresses and gateways with --link veth:NAME only".to_owned());
         }
         Ok(Level0Stack { loaded, state: State::Made })
     }

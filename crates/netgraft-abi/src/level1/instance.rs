@@ -76,8 +76,8 @@ impl CConfig {
         };
         let (kind, name) = match &config.link {
             LinkConfig::None => (codes::LINK_NONE, ""),
-            LinkConfig::Tap(name) => (codes::LINK_TAP, name.as_str()),
-            LinkConfig::Packet(name) => (codes::LINK_PACKET, name.as_str()),
+            LinkConfig::Tap(tap) => (codes::LINK_TAP, tap.name.as_str()),
+            LinkConfig::Packet(packet) => (codes::LINK_PACKET, packet.interface.as_str()),
             other => return Err(SetupError::new(format!("the C interface has no link such as {other}"))),
         };
         Ok(CConfig {

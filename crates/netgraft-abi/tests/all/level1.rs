@@ -44,7 +44,7 @@ fn several_instances_live_in_one_process() {
 fn what_the_operator_chose_reaches_the_stack() {
     let object =
         std::sync::Arc::new(netgraft_abi::load(&common::build("level1_config", "loop.c", &[])).unwrap());
-    let config = StackConfig { link: LinkConfig::Tap("t0".into()), ..StackConfig::default() };
+    let config = StackConfig { link: LinkConfig::tap("t0".parse().unwrap()), ..StackConfig::default() };
     let mut stack = object.factory()(&config).unwrap();
     let told = stack.init(Default::default()).err().unwrap().to_string();
     let reason = "it has a loopback only: leave --link, --address and --gateway out";

@@ -256,10 +256,10 @@ fn closed_connections_leave_nothing() {
 #[test]
 fn configurations_that_cannot_work_are_refused() {
     let config = |addresses: &[&str], gateways: &[&str]| StackConfig {
-        link: netgraft_plugin::LinkConfig::Tap("ng0".into()),
+        link: netgraft_plugin::LinkConfig::tap("ng0".parse().unwrap()),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         gateways: gateways.iter().map(|g| g.parse().unwrap()).collect(),
-        argument: None,
+        ..StackConfig::default()
     };
     assert!(SmoltcpStack::new(config(&["192.0.2.2/24"], &["192.0.2.1"])).is_ok());
     for (addresses, gateways) in [

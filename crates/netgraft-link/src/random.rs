@@ -1,14 +1,14 @@
-//! A small random number generator, so that a failure can be repeated from its seed.
+//! A small random number generator, so that a run can be repeated from its seed.
 
 /// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
 #[derive(Clone, Debug)]
-pub struct Prng(u64);
+pub struct Random(u64);
 
-impl Prng {
+impl Random {
     /// A generator; the same seed gives the same numbers.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        Prng(seed)
+        Random(seed)
     }
 
     /// The next 64 bits.
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn numbers_repeat_and_keep_their_limits() {
-        let (mut a, mut b) = (Prng::new(7), Prng::new(7));
+        let (mut a, mut b) = (Random::new(7), Random::new(7));
         assert!((0..100).all(|_| a.bits() == b.bits()));
         assert!((0..1000).all(|_| a.below(3) < 3));
         assert_eq!(a.below(0), 0);
