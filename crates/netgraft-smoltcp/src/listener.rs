@@ -1,4 +1,4 @@
-//! Listeners: smoltcp has no backlog, so each SYN makes a connection that waits here.
+//! The queues of listeners: each SYN makes a connection that waits here.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -31,6 +31,11 @@ impl Listener {
     /// Whether one more connection would be too many: like Linux, one more than the backlog waits.
     pub(crate) fn is_full(&self) -> bool {
         self.half_open.len() + self.ready.len() > self.backlog
+    }
+
+    /// Whether so many wait for `accept` that no more are completed.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.ready.len() > self.backlog
     }
 
     pub(crate) fn readiness(&self) -> Events {

@@ -2,9 +2,12 @@
 //! so an idle connection holds none, and one far byte out of order holds one.
 
 use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
 
 /// Bytes of a block.
 pub(crate) const BLOCK: usize = 8192;
+/// Most pieces that are lent at once.
+const PIECES: usize = 16;
 
 /// Blocks that are free, for all connections of a caller.
 #[derive(Debug, Default)]
@@ -86,6 +89,63 @@ impl Bytes {
         }
     }
 
+    /// Lends memory for up to `most` bytes from a position on, behind all that is held; `fill` answers how many it wrote.
+    pub(crate) fn fill(
+        &mut self,
+        position: u64,
+        most: usize,
+        pool: &mut Pool,
+        fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> usize,
+    ) -> usize {
+        let Some(from) = position.checked_sub(self.base) else { return 0 };
+        let (index, at) = ((from / BLOCK as u64) as usize, (from % BLOCK as u64) as usize);
+        let most = most.min(PIECES * BLOCK - at);
+        let last = (at + most).div_ceil(BLOCK) + index;
+        while self.blocks.len() < last {
+            self.blocks.push_back(None);
+        }
+        let mut pieces: [IoSliceMut<'_>; PIECES] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        let (mut left, mut begin, mut count) = (most, at, 0);
+        for (piece, slot) in pieces.iter_mut().zip(self.blocks.iter_mut().skip(index)) {
+            let len = left.min(BLOCK - begin);
+            if len == 0 {
+                break;
+            }
+            let block = slot.get_or_insert_with(|| pool.take());
+            *piece = IoSliceMut::new(&mut block[begin..begin + len]);
+            (left, begin, count) = (left - len, 0, count + 1);
+        }
+        let written = if count > 0 { fill(&mut pieces[..count]).min(most) } else { 0 };
+        let needed = (at + written).div_ceil(BLOCK) + index;
+        while self.blocks.len() > needed {
+            if let Some(Some(block)) = self.blocks.pop_back() {
+                pool.give(block);
+            }
+        }
+        written
+    }
+
+    /// Shows up to `most` bytes from a position on; `take` answers how many it took.
+    pub(crate) fn show(
+        &self,
+        position: u64,
+        most: usize,
+        take: &mut dyn FnMut(&[IoSlice<'_>]) -> usize,
+    ) -> usize {
+        let Some(from) = position.checked_sub(self.base) else { return 0 };
+        let (index, at) = ((from / BLOCK as u64) as usize, (from % BLOCK as u64) as usize);
+        let most = most.min(PIECES * BLOCK - at);
+        let mut pieces: [IoSlice<'_>; PIECES] = std::array::from_fn(|_| IoSlice::new(&[]));
+        let (mut left, mut begin, mut count) = (most, at, 0);
+        for (piece, slot) in pieces.iter_mut().zip(self.blocks.iter().skip(index)) {
+            let len = left.min(BLOCK - begin);
+            let Some(block) = slot.as_ref().filter(|_| len > 0) else { break };
+            *piece = IoSlice::new(&block[begin..begin + len]);
+            (left, begin, count) = (left - len, 0, count + 1);
+        }
+        if count > 0 { take(&pieces[..count]).min(most - left) } else { 0 }
+    }
+
     /// Gives back what lies before a position; `all` if nothing behind it is held either.
     pub(crate) fn release(&mut self, position: u64, all: bool, pool: &mut Pool) {
         while all || self.base + BLOCK as u64 <= position {
@@ -130,6 +190,42 @@ mod tests {
         bytes.read(51_000, &mut got);
         assert_eq!(&got, b"more");
         assert_eq!(pool.used(), BLOCK);
+    }
+
+    #[test]
+    fn lent_memory_is_what_is_read() {
+        let mut pool = Pool::new(0);
+        let mut bytes = Bytes::new(0);
+        let data: Vec<u8> = (0..30_000u32).map(|i| (i % 251) as u8).collect();
+        let mut done = 0;
+        while done < data.len() {
+            let rest = &data[done..];
+            done += bytes.fill(done as u64, rest.len().min(11_000), &mut pool, &mut |pieces| {
+                let mut at = 0;
+                for piece in pieces.iter_mut() {
+                    let len = piece.len().min(rest.len() - at).min(5000);
+                    piece[..len].copy_from_slice(&rest[at..at + len]);
+                    at += len;
+                    if len < piece.len() {
+                        break;
+                    }
+                }
+                at
+            });
+        }
+        assert_eq!(pool.used(), 4 * BLOCK);
+        let mut seen = Vec::new();
+        while seen.len() < data.len() {
+            let from = seen.len();
+            let took = bytes.show(from as u64, data.len() - from, &mut |pieces| {
+                pieces.iter().for_each(|piece| seen.extend_from_slice(piece));
+                seen.len() - from
+            });
+            assert_eq!(from + took, seen.len());
+        }
+        assert_eq!(seen, data);
+        assert_eq!(bytes.fill(30_000, 100_000, &mut pool, &mut |_| 0), 0);
+        assert_eq!(pool.used(), 4 * BLOCK, "what was not used is back");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A connection: its state and the calls of its user. Read RFC 9293 sections 3.3.2 (states), 3.6 (closing) and 3.9.1
 //! (user commands) first.
 
+use std::io::{IoSlice, IoSliceMut};
+
 use crate::buffer::Pool;
 use crate::config::{Config, Path, Settings};
 use crate::congestion::Algorithm;
@@ -108,6 +110,8 @@ pub struct Connection {
     /// More follows at once, says the user: a small segment waits. Since when one does.
     pub(crate) more: bool,
     pub(crate) held: Option<Instant>,
+    /// The position up to which nothing is held back any more.
+    pub(crate) released: u64,
     /// Whether nobody reads any more.
     pub(crate) orphan: bool,
     /// Since when it is in FIN-WAIT-2.
@@ -150,6 +154,7 @@ impl Connection {
             heard: now,
             more: false,
             held: None,
+            released: FIRST,
             orphan: false,
             half_closed: None,
         };
@@ -199,14 +204,36 @@ impl Connection {
         if len == 0 {
             return 0;
         }
-        let sender = &mut self.sender;
-        sender.bytes.write(sender.written, &data[..len], pool);
-        sender.written += len as u64;
+        self.sender.bytes.write(self.sender.written, &data[..len], pool);
         self.more = more;
+        self.has_written(len, now);
+        len
+    }
+
+    /// Takes bytes that `fill` writes into the send buffer; it answers how many. It is not called if there is no room.
+    pub fn send_with(
+        &mut self,
+        now: Instant,
+        pool: &mut Pool,
+        fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> usize,
+    ) -> usize {
+        let room = self.send_room();
+        if room == 0 {
+            return 0;
+        }
+        let len = self.sender.bytes.fill(self.sender.written, room, pool, fill);
+        if len > 0 {
+            self.more = false;
+            self.has_written(len, now);
+        }
+        len
+    }
+
+    fn has_written(&mut self, len: usize, now: Instant) {
+        self.sender.written += len as u64;
         if self.is_synchronized() {
             self.sender.stalled.get_or_insert(now);
         }
-        len
     }
 
     /// Takes urgent bytes to send: the last of them is where the urgent data ends (RFC 9293 section 3.8.5).
@@ -287,13 +314,35 @@ impl Connection {
     /// Takes received bytes.
     pub fn recv(&mut self, buf: &mut [u8], now: Instant, pool: &mut Pool) -> usize {
         let len = self.receiver.look(0, buf);
+        self.has_read(len, now, pool);
+        len
+    }
+
+    /// Shows received bytes to `take`, which answers how many it took. It is not called if there are none.
+    pub fn recv_with(
+        &mut self,
+        now: Instant,
+        pool: &mut Pool,
+        take: &mut dyn FnMut(&[IoSlice<'_>]) -> usize,
+    ) -> usize {
+        let len = self.receiver.show(take);
+        self.has_read(len, now, pool);
+        len
+    }
+
+    fn has_read(&mut self, len: usize, now: Instant, pool: &mut Pool) {
         if len > 0 {
             self.receiver.consume(len, self.sender.rtt.least(), now, pool);
             if self.state == State::Closed {
                 self.receiver.due = crate::receiver::Due::Nothing;
             }
         }
-        len
+    }
+
+    /// Whether an acknowledgement is to leave now, such as one that opens the window after the program has read.
+    #[must_use]
+    pub fn must_acknowledge(&self) -> bool {
+        self.receiver.due == crate::receiver::Due::Now
     }
 
     /// Whether all of the peer's data has come: it has sent its FIN.
@@ -389,6 +438,7 @@ impl Connection {
     pub fn push(&mut self) {
         self.more = false;
         self.held = None;
+        self.released = self.sender.written;
     }
 
     /// Takes up another congestion control.

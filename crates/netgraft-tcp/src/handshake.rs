@@ -142,7 +142,10 @@ impl Connection {
             handshake.first = now;
         }
         handshake.last = now;
-        handshake.again = Some(now + SYN_TIMEOUT * (1 << handshake.tries.min(16)));
+        let limit =
+            self.settings.user_timeout.filter(|_| !handshake.passive).map(|most| handshake.first + most);
+        let again = now + SYN_TIMEOUT * (1 << handshake.tries.min(16));
+        handshake.again = Some(limit.map_or(again, |limit| limit.min(again)));
         handshake.tries += 1;
         // RFC 3168 section 6.1.1.1: one that was not answered goes without.
         let ecn = handshake.ecn && handshake.tries <= 2;

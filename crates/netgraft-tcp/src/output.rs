@@ -157,7 +157,8 @@ impl Connection {
             self.sender.probe_wanted = false;
             return self.probe();
         }
-        if self.sender.pace > now && self.sender.window.pacing.is_some() {
+        self.sender.paced_out = self.sender.pace > now && self.sender.window.pacing.is_some();
+        if self.sender.paced_out {
             return None;
         }
         if self.sender.board.lost() > 0 && !self.prefers_new() {
@@ -276,17 +277,13 @@ impl Connection {
             self.held = None;
             return true;
         }
-        if self.settings.cork || self.more {
-            let since = *self.held.get_or_insert(now);
-            if now < since + CORK {
-                return false;
-            }
-            self.held = None;
-            return true;
+        if (self.settings.cork || self.more) && self.released < sender.written {
+            self.held.get_or_insert(now);
+            return false;
         }
         self.held = None;
         // Nagle's algorithm (RFC 9293 section 3.7.4), in Minshall's variant: a small segment waits only for another small one.
-        self.settings.no_delay || sender.small_end <= sender.una
+        self.settings.no_delay || self.sender.small_end <= self.sender.una
     }
 
     /// Urgent data does not wait.

@@ -1,6 +1,7 @@
 //! The receiving half: what has come, what may come, and when to say so. Read RFC 9293 sections 3.8.6 and 3.10.7.4, RFC
 //! 5681 section 4.2 (delayed acknowledgements) and RFC 7323 section 2.3 first.
 
+use std::io::IoSlice;
 use std::time::Duration;
 
 use crate::buffer::{Bytes, Pool};
@@ -194,6 +195,11 @@ impl Receiver {
         let len = self.readable().saturating_sub(skip).min(buf.len());
         self.bytes.read(self.read + skip as u64, &mut buf[..len]);
         len
+    }
+
+    /// Shows bytes to the program; how many it took.
+    pub(crate) fn show(&self, take: &mut dyn FnMut(&[IoSlice<'_>]) -> usize) -> usize {
+        self.bytes.show(self.read, self.readable(), take)
     }
 
     /// Drops bytes that the program has.

@@ -105,6 +105,8 @@ pub(crate) struct Sender {
     pub(crate) small_end: u64,
     /// When the next segment may leave, if they are paced.
     pub(crate) pace: Instant,
+    /// Whether the pace is what held data back.
+    pub(crate) paced_out: bool,
     /// Segments sent again.
     pub(crate) repeats: u32,
     /// The position up to which an ECN echo has been answered.
@@ -150,6 +152,7 @@ impl Sender {
             stalled: None,
             small_end: FIRST,
             pace: Instant::ZERO,
+            paced_out: false,
             repeats: 0,
             marked_until: 0,
             say_reduced: false,

@@ -21,14 +21,13 @@ impl Connection {
             return None;
         }
         let sender = &self.sender;
-        let paced = sender.window.pacing.is_some() && sender.limited_by_pace();
         let due = match self.receiver.due {
             Due::At(at) => Some(at),
             Due::Nothing | Due::Now => None,
         };
         [
             sender.timer.at(),
-            paced.then_some(sender.pace),
+            sender.paced_out.then_some(sender.pace),
             due,
             self.handshake.again,
             self.held.map(|since| since + CORK),
@@ -56,6 +55,10 @@ impl Connection {
             return self.end(Some(Reason::TimedOut));
         }
         self.receiver.waited(now);
+        if self.held.is_some_and(|since| since + CORK <= now) {
+            self.push();
+        }
+        self.sender.paced_out &= self.sender.pace > now;
         self.ask(now);
         if self.sender.timer.at().is_some_and(|at| at <= now) {
             self.sender_time(now);
@@ -131,14 +134,5 @@ impl Connection {
             return self.give_up();
         }
         self.questions = Questions { wanted: true, unanswered: self.questions.unanswered + 1, asked: now };
-    }
-}
-
-impl crate::sender::Sender {
-    /// Whether something may leave as soon as the pace allows it.
-    fn limited_by_pace(&self) -> bool {
-        let open = self.in_flight() < self.window.congestion;
-        let new = self.end() > self.next && self.edge > self.next;
-        open && (new || self.board.lost() > 0)
     }
 }

@@ -296,9 +296,9 @@ fn cork_holds_back_parts_of_segments_for_200_ms() {
     world.stacks[0].set_option(client, SocketOption::Cork(true)).unwrap();
     world.send(0, client, &[1; 2000]).unwrap();
     world.pass(Duration::from_millis(100));
-    assert_eq!(world.recv(1, server).unwrap().len(), 1460);
+    assert_eq!(world.recv(1, server).unwrap().len(), 1448);
     world.pass(Duration::from_millis(150));
-    assert_eq!(world.recv(1, server).unwrap().len(), 540);
+    assert_eq!(world.recv(1, server).unwrap().len(), 552);
     world.send(0, client, b"abc").unwrap();
     world.settle();
     assert_eq!(world.recv(1, server), Err(Error::Again));
@@ -375,7 +375,11 @@ fn a_small_maximum_segment_is_kept() {
     world.pass(Duration::from_secs(1));
     assert_eq!(world.recv(0, client).unwrap().len(), 3000);
     assert_eq!(world.recv(1, server).unwrap().len(), 3000);
-    assert_eq!(world.stacks[1].get_option(server, OptionName::MaxSegment), Ok(SocketOption::MaxSegment(500)));
+    assert_eq!(
+        world.stacks[1].get_option(server, OptionName::MaxSegment),
+        Ok(SocketOption::MaxSegment(488)),
+        "as on Linux, less 12 bytes of timestamps"
+    );
 }
 
 #[test]
@@ -458,6 +462,7 @@ fn a_peer_whose_numbers_do_not_grow_connects_again_with_its_second_syn() {
     for _ in 0..20 {
         let began = world.now;
         once_from_the_same_port(&mut world, listener).unwrap();
+        eprintln!("late {}", world.now > began);
         late += usize::from(world.now > began);
         // Its next number is anything, as of a host that was started again.
         world.stacks[0].core_mut().unwrap().initial = crate::isn::InitialNumbers::new();
@@ -485,11 +490,14 @@ fn round_trips_and_repetitions_are_told() {
     }
     let off = info(&world).rtt.abs_diff(Duration::from_millis(40));
     assert!(off < Duration::from_millis(2), "{:?}", info(&world));
-    assert_eq!((info(&world).rto, info(&world).retransmits), (Duration::from_secs(1), 0));
+    // 200 ms above the round trip, as on Linux.
+    let off = info(&world).rto.abs_diff(Duration::from_millis(240));
+    assert!(off < Duration::from_millis(2) && info(&world).retransmits == 0, "{:?}", info(&world));
     let mut lost = 3;
-    world.filter(move |_, frame| {
-        lost -= usize::from(lost > 0 && is_tcp(frame));
-        lost == 0 || !is_tcp(frame)
+    world.filter(move |end, frame| {
+        let ours = end == 0 && frame.ends_with(b"again");
+        lost -= usize::from(lost > 0 && ours);
+        lost == 0 || !ours
     });
     world.send(0, client, b"again").unwrap();
     world.pass(Duration::from_secs(10));
