@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod bbr;
+mod bbr_model;
 mod buffer;
 mod config;
 mod congestion;

@@ -459,16 +459,15 @@ fn a_peer_whose_numbers_do_not_grow_connects_again_with_its_second_syn() {
     let mut world = World::new();
     let listener = world.listen(1, TCP4, "0.0.0.0:80", 16);
     let mut late = 0;
-    for _ in 0..20 {
+    for _ in 0..60 {
         let began = world.now;
         once_from_the_same_port(&mut world, listener).unwrap();
-        eprintln!("late {}", world.now > began);
         late += usize::from(world.now > began);
         // Its next number is anything, as of a host that was started again.
         world.stacks[0].core_mut().unwrap().initial = crate::isn::InitialNumbers::new();
         world.pass(Duration::from_millis(1));
     }
-    assert!((1..20).contains(&late), "{late} of 20 numbers seemed old");
+    assert!((1..60).contains(&late), "{late} of 60 numbers seemed old");
 }
 
 #[test]
