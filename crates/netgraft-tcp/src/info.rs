@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::connection::{Connection, State};
 use crate::recovery::Phase;
+use crate::sender::Counts;
 use crate::seq::FIRST;
 
 /// Measures of a connection.
@@ -33,6 +34,8 @@ pub struct Info {
     pub lost: u64,
     /// Segments sent again.
     pub repeated: u32,
+    /// What happened.
+    pub counts: Counts,
     /// Windows that the peer and this end offer, in bytes.
     pub windows: (u64, u64),
     /// Bytes of data acknowledged and received in order.
@@ -69,6 +72,7 @@ impl Connection {
             sacked: sender.board.sacked(),
             lost: sender.board.lost(),
             repeated: sender.repeats,
+            counts: sender.counts,
             windows: (sender.edge.saturating_sub(sender.una), receiver.edge.saturating_sub(receiver.next)),
             bytes: (
                 sender.una.saturating_sub(FIRST + 1),

@@ -64,5 +64,6 @@ pub use options::{Cookie, Options, SackBlocks};
 pub use output::Transmit;
 pub use rate::RateSample;
 pub use segment::{Flags, HEADER, Header, Segment};
+pub use sender::Counts;
 pub use time::Instant;
 pub use timewait::{Meaning, TIME_WAIT, TimeWait};

@@ -121,7 +121,7 @@ impl Receiver {
         if start < self.next {
             // RFC 2883 section 4.1: all or part of it has come before.
             self.ranges.saw_twice(start, end.min(self.next));
-            self.due = Due::Now;
+            self.hurry();
         }
         let most = self.fin.unwrap_or(u64::MAX).min(self.edge);
         let (from, to) = (start.max(self.next), end.min(most));
@@ -132,7 +132,7 @@ impl Receiver {
         let part = data.get((from - start) as usize..(to - start) as usize).unwrap_or_default();
         if from > self.next {
             // "A TCP receiver SHOULD send an immediate duplicate ACK when an out-of-order segment arrives" (RFC 5681).
-            self.due = Due::Now;
+            self.hurry();
             if self.ranges.add(from, to) && !self.discards {
                 self.bytes.write(from, part, pool);
             }
@@ -150,6 +150,14 @@ impl Receiver {
         }
         self.want_acknowledgement(holes, idle, now);
         came
+    }
+
+    /// Something was lost or late: the peer's window is small for a while, and waits for every acknowledgement
+    /// (`tcp_enter_quickack_mode` of Linux).
+    fn hurry(&mut self) {
+        self.due = Due::Now;
+        self.quick = QUICK;
+        self.interactive = false;
     }
 
     /// New data has come in order: says when to acknowledge it.

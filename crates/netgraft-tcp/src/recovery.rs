@@ -89,6 +89,7 @@ impl Sender {
         self.note_undo();
         self.controller.get().congested(&mut self.window, what, flight, now);
         self.phase = Phase::Recovery { recover: self.next, prr: Prr::new(flight) };
+        self.counts.recoveries += u32::from(what == Congestion::Loss);
         self.probe = None;
     }
 
@@ -190,6 +191,7 @@ impl Sender {
     /// Takes a reduction back.
     fn go_back(&mut self) {
         let Some(undo) = self.undo.take() else { return };
+        self.counts.undone += 1;
         self.window.congestion = self.window.congestion.max(undo.congestion);
         self.window.threshold = self.window.threshold.max(undo.threshold);
         self.controller.get().undone(&mut self.window);
@@ -233,6 +235,7 @@ impl Sender {
         let again =
             matches!(self.phase, Phase::Loss { recover, .. } if self.una < recover) && self.rtt.backoff > 0;
         self.rtt.backoff += 1;
+        self.counts.timeouts += 1;
         if !again {
             self.note_undo();
             let flight = self.board.in_flight();

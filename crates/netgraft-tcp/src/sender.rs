@@ -44,6 +44,19 @@ pub(crate) struct Probe {
     pub(crate) repeated: bool,
 }
 
+/// What happened to a connection, since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Retransmission time-outs (`TCPTimeouts`).
+    pub timeouts: u32,
+    /// Tail loss probes (`TCPLossProbes`).
+    pub probes: u32,
+    /// Times that losses were found without a time-out (`TCPSackRecovery`, `TCPRenoRecovery`).
+    pub recoveries: u32,
+    /// Times that a loss turned out to be none (`TCPFullUndo`, `TCPDSACKUndo`, `TCPLossUndo`).
+    pub undone: u32,
+}
+
 /// An acknowledgement that was found acceptable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ack<'a> {
@@ -109,6 +122,7 @@ pub(crate) struct Sender {
     pub(crate) paced_out: bool,
     /// Segments sent again.
     pub(crate) repeats: u32,
+    pub(crate) counts: Counts,
     /// The position up to which an ECN echo has been answered.
     pub(crate) marked_until: u64,
     /// The next new segment says that the window was reduced (RFC 3168 section 6.1.2).
@@ -154,6 +168,7 @@ impl Sender {
             pace: Instant::ZERO,
             paced_out: false,
             repeats: 0,
+            counts: Counts::default(),
             marked_until: 0,
             say_reduced: false,
             urgent: FIRST,

@@ -72,6 +72,7 @@ impl Connection {
             Timer::Reorder(_) => sender.stop_waiting(now),
             Timer::Probe(_) => {
                 sender.probe_wanted = true;
+                sender.counts.probes += 1;
                 sender.timer_base = now;
                 sender.set_timer(now);
             }

@@ -15,6 +15,9 @@ fn goodput(algorithm: Algorithm, wire: Wire, total: usize) -> u64 {
         .map(|seed| {
             let mut world = World::new([config; 2], wire, seed);
             let took = world.bulk(0, total, Duration::from_secs(300)).unwrap();
+            if std::env::var("TRACE").is_ok() {
+                println!("{took:?} {:?}", world.end(0).info());
+            }
             (total as u64 * 8) / took.as_micros() as u64
         })
         .collect();
@@ -34,7 +37,11 @@ fn rows_of_the_table() {
                 ..Wire::default()
             };
             let mbit = goodput(algorithm, wire, 20_000_000);
-            println!("{:6} {delay:3} ms {:4.1} %: {mbit:5} Mbit/s", algorithm.name(), f64::from(loss) / 10_000.0);
+            println!(
+                "{:6} {delay:3} ms {:4.1} %: {mbit:5} Mbit/s",
+                algorithm.name(),
+                f64::from(loss) / 10_000.0
+            );
         }
     }
 }
