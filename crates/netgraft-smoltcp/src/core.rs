@@ -122,6 +122,8 @@ pub(crate) struct Core {
     pub(crate) pool: Pool,
     /// The Ethernet addresses that TCP sends to.
     pub(crate) neighbors: Neighbors,
+    /// Until when acknowledgements of SYN cookies may come.
+    pub(crate) flooded: Option<Instant>,
     /// Whether selective acknowledgements are offered.
     pub(crate) sack: bool,
     /// Packets and sockets handled, for tests of what work is done.
@@ -180,6 +182,7 @@ impl Core {
             reports_until: None,
             pool: Pool::new(SPARE),
             neighbors: Neighbors::new(key),
+            flooded: None,
             sack: true,
             work: 0,
         }

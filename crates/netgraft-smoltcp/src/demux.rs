@@ -9,6 +9,7 @@ use crate::addr::Tuple;
 use crate::core::Core;
 use crate::device::Edit;
 use crate::iface::Side;
+use crate::options::Options;
 use crate::packet::{self, ICMP, ICMPV6, Packet, TCP, UDP};
 use crate::ports::Sharing;
 use crate::sock::{Body, Bound, Hold, Owner};
@@ -100,7 +101,15 @@ impl Core {
         }
         if let Some(listener) = listener {
             let isn = self.initial.choose(&tuple, old, self.now);
+            if self.is_flooded(listener) {
+                return self.answer_with_cookie(side, frame, packet, (tuple, &segment));
+            }
             return self.syn(listener, side, (local, remote), &segment, isn);
+        }
+        if self.flooded.is_some_and(|until| self.now < until)
+            && self.take_cookie(side, (local, remote), &segment)
+        {
+            return;
         }
         if let Some(refusal) = segment.refusal() {
             self.answer(side, frame, packet, segment.ports, &refusal);
@@ -170,12 +179,12 @@ impl Core {
         let (now, local) = (self.now, ends.0);
         let Some(sock) = self.socks.get(listener) else { return };
         let Body::Listener(queues) = &sock.body else { return };
-        if queues.is_full() {
+        if queues.is_crowded() {
             // Dropped, not refused: the peer tries again (tcp_abort_on_overflow of 0).
             self.stats.tcp_listen_overflows += 1;
             return;
         }
-        let (options, domain) = (sock.options.clone(), sock.spec.domain);
+        let options = sock.options.clone();
         let tuple = Tuple::new(ends.0, ends.1);
         let config = self.tcp_config(&options, side, tuple, local.is_ipv4());
         let Some(tcp) = Connection::accept(&config, isn, segment, at(now)) else {
@@ -183,6 +192,13 @@ impl Core {
             return;
         };
         let conn = Conn::new(tcp, side, ends, Life::HalfOpen { since: now }, &options);
+        self.add_half_open(listener, conn, options);
+    }
+
+    /// Adds a connection whose handshake is underway to those of a listener.
+    pub(crate) fn add_half_open(&mut self, listener: Handle, conn: Conn, options: Options) {
+        let Some(domain) = self.socks.get(listener).map(|s| s.spec.domain) else { return };
+        let (local, tuple) = (conn.local, conn.tuple());
         let spec = SocketSpec { domain, kind: Kind::Stream, protocol: Protocol::Tcp };
         let sharing = Sharing::of(&options);
         let handle = self.add_socket(spec, options, Owner::Listener(listener), Body::Conn(Box::new(conn)));

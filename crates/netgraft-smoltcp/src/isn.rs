@@ -33,6 +33,11 @@ impl InitialNumbers {
         }
     }
 
+    /// A hash for SYN cookies (RFC 4987 section 3.6).
+    pub(crate) fn cookie(&self, tuple: &Tuple, numbers: (u32, u32)) -> u32 {
+        self.secret.hash_one((tuple, numbers, "cookie")) as u32
+    }
+
     /// What is added to the clock of a connection's timestamps: one number for each pair of addresses, so that a new
     /// connection's clock goes on where the last one's was (RFC 7323 section 5.4, RFC 6191).
     pub(crate) fn timestamp_offset(&self, tuple: &Tuple) -> u32 {

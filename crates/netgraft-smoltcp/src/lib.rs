@@ -24,6 +24,7 @@
 
 mod addr;
 mod conduit;
+mod cookies;
 mod core;
 mod datagram;
 mod demux;

@@ -162,7 +162,12 @@ impl Core {
         let sock = self.socks.held(handle)?;
         match &sock.body {
             Body::Conn(conn) => Ok(conn.info()),
-            Body::Listener(_) => Ok(TcpInfo { state: TcpState::Listen, ..TcpInfo::default() }),
+            Body::Listener(listener) => Ok(TcpInfo {
+                state: TcpState::Listen,
+                // Of a listener it is the queue's length (`tcpi_unacked`).
+                unacknowledged: listener.queue().0 as u32,
+                ..TcpInfo::default()
+            }),
             Body::Fresh => Ok(TcpInfo::default()),
             Body::Datagrams(_) => Err(Error::NotSupported),
         }

@@ -41,7 +41,7 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    fn new(config: &Config, passive: bool, now: Instant) -> Self {
+    pub(crate) fn new(config: &Config, passive: bool, now: Instant) -> Self {
         Handshake {
             wanted: true,
             tries: 0,
@@ -57,7 +57,7 @@ impl Handshake {
         }
     }
 
-    fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options {
             mss: Some(self.mss),
             window_scale: self.scaling,
@@ -235,7 +235,9 @@ impl Connection {
         }
         let rtt = &mut self.sender.rtt;
         match (handshake.tries, echo, self.stamps.is_some()) {
-            (..=1, _, _) => rtt.measure(now.since(handshake.last), now),
+            // A cookie: nobody knows when it was sent.
+            (0, _, _) => {}
+            (1, _, _) => rtt.measure(now.since(handshake.last), now),
             // The peer's echo tells which of them was answered (RFC 7323 section 4).
             (_, Some(echo), true) => {
                 let took = (now.millis() as u32).wrapping_add(self.stamp_offset).wrapping_sub(echo);

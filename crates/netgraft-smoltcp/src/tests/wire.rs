@@ -508,3 +508,29 @@ fn round_trips_and_repetitions_are_told() {
     world.pass(Duration::from_secs(20));
     assert_eq!(info(&world).retransmits, 2);
 }
+
+#[test]
+fn a_flood_of_syns_takes_no_memory_and_a_client_still_connects() {
+    // RFC 4987 section 3.6. Nobody who floods acknowledges the answer.
+    let mut world = World::filtered(|end, frame| !(end == 0 && is_tcp(frame) && frame[47] & 0x12 == 0x10));
+    let listener = world.listen(1, TCP4, "0.0.0.0:80", 2);
+    for _ in 0..50 {
+        world.connect(0, TCP4, "192.0.2.2:80");
+    }
+    let half_open = world.stacks[1].core().unwrap().connections.len();
+    assert_eq!(half_open, 3, "the backlog and one more");
+    world.filter(|_, _| true);
+    let client = world.connect(0, TCP4, "192.0.2.2:80");
+    assert_eq!(world.ready(0, client), Events::OUT);
+    assert_eq!(world.send(0, client, b"hello"), Ok(5));
+    world.settle();
+    let (server, peer) = world.stacks[1].accept(listener).unwrap();
+    assert_eq!(peer, world.stacks[0].local_addr(client).unwrap());
+    assert_eq!(world.recv(1, server).unwrap(), b"hello");
+    assert_eq!(world.stacks[1].tcp_info(server).unwrap().state, TcpState::Established);
+    // An acknowledgement of something else is refused.
+    world.stacks[1].close(listener, world.now).unwrap();
+    world.settle();
+    let late = world.connect(0, TCP4, "192.0.2.2:80");
+    assert_eq!(world.stacks[0].take_error(late), Some(Error::ConnectionRefused));
+}
