@@ -24,10 +24,12 @@
 
 mod addr;
 mod conduit;
+mod cookies;
 mod core;
 mod datagram;
 mod demux;
 mod device;
+mod emit;
 mod fragments;
 mod fragments6;
 mod hash;
@@ -36,7 +38,6 @@ mod iface;
 mod inet;
 mod isn;
 mod listener;
-mod meter;
 mod neighbor;
 mod options;
 mod packet;

@@ -148,7 +148,7 @@ fn options_read_back_and_unknown_ones_are_told() {
             assert_eq!(get(OptionName::ReceiveBuffer), SocketOption::ReceiveBuffer(receive));
         }
     }
-    assert_eq!(stack.set_option(tcp, SocketOption::Congestion("bbr".into())), Err(Error::NotFound));
+    assert_eq!(stack.set_option(tcp, SocketOption::Congestion("vegas".into())), Err(Error::NotFound));
     assert_eq!(stack.set_option(tcp, SocketOption::KeepCount(1000)), Err(Error::Invalid));
     assert_eq!(stack.set_option(udp, SocketOption::NoDelay(true)), Err(Error::UnknownOption));
     assert_eq!(stack.set_option(tcp, SocketOption::V6Only(true)), Err(Error::UnknownOption));
