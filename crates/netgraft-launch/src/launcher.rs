@@ -19,6 +19,7 @@ use super::jobs::{AfterStop, Jobs};
 use super::keeper;
 use super::mirror::{self, Mirror};
 use super::programs::{self, Further, Home, ProgramId};
+use super::pty::Pty;
 use super::report::{Report, Role, Step};
 use super::sentry;
 use super::survive::Spare;
@@ -96,6 +97,8 @@ pub(super) struct Launcher {
     mirror: Mirror,
     /// The link of a level 0 stack.
     veth: Option<Veth>,
+    /// The terminal of the program's own.
+    pty: Option<Pty>,
 }
 
 pub(super) fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
@@ -139,6 +142,7 @@ impl Launcher {
             watchdog: Watchdog::new(Instant::now()),
             mirror: Mirror::default(),
             veth: None,
+            pty: None,
         })
     }
 
@@ -279,8 +283,13 @@ impl Launcher {
                     handed_over = Some(self.prepare_stack(stack, pid.unsigned_abs())?);
                 }
                 Some(Incoming::Report(Report::Listener(number), program)) => {
-                    let listener = programs::take_listener(program, number)?;
+                    let listener =
+                        programs::take_descriptor(program, number).map_err(step(Step::Listener))?;
                     self.hand_over(Some(listener), handed_over.take().unwrap_or_default())?;
+                }
+                Some(Incoming::Report(Report::Terminal(number), program)) => {
+                    let master = programs::take_descriptor(program, number).map_err(step(Step::Terminal))?;
+                    self.pty = Some(Pty::new(master).map_err(step(Step::Terminal))?);
                 }
                 Some(Incoming::Report(Report::NoProgram, _)) => {
                     self.hand_over(None, handed_over.take().unwrap_or_default())?;
@@ -393,7 +402,7 @@ impl Launcher {
                 self.processes[role as usize] = Process::Alive(sender);
                 Ok(())
             }
-            Report::Listener(_) | Report::NoProgram | Report::NeedsIdMaps => Ok(()),
+            Report::Listener(_) | Report::Terminal(_) | Report::NoProgram | Report::NeedsIdMaps => Ok(()),
         }
     }
 
@@ -446,6 +455,14 @@ impl Launcher {
             return Ok(());
         }
         let Some(program) = self.process_of(self.foreground) else { return Ok(()) };
+        match (arrived.signal, &self.pty) {
+            (libc::SIGWINCH, Some(pty)) => {
+                pty.resize();
+                return Ok(());
+            }
+            (libc::SIGCONT, Some(pty)) => pty.enter(),
+            _ => {}
+        }
         match arrived.signal {
             libc::SIGCONT => self.jobs.resume(program).map_err(step(Step::Supervise)),
             _ if arrived.from_kernel && self.jobs.terminal_reaches_program() => Ok(()),
@@ -558,6 +575,10 @@ impl Launcher {
             }
         }
         drop(control);
+        // With the last process of the sandbox the other side is closed: what it wrote is shown before that is seen.
+        if let Some(pty) = self.pty.take() {
+            pty.end();
+        }
     }
 
     /// Reads reports until all of `roles` are known, for a bounded time.

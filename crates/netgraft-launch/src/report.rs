@@ -81,6 +81,8 @@ steps! {
     Proc = "mount a /proc of the sandbox's own";
     /// The namespaces of a sandbox that runs.
     Join = "enter the sandbox's namespaces";
+    /// A terminal of the program's own.
+    Terminal = "give the program a terminal of its own (--pty)";
     /// The program's working directory.
     Directory = "enter the program's working directory";
     /// The program's user.
@@ -106,6 +108,8 @@ pub(super) enum Report {
     Made(Role),
     /// The program's filter is installed; its listener has this number in the program's process.
     Listener(i32),
+    /// The program has a terminal of its own; the side that shows it has this number in the program's process.
+    Terminal(i32),
     /// The sender stands in for a program: the sandbox is made without one.
     NoProgram,
     /// A step failed with this errno; the sandbox cannot be made.
@@ -128,6 +132,7 @@ impl Report {
             Report::Skipped(step, errno) => (4, step as u8, errno),
             Report::ExecFailed(errno) => (5, 0, errno),
             Report::NoProgram => (6, 0, 0),
+            Report::Terminal(number) => (7, 0, number),
         };
         let [a, b, c, d] = value.to_ne_bytes();
         [tag, detail, 0, 0, a, b, c, d]
@@ -146,6 +151,7 @@ impl Report {
             4 => Report::Skipped(step()?, value),
             5 => Report::ExecFailed(value),
             6 => Report::NoProgram,
+            7 => Report::Terminal(value),
             _ => return None,
         })
     }
@@ -186,6 +192,7 @@ mod tests {
             Report::Skipped(Step::Proc, 13),
             Report::ExecFailed(2),
             Report::NoProgram,
+            Report::Terminal(7),
         ];
         let (reader, writer) = fdpass::pair().unwrap();
         fdpass::tell_senders(reader.as_fd()).unwrap();

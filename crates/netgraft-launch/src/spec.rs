@@ -78,6 +78,17 @@ pub struct User {
     pub group: u32,
 }
 
+/// The terminal of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Terminal {
+    /// The caller's input, output and error, and with them its terminal.
+    #[default]
+    Callers,
+    /// A pseudo-terminal of the sandbox's own, which the launcher shows at the caller's input and output.
+    Own,
+}
+
 /// A program that runs in a sandbox.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -92,6 +103,8 @@ pub struct ProgramSpec {
     pub directory: Option<PathBuf>,
     /// Who it runs as; `None` is the user that the caller is.
     pub user: Option<User>,
+    /// Its terminal.
+    pub terminal: Terminal,
 }
 
 impl ProgramSpec {
@@ -104,6 +117,7 @@ impl ProgramSpec {
             environment: std::env::vars_os().collect(),
             directory: None,
             user: None,
+            terminal: Terminal::default(),
         }
     }
 }

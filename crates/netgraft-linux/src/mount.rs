@@ -12,6 +12,8 @@ use crate::process::{check, check_long};
 pub enum Access {
     /// Reading and writing; no devices, programs or set-user-id files.
     Data,
+    /// Reading, writing and devices; no programs or set-user-id files.
+    Devices,
     /// Reading; no devices, programs or set-user-id files.
     ReadOnly,
 }
@@ -21,6 +23,7 @@ impl Access {
         let data = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         match self {
             Access::Data => data,
+            Access::Devices => libc::MS_NOSUID | libc::MS_NOEXEC,
             Access::ReadOnly => data | libc::MS_RDONLY,
         }
     }

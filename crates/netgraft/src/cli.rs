@@ -15,6 +15,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::program_args::ProgramArgs;
+
 const EXAMPLES: &str = "\
 Examples:
   netgraft run -- redis-server
@@ -128,6 +130,9 @@ struct RunArgs {
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 
+    #[command(flatten)]
+    program: ProgramArgs,
+
     /// The program and its arguments; options of netgraft end here
     #[arg(
         value_name = "PROGRAM [ARGS]",
@@ -211,6 +216,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.on_crash = run.on_crash;
     let mut program = ProgramSpec::new(program);
     program.args = command.collect();
+    run.program.apply(&mut program);
     Ok(Command::Run {
         network: Box::new(network),
         program: Box::new(program),

@@ -29,7 +29,7 @@ pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub(crate) use netgraft_launch::vitals;
 pub use netgraft_launch::{
     EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, NetworkSpec, OnCrash, ProgramId,
-    ProgramSpec, RunError, Sandbox, SentryMain, Stacks, Step, User, clock, control,
+    ProgramSpec, RunError, Sandbox, SentryMain, Stacks, Step, Terminal, User, clock, control,
 };
 
 /// Registers the stacks that netgraft brings: [`SMOLTCP`] and [`HOST`].

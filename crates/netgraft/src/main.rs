@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod program_args;
 
 use std::process::ExitCode;
 
