@@ -355,13 +355,13 @@ mod tests {
             for request in [libc::TIOCSTI, libc::TIOCLINUX] {
                 // The kernel reads an unsigned int: what stands above it changes nothing.
                 for high in [0, 1 << 32, 0xffff_ffff << 32] {
-                    let args = [0, request as u64 | high, 0x1000, 0, 0, 0];
+                    let args = [0, request | high, 0x1000, 0, 0, 0];
                     let verdict = run(host_sockets, AUDIT_ARCH, libc::SYS_ioctl, args);
                     assert_eq!(verdict, errno(libc::EPERM));
                 }
             }
             for request in [libc::TIOCGWINSZ, libc::TIOCSCTTY, libc::TCSETS] {
-                let args = [0, request as u64, 0x1000, 0, 0, 0];
+                let args = [0, request, 0x1000, 0, 0, 0];
                 assert_eq!(run(host_sockets, AUDIT_ARCH, libc::SYS_ioctl, args), ALLOW);
             }
         }
