@@ -57,6 +57,8 @@ pub struct NetworkSpec {
     pub name_servers: Vec<IpAddr>,
     /// What happens when the stack crashes, hangs or makes a system call that it may not make.
     pub on_crash: OnCrash,
+    /// Whether the `pre_init` of a shared object runs with the caller's rights, to open devices itself.
+    pub trust_pre_init: bool,
     /// Where names of stacks are looked up.
     pub stacks: Stacks,
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use netgraft_abi::{Level, Loaded};
+use netgraft_abi::{Care, Level, LoadError, Loaded};
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{LinkConfig, NetworkType, StackConfig};
 
+use crate::allow;
 use crate::error::RunError;
 use crate::spec::NetworkSpec;
 
@@ -30,9 +31,16 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
     let name = match (network, plugin.as_deref()) {
         (NetworkType::Plugin, Some(path)) if is_path(path) => {
             check_link(network, config)?;
-            let object = Arc::new(netgraft_abi::load(Path::new(path))?);
-            if object.level() != Level::Zero {
-                refuse_veth(config)?;
+            let object = Arc::new(load(Path::new(path), spec.trust_pre_init)?);
+            match (object.level(), &config.link) {
+                (Level::Zero, LinkConfig::Veth(name)) if !spec.trust_pre_init => {
+                    return Err(RunError::Options(format!(
+                        "a level 0 stack opens its link itself, with your rights: --link veth:{name} needs \
+                         --trust-pre-init, if you trust {path} with them"
+                    )));
+                }
+                (Level::Zero, _) => {}
+                _ => refuse_veth(config)?,
             }
             return Ok(Choice { factory: object.factory(), object: Some(object) });
         }
@@ -57,6 +65,14 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
         return Err(RunError::Options(format!("the stack {name} takes no --plugin-arg: leave it out")));
     }
     Ok(Choice { factory: stacks.get(name)?, object: None })
+}
+
+/// Reads a shared object and looks at it in a child process without rights, behind the sentry's allow-list.
+///
+/// # Errors
+/// One line for the operator, with the object's name.
+pub fn load(path: &Path, trust_pre_init: bool) -> Result<Loaded, LoadError> {
+    netgraft_abi::load(path, &Care { base: allow::rules(&[]), trust_pre_init })
 }
 
 /// A veth pair is for objects that look for their interface themselves; others are given theirs.

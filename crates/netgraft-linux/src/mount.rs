@@ -59,6 +59,16 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
         .map(drop)
 }
 
+/// Keeps mounts of this mount namespace from spreading to others, and those of others from here (`MS_PRIVATE`).
+///
+/// # Errors
+/// As mount(2).
+pub fn make_private() -> io::Result<()> {
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: the string is a constant; the other arguments are unused for a change of propagation.
+    check(unsafe { libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
+}
+
 /// Makes a mount read-only (`MS_REMOUNT`).
 ///
 /// # Errors

@@ -58,8 +58,8 @@ enum Subcommands {
 }
 
 const CHECK_HELP: &str = "\
-A stack in a file runs with your rights in a process of its own, which after pre_init may make only the system calls that
-it may make in 'netgraft run'. A crash, a hang or a forbidden call fails its case, and the next one goes on; after three
+A stack in a file runs in processes of its own, which have no rights and may make only the system calls that it may make
+in 'netgraft run'. A crash, a hang or a forbidden call fails its case, and the next one goes on; after three
 hangs in a row the rest does not run.
 
 Exit status: 0 if all passed that is not known to fail, 1 if something failed, 125 if netgraft itself failed or there is
@@ -81,6 +81,10 @@ struct CheckArgs {
     /// A text that the stack is given as it is
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     plugin_arg: Option<String>,
+
+    /// Let the pre_init of a stack in a shared object run with your rights
+    #[arg(long)]
+    trust_pre_init: bool,
 }
 
 #[derive(Args)]
@@ -97,6 +101,11 @@ struct RunArgs {
     /// A text that the stack is given as it is
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     plugin_arg: Option<String>,
+
+    /// Let the pre_init of a stack in a shared object run with your rights, to open devices itself; without this no code of
+    /// it does
+    #[arg(long)]
+    trust_pre_init: bool,
 
     /// Where the stack's packets go: none, tap:NAME (a TAP device in this network namespace, made if absent),
     /// packet:IFACE (an existing interface, such as one end of a veth pair) or, for a level 0 stack, veth:NAME (one end
@@ -168,6 +177,8 @@ pub(crate) enum Command {
         stack: String,
         /// The stack's text.
         argument: Option<String>,
+        /// Whether an object's pre-init has the caller's rights.
+        trust_pre_init: bool,
         /// Which cases.
         filter: String,
         /// For programs.
@@ -189,8 +200,8 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error, &args))?;
     let run = match cli.command {
         Subcommands::Stacks { files } => return Ok(Command::Stacks { files }),
-        Subcommands::Check(CheckArgs { stack, filter, json, plugin_arg }) => {
-            return Ok(Command::Check { stack, argument: plugin_arg, filter, json });
+        Subcommands::Check(CheckArgs { stack, filter, json, plugin_arg, trust_pre_init }) => {
+            return Ok(Command::Check { stack, argument: plugin_arg, trust_pre_init, filter, json });
         }
         Subcommands::Run(run) => run,
     };
@@ -212,6 +223,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         gateways: run.gateways,
         argument: run.plugin_arg,
     };
+    network.trust_pre_init = run.trust_pre_init;
     network.name_servers = run.dns;
     network.on_crash = run.on_crash;
     let mut program = ProgramSpec::new(program);
@@ -272,7 +284,7 @@ pub(crate) fn stacks_text() -> String {
 pub(crate) fn object_text(files: &[String]) -> Result<String, netgraft_abi::LoadError> {
     let mut text = String::new();
     for file in files {
-        let object = netgraft_abi::load(file.as_ref())?;
+        let object = netgraft_launch::stacks::load(file.as_ref(), false)?;
         let level = match object.level() {
             netgraft_abi::Level::Zero => "level 0",
             netgraft_abi::Level::One => "level 1",

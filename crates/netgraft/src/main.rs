@@ -44,12 +44,14 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_FAILURE)
             }
         },
-        Command::Check { stack, argument, filter, json } => check(&stack, argument, &filter, json),
+        Command::Check { stack, argument, trust_pre_init, filter, json } => {
+            check(&stack, argument, trust_pre_init, &filter, json)
+        }
     }
 }
 
-fn check(stack: &str, argument: Option<String>, filter: &str, json: bool) -> ExitCode {
-    let checked = match netgraft::check(stack, argument, filter) {
+fn check(stack: &str, argument: Option<String>, trust_pre_init: bool, filter: &str, json: bool) -> ExitCode {
+    let checked = match netgraft::check(stack, argument, trust_pre_init, filter) {
         Ok(checked) => checked,
         Err(error) => {
             tell(&error);

@@ -76,3 +76,49 @@ fn nothing_is_typed_into_the_operator_s_terminal() {
         }
     }
 }
+
+/// The hostile object, whose constructor and pre-init look for rights, files and processes.
+fn looter() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let object = folder().join("looter.so");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-DLOOT", "-I"])
+        .arg(root.join("crates/netgraft-abi/include"))
+        .arg("-I")
+        .arg(root.join("tests/plugins"))
+        .arg("-o")
+        .arg(&object)
+        .arg(root.join("tests/plugins/hostile.c"))
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    object
+}
+
+#[test]
+fn code_of_an_object_finds_no_rights_of_the_operator() {
+    let object = looter();
+    let path = object.to_str().unwrap();
+    for &user in users() {
+        let netgraft = |args: &[&str]| {
+            let mut command = Command::new(binary());
+            command.args(args);
+            let got = as_user(command, user).output().unwrap();
+            let text =
+                String::from_utf8_lossy(&got.stdout).into_owned() + &String::from_utf8_lossy(&got.stderr);
+            (got.status.code(), text)
+        };
+        let run = ["run", "--network", "plugin", "--plugin", path];
+        let (status, text) = netgraft(&["stacks", path]);
+        assert!(status == Some(0) && text.contains("hostile"), "as {user:?}: {text}");
+        let (status, text) = netgraft(&[&run[..], &["--", "sh", "-c", "exit 7"]].concat());
+        assert_eq!(status, Some(7), "as {user:?}: {text}");
+        let (status, text) = netgraft(&["check", path, "--filter", "create/a fresh stream"]);
+        assert_eq!(status, Some(0), "as {user:?}: {text}");
+        // Whoever trusts it gives it what he has: that the attack would work is seen here.
+        let (status, text) = netgraft(&[&run[..], &["--trust-pre-init", "--", "true"]].concat());
+        let status_of_loot = if user == User::Own && is_root() { 40 } else { 44 };
+        assert_eq!(status, Some(125), "as {user:?}: {text}");
+        assert!(text.contains(&format!("exited with status {status_of_loot} in ")), "as {user:?}: {text}");
+    }
+}
