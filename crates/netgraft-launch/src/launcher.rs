@@ -21,6 +21,7 @@ use super::mirror::{self, Mirror};
 use super::programs::{self, Further, Home, ProgramId};
 use super::pty::Pty;
 use super::report::{Report, Role, Step};
+use super::said::{Ear, printable};
 use super::sentry;
 use super::survive::Spare;
 use super::tree::{LauncherEnds, Plan};
@@ -33,6 +34,9 @@ use crate::error::RunError;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long a process may take to end by itself, and again when it was killed.
 const REAP_TIME: Duration = Duration::from_secs(1);
+
+/// So many messages of the sentry come before a signal that is there: its last words, but not all that it can say.
+const IN_A_ROW: u32 = 256;
 
 /// Something that came to the launcher.
 pub(super) enum Incoming {
@@ -66,6 +70,10 @@ pub(super) struct Launcher {
     /// Warnings that wait until the program is started: if it is not, the reason is told alone.
     warnings: Vec<String>,
     pub(super) control_open: bool,
+    /// What the sentry says is heard with this.
+    pub(super) ear: Ear,
+    /// How many messages of the sentry were taken since a signal was looked for.
+    in_a_row: u32,
     signals: OwnedFd,
     /// The processes by [`Role`].
     pub(super) processes: [Process; Role::ALL.len()],
@@ -125,6 +133,8 @@ impl Launcher {
             reports_open: true,
             warnings: Vec::new(),
             control_open: true,
+            ear: Ear::new(),
+            in_a_row: 0,
             signals,
             processes,
             jobs,
@@ -194,18 +204,23 @@ impl Launcher {
                 let incoming = received.map(|(report, sender)| Incoming::Report(report, sender));
                 return Ok(Some(incoming.unwrap_or(Incoming::ReportsClosed)));
             }
-            if sentry {
+            if let Some(call) = self.look_at_sentry() {
+                return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(call)))));
+            }
+            if sentry && !(signal && self.in_a_row >= IN_A_ROW) {
+                self.in_a_row += 1;
                 if let Some(incoming) = self.hear_sentry()? {
                     return Ok(Some(incoming));
                 }
+                if deadline.is_some_and(|at| at <= Instant::now()) {
+                    return Ok(None);
+                }
                 continue;
             }
+            self.in_a_row = 0;
             if signal {
                 let arrived = signal::read(self.signals.as_fd()).map_err(step(Step::Supervise))?;
                 return Ok(arrived.map(Incoming::Signal));
-            }
-            if let Some(call) = self.look_at_sentry() {
-                return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(call)))));
             }
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 return Ok(None);
@@ -232,8 +247,20 @@ impl Launcher {
             Ok(Some(received)) => received,
             Ok(None) => return gone(None),
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return gone(None),
-            Err(e) => return gone(Some(Cause::GaveUp(format!("it sent nonsense: {e}")))),
+            Err(e) => {
+                let what = printable(&e.to_string());
+                return gone(Some(Cause::GaveUp(format!("it sent nonsense: {what}"))));
+            }
         };
+        let message = match self.ear.check(message) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(None),
+            Err(what) => return gone(Some(Cause::GaveUp(format!("it sent nonsense: {what}")))),
+        };
+        // Those two come from the sentry before the stack's code runs, and once. One in the host's network has neither.
+        if self.plan.host_network && matches!(message, FromSentry::NetworkNamespace | FromSentry::Keeper) {
+            return gone(Some(Cause::GaveUp("it sent nonsense: it has no such descriptor".to_owned())));
+        }
         match message {
             FromSentry::NetworkNamespace => {
                 if let (Some(fd), None) = (fds.pop(), &self.surrogates) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use netgraft_abi::Loaded;
 use netgraft_launch::vitals::Vitals;
-use netgraft_launch::{RunError, Step, call_text, change_text, confine_for, stacks};
+use netgraft_launch::{RunError, Step, call_text, change_text, confine_for, printable, stacks};
 use netgraft_linux::cage::{Cage, Ids, Rest};
 use netgraft_linux::fdpass::wait_readable;
 use netgraft_linux::jail;
@@ -23,7 +23,7 @@ use netgraft_plugin::registry::Factory;
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{InitStackArgs, PluginStack, PreInitStackArgs, StackConfig, get_plugin_stack};
 use netgraft_smoltcp::SmoltcpStack;
-use netgraft_testkit::conformance::{self, Progress, Report, Row, Skips, Subject, Time};
+use netgraft_testkit::conformance::{self, Outcome, Progress, Report, Row, Skips, Subject, Time};
 use serde::{Deserialize, Serialize};
 
 /// How long a case may take: one that waits in vain gives up after a few seconds by itself.
@@ -225,6 +225,25 @@ fn tell_cases(examined: &Examined, filter: &str, done: usize, end: &File) -> i32
     i32::from(!whole)
 }
 
+/// A row as the child gave it, which may run hostile code: no text of it is more than a part of a line.
+fn clean(row: Row) -> Row {
+    let outcome = match row.outcome {
+        Outcome::Fail { call, expected, actual } => Outcome::Fail {
+            call: printable(&call),
+            expected: printable(&expected),
+            actual: printable(&actual),
+        },
+        Outcome::Unsupported { says } => Outcome::Unsupported { says: printable(&says) },
+        other => other,
+    };
+    Row {
+        group: printable(&row.group),
+        name: printable(&row.name),
+        setting: printable(&row.setting),
+        outcome,
+    }
+}
+
 /// How a child came to its end.
 enum End {
     /// By itself; nothing is known if somebody killed what waits for it.
@@ -312,13 +331,13 @@ impl<'a> Run<'a> {
         while let Some(length) = self.heard.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.heard.drain(..=length).collect();
             match serde_json::from_slice(&line).ok()? {
-                Line::Begins(id) => (self.open, self.since) = (Some(id), Instant::now()),
+                Line::Begins(id) => (self.open, self.since) = (Some(printable(&id)), Instant::now()),
                 Line::Ended(row) => {
                     self.open = None;
                     if report.rows.len() == ROWS {
                         return None;
                     }
-                    report.rows.push(row);
+                    report.rows.push(clean(row));
                 }
             }
         }

@@ -358,6 +358,11 @@ pub(crate) fn log_to_stderr(verbosity: u8) {
         .init();
 }
 
+/// A text on one line, whatever is in it: a part of it may come from a stack or a program.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// One event: "netgraft: warning: text".
 struct Line;
 
@@ -379,9 +384,9 @@ where
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
-        write!(writer, "netgraft: {level}: ")?;
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        let mut text = String::new();
+        context.format_fields(Writer::new(&mut text), event)?;
+        writeln!(writer, "netgraft: {level}: {}", one_line(&text))
     }
 }
 
@@ -476,6 +481,14 @@ mod tests {
         }
         let Err(Stop::Text(help)) = parsed("netgraft run --help") else { panic!() };
         assert!(help.contains("Examples:") && help.contains("Exit status"));
+    }
+
+    #[test]
+    fn a_text_is_one_line() {
+        assert_eq!(
+            one_line("a\nnetgraft: error: b\r\u{1b}[1m"),
+            "a\u{fffd}netgraft: error: b\u{fffd}\u{fffd}[1m"
+        );
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn check(stack: &str, argument: Option<String>, trust_pre_init: bool, filter: &s
 fn tell(error: &RunError) {
     // A signal's sender knows what it did.
     if !matches!(error, RunError::Interrupted(_)) {
-        eprintln!("netgraft: {error}");
+        eprintln!("netgraft: {}", cli::one_line(&error.to_string()));
     }
 }
 
