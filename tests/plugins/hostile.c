@@ -9,7 +9,8 @@
  * object does the deed that it is defined as before anything is asked of it.
  * Deeds that end or stop it: abort, segfault, exit, hang, spin. Deeds that try to get out: open, inet, packet, ptrace,
  * memory, exec, fork, kill, mount, bpf; what comes of them is logged as "DEED: errno N" or "DEED: DONE".
- * Deeds that leave a process behind: stay, depart.
+ * Deeds that leave a process behind: stay, depart. With LOOT defined, its constructor and its pre-init end the process with
+ * status 40 and more if they find rights, files or anybody's processes.
  * Deeds that break the contract: close-all, print, leak, length, handle, again, address, event, error, null, long,
  * empty, unasked. And two that are honest: broken, in send, and none, in lend and batch.
  */
@@ -53,10 +54,13 @@ static void kill_all_but_us(void) {
     report(kill(getppid() > 1 ? getppid() : 1, 0));
 }
 
-/* Makes the file that the environment names, where there is a file system: a test waits for it. */
+/* Makes the file that the environment names, or where there is none, marks the name itself, which is seen in
+ * /proc/PID/environ: a test waits for it. */
 static void announce(void) {
-    const char *path = getenv("HOSTILE_IS_HERE");
-    if (path) close(open(path, O_CREAT | O_WRONLY, 0600));
+    char *path = getenv("HOSTILE_IS_HERE");
+    int fd = path ? open(path, O_CREAT | O_WRONLY, 0600) : -1;
+    if (fd >= 0) close(fd);
+    else if (path) *path = '!';
 }
 
 /* Leaves a process behind, in a session of its own or not. */
@@ -98,6 +102,47 @@ static void act(void) {
     if (is("leak")) (void)!malloc(1 << 20);
 }
 
+#ifdef LOOT
+#include <dirent.h>
+
+static bool can_open(const char *path, int flags) {
+    int fd = open(path, flags);
+    if (fd >= 0) close(fd);
+    return fd >= 0;
+}
+
+/* The status with which the process ends if it has what it should not have. */
+static int loot(void) {
+    char text[4096] = "";
+    if (getuid() == 0 || geteuid() == 0) return 40;
+    int fd = open("/proc/self/status", O_RDONLY);
+    if (fd < 0 || read(fd, text, sizeof text - 1) <= 0) return 41;
+    close(fd);
+    const char *capabilities = strstr(text, "CapEff:");
+    if (!capabilities) return 42;
+    /* In the sentry it is CAP_SYS_PTRACE over the program. */
+    unsigned long long set = strtoull(capabilities + 7, NULL, 16);
+    if (set & ~(1ull << 19)) return 42;
+    if (can_open("/etc/shadow", O_RDWR) || can_open("/etc/shadow", O_RDONLY)) return 43;
+    if (can_open("/etc/passwd", O_RDONLY) || can_open("/dev/net/tun", O_RDWR)) return 44;
+    if (can_open("/proc/sys/kernel/core_pattern", O_RDONLY)) return 45;
+    fd = open("/loot", O_CREAT | O_WRONLY, 0600);
+    if (fd >= 0) return 46;
+    /* In the sentry those of the sandbox, and never the host's. */
+    DIR *list = opendir("/proc");
+    if (!list) return 47;
+    int processes = 0;
+    for (struct dirent *entry; (entry = readdir(list));) processes += entry->d_name[0] >= '1' && entry->d_name[0] <= '9';
+    closedir(list);
+    return processes > 8 ? 48 : 0;
+}
+
+__attribute__((constructor)) static void look_around(void) {
+    int status = loot();
+    if (status != 0) _exit(status);
+}
+#endif
+
 static bool now_is(const char *call) {
     if (strcmp(when, call) != 0) return false;
     act();
@@ -114,6 +159,13 @@ static int32_t bad_create(const struct netgraft_config *config, const struct net
 
 static int32_t bad_pre_init(void *self, uint32_t pid, struct netgraft_handover *out, char *why, size_t capacity) {
     (void)self, (void)pid, (void)why, (void)capacity;
+#ifdef LOOT
+    int status = loot();
+    if (status != 0) _exit(status);
+    /* Here it may ask for more, and is told no. */
+    if (socket(AF_INET, SOCK_STREAM, 0) >= 0 || socket(AF_PACKET, SOCK_RAW, 0) >= 0) _exit(49);
+    if (errno != EPERM || kill(1, 0) == 0 || syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) >= 0) _exit(50);
+#endif
     if (now_is("pre_init") && is("length")) out->text_length = (size_t)-1;
     if (now_is("pre_init") && is("handle")) out->fds[0] = 12345, out->fd_count = 1;
     return NETGRAFT_OK;

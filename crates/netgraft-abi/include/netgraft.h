@@ -479,14 +479,19 @@ struct netgraft_host {
     void (*log)(void *context, uint32_t level, const char *text, size_t length);
 };
 
-/* Where pre_init writes what is handed to init. */
+/*
+ * Where pre_init writes what is handed to init. Without a link it is empty before the call. With one, the caller has opened
+ * it: fds[0] is its descriptor, non-blocking, on which each frame has a struct virtio_net_hdr in front of it, and the text is
+ * "tap NAME 02:00:00:00:00:01 1500" (or "packet"): the hardware address of the stack's side and the MTU. A stack may leave this as it is, and so may
+ * one without pre_init: it is then what init gets.
+ */
 struct netgraft_handover {
     char *text; /* free text, not ended by a zero byte */
     size_t text_capacity;
-    size_t text_length; /* written by the stack; 0 before the call */
+    size_t text_length; /* written by the stack */
     int32_t *fds;       /* owned by the caller after success, all open */
     size_t fd_capacity;
-    size_t fd_count; /* written by the stack; 0 before the call */
+    size_t fd_count; /* written by the stack */
 };
 
 /* ---- The table -------------------------------------------------------------------------------------------- */
@@ -568,8 +573,9 @@ struct netgraft_stack_v1 {
 
     /* ---- Optional functions: null, or beyond `size`, if the stack has not got them ---- */
 
-    /* Runs in the launcher, with its rights; `pid` is a process of the sandbox whose namespaces (/proc/PID/ns) are
-     * the program's. */
+    /* Runs in a process of its own, before the sentry, and with no more rights than the sentry has: it can open nothing. Only
+     * with --trust-pre-init it has the launcher's rights, and no link is opened for it: then it may open devices of its own,
+     * and `pid` is a process of the sandbox whose namespaces (/proc/PID/ns) are the program's. */
     int32_t (*pre_init)(void *self, uint32_t pid, struct netgraft_handover *out, char *why, size_t why_capacity);
     /* The time at which poll is to be called at the latest, or NETGRAFT_NEVER. */
     uint64_t (*next_deadline)(void *self);

@@ -19,7 +19,9 @@ use super::jobs::{AfterStop, Jobs};
 use super::keeper;
 use super::mirror::{self, Mirror};
 use super::programs::{self, Further, Home, ProgramId};
+use super::pty::Pty;
 use super::report::{Report, Role, Step};
+use super::said::{Ear, printable};
 use super::sentry::{self, Handover, NamespaceIds};
 use super::survive::Spare;
 use super::tree::{LauncherEnds, Plan};
@@ -32,6 +34,9 @@ use crate::error::RunError;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long a process may take to end by itself, and again when it was killed.
 const REAP_TIME: Duration = Duration::from_secs(1);
+
+/// So many messages of the sentry come before a signal that is there: its last words, but not all that it can say.
+const IN_A_ROW: u32 = 256;
 
 /// Something that came to the launcher.
 pub(super) enum Incoming {
@@ -65,6 +70,10 @@ pub(super) struct Launcher {
     /// Warnings that wait until the program is started: if it is not, the reason is told alone.
     warnings: Vec<String>,
     pub(super) control_open: bool,
+    /// What the sentry says is heard with this.
+    pub(super) ear: Ear,
+    /// How many messages of the sentry were taken since a signal was looked for.
+    in_a_row: u32,
     signals: OwnedFd,
     /// The processes by [`Role`].
     pub(super) processes: [Process; Role::ALL.len()],
@@ -98,6 +107,8 @@ pub(super) struct Launcher {
     mirror: Mirror,
     /// The link of a level 0 stack.
     veth: Option<Veth>,
+    /// The terminal of the program's own.
+    pty: Option<Pty>,
 }
 
 pub(super) fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
@@ -124,6 +135,8 @@ impl Launcher {
             reports_open: true,
             warnings: Vec::new(),
             control_open: true,
+            ear: Ear::new(),
+            in_a_row: 0,
             signals,
             processes,
             jobs,
@@ -142,6 +155,7 @@ impl Launcher {
             watchdog: Watchdog::new(Instant::now()),
             mirror: Mirror::default(),
             veth: None,
+            pty: None,
         })
     }
 
@@ -193,18 +207,23 @@ impl Launcher {
                 let incoming = received.map(|(report, sender)| Incoming::Report(report, sender));
                 return Ok(Some(incoming.unwrap_or(Incoming::ReportsClosed)));
             }
-            if sentry {
+            if let Some(call) = self.look_at_sentry() {
+                return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(call)))));
+            }
+            if sentry && !(signal && self.in_a_row >= IN_A_ROW) {
+                self.in_a_row += 1;
                 if let Some(incoming) = self.hear_sentry()? {
                     return Ok(Some(incoming));
                 }
+                if deadline.is_some_and(|at| at <= Instant::now()) {
+                    return Ok(None);
+                }
                 continue;
             }
+            self.in_a_row = 0;
             if signal {
                 let arrived = signal::read(self.signals.as_fd()).map_err(step(Step::Supervise))?;
                 return Ok(arrived.map(Incoming::Signal));
-            }
-            if let Some(call) = self.look_at_sentry() {
-                return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(call)))));
             }
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 return Ok(None);
@@ -231,8 +250,20 @@ impl Launcher {
             Ok(Some(received)) => received,
             Ok(None) => return gone(None),
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return gone(None),
-            Err(e) => return gone(Some(Cause::GaveUp(format!("it sent nonsense: {e}")))),
+            Err(e) => {
+                let what = printable(&e.to_string());
+                return gone(Some(Cause::GaveUp(format!("it sent nonsense: {what}"))));
+            }
         };
+        let message = match self.ear.check(message) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(None),
+            Err(what) => return gone(Some(Cause::GaveUp(format!("it sent nonsense: {what}")))),
+        };
+        // Those two come from the sentry before the stack's code runs, and once. One in the host's network has neither.
+        if self.plan.host_network && matches!(message, FromSentry::NetworkNamespace | FromSentry::Keeper) {
+            return gone(Some(Cause::GaveUp("it sent nonsense: it has no such descriptor".to_owned())));
+        }
         match message {
             FromSentry::NetworkNamespace => {
                 if let (Some(fd), None) = (fds.pop(), &self.surrogates) {
@@ -282,8 +313,13 @@ impl Launcher {
                     handed_over = Some(self.prepare_stack(stack, pid.unsigned_abs())?);
                 }
                 Some(Incoming::Report(Report::Listener(number), program)) => {
-                    let listener = programs::take_listener(program, number)?;
+                    let listener =
+                        programs::take_descriptor(program, number).map_err(step(Step::Listener))?;
                     self.hand_over(Some(listener), handed_over.take().unwrap_or_default())?;
+                }
+                Some(Incoming::Report(Report::Terminal(number), program)) => {
+                    let master = programs::take_descriptor(program, number).map_err(step(Step::Terminal))?;
+                    self.pty = Some(Pty::new(master).map_err(step(Step::Terminal))?);
                 }
                 Some(Incoming::Report(Report::NoProgram, _)) => {
                     self.hand_over(None, handed_over.take().unwrap_or_default())?;
@@ -404,7 +440,7 @@ impl Launcher {
                 self.namespaces.network = number.into();
                 Ok(())
             }
-            Report::Listener(_) | Report::NoProgram | Report::NeedsIdMaps => Ok(()),
+            Report::Listener(_) | Report::Terminal(_) | Report::NoProgram | Report::NeedsIdMaps => Ok(()),
         }
     }
 
@@ -457,6 +493,14 @@ impl Launcher {
             return Ok(());
         }
         let Some(program) = self.process_of(self.foreground) else { return Ok(()) };
+        match (arrived.signal, &self.pty) {
+            (libc::SIGWINCH, Some(pty)) => {
+                pty.resize();
+                return Ok(());
+            }
+            (libc::SIGCONT, Some(pty)) => pty.enter(),
+            _ => {}
+        }
         match arrived.signal {
             libc::SIGCONT => self.jobs.resume(program).map_err(step(Step::Supervise)),
             _ if arrived.from_kernel && self.jobs.terminal_reaches_program() => Ok(()),
@@ -569,6 +613,10 @@ impl Launcher {
             }
         }
         drop(control);
+        // With the last process of the sandbox the other side is closed: what it wrote is shown before that is seen.
+        if let Some(pty) = self.pty.take() {
+            pty.end();
+        }
     }
 
     /// Reads reports until all of `roles` are known, for a bounded time.

@@ -81,6 +81,8 @@ steps! {
     Proc = "mount a /proc of the sandbox's own";
     /// The namespaces of a sandbox that runs.
     Join = "enter the sandbox's namespaces";
+    /// A terminal of the program's own.
+    Terminal = "give the program a terminal of its own (--pty)";
     /// The program's working directory.
     Directory = "enter the program's working directory";
     /// The program's user.
@@ -108,6 +110,8 @@ pub(super) enum Report {
     Made(Role),
     /// The program's filter is installed; its listener has this number in the program's process.
     Listener(i32),
+    /// The program has a terminal of its own; the side that shows it has this number in the program's process.
+    Terminal(i32),
     /// The sender stands in for a program: the sandbox is made without one.
     NoProgram,
     /// The number of the user namespace that the sender, a program's process, is in (namespaces(7)).
@@ -136,6 +140,7 @@ impl Report {
             Report::NoProgram => (6, 0, 0),
             Report::UserNamespace(number) => (7, 0, number.cast_signed()),
             Report::NetworkNamespace(number) => (8, 0, number.cast_signed()),
+            Report::Terminal(number) => (9, 0, number),
         };
         let [a, b, c, d] = value.to_ne_bytes();
         [tag, detail, 0, 0, a, b, c, d]
@@ -156,6 +161,7 @@ impl Report {
             6 => Report::NoProgram,
             7 => Report::UserNamespace(value.cast_unsigned()),
             8 => Report::NetworkNamespace(value.cast_unsigned()),
+            9 => Report::Terminal(value),
             _ => return None,
         })
     }
@@ -198,6 +204,7 @@ mod tests {
             Report::NoProgram,
             Report::UserNamespace(u32::MAX),
             Report::NetworkNamespace(4_026_531_840),
+            Report::Terminal(7),
         ];
         let (reader, writer) = fdpass::pair().unwrap();
         fdpass::tell_senders(reader.as_fd()).unwrap();

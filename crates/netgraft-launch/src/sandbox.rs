@@ -21,7 +21,7 @@ use crate::launcher::Launcher;
 use crate::programs::{ProgramId, ProgramPlan};
 use crate::report::Step;
 use crate::sentry::{NOBODY, SentryMain, SentryPlan};
-use crate::spec::{NetworkSpec, ProgramSpec};
+use crate::spec::{NetworkSpec, ProgramSpec, Terminal};
 use crate::stacks;
 use crate::tree::{self, InheritedSignals, Plan};
 use crate::veth;
@@ -116,7 +116,11 @@ impl Sandbox {
         let maps = id_maps().map_err(|source| RunError::step(Step::IdMaps, source))?;
         let (launcher_ends, child_ends) = tree::ends().map_err(failed)?;
 
-        let jobs = if program.is_some() { Jobs::detect() } else { Jobs::Apart };
+        let jobs = match program.as_ref().map(|program| program.terminal) {
+            Some(Terminal::Callers) => Jobs::detect(),
+            Some(Terminal::Own) => Jobs::OwnTerminal,
+            None => Jobs::Apart,
+        };
         let signals = take_signals().map_err(failed)?;
         let restore = Restore { mask: signals.mask, ignored: signals.ignored.clone() };
         let plan = Rc::new(Plan {

@@ -61,6 +61,8 @@ pub struct NetworkSpec {
     pub name_servers: Vec<IpAddr>,
     /// What happens when the stack crashes, hangs or makes a system call that it may not make.
     pub on_crash: OnCrash,
+    /// Whether the `pre_init` of a shared object runs with the caller's rights, to open devices itself.
+    pub trust_pre_init: bool,
     /// Where names of stacks are looked up.
     pub stacks: Stacks,
 }
@@ -82,6 +84,17 @@ pub struct User {
     pub group: u32,
 }
 
+/// The terminal of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Terminal {
+    /// The caller's input, output and error, and with them its terminal.
+    #[default]
+    Callers,
+    /// A pseudo-terminal of the sandbox's own, which the launcher shows at the caller's input and output.
+    Own,
+}
+
 /// A program that runs in a sandbox.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -96,6 +109,8 @@ pub struct ProgramSpec {
     pub directory: Option<PathBuf>,
     /// Who it runs as; `None` is the user that the caller is.
     pub user: Option<User>,
+    /// Its terminal.
+    pub terminal: Terminal,
 }
 
 impl ProgramSpec {
@@ -108,6 +123,7 @@ impl ProgramSpec {
             environment: std::env::vars_os().collect(),
             directory: None,
             user: None,
+            terminal: Terminal::default(),
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use netgraft_abi::{Level, Loaded};
+use netgraft_abi::{Care, Level, LoadError, Loaded};
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, StackConfig, StackInfo};
 
+use crate::allow;
 use crate::error::RunError;
 use crate::spec::NetworkSpec;
 
@@ -30,8 +31,14 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
     check_link(network, config, veth)?;
     let name = match (network, plugin.as_deref()) {
         (NetworkType::Plugin, Some(path)) if is_path(path) => {
-            let object = Arc::new(netgraft_abi::load(Path::new(path))?);
+            let object = Arc::new(load(Path::new(path), spec.trust_pre_init)?);
             check_veth(veth, (object.level() == Level::Zero).then_some(path), config)?;
+            if let (Some(name), Level::Zero, false) = (veth, object.level(), spec.trust_pre_init) {
+                return Err(RunError::Options(format!(
+                    "a level 0 stack opens its link itself, with your rights: --link veth:{name} needs \
+                     --trust-pre-init, if you trust {path} with them"
+                )));
+            }
             return Ok(Choice { factory: object.factory(), object: Some(object) });
         }
         (NetworkType::Plugin, Some(name)) => name,
@@ -54,6 +61,14 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
         return Err(RunError::Options(format!("the stack {name} takes no --plugin-arg: leave it out")));
     }
     Ok(Choice { factory: stacks.get(name)?, object: None })
+}
+
+/// Reads a shared object and looks at it in a child process without rights, behind the sentry's allow-list.
+///
+/// # Errors
+/// One line for the operator, with the object's name.
+pub fn load(path: &Path, trust_pre_init: bool) -> Result<Loaded, LoadError> {
+    netgraft_abi::load(path, &Care { base: allow::rules(&[]), trust_pre_init })
 }
 
 /// A veth pair is for objects of level 0, which look for their interface and its IPv4 addresses themselves; others are

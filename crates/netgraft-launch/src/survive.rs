@@ -20,6 +20,7 @@ use super::crash::{self, Cause};
 use super::keeper::{self, Listeners};
 use super::launcher::{Launcher, Process};
 use super::report::Role;
+use super::said::Ear;
 use super::sentry::{self, Handover, SentryNetwork};
 use super::stand_in;
 use super::watchdog::Watchdog;
@@ -228,6 +229,7 @@ impl Launcher {
             ends.control = control;
         }
         self.control_open = true;
+        self.ear = Ear::new();
         self.restarts += 1;
         self.watchdog = Watchdog::new(Instant::now());
         Ok(())

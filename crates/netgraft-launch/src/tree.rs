@@ -14,11 +14,12 @@ use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{IdMaps, Namespaces, unshare};
 use netgraft_linux::process::{self, clone_sibling};
 use netgraft_linux::signal::{self, Signals};
-use netgraft_linux::{capability, confine, fdpass, filter, netdev, task};
+use netgraft_linux::{capability, confine, fdpass, filter, netdev, task, terminal};
 
 use super::programs::{Home, ProgramPlan};
 use super::report::{Report, Role, Step};
 use super::sentry::{self, SentryNetwork, SentryPlan};
+use super::spec::Terminal;
 use super::veth::VethPlan;
 
 /// What the children work from; decided before the first fork.
@@ -249,6 +250,9 @@ fn become_program(
     reports: &File,
     go: &PipeReader,
 ) -> Result<(), Failure> {
+    if program.terminal == Terminal::Own {
+        take_terminal(reports).map_err(at(Step::Terminal))?;
+    }
     if let Some(directory) = &program.directory {
         std::env::set_current_dir(directory).map_err(at(Step::Directory))?;
     }
@@ -268,6 +272,26 @@ fn become_program(
     let error = program.exec.run();
     Report::ExecFailed(error.raw_os_error().unwrap_or(libc::EIO)).send(reports);
     Err(Failure::Alone)
+}
+
+/// Makes a pseudo-terminal in a devpts of the sandbox's own, and the caller the leader of a session at it. The operator's
+/// terminals are out of sight then.
+fn take_terminal(reports: &File) -> io::Result<()> {
+    let devices = Path::new("/dev/pts");
+    mount::mount_new(c"devpts", devices, Access::Devices, c"newinstance,ptmxmode=0666,mode=0620")?;
+    let ptmx = devices.join("ptmx");
+    // Where this is a link it leads to the new one by itself.
+    if fs::symlink_metadata("/dev/ptmx").is_ok_and(|meta| !meta.is_symlink()) {
+        mount::bind(&ptmx, Path::new("/dev/ptmx"))?;
+    }
+    let terminal::Pair { master, slave } = terminal::open_pair(&ptmx)?;
+    Report::Terminal(master.as_raw_fd()).send(reports);
+    process::new_session()?;
+    terminal::make_controlling(slave.as_fd())?;
+    process::replace_stdio(slave.as_fd())?;
+    // The launcher takes its duplicate while this process waits; both end with execve(2).
+    std::mem::forget((master, slave));
+    Ok(())
 }
 
 /// Covers what /sys and /proc show of the host. The sandbox works without.

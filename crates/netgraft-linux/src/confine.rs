@@ -36,6 +36,14 @@ pub fn not_dumpable() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0)
 }
 
+/// Opens the process to others of its user again, which a change of user has ended (`PR_SET_DUMPABLE`).
+///
+/// # Errors
+/// None are known.
+pub fn dumpable() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 1)
+}
+
 /// Lets the kernel kill the caller when the thread that made it ends (`PR_SET_PDEATHSIG`). A change of user
 /// resets this, so it comes after.
 ///
@@ -193,6 +201,14 @@ impl AllowList {
     /// As [`AllowList::compile`].
     pub fn compile_with_names(rules: &[Allow]) -> io::Result<AllowList> {
         AllowList::compile_for(rules, SeccompAction::Trap)
+    }
+
+    /// The same, but any other system call is answered EPERM, for code that may ask for more and do without.
+    ///
+    /// # Errors
+    /// As [`AllowList::compile`].
+    pub fn compile_refusing(rules: &[Allow]) -> io::Result<AllowList> {
+        AllowList::compile_for(rules, SeccompAction::Errno(libc::EPERM as u32))
     }
 
     fn compile_for(rules: &[Allow], otherwise: SeccompAction) -> io::Result<AllowList> {

@@ -12,6 +12,7 @@ pub mod fdpass;
 pub mod filter;
 pub mod inet_socket;
 pub mod inotify;
+pub mod jail;
 pub mod link;
 pub mod listener;
 pub mod mount;

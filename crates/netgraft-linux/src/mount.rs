@@ -12,6 +12,8 @@ use crate::result::{check, check_long};
 pub enum Access {
     /// Reading and writing; no devices, programs or set-user-id files.
     Data,
+    /// Reading, writing and devices; no programs or set-user-id files.
+    Devices,
     /// Reading; no devices, programs or set-user-id files.
     ReadOnly,
 }
@@ -21,6 +23,7 @@ impl Access {
         let data = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         match self {
             Access::Data => data,
+            Access::Devices => libc::MS_NOSUID | libc::MS_NOEXEC,
             Access::ReadOnly => data | libc::MS_RDONLY,
         }
     }
@@ -54,6 +57,16 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     // SAFETY: the strings end with a zero byte and outlive the call; type and data are unused for a bind.
     check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), ptr::null(), libc::MS_BIND, ptr::null()) })
         .map(drop)
+}
+
+/// Keeps mounts of this mount namespace from spreading to others, and those of others from here (`MS_PRIVATE`).
+///
+/// # Errors
+/// As mount(2).
+pub fn make_private() -> io::Result<()> {
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: the string is a constant; the other arguments are unused for a change of propagation.
+    check(unsafe { libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
 }
 
 /// Makes a mount read-only (`MS_REMOUNT`).

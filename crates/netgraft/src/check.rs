@@ -1,8 +1,8 @@
 //! The conformance suite on any stack: `netgraft check`.
 //!
 //! The stack runs in a child process, which says line by line how it goes on: a stack that crashes or hangs fails
-//! its case, and the next child goes on behind it. A stack in a shared object has a child for each case, which is
-//! confined after `pre_init` by the allow-list that `run` gives the sentry.
+//! its case, and the next child goes on behind it. A stack in a shared object has a child for each case, which after
+//! `pre_init` has nothing of the host's any more ([`netgraft_linux::jail`]) and the allow-list that `run` gives the sentry.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,16 +13,17 @@ use std::time::{Duration, Instant};
 
 use netgraft_abi::Loaded;
 use netgraft_launch::vitals::Vitals;
-use netgraft_launch::{RunError, Step, call_text, change_text, confine_for, stacks};
+use netgraft_launch::{RunError, Step, call_text, change_text, confine_for, printable, stacks};
 use netgraft_linux::cage::{Cage, Ids, Rest};
 use netgraft_linux::fdpass::wait_readable;
+use netgraft_linux::jail;
 use netgraft_linux::process::{self, Change};
 use netgraft_linux::signal::{self, Signals};
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{InitStackArgs, PluginStack, PreInitStackArgs, StackConfig, get_plugin_stack};
 use netgraft_smoltcp::SmoltcpStack;
-use netgraft_testkit::conformance::{self, Progress, Report, Row, Skips, Subject, Time};
+use netgraft_testkit::conformance::{self, Outcome, Progress, Report, Row, Skips, Subject, Time};
 use serde::{Deserialize, Serialize};
 
 /// How long a case may take: one that waits in vain gives up after a few seconds by itself.
@@ -33,6 +34,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(250);
 /// After so many hangs in a row the others are not waited for.
 const HANGS: usize = 3;
+/// The most rows that a report has: many times what the suite has cases.
+const ROWS: usize = 20_000;
 /// The most bytes of a line of the child.
 const LINE_LIMIT: usize = 1 << 20;
 
@@ -60,8 +63,13 @@ pub struct Checked {
 ///
 /// # Errors
 /// If there is no such stack, no process can be made, or a signal came; nothing is left behind then.
-pub fn check(plugin: &str, argument: Option<String>, filter: &str) -> Result<Checked, RunError> {
-    let examined = Examined::find(plugin, argument)?;
+pub fn check(
+    plugin: &str,
+    argument: Option<String>,
+    trust_pre_init: bool,
+    filter: &str,
+) -> Result<Checked, RunError> {
+    let examined = Examined::find(plugin, argument, trust_pre_init)?;
     let interrupts = Interrupts::take().map_err(failed)?;
     let mut report = Report { stack: examined.name.clone(), rows: Vec::new() };
     let (mut hangs, mut stopped) = (0, None);
@@ -118,11 +126,11 @@ struct Examined {
 }
 
 impl Examined {
-    fn find(plugin: &str, argument: Option<String>) -> Result<Examined, RunError> {
+    fn find(plugin: &str, argument: Option<String>, trust_pre_init: bool) -> Result<Examined, RunError> {
         let config = StackConfig { argument, ..StackConfig::default() };
         let vitals = Vitals::new().map_err(failed)?;
         if stacks::is_path(plugin) {
-            let object = Arc::new(netgraft_abi::load(Path::new(plugin))?);
+            let object = Arc::new(stacks::load(Path::new(plugin), trust_pre_init)?);
             let (name, factory) = (object.info().name.clone(), object.factory());
             return Ok(Examined { name, factory, config, object: Some(object), vitals });
         }
@@ -156,6 +164,7 @@ impl Examined {
             let single = move |now| {
                 let pre = factory(&config)?.pre_init(PreInitStackArgs { pid: own_pid() })?;
                 let mut stack = factory(&config)?;
+                jail::enter().map_err(|e| SetupError::host("the stack's process cannot be confined", e))?;
                 confine_for(stack.as_mut(), true, &vitals).map_err(SetupError::new)?;
                 stack.init(InitStackArgs { init_str: pre.init_str, fds: pre.fds, now })?;
                 Ok(stack)
@@ -214,6 +223,25 @@ fn tell_cases(examined: &Examined, filter: &str, done: usize, end: &File) -> i32
         }
     });
     i32::from(!whole)
+}
+
+/// A row as the child gave it, which may run hostile code: no text of it is more than a part of a line.
+fn clean(row: Row) -> Row {
+    let outcome = match row.outcome {
+        Outcome::Fail { call, expected, actual } => Outcome::Fail {
+            call: printable(&call),
+            expected: printable(&expected),
+            actual: printable(&actual),
+        },
+        Outcome::Unsupported { says } => Outcome::Unsupported { says: printable(&says) },
+        other => other,
+    };
+    Row {
+        group: printable(&row.group),
+        name: printable(&row.name),
+        setting: printable(&row.setting),
+        outcome,
+    }
 }
 
 /// How a child came to its end.
@@ -303,10 +331,13 @@ impl<'a> Run<'a> {
         while let Some(length) = self.heard.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.heard.drain(..=length).collect();
             match serde_json::from_slice(&line).ok()? {
-                Line::Begins(id) => (self.open, self.since) = (Some(id), Instant::now()),
+                Line::Begins(id) => (self.open, self.since) = (Some(printable(&id)), Instant::now()),
                 Line::Ended(row) => {
                     self.open = None;
-                    report.rows.push(row);
+                    if report.rows.len() == ROWS {
+                        return None;
+                    }
+                    report.rows.push(clean(row));
                 }
             }
         }

@@ -17,6 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::fault_args::FaultArgs;
 use crate::link_option::LinkOption;
+use crate::program_args::ProgramArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,8 +60,8 @@ enum Subcommands {
 }
 
 const CHECK_HELP: &str = "\
-A stack in a file runs with your rights in a process of its own, which after pre_init may make only the system calls that
-it may make in 'netgraft run'. A crash, a hang or a forbidden call fails its case, and the next one goes on; after three
+A stack in a file runs in processes of its own, which have no rights and may make only the system calls that it may make
+in 'netgraft run'. A crash, a hang or a forbidden call fails its case, and the next one goes on; after three
 hangs in a row the rest does not run.
 
 Exit status: 0 if all passed that is not known to fail, 1 if something failed, 125 if netgraft itself failed or there is
@@ -82,6 +83,10 @@ struct CheckArgs {
     /// A text that the stack is given as it is
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     plugin_arg: Option<String>,
+
+    /// Let the pre_init of a stack in a shared object run with your rights
+    #[arg(long)]
+    trust_pre_init: bool,
 }
 
 #[derive(Args)]
@@ -98,6 +103,11 @@ struct RunArgs {
     /// A text that the stack is given as it is
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     plugin_arg: Option<String>,
+
+    /// Let the pre_init of a stack in a shared object run with your rights, to open devices itself; without this no code of
+    /// it does
+    #[arg(long)]
+    trust_pre_init: bool,
 
     /// Where the stack's packets go: none, tap:NAME (a TAP device in this network namespace, made if absent),
     /// packet:IFACE (an existing interface, such as one end of a veth pair) or, for a level 0 stack, veth:NAME (one end
@@ -134,6 +144,9 @@ struct RunArgs {
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 
+    #[command(flatten)]
+    program: ProgramArgs,
+
     /// The program and its arguments; options of netgraft end here
     #[arg(
         value_name = "PROGRAM [ARGS]",
@@ -169,6 +182,8 @@ pub(crate) enum Command {
         stack: String,
         /// The stack's text.
         argument: Option<String>,
+        /// Whether an object's pre-init has the caller's rights.
+        trust_pre_init: bool,
         /// Which cases.
         filter: String,
         /// For programs.
@@ -190,8 +205,8 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error, &args))?;
     let run = match cli.command {
         Subcommands::Stacks { files } => return Ok(Command::Stacks { files }),
-        Subcommands::Check(CheckArgs { stack, filter, json, plugin_arg }) => {
-            return Ok(Command::Check { stack, argument: plugin_arg, filter, json });
+        Subcommands::Check(CheckArgs { stack, filter, json, plugin_arg, trust_pre_init }) => {
+            return Ok(Command::Check { stack, argument: plugin_arg, trust_pre_init, filter, json });
         }
         Subcommands::Run(run) => run,
     };
@@ -216,10 +231,12 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         gateways: run.gateways,
         argument: run.plugin_arg,
     };
+    network.trust_pre_init = run.trust_pre_init;
     network.name_servers = run.dns;
     network.on_crash = run.on_crash;
     let mut program = ProgramSpec::new(program);
     program.args = command.collect();
+    run.program.apply(&mut program);
     Ok(Command::Run {
         network: Box::new(network),
         program: Box::new(program),
@@ -275,7 +292,7 @@ pub(crate) fn stacks_text() -> String {
 pub(crate) fn object_text(files: &[String]) -> Result<String, netgraft_abi::LoadError> {
     let mut text = String::new();
     for file in files {
-        let object = netgraft_abi::load(file.as_ref())?;
+        let object = netgraft_launch::stacks::load(file.as_ref(), false)?;
         let level = match object.level() {
             netgraft_abi::Level::Zero => "level 0",
             netgraft_abi::Level::One => "level 1",
@@ -349,6 +366,11 @@ pub(crate) fn log_to_stderr(verbosity: u8) {
         .init();
 }
 
+/// A text on one line, whatever is in it: a part of it may come from a stack or a program.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// One event: "netgraft: warning: text".
 struct Line;
 
@@ -370,9 +392,9 @@ where
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
-        write!(writer, "netgraft: {level}: ")?;
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        let mut text = String::new();
+        context.format_fields(Writer::new(&mut text), event)?;
+        writeln!(writer, "netgraft: {level}: {}", one_line(&text))
     }
 }
 
@@ -471,6 +493,14 @@ mod tests {
         }
         let Err(Stop::Text(help)) = parsed("netgraft run --help") else { panic!() };
         assert!(help.contains("Examples:") && help.contains("Exit status"));
+    }
+
+    #[test]
+    fn a_text_is_one_line() {
+        assert_eq!(
+            one_line("a\nnetgraft: error: b\r\u{1b}[1m"),
+            "a\u{fffd}netgraft: error: b\u{fffd}\u{fffd}[1m"
+        );
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use check::{Checked, check};
 pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub use netgraft_launch::{
     EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, NetworkSpec, OnCrash, ProgramId,
-    ProgramSpec, RunError, Sandbox, SentryMain, Stacks, Step, User, clock, control,
+    ProgramSpec, RunError, Sandbox, SentryMain, Stacks, Step, Terminal, User, clock, control,
 };
 pub use netgraft_sentry::SENTRY;
 

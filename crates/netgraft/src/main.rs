@@ -4,6 +4,7 @@
 mod cli;
 mod fault_args;
 mod link_option;
+mod program_args;
 
 use std::process::ExitCode;
 
@@ -49,12 +50,14 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_FAILURE)
             }
         },
-        Command::Check { stack, argument, filter, json } => check(&stack, argument, &filter, json),
+        Command::Check { stack, argument, trust_pre_init, filter, json } => {
+            check(&stack, argument, trust_pre_init, &filter, json)
+        }
     }
 }
 
-fn check(stack: &str, argument: Option<String>, filter: &str, json: bool) -> ExitCode {
-    let checked = match netgraft::check(stack, argument, filter) {
+fn check(stack: &str, argument: Option<String>, trust_pre_init: bool, filter: &str, json: bool) -> ExitCode {
+    let checked = match netgraft::check(stack, argument, trust_pre_init, filter) {
         Ok(checked) => checked,
         Err(error) => {
             tell(&error);
@@ -88,7 +91,7 @@ fn check(stack: &str, argument: Option<String>, filter: &str, json: bool) -> Exi
 fn tell(error: &RunError) {
     // A signal's sender knows what it did.
     if !matches!(error, RunError::Interrupted(_)) {
-        eprintln!("netgraft: {error}");
+        eprintln!("netgraft: {}", cli::one_line(&error.to_string()));
     }
 }
 

@@ -37,7 +37,7 @@ impl Ended {
 /// Runs a python program on the relay with some quirks.
 fn run(quirks: &str, on_crash: &str, program: &str) -> Ended {
     let output = Command::new(env!("CARGO_BIN_EXE_netgraft"))
-        .args(["run", "--network", "plugin", "--on-crash", on_crash, "--plugin"])
+        .args(["run", "--network", "plugin", "--trust-pre-init", "--on-crash", on_crash, "--plugin"])
         .arg(relay())
         .args(["--", "python3", "-c", &format!("{COMMON}{program}")])
         .env("NETGRAFT_QUIRKS", quirks)

@@ -35,7 +35,7 @@ use netgraft_plugin::{
 
 pub(crate) use seccomp::{forbid_clone3, rules};
 
-use crate::child::{self, Answer, Failure, Rights};
+use crate::child::{self, Answer, Failure};
 use crate::library::Library;
 use crate::object::Loaded;
 use crate::watch::{Call, Caller};
@@ -128,6 +128,9 @@ impl Level0Stack {
     }
 }
 
+/// What an operator can do about a pre-init that wants more than it has.
+const NEEDS_TRUST: &str = "; with --trust-pre-init it has your rights, if you trust it with them";
+
 fn find(library: &Library) -> Result<Symbols, String> {
     Symbols::find(library).map_err(|missing| format!("has lost {}", missing.join(", ")))
 }
@@ -178,12 +181,15 @@ impl PluginStack for Level0Stack {
         let keep: Vec<BorrowedFd<'_>> = self.loaded.fds().collect();
         let body = || pre_init(&self.loaded, args.pid);
         let (object, limit) = (self.loaded.object(), crate::PRE_INIT_LIMIT);
-        let rights = Rights::Same(self.loaded.left());
+        let rights = self.loaded.pre_init_rights();
         let answer = child::run(object, "plugin_preinitstack", &keep, rights, limit, body);
         let (text, fds) = answer.map_err(|failure| match failure {
             Failure::Host(e) => self.failed(&format!("cannot be prepared: {e}")),
             Failure::Died(text) => self.failed(&text),
-            Failure::Said(text) => self.failed(&format!("cannot be prepared: {text}")),
+            Failure::Said(text) if self.loaded.trusts_pre_init() => {
+                self.failed(&format!("cannot be prepared: {text}"))
+            }
+            Failure::Said(text) => self.failed(&format!("cannot be prepared: {text}{NEEDS_TRUST}")),
         })?;
         let init_str = String::from_utf8(text).map_err(|_| self.failed("garbled what it hands over"))?;
         Ok(PreInitStack { init_str, fds })

@@ -43,7 +43,7 @@ fn several_instances_live_in_one_process() {
 #[test]
 fn what_the_operator_chose_reaches_the_stack() {
     let object =
-        std::sync::Arc::new(netgraft_abi::load(&common::build("level1_config", "loop.c", &[])).unwrap());
+        std::sync::Arc::new(crate::common::load(&common::build("level1_config", "loop.c", &[])).unwrap());
     let config = StackConfig { link: LinkConfig::tap("t0".parse().unwrap()), ..StackConfig::default() };
     let mut stack = object.factory()(&config).unwrap();
     let told = stack.init(Default::default()).err().unwrap().to_string();

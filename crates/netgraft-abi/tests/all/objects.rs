@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use netgraft_abi::{Level, load};
+use netgraft_abi::Level;
+
+use crate::common::load;
 
 /// What loading says, without the object's path.
 fn refusal(object: &Path) -> String {
