@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for record in [[9, 0, 0, 0, 0, 0, 0, 0], [1, 99, 0, 0, 0, 0, 0, 0], [3, 99, 0, 0, 0, 0, 0, 0]] {
+        for record in [[10, 0, 0, 0, 0, 0, 0, 0], [1, 99, 0, 0, 0, 0, 0, 0], [3, 99, 0, 0, 0, 0, 0, 0]] {
             assert_eq!(Report::decode(record), None);
         }
     }
