@@ -119,11 +119,11 @@ impl Core {
             netif.push_segment(conn, &transmit, station);
         }
         let sent = (netif.tx.packets - before) as usize;
-        if sent > 0 {
-            if let Life::Connecting { unresolved } = &mut conn.life {
-                // After the first SYN the neighbor is known, and silence is the peer's.
-                *unresolved = None;
-            }
+        if sent > 0
+            && let Life::Connecting { unresolved } = &mut conn.life
+        {
+            // After the first SYN the neighbor is known, and silence is the peer's.
+            *unresolved = None;
         }
         (sent, turn)
     }

@@ -131,7 +131,6 @@ impl Connection {
             config.receive.initial.clamp(1, 1 << 30),
             crate::tuning::Tuning::new(config.receive.most.min(1 << 30), usize::from(config.mss), now),
             0,
-            now,
         );
         let mut connection = Connection {
             state,
