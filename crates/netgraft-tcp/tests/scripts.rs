@@ -119,7 +119,7 @@ impl Script {
     }
 
     fn connection(&mut self) -> &mut Connection {
-        self.connection.as_mut().expect("a connection")
+        self.connection.as_mut().unwrap()
     }
 
     fn collect(&mut self) {
@@ -490,6 +490,9 @@ impl Script {
     }
 }
 
+/// A case: its name, whether it cites something, and its lines with their numbers.
+type Case<'a> = (String, bool, Vec<(usize, &'a str)>);
+
 #[test]
 fn scripts_hold() {
     let only = std::env::var("SCRIPT").unwrap_or_default();
@@ -500,7 +503,7 @@ fn scripts_hold() {
     for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "tcp")) {
         let text = std::fs::read_to_string(file).unwrap();
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        let mut cases: Vec<(String, bool, Vec<(usize, &str)>)> = Vec::new();
+        let mut cases: Vec<Case<'_>> = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap().trim();
             if let Some(case) = line.strip_prefix("case ") {
