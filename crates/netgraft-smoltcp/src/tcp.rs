@@ -35,8 +35,9 @@ pub(crate) struct Conn {
     pub(crate) side: Side,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
-    /// The neighbor that its packets go to, and its Ethernet address.
+    /// The neighbor that its packets go to, and whether it waits for that neighbor's address.
     pub(crate) hop: Option<IpAddr>,
+    pub(crate) resolving: bool,
     pub(crate) life: Life,
     /// What the program shut down.
     pub(crate) shut_read: bool,
@@ -144,6 +145,7 @@ impl Conn {
             local: ends.0,
             remote: ends.1,
             hop: None,
+            resolving: false,
             life,
             shut_read: false,
             shut_write: false,
