@@ -339,6 +339,7 @@ impl Script {
                     "nodelay" => settings.no_delay = on,
                     "cork" => settings.cork = on,
                     "quickack" => settings.quick_ack = on,
+                    "blackholes" => settings.find_black_holes = on,
                     "timeout" => settings.user_timeout = Some(Duration::from_millis(number(value))),
                     "retries" => settings.syn_retries = number(value),
                     "fin" => settings.fin_timeout = Duration::from_millis(number(value)),
