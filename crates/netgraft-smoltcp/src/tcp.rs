@@ -128,6 +128,8 @@ fn settings(options: &Options) -> Settings {
         user_timeout: (!options.user_timeout.is_zero()).then_some(options.user_timeout),
         syn_retries: options.syn_count,
         fin_timeout: options.fin_timeout,
+        // As `tcp_mtu_probing` of 0, Linux' default.
+        find_black_holes: false,
     }
 }
 
