@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::core::{Core, Kernel};
 use crate::program::{Caller, Gone};
 use crate::surrogate::Cookie;
-use crate::uapi::{self, Errno};
+use crate::uapi::Errno;
 
 /// What a call comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +61,7 @@ impl<K: Kernel> Core<K> {
     /// Sends an outcome to its caller.
     pub(crate) fn answer(&mut self, caller: &Caller, outcome: Outcome) {
         let result = match outcome {
-            // Its caller was gone before anything was done for it: if it only was interrupted, it calls again.
-            Ok(Answer::Done) | Err(uapi::ESRCH) => return,
+            Ok(Answer::Done) => return,
             Ok(Answer::Kernel) => return self.kernel.let_kernel(caller),
             Ok(Answer::Value(value)) => Ok(value),
             Err(errno) => Err(errno),

@@ -223,7 +223,7 @@ impl<K: Kernel> Core<K> {
         let waiting = self.parked.take_all(id);
         let found = waiting.iter().find_map(|parked| {
             let file = self.kernel.duplicate(&parked.caller, parked.call.fd()?).ok()?;
-            (self.identify(&file) == Some(id)).then_some(file)
+            self.only_of(id, file)
         });
         let file = found.or_else(|| self.find_file(id));
         let result = match &file {
