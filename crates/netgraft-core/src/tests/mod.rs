@@ -1,0 +1,5 @@
+//! Tests of the core as a whole, on a kernel and a stack in memory.
+
+mod fake;
+
+mod connect;
