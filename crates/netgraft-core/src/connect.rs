@@ -299,15 +299,23 @@ impl<K: Kernel> Core<K> {
             Some(State::Connecting(Attempt::Blocking)) => self.begin_anew(id),
             _ => {
                 self.fail_stream(id, error);
-                if !waiting.is_empty()
-                    && let Some(socket) = self.table.get_mut(id)
-                {
-                    socket.pending = Pending::None;
+                if !waiting.is_empty() {
+                    self.forget_error(id);
                 }
             }
         }
         for parked in waiting {
             self.answer(&parked.caller, Err(error.errno()));
+        }
+    }
+
+    /// A blocking call tells the error that waits: nothing else is to tell it again.
+    fn forget_error(&mut self, id: SocketId) {
+        if let Some(file) = self.find_file(id) {
+            self.kernel.take_error(&file);
+        }
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.pending = Pending::None;
         }
     }
 

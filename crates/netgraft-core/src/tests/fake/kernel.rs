@@ -113,6 +113,9 @@ impl Surrogate for FakeKernel {
     fn join(&mut self, file: &File) -> Result<File, Errno> {
         let end = self.with(|w| {
             w.check_room()?;
+            if w.limits.no_join {
+                return Err(uapi::ENFILE);
+            }
             w.socks.join(file.cookie)
         })?;
         Ok(self.file(end))

@@ -216,8 +216,16 @@ impl Net {
     }
 
     pub(crate) fn drain(&mut self, sink: &mut dyn FnMut(Event) -> bool) {
-        let socks = &mut self.socks;
-        self.queue.drain(|h| socks.get_mut(&h.0).map_or(Events::empty(), |s| s.info.take()), sink);
+        while let Some(handle) = self.queue.pop() {
+            // What it is ready for now, not when it was queued.
+            let ready = self.ready(handle.0);
+            let Some(sock) = self.socks.get_mut(&handle.0) else { continue };
+            self.queue.set_ready(handle, &mut sock.info, ready);
+            let events = sock.info.take();
+            if !events.is_empty() && !sink(Event { handle, events }) {
+                return;
+            }
+        }
     }
 
     fn free_port(&mut self) -> u16 {

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::sync::MutexGuard;
 use std::time::Duration;
 
-use netgraft_plugin::{Events, Instant};
+use netgraft_plugin::{Error, Events, Handle, Instant};
 
 use super::kernel::FakeKernel;
-use super::net::Net;
+use super::net::{Answer, Net, Remote};
 use super::stack::FakeStack;
 use super::world::{Reply, World};
 use crate::codec::sockaddr;
@@ -24,6 +24,8 @@ use crate::{Budget, SocketId};
 pub(crate) const MAIN: u32 = 100;
 /// Another thread of the same process.
 pub(crate) const OTHER: u32 = 101;
+/// A remote host.
+pub(crate) const REMOTE: &str = "198.51.100.1:80";
 /// Rounds after which a core that always has something to do is wrong.
 const ROUNDS: usize = 10_000;
 /// The budget of a core unless a test says otherwise.
@@ -207,6 +209,81 @@ impl Rig {
 
     pub(crate) fn udp_nonblocking(&mut self) -> i32 {
         self.must_socket(uapi::AF_INET, uapi::SOCK_DGRAM | uapi::SOCK_NONBLOCK, 0)
+    }
+
+    /// Has a remote address answer connection attempts.
+    pub(crate) fn remote(&mut self, at: &str, answer: Answer) {
+        self.net().remotes.insert(addr(at), answer);
+    }
+
+    /// A connection to a remote host.
+    pub(crate) fn connected(&mut self) -> (i32, Remote) {
+        self.remote(REMOTE, Answer::Accepts);
+        let fd = self.tcp();
+        assert_eq!(self.connect(fd, REMOTE), Reply::Waits);
+        assert_eq!(self.reply_at_rest(), DONE);
+        let remote = *self.net().accepted.last().unwrap();
+        (fd, remote)
+    }
+
+    /// A connection attempt that does not block and that a remote host does not answer yet.
+    pub(crate) fn connecting(&mut self) -> i32 {
+        let fd = self.tcp_nonblocking();
+        assert_eq!(self.connect(fd, REMOTE), fails(uapi::EINPROGRESS));
+        self.settle();
+        fd
+    }
+
+    /// A listener.
+    pub(crate) fn listener(&mut self, at: &str, backlog: i32) -> i32 {
+        let fd = self.tcp();
+        assert_eq!(self.bind(fd, at), DONE);
+        assert_eq!(self.listen(fd, backlog), DONE);
+        self.settle();
+        fd
+    }
+
+    /// A remote host connects to a listener.
+    pub(crate) fn dial(&mut self, to: &str, from: &str) -> Remote {
+        let remote = self.net().dial(addr(to), addr(from)).unwrap();
+        self.settle();
+        remote
+    }
+
+    /// The handle behind a descriptor.
+    pub(crate) fn handle(&self, fd: i32) -> Handle {
+        self.core.table.get(self.id(fd)).unwrap().handle.unwrap()
+    }
+
+    /// The remote host sends.
+    pub(crate) fn remote_sends(&mut self, remote: Remote, data: &[u8]) {
+        assert_eq!(self.net().remote_sends(remote, data), Ok(data.len()));
+        self.settle();
+    }
+
+    /// The remote host sends no more.
+    pub(crate) fn remote_ends(&mut self, remote: Remote) {
+        self.net().remote_ends(remote);
+        self.settle();
+    }
+
+    /// The connection fails on its way.
+    pub(crate) fn remote_fails(&mut self, remote: Remote, error: Error) {
+        self.net().remote_fails(remote, error);
+        self.settle();
+    }
+
+    /// All that the remote host gets while the sentry works.
+    pub(crate) fn remote_reads(&mut self, remote: Remote) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            self.settle();
+            let bytes = self.net().remote_reads(remote);
+            if bytes.is_empty() {
+                return all;
+            }
+            all.extend(bytes);
+        }
     }
 
     /// Puts an address into memory: where it is, and its length.

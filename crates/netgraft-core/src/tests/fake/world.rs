@@ -78,6 +78,8 @@ pub(crate) struct Notes {
 pub(crate) struct Limits {
     /// The sentry's table is full.
     pub(crate) no_room: bool,
+    /// It is, but for duplicates.
+    pub(crate) no_join: bool,
     /// Descriptors that a process may have.
     pub(crate) descriptors: usize,
     /// Watches for closes that there may be.
@@ -125,7 +127,7 @@ impl World {
             nursery: HashMap::new(),
             nursery_is_listed: true,
             notes: Notes::default(),
-            limits: Limits { no_room: false, descriptors: 1024, watches: usize::MAX },
+            limits: Limits { no_room: false, no_join: false, descriptors: 1024, watches: usize::MAX },
             host_spec: (Domain::V4, true),
             disposed: 0,
             out: (0, 0),
