@@ -63,7 +63,9 @@ fn a_stack_that_connects_at_once_is_answered_at_once() {
 
 #[test]
 fn the_stacks_own_refusal_of_a_connect_is_its_errno() {
-    for error in [Error::NetworkUnreachable, Error::AddressNotAvailable, Error::NoBuffers, Error::AccessDenied] {
+    for error in
+        [Error::NetworkUnreachable, Error::AddressNotAvailable, Error::NoBuffers, Error::AccessDenied]
+    {
         let mut rig = Rig::new();
         let fd = rig.tcp();
         rig.net().fail_next(Call::connect, error);

@@ -2,4 +2,8 @@
 
 mod fake;
 
+mod accept;
 mod connect;
+mod listen;
+mod shutdown;
+mod stream;

@@ -66,9 +66,8 @@ impl FakeKernel {
 
 impl Surrogate for FakeKernel {
     fn new_stream(&mut self, domain: Domain, nonblocking: bool) -> Result<File, Errno> {
-        let cookie = self.with(|w| {
-            w.check_room().map(|()| w.socks.make(Kind::Stream, domain, nonblocking))
-        })?;
+        let cookie =
+            self.with(|w| w.check_room().map(|()| w.socks.make(Kind::Stream, domain, nonblocking)))?;
         Ok(self.file(cookie))
     }
 
@@ -177,9 +176,8 @@ impl Surrogate for FakeKernel {
             self.with(|w| drop(w.socks.send(file.cookie, b"x")));
         }
         drop(end);
-        let shows = |file: &File| {
-            self.with(|w| w.socks.poll(file.cookie).contains(netgraft_plugin::Events::ERR))
-        };
+        let shows =
+            |file: &File| self.with(|w| w.socks.poll(file.cookie).contains(netgraft_plugin::Events::ERR));
         if file.is_some_and(shows) { Shown::Yes } else { Shown::No }
     }
 

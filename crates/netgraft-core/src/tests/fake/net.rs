@@ -568,8 +568,8 @@ impl Net {
     /// Closes a socket: in an orderly way, or with a reset.
     pub(crate) fn close(&mut self, handle: Handle, with_reset: bool) -> Result<(), Error> {
         let sock = self.socks.remove(&handle.0).ok_or(Error::BadHandle)?;
-        let at_once =
-            sock.options.get(&OptionName::Linger) == Some(&SocketOption::Linger(Some(std::time::Duration::ZERO)));
+        let at_once = sock.options.get(&OptionName::Linger)
+            == Some(&SocketOption::Linger(Some(std::time::Duration::ZERO)));
         match sock.phase {
             Phase::Open(pipe, side) => {
                 self.pipes[pipe].owners[side] = None;
@@ -724,7 +724,11 @@ impl Net {
     /// The remote side reads all that is there.
     pub(crate) fn remote_reads(&mut self, remote: Remote) -> Vec<u8> {
         let mut buf = vec![0; self.pipes[remote.pipe].ways[1 - remote.side].bytes.len()];
-        let n = if buf.is_empty() { 0 } else { self.receive_on(remote.pipe, remote.side, &mut buf, false).unwrap() };
+        let n = if buf.is_empty() {
+            0
+        } else {
+            self.receive_on(remote.pipe, remote.side, &mut buf, false).unwrap()
+        };
         buf.truncate(n);
         buf
     }

@@ -73,6 +73,9 @@ impl Program for FakeKernel {
     }
 
     fn inject(&mut self, caller: &Caller, file: &File, close_on_exec: bool) -> Result<i32, InjectError> {
+        if self.world.borrow().limits.interrupts_inject {
+            self.world.borrow_mut().interrupt(caller.tid);
+        }
         self.still_waits(caller).map_err(|_| InjectError::Gone)?;
         let fd = self
             .world

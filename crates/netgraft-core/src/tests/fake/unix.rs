@@ -286,8 +286,7 @@ impl Socks {
             return Err(uapi::EAGAIN);
         }
         let domain = sock.domain;
-        let (end, accepted) =
-            (self.make(Kind::Stream, domain, true), self.make(Kind::Stream, domain, false));
+        let (end, accepted) = (self.make(Kind::Stream, domain, true), self.make(Kind::Stream, domain, false));
         let name = self.fresh_name();
         self.bind(end, name);
         self.get_mut(accepted).refs = 1;

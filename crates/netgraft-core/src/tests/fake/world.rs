@@ -80,6 +80,8 @@ pub(crate) struct Limits {
     pub(crate) no_room: bool,
     /// It is, but for duplicates.
     pub(crate) no_join: bool,
+    /// A signal comes just before a descriptor is put into a table.
+    pub(crate) interrupts_inject: bool,
     /// Descriptors that a process may have.
     pub(crate) descriptors: usize,
     /// Watches for closes that there may be.
@@ -127,7 +129,13 @@ impl World {
             nursery: HashMap::new(),
             nursery_is_listed: true,
             notes: Notes::default(),
-            limits: Limits { no_room: false, no_join: false, descriptors: 1024, watches: usize::MAX },
+            limits: Limits {
+                no_room: false,
+                no_join: false,
+                interrupts_inject: false,
+                descriptors: 1024,
+                watches: usize::MAX,
+            },
             host_spec: (Domain::V4, true),
             disposed: 0,
             out: (0, 0),
