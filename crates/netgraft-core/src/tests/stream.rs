@@ -57,13 +57,13 @@ fn much_more_than_all_buffers_hold_arrives_whole_at_the_program() {
     let (fd, remote) = rig.connected();
     let sent = pattern(100_000);
     let (mut at, mut got) = (0, Vec::new());
-    while got.len() < sent.len() {
+    for _ in 0..1000 {
         match rig.net().remote_sends(remote, &sent[at..]) {
             Ok(n) => at += n,
             Err(error) => assert_eq!(error, Error::Again),
         }
         rig.settle();
-        got.extend(rig.read(fd, 777).unwrap());
+        got.extend(rig.read(fd, 777).unwrap_or_default());
     }
     assert_eq!(got, sent);
     assert_eq!(rig.core.held, 0);

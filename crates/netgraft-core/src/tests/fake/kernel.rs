@@ -159,7 +159,7 @@ impl Surrogate for FakeKernel {
     }
 
     fn clear_mark(&mut self, end: &File) {
-        self.with(|w| drop(w.socks.receive(end.cookie, &mut [0], false)));
+        let _ = self.with(|w| w.socks.receive(end.cookie, &mut [0], false));
     }
 
     fn shut(&mut self, file: &File, how: Shutdown) -> Result<(), Errno> {
@@ -173,7 +173,7 @@ impl Surrogate for FakeKernel {
 
     fn reset(&mut self, end: File, file: Option<&File>) -> Shown {
         if let Some(file) = file {
-            self.with(|w| drop(w.socks.send(file.cookie, b"x")));
+            let _ = self.with(|w| w.socks.send(file.cookie, b"x"));
         }
         drop(end);
         let shows =

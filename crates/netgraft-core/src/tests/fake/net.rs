@@ -92,6 +92,8 @@ pub(crate) struct Net {
     pub(crate) polls: usize,
     pub(crate) deadline: Option<Instant>,
     pub(crate) is_destroyed: bool,
+    /// Something came from outside: a descriptor of the stack is ready.
+    pub(crate) is_woken: bool,
     pub(crate) bound_host_fds: Vec<SocketAddr>,
 }
 
@@ -114,6 +116,7 @@ impl Default for Net {
             polls: 0,
             deadline: None,
             is_destroyed: false,
+            is_woken: false,
             bound_host_fds: Vec::new(),
         }
     }
@@ -395,12 +398,14 @@ impl Net {
 
     /// Ends an attempt with an error.
     pub(crate) fn fail_attempt(&mut self, socket: u64, error: Error) {
+        self.is_woken = true;
         self.socks.get_mut(&socket).unwrap().phase = Phase::Failed(Some(error));
         self.notify(socket);
     }
 
     /// A remote host connects to a listener; `None` if there is none, or its queue is full.
     pub(crate) fn dial(&mut self, to: SocketAddr, from: SocketAddr) -> Option<Remote> {
+        self.is_woken = true;
         let (&listener, _) = self.socks.iter().find(|(_, sock)| {
             matches!(sock.phase, Phase::Listening { .. })
                 && sock.local.is_some_and(|local| local.port() == to.port())
@@ -650,6 +655,7 @@ impl Net {
 
     /// An error arrives for a datagram socket.
     pub(crate) fn datagram_fails(&mut self, handle: Handle, with: Error) {
+        self.is_woken = true;
         if let Ok(Sock { phase: Phase::Datagrams { error, .. }, .. }) = self.get_mut(handle) {
             *error = Some(with);
             self.notify(handle.0);
@@ -704,6 +710,7 @@ impl Net {
 
     /// The stack takes so many datagrams more.
     pub(crate) fn open_datagram_room(&mut self, room: usize) {
+        self.is_woken = true;
         self.datagram_room = room;
         let waiting: Vec<u64> = self
             .socks
@@ -718,11 +725,13 @@ impl Net {
 
     /// The remote side sends.
     pub(crate) fn remote_sends(&mut self, remote: Remote, data: &[u8]) -> Result<usize, Error> {
+        self.is_woken = true;
         self.send_on(remote.pipe, remote.side, data)
     }
 
     /// The remote side reads all that is there.
     pub(crate) fn remote_reads(&mut self, remote: Remote) -> Vec<u8> {
+        self.is_woken = true;
         let mut buf = vec![0; self.pipes[remote.pipe].ways[1 - remote.side].bytes.len()];
         let n = if buf.is_empty() {
             0
@@ -745,11 +754,13 @@ impl Net {
 
     /// The remote side sends no more.
     pub(crate) fn remote_ends(&mut self, remote: Remote) {
+        self.is_woken = true;
         self.end_on(remote.pipe, remote.side);
     }
 
     /// The remote side resets the connection, or another error ends it.
     pub(crate) fn remote_fails(&mut self, remote: Remote, error: Error) {
+        self.is_woken = true;
         self.reset_on(remote.pipe, remote.side, error);
     }
 }

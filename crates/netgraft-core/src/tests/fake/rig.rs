@@ -110,6 +110,10 @@ impl Rig {
             busy = true;
             self.core.harvest_closes();
         }
+        if std::mem::take(&mut self.net().is_woken) {
+            busy = true;
+            self.core.wake_stack();
+        }
         let due = self.core.next_deadline().is_some_and(|at| at <= self.now);
         self.core.run();
         busy || due
