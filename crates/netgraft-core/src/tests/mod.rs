@@ -4,6 +4,9 @@ mod fake;
 
 mod accept;
 mod connect;
+mod datagram;
 mod listen;
+mod receive;
+mod send;
 mod shutdown;
 mod stream;

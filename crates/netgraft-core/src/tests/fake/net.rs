@@ -662,8 +662,14 @@ impl Net {
         }
     }
 
+    /// A datagram of a remote host arrives; whether a socket was there for it.
+    pub(crate) fn arrives(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> bool {
+        self.is_woken = true;
+        self.deliver(from, to, data)
+    }
+
     /// A datagram arrives; whether a socket was there for it.
-    pub(crate) fn deliver(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> bool {
+    fn deliver(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> bool {
         let found = self.socks.iter().find(|(_, sock)| {
             matches!(sock.phase, Phase::Datagrams { .. })
                 && sock.local.is_some_and(|local| same_place(local, to))
