@@ -43,6 +43,12 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
+    /// Of how many threads something is remembered.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.lost.len() + self.bound.len()
+    }
+
     /// Notes that a thread has bound the socket with this cookie.
     pub(crate) fn note_bind(&mut self, tid: u32, cookie: Cookie, addr: SocketAddr) {
         if self.bound.len() >= REMEMBERED {

@@ -3,9 +3,13 @@
 mod fake;
 
 mod accept;
+mod answers;
 mod connect;
 mod datagram;
 mod listen;
+mod names;
+mod options;
+mod parked;
 mod receive;
 mod send;
 mod shutdown;

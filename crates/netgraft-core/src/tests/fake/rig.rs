@@ -394,6 +394,11 @@ impl Rig {
         assert_eq!(self.setsockopt(fd, uapi::SOL_SOCKET, name, &value), DONE);
     }
 
+    /// The same, as another thread.
+    pub(crate) fn set_timeout_as(&mut self, tid: u32, fd: i32, name: i32, millis: i64) {
+        self.as_thread(tid, |rig| rig.set_timeout(fd, name, millis));
+    }
+
     /// sendto(2) with an address
     pub(crate) fn sendto(&mut self, fd: i32, data: &[u8], flags: i32, to: Option<&str>) -> Reply {
         let at = self.put(data);

@@ -65,6 +65,9 @@ impl Program for FakeKernel {
     }
 
     fn answer(&mut self, caller: &Caller, result: Result<i64, Errno>) -> Result<(), Gone> {
+        if self.world.borrow().limits.interrupts_answer {
+            self.world.borrow_mut().interrupt(caller.tid);
+        }
         self.end(caller, result.map_or_else(Reply::Fails, Reply::Is))
     }
 

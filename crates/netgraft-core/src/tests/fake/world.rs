@@ -82,6 +82,8 @@ pub(crate) struct Limits {
     pub(crate) no_join: bool,
     /// A signal comes just before a descriptor is put into a table.
     pub(crate) interrupts_inject: bool,
+    /// A signal comes just before a call is answered.
+    pub(crate) interrupts_answer: bool,
     /// Descriptors that a process may have.
     pub(crate) descriptors: usize,
     /// Watches for closes that there may be.
@@ -133,6 +135,7 @@ impl World {
                 no_room: false,
                 no_join: false,
                 interrupts_inject: false,
+                interrupts_answer: false,
                 descriptors: 1024,
                 watches: usize::MAX,
             },
