@@ -72,7 +72,7 @@ pub(super) struct Launcher {
     pub(super) control_open: bool,
     /// What the sentry says is heard with this.
     pub(super) ear: Ear,
-    /// How many messages of the sentry were taken since a signal was looked for.
+    /// How many messages of the sentry were taken while a signal waited.
     in_a_row: u32,
     signals: OwnedFd,
     /// The processes by [`Role`].
@@ -210,8 +210,8 @@ impl Launcher {
             if let Some(call) = self.look_at_sentry() {
                 return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(call)))));
             }
-            if sentry && !(signal && self.in_a_row >= IN_A_ROW) {
-                self.in_a_row += 1;
+            self.in_a_row = if signal { self.in_a_row + 1 } else { 0 };
+            if sentry && self.in_a_row <= IN_A_ROW {
                 if let Some(incoming) = self.hear_sentry()? {
                     return Ok(Some(incoming));
                 }

@@ -77,6 +77,10 @@ steps! {
     Dns = "cover /etc/resolv.conf for --dns (the file must exist)";
     /// The network interfaces in /sys.
     Sys = "show the sandbox's own interfaces in /sys/class/net";
+    /// The system call profile.
+    Profile = "install the program's system call profile";
+    /// What the kernel shows of the host.
+    KernelFiles = "make /proc/sys and /sys read-only";
     /// A /proc of the program's own.
     Proc = "mount a /proc of the sandbox's own";
     /// The namespaces of a sandbox that runs.

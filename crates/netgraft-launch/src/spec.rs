@@ -10,6 +10,7 @@ use netgraft_plugin::registry::{Factory, Registry, RegistryError};
 use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack};
 
 use crate::crash::OnCrash;
+use crate::profile::Profile;
 
 /// The stacks that a name is looked up in.
 #[derive(Clone, Default)]
@@ -43,6 +44,34 @@ impl fmt::Debug for Stacks {
     }
 }
 
+/// Which ids and rights of the host the programs of a sandbox have when root starts it. An ordinary user's have its own id and
+/// no more in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ids {
+    /// None: root inside is nobody outside. It has the capabilities that root in a container has, mounts nothing, and may write
+    /// what concerns its own network in `/proc/sys`, and nothing else there or in `/sys`.
+    #[default]
+    Apart,
+    /// All: root inside is the host's root, with all capabilities in the sandbox's namespaces.
+    Host,
+}
+
+/// The system calls that a program may make beside those that its network is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Seccomp {
+    /// [`Profile::contained`] with [`Ids::Apart`] if root starts it, and all else.
+    ByIds {
+        /// Whether that profile lets it make user namespaces of its own.
+        user_namespaces: bool,
+    },
+    /// All.
+    All,
+    /// Those that a profile leaves.
+    Profile(Profile),
+}
+
 /// The network of a sandbox.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -63,6 +92,8 @@ pub struct NetworkSpec {
     pub on_crash: OnCrash,
     /// Whether the `pre_init` of a shared object runs with the caller's rights, to open devices itself.
     pub trust_pre_init: bool,
+    /// Which ids of the host there are.
+    pub ids: Ids,
     /// Where names of stacks are looked up.
     pub stacks: Stacks,
 }
@@ -111,6 +142,8 @@ pub struct ProgramSpec {
     pub user: Option<User>,
     /// Its terminal.
     pub terminal: Terminal,
+    /// The system calls that it may make.
+    pub seccomp: Seccomp,
 }
 
 impl ProgramSpec {
@@ -124,6 +157,7 @@ impl ProgramSpec {
             directory: None,
             user: None,
             terminal: Terminal::default(),
+            seccomp: Seccomp::ByIds { user_namespaces: false },
         }
     }
 }

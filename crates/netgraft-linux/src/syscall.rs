@@ -6,6 +6,13 @@ macro_rules! names {
     };
 }
 
+/// The number of a system call of this machine, by its name in the kernel, such as "openat".
+#[must_use]
+pub fn number(name: &str) -> Option<i64> {
+    let mut all = COMMON.iter().chain(OLDER);
+    all.find(|(_, known)| known.strip_prefix("SYS_") == Some(name)).map(|&(number, _)| number)
+}
+
 /// The calls that every architecture has.
 #[rustfmt::skip]
 const COMMON: &[(i64, &str)] = names![
@@ -92,5 +99,7 @@ mod tests {
         assert_eq!(name(libc::SYS_openat), Some("openat"));
         assert_eq!(name(libc::SYS_io_uring_setup), Some("io_uring_setup"));
         assert_eq!(name(-1), None);
+        assert_eq!(number("openat"), Some(libc::SYS_openat));
+        assert_eq!(number("nosuchcall"), None);
     }
 }

@@ -54,6 +54,8 @@ enum Subcommands {
         #[arg(value_name = "FILE.so")]
         files: Vec<String>,
     },
+    /// Print the system call profile that programs have by default, to be changed and given to --seccomp
+    Seccomp,
     /// Run the conformance suite on a stack: what passes, what fails, what the stack says it cannot do
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
@@ -205,6 +207,9 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error, &args))?;
     let run = match cli.command {
         Subcommands::Stacks { files } => return Ok(Command::Stacks { files }),
+        Subcommands::Seccomp => {
+            return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
+        }
         Subcommands::Check(CheckArgs { stack, filter, json, plugin_arg, trust_pre_init }) => {
             return Ok(Command::Check { stack, argument: plugin_arg, trust_pre_init, filter, json });
         }
@@ -236,7 +241,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.on_crash = run.on_crash;
     let mut program = ProgramSpec::new(program);
     program.args = command.collect();
-    run.program.apply(&mut program);
+    run.program.apply(&mut network, &mut program).map_err(Stop::Error)?;
     Ok(Command::Run {
         network: Box::new(network),
         program: Box::new(program),
@@ -264,7 +269,7 @@ fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
         String::new()
     } else {
         let command = args.get(1).and_then(|arg| arg.to_str());
-        let command = command.filter(|arg| ["run", "stacks", "check"].contains(arg));
+        let command = command.filter(|arg| ["run", "stacks", "check", "seccomp"].contains(arg));
         format!(" (see 'netgraft {}--help')", command.map(|name| format!("{name} ")).unwrap_or_default())
     };
     Stop::Error(format!("{what}{hint}"))
