@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use netgraft_linux::confine::CallFilter;
+use netgraft_linux::confine::{Action, Allow, CallFilter};
 use netgraft_linux::fdpass;
 use netgraft_linux::listener::Listener;
 use netgraft_linux::namespace::Namespaces;
@@ -20,7 +20,7 @@ use crate::error::RunError;
 use crate::launcher::{Incoming, Launcher, reap, step};
 use crate::profile::Profile;
 use crate::report::{Report, Role, Step};
-use crate::spec::{ProgramSpec, Seccomp, Terminal, User};
+use crate::spec::{Descriptors, Files, ProgramSpec, Seccomp, Terminal, User};
 use crate::tree;
 use crate::vitals::MAX_LISTENERS;
 
@@ -55,6 +55,10 @@ pub(super) struct ProgramPlan {
     pub(super) terminal: Terminal,
     /// What takes system calls away from it.
     pub(super) filters: Vec<CallFilter>,
+    /// The files that it sees.
+    pub(super) files: Files,
+    /// The descriptors that it gets.
+    pub(super) descriptors: Descriptors,
 }
 
 impl ProgramPlan {
@@ -68,8 +72,16 @@ impl ProgramPlan {
             Seccomp::ByIds { .. } | Seccomp::All => Ok(Vec::new()),
             Seccomp::Profile(profile) => profile.filters(),
         };
-        let filters =
-            filters.map_err(|e| RunError::Options(format!("the seccomp profile cannot be used: {e}")))?;
+        let told = |e| RunError::Options(format!("the seccomp profile cannot be used: {e}"));
+        let mut filters = filters.map_err(told)?;
+        if let Descriptors::Only(kept) = &spec.descriptors
+            && let Some(fd) = kept.iter().find(|fd| **fd > 2 && !process::is_inherited(**fd))
+        {
+            return Err(RunError::Options(format!("descriptor {fd} cannot be kept: it is not open")));
+        }
+        if spec.files.no_path_sockets {
+            filters.push(no_unix_sockets().map_err(step(Step::Profile))?);
+        }
         let name = spec.program.clone();
         let path = spec.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.clone());
         let exec = Exec::new(name.clone(), spec.args.clone(), spec.environment.iter().cloned(), path)
@@ -81,8 +93,17 @@ impl ProgramPlan {
             user: spec.user,
             terminal: spec.terminal,
             filters,
+            files: spec.files.clone(),
+            descriptors: spec.descriptors.clone(),
         })
     }
+}
+
+/// Refuses AF_UNIX sockets, which could be connected to those of the host's file system. A pair is connected already.
+fn no_unix_sockets() -> io::Result<CallFilter> {
+    // The kernel reads an int.
+    let unix = Allow { number: libc::SYS_socket, conditions: vec![(0, 0xffff_ffff, libc::AF_UNIX as u64)] };
+    CallFilter::compile(&[unix], Action::Errno(libc::EACCES), Action::Allow)
 }
 
 /// A program that came later.

@@ -85,6 +85,10 @@ steps! {
     Proc = "mount a /proc of the sandbox's own";
     /// The namespaces of a sandbox that runs.
     Join = "enter the sandbox's namespaces";
+    /// The program's files.
+    Files = "lay out the program's files";
+    /// The descriptors that the program gets.
+    Descriptors = "hand descriptors on to the program";
     /// A terminal of the program's own.
     Terminal = "give the program a terminal of its own (--pty)";
     /// The program's working directory.

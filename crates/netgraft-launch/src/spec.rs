@@ -126,6 +126,51 @@ pub enum Terminal {
     Own,
 }
 
+/// A file or directory of the host that a program sees at another place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// What is shown.
+    pub source: PathBuf,
+    /// Where, which must exist.
+    pub target: PathBuf,
+    /// Whether it cannot be changed there.
+    pub read_only: bool,
+}
+
+/// The files that a program sees. The default is what the caller sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Files {
+    /// Its root directory, if not the host's. It gets a /proc, /sys and /dev where it has directories of these names.
+    pub root: Option<PathBuf>,
+    /// Whether nothing can be changed but below `tmpfs` and `binds`; enforced by read-only mounts and, where the kernel has
+    /// it, by Landlock.
+    pub read_only: bool,
+    /// What is shown from the host.
+    pub binds: Vec<Bind>,
+    /// Directories that are empty, writable and in memory.
+    pub tmpfs: Vec<PathBuf>,
+    /// Whether it can make AF_UNIX sockets, which reach those of the host's file system. Pairs it can make in any case.
+    pub no_path_sockets: bool,
+}
+
+impl Files {
+    /// Whether mounts are to be made.
+    pub(crate) fn has_mounts(&self) -> bool {
+        self.root.is_some() || self.read_only || !self.binds.is_empty() || !self.tmpfs.is_empty()
+    }
+}
+
+/// The caller's descriptors beside input, output and error that a program gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Descriptors {
+    /// All that are not closed by execve(2).
+    All,
+    /// These.
+    Only(Vec<i32>),
+}
+
 /// A program that runs in a sandbox.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -144,10 +189,15 @@ pub struct ProgramSpec {
     pub terminal: Terminal,
     /// The system calls that it may make.
     pub seccomp: Seccomp,
+    /// The files that it sees.
+    pub files: Files,
+    /// The descriptors that it gets.
+    pub descriptors: Descriptors,
 }
 
 impl ProgramSpec {
-    /// A program with the caller's environment, working directory and user.
+    /// A program with the caller's environment, working directory, files and user, and none of its descriptors but input,
+    /// output and error.
     #[must_use]
     pub fn new(program: impl Into<OsString>) -> ProgramSpec {
         ProgramSpec {
@@ -158,6 +208,8 @@ impl ProgramSpec {
             user: None,
             terminal: Terminal::default(),
             seccomp: Seccomp::ByIds { user_namespaces: false },
+            files: Files::default(),
+            descriptors: Descriptors::Only(Vec::new()),
         }
     }
 }

@@ -18,10 +18,11 @@ use netgraft_linux::process::{self, clone_sibling};
 use netgraft_linux::signal::{self, Signals};
 use netgraft_linux::{capability, confine, fdpass, filter, netdev, task, terminal};
 
+use super::files;
 use super::programs::{Home, ProgramPlan};
 use super::report::{Report, Role, Step};
 use super::sentry::{self, SentryNetwork, SentryPlan};
-use super::spec::{Terminal, User};
+use super::spec::{Descriptors, Terminal, User};
 use super::veth::VethPlan;
 
 /// What the children work from; decided before the first fork.
@@ -278,6 +279,19 @@ fn become_program(
     reports: &File,
     go: &PipeReader,
 ) -> Result<(), Failure> {
+    if program.files.has_mounts() {
+        // A further program shares the mounts of the first up to here.
+        unshare(Namespaces::MOUNT).map_err(at(Step::Files))?;
+        files::lay_out(&program.files, plan.is_contained()).map_err(at(Step::Files))?;
+        if program.directory.is_none() {
+            // Where the caller's is not there any more, it begins at the root.
+            let here = std::env::current_dir().ok().filter(|_| program.files.root.is_none());
+            let there = here.is_some_and(|here| std::env::set_current_dir(here).is_ok());
+            if !there {
+                std::env::set_current_dir("/").map_err(at(Step::Directory))?;
+            }
+        }
+    }
     if program.terminal == Terminal::Own {
         take_terminal(reports).map_err(at(Step::Terminal))?;
     }
@@ -295,6 +309,10 @@ fn become_program(
         become_user(user).map_err(at(Step::User))?;
     }
     confine::no_new_privileges().map_err(at(Step::NoNewPrivileges))?;
+    files::restrict(&program.files).map_err(at(Step::Files))?;
+    if let Descriptors::Only(kept) = &program.descriptors {
+        process::inherit_only(kept).map_err(at(Step::Descriptors))?;
+    }
     // From here on only calls that the filter lets through: the sentry does not serve yet.
     let listener = filter::install(plan.host_sockets).map_err(at(Step::Filter))?;
     Report::Listener(listener.as_raw_fd()).send(reports);
@@ -340,9 +358,7 @@ fn cover_kernel_files(plan: &Plan, reports: &File) {
     if let Err(error) = mount::mount_new(c"proc", Path::new("/proc"), Access::Data, c"") {
         skipped(Step::Proc, &error);
     }
-    if plan.is_contained()
-        && let Err(error) = protect_kernel_files()
-    {
+    if let Err(error) = files::protect(plan.is_contained()) {
         skipped(Step::KernelFiles, &error);
     }
 }
@@ -354,23 +370,6 @@ fn become_user(user: User) -> io::Result<()> {
         return Ok(());
     }
     capability::become_user(user.user, user.group)
-}
-
-/// Makes read-only what the kernel shows of the host in /proc and /sys, but for the settings of the sandbox's network.
-fn protect_kernel_files() -> io::Result<()> {
-    for name in ["sys", "bus", "fs", "irq", "acpi", "scsi", "sysrq-trigger"] {
-        let place = Path::new("/proc").join(name);
-        if !place.exists() {
-            continue;
-        }
-        mount::bind(&place, &place)?;
-        if name == "sys" {
-            let own = place.join("net");
-            mount::bind(&own, &own)?;
-        }
-        mount::make_place_read_only(&place, false)?;
-    }
-    mount::make_place_read_only(Path::new("/sys"), true)
 }
 
 /// Shows the interfaces of the sandbox's network namespace in /sys, which is otherwise the host's. A sysfs shows those of

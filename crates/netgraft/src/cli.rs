@@ -213,7 +213,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Subcommands::Check(CheckArgs { stack, filter, json, plugin_arg, trust_pre_init }) => {
             return Ok(Command::Check { stack, argument: plugin_arg, trust_pre_init, filter, json });
         }
-        Subcommands::Run(run) => run,
+        Subcommands::Run(run) => *run,
     };
     let mut command = run.command.into_iter();
     let program = command.next().unwrap_or_default();

@@ -23,9 +23,9 @@ use netgraft_plugin::registry::RegistryError;
 pub use check::{Checked, check};
 pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub use netgraft_launch::{
-    EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, Ids, NetworkSpec, OnCrash, Profile,
-    ProgramId, ProgramSpec, RunError, Sandbox, Seccomp, SentryMain, Stacks, Step, Terminal, User, clock,
-    control,
+    Bind, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, Files, Ids,
+    NetworkSpec, OnCrash, Profile, ProgramId, ProgramSpec, RunError, Sandbox, Seccomp, SentryMain, Stacks,
+    Step, Terminal, User, clock, control,
 };
 pub use netgraft_sentry::SENTRY;
 

@@ -129,3 +129,10 @@ fn root_of_a_sandbox_is_nobody_on_the_host() {
         done(user, &script(user, "rooted.py", &[]));
     }
 }
+
+#[test]
+fn an_untrusted_program_finds_no_files_sockets_or_descriptors() {
+    for &user in users() {
+        done(user, &script(user, "files.py", &[]));
+    }
+}

@@ -314,7 +314,7 @@ fn the_program_s_surroundings_are_as_without_netgraft() {
         };
         let direct = run(&["sh", "-c", script]);
         let name = binary().to_str().unwrap();
-        let inside = run(&[name, "run", "--network", "none", "--", "sh", "-c", script]);
+        let inside = run(&[name, "run", "--network", "none", "--keep-fd", "7", "--", "sh", "-c", script]);
         assert_eq!(text(&inside.stderr), "");
         assert_eq!(text(&inside.stdout), text(&direct.stdout), "{user:?}");
         assert!(text(&direct.stdout).contains("kept"));
