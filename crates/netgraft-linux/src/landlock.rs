@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::process::check_long;
+use crate::result::check_long;
 
 /// Rights to change something, by the version of Landlock that has them first.
 const WRITE_1: u64 = 1 << 1 // WRITE_FILE
