@@ -263,6 +263,10 @@ impl<K: Kernel> Core<K> {
         });
         let Some((pumped, moved)) = ran else { return Pumped::Idle };
         self.counts.bytes_sent += moved;
+        if moved > 0 {
+            // There is room in the surrogate.
+            self.retry_sends(id);
+        }
         pumped
     }
 
@@ -322,6 +326,7 @@ impl<K: Kernel> Core<K> {
         // The program may close its descriptor as soon as it is answered: then none must be left.
         drop(file);
         self.serve_parked_receive(id);
+        self.retry_sends(id);
     }
 
     /// Begins to move bytes of a stream whose end and handle are in place.
