@@ -69,7 +69,11 @@ impl<K: Kernel> Core<K> {
                 self.sent_or_parked(request, subject, flags, sent)
             }
             Carrier::Stream => self.send_stream(request, subject, &parts, flags),
-            Carrier::Connecting => Err(no_fast_open(flags).unwrap_or(uapi::EAGAIN)),
+            Carrier::Connecting => match no_fast_open(flags) {
+                Some(errno) => Err(errno),
+                // It waits for the end of the attempt.
+                None => self.sent_or_parked(request, subject, flags, Err(uapi::EAGAIN)),
+            },
             Carrier::Gone => Err(uapi::ENETDOWN),
             Carrier::Unconnected => {
                 let errno = self.take_pending(subject).map_or(uapi::EPIPE, Error::errno);

@@ -10,6 +10,7 @@ mod listen;
 mod names;
 mod options;
 mod parked;
+mod random;
 mod receive;
 mod send;
 mod shutdown;

@@ -729,6 +729,11 @@ impl Net {
         }
     }
 
+    /// The port at which a remote host was called.
+    pub(crate) fn remote_port(&self, remote: Remote) -> u16 {
+        self.pipes[remote.pipe].addresses[remote.side].port()
+    }
+
     /// The remote side sends.
     pub(crate) fn remote_sends(&mut self, remote: Remote, data: &[u8]) -> Result<usize, Error> {
         self.is_woken = true;
