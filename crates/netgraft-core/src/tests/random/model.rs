@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) is_deaf: bool,
     /// It has seen a failure.
     pub(crate) has_failed: bool,
+    /// It has cut the connection off.
+    pub(crate) was_cut: bool,
 }
 
 /// All ends.
@@ -113,6 +115,9 @@ impl Model {
             return Ok(());
         }
         let other = self.end(writer).clone();
+        if other.has_failed {
+            return Ok(());
+        }
         if !other.has_ended {
             return Err(format!("{reader:?} sees an end of the stream of {writer:?}, which has not ended"));
         }
@@ -122,12 +127,27 @@ impl Model {
         Ok(())
     }
 
+    /// An end has read that its connection failed. One that has never sent anything can only have been failed by its
+    /// peer: then all that the peer sent before comes first (RFC 9293 section 3.10.7.4 keeps what was received).
+    pub(crate) fn reads_failure(&mut self, reader: End) -> Result<(), String> {
+        let state = self.end(reader).clone();
+        let Some(writer) = self.peer(reader) else { return Ok(()) };
+        let other = self.end(writer).clone();
+        if state.is_deaf || state.has_failed || state.sent > 0 || state.has_ended || !other.was_cut {
+            return Ok(());
+        }
+        if state.got != other.sent {
+            return Err(format!("{reader:?} sees a failure after {} bytes of {}", state.got, other.sent));
+        }
+        Ok(())
+    }
+
     /// Nothing is under way any more: whoever reads has got all.
     pub(crate) fn is_whole(&mut self, reader: End) -> Result<(), String> {
         let state = self.end(reader).clone();
         let Some(writer) = self.peer(reader) else { return Ok(()) };
-        let sent = self.end(writer).sent;
-        if !state.is_deaf && !state.has_failed && state.got != sent {
+        let State { sent, has_failed, .. } = *self.end(writer);
+        if !state.is_deaf && !state.has_failed && !has_failed && state.got != sent {
             return Err(format!("{reader:?} never gets what {writer:?} sent: {} bytes of {sent}", state.got));
         }
         Ok(())

@@ -15,6 +15,8 @@ use crate::uapi::{self, Errno};
 
 type Check = Result<(), String>;
 
+const ETIMEDOUT: Errno = Error::TimedOut.errno();
+
 /// The threads of the program.
 const THREADS: [u32; 3] = [MAIN, MAIN + 1, MAIN + 2];
 
@@ -197,7 +199,8 @@ impl Play<'_> {
             (Purpose::Send, Reply::Is(n)) if !self.ports.contains_key(&made.cookie) => {
                 self.model.end(end).sent += n as usize;
             }
-            (Purpose::Receive(_) | Purpose::Send, Reply::Fails(errno)) => self.failed(made.cookie, errno)?,
+            (Purpose::Receive(_), Reply::Fails(errno)) => self.reads_failure(made.cookie, errno)?,
+            (Purpose::Send, Reply::Fails(errno)) => self.failed(made.cookie, errno)?,
             _ => {}
         }
         Ok(())
@@ -222,6 +225,15 @@ impl Play<'_> {
                 self.model.reads(end, bytes)
             }
         }
+    }
+
+    /// A read has failed: what came before the failure must have been read.
+    fn reads_failure(&mut self, cookie: u64, errno: Errno) -> Check {
+        let end = End::of_file(cookie);
+        if matches!(errno, uapi::ECONNRESET | ETIMEDOUT) && !self.ports.contains_key(&cookie) {
+            self.model.reads_failure(end)?;
+        }
+        self.failed(cookie, errno)
     }
 
     /// A stream has failed for its owner, who sees that after all that came before.
@@ -356,7 +368,7 @@ impl Play<'_> {
         if op.what == What::Read {
             return match self.rig.read(fd, op.size.max(2000)) {
                 Ok(bytes) => self.received(cookie, &bytes),
-                Err(errno) => self.failed(cookie, errno),
+                Err(errno) => self.reads_failure(cookie, errno),
             };
         }
         if !self.is_stream(fd) {
@@ -497,6 +509,9 @@ impl Play<'_> {
         let index = op.at % self.remotes.len();
         let remote = self.remotes[index];
         let end = End::of_remote(remote.pipe);
+        if self.rig.net().was_reset(remote) {
+            self.model.end(end).has_failed = true;
+        }
         match op.what {
             What::RemoteSends if !self.model.end(end).has_ended => {
                 let bytes = self.model.next(end, op.size);
@@ -513,7 +528,7 @@ impl Play<'_> {
                 let error = if op.size.is_multiple_of(2) { Error::ConnectionReset } else { Error::TimedOut };
                 self.rig.net().remote_fails(remote, error);
                 let state = self.model.end(end);
-                (state.has_ended, state.has_failed) = (true, true);
+                (state.has_ended, state.has_failed, state.was_cut) = (true, true, true);
                 self.remotes.swap_remove(index);
             }
             _ => {}
@@ -526,7 +541,7 @@ impl Play<'_> {
         let bytes = self.rig.net().remote_reads(remote);
         self.seen.bytes += bytes.len();
         self.model.reads(end, &bytes)?;
-        if self.rig.net().remote_sees_reset(remote) {
+        if self.rig.net().was_reset(remote) {
             self.model.end(end).has_failed = true;
             self.seen.resets += 1;
         }
