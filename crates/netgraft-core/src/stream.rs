@@ -86,6 +86,8 @@ pub(crate) struct Stream<E> {
     outbound: Outbound,
     inbound: Inbound,
     hang_up: HangUp,
+    /// How the connection has failed, while bytes that came before the failure wait for the program to read.
+    failure: Option<Error>,
     /// What the sentry is told of the end.
     interest: Interest,
     pub(crate) opening: Opening,
@@ -126,6 +128,7 @@ impl<E> Stream<E> {
             outbound: Outbound::Open { rest: Vec::new(), waits_for: Side::Program },
             inbound: Inbound::Open { rest: Vec::new(), gone: 0 },
             hang_up: HangUp::Closed,
+            failure: None,
             interest: Interest::Input,
             opening: Opening::Done,
             send_buffer: SendBuffer::Restored,
@@ -187,6 +190,12 @@ impl<E> Stream<E> {
     /// The program has closed its last descriptor after a shutdown(2).
     pub(crate) fn note_closed_after_shutdown(&mut self) {
         self.hang_up = HangUp::Closed;
+    }
+
+    /// The connection has failed, which the program is to see behind the bytes that it has not read. It sends no more.
+    pub(crate) fn note_failure(&mut self, error: Error) {
+        self.failure = Some(error);
+        self.outbound = Outbound::Finished;
     }
 
     /// Whether the program has closed its last descriptor.
@@ -264,7 +273,9 @@ impl<E> Stream<E> {
 
     /// Moves bytes from the stack to the program.
     pub(crate) fn pump_in<K: Surrogate + Files<End = E>>(&mut self, pump: &mut Pump<'_, K>) -> Pumped {
-        let Inbound::Open { rest, gone } = &mut self.inbound else { return Pumped::Idle };
+        let Inbound::Open { rest, gone } = &mut self.inbound else {
+            return self.failure.map_or(Pumped::Idle, Pumped::Failed);
+        };
         if !rest.is_empty() {
             match pump.kernel.send(&self.end, &rest[*gone..]) {
                 Ok(n) => *gone = (*gone + n).min(rest.len()),
@@ -280,8 +291,13 @@ impl<E> Stream<E> {
         }
         let mut budget = BUDGET;
         while budget > 0 {
-            let n = match pump.stack.recv(pump.handle, pump.scratch, RecvFlags::empty(), pump.now) {
-                Ok(received) if received.len == 0 => {
+            let n = match (
+                pump.stack.recv(pump.handle, pump.scratch, RecvFlags::empty(), pump.now),
+                self.failure,
+            ) {
+                (Ok(received), _) if received.len > 0 => received.len,
+                (_, Some(failure)) => return Pumped::Failed(failure),
+                (Ok(_), None) => {
                     pump.kernel.shut_end(&self.end);
                     self.inbound = Inbound::Finished;
                     if !self.is_open_out() {
@@ -290,9 +306,8 @@ impl<E> Stream<E> {
                     }
                     return Pumped::Idle;
                 }
-                Ok(received) => received.len,
-                Err(Error::Again) => return Pumped::Idle,
-                Err(error) => return Pumped::Failed(error),
+                (Err(Error::Again), None) => return Pumped::Idle,
+                (Err(error), None) => return Pumped::Failed(error),
             };
             budget = budget.saturating_sub(n);
             pump.moved += n as u64;
