@@ -88,6 +88,8 @@ pub(crate) struct Stream<E> {
     outbound: Outbound,
     inbound: Inbound,
     hang_up: HangUp,
+    /// How the connection has failed, while bytes that came before the failure wait for the program to read.
+    failure: Option<Error>,
     /// What the sentry is told of the end.
     interest: Interest,
     pub(crate) opening: Opening,
@@ -128,6 +130,7 @@ impl<E> Stream<E> {
             outbound: Outbound::Open { spill: Spill::new(), waits_for: Side::Program },
             inbound: Inbound::Open { spill: Spill::new(), waits_for: Side::Stack },
             hang_up: HangUp::Closed,
+            failure: None,
             interest: Interest::Input,
             opening: Opening::Done,
             send_buffer: SendBuffer::Restored,
@@ -189,6 +192,12 @@ impl<E> Stream<E> {
     /// The program has closed its last descriptor after a shutdown(2).
     pub(crate) fn note_closed_after_shutdown(&mut self) {
         self.hang_up = HangUp::Closed;
+    }
+
+    /// The connection has failed, which the program is to see behind the bytes that it has not read. It sends no more.
+    pub(crate) fn note_failure(&mut self, error: Error) {
+        self.failure = Some(error);
+        self.outbound = Outbound::Finished;
     }
 
     /// Whether the program has closed its last descriptor.
@@ -257,7 +266,9 @@ impl<E> Stream<E> {
 
     /// Moves bytes from the stack to the program.
     pub(crate) fn pump_in<K: Surrogate + Files<End = E>>(&mut self, pump: &mut Pump<'_, K>) -> Pumped {
-        let Inbound::Open { spill, waits_for } = &mut self.inbound else { return Pumped::Idle };
+        let Inbound::Open { spill, waits_for } = &mut self.inbound else {
+            return self.failure.map_or(Pumped::Idle, Pumped::Failed);
+        };
         // Until the surrogate has shown that it has no room.
         *waits_for = Side::Stack;
         let mut budget = BUDGET;
@@ -275,8 +286,10 @@ impl<E> Stream<E> {
                 taken
             };
             let spare = Spare { scratch: pump.scratch, spill };
-            match pump.stack.recv_with(pump.handle, pump.now, spare, &mut take) {
-                Ok(Streamed::End) => {
+            match (pump.stack.recv_with(pump.handle, pump.now, spare, &mut take), self.failure) {
+                (Ok(Streamed::Bytes(_)), _) => {}
+                (_, Some(failure)) => return Pumped::Failed(failure),
+                (Ok(Streamed::End), None) => {
                     pump.kernel.shut_end(&self.end);
                     self.inbound = Inbound::Finished;
                     if !self.is_open_out() {
@@ -285,11 +298,12 @@ impl<E> Stream<E> {
                     }
                     return Pumped::Idle;
                 }
-                Ok(Streamed::Bytes(_)) => {}
-                Err(Error::Again) => return Pumped::Idle,
-                Err(error) => return Pumped::Failed(error),
+                (Err(Error::Again), None) => return Pumped::Idle,
+                (Err(error), None) => return Pumped::Failed(error),
             }
-            let Some((taken, there)) = given else { return Pumped::Idle };
+            let Some((taken, there)) = given else {
+                return self.failure.map_or(Pumped::Idle, Pumped::Failed);
+            };
             budget = budget.saturating_sub(taken);
             pump.moved += taken as u64;
             if taken < there {
