@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use netgraft_abi::Level;
 use netgraft_linux::fdpass::{self, wait_readable};
 use netgraft_linux::listener::Listener;
 use netgraft_linux::nsfd::Namespace;
@@ -258,6 +259,11 @@ impl Launcher {
         Ok(None)
     }
 
+    /// Says something when the program is started.
+    pub(super) fn warn(&mut self, text: String) {
+        self.warnings.push(text);
+    }
+
     /// Brings the sandbox up to the point where the program is executed.
     pub(super) fn start(&mut self, stack: &mut dyn PluginStack) -> Result<(), RunError> {
         let mut handed_over: Option<PreInitStack> = None;
@@ -324,6 +330,13 @@ impl Launcher {
     /// Calls `pre_init`, with the program's process, or where the stack has a link of its own, with that one's.
     fn prepare_stack(&mut self, stack: &mut dyn PluginStack, program: u32) -> Result<PreInitStack, RunError> {
         let LinkConfig::Veth(name) = &self.plan.sentry.config.link else {
+            if self.plan.sentry.object.as_ref().is_some_and(|object| object.level() == Level::Zero) {
+                tracing::warn!(
+                    "the level 0 stack {} is run without a link: the network namespace that its pre-init looks \
+                     into is empty (give it --link veth:NAME --address CIDR --gateway ADDR)",
+                    self.stack_name
+                );
+            }
             let prepared = stack.pre_init(PreInitStackArgs { pid: program });
             return prepared.map_err(|error| self.interruption(error));
         };

@@ -41,15 +41,15 @@ pub mod stacks;
 mod stand_in;
 mod survive;
 mod tree;
-mod veth;
+pub mod veth;
 pub mod vitals;
 mod watchdog;
 
-pub use allow::call_text;
+pub use allow::{allowed_calls, call_text, remedy};
 pub use crash::{OnCrash, change_text};
 pub use error::{EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, RunError};
 pub use programs::ProgramId;
 pub use report::Step;
 pub use sandbox::{ExitStatus, Sandbox, run};
-pub use sentry::{SentryArgs, SentryMain, confine_for};
+pub use sentry::{SentryArgs, SentryMain, confine_for, leave_all_behind};
 pub use spec::{NetworkSpec, ProgramSpec, Stacks, User};

@@ -11,8 +11,9 @@ use netgraft_linux::namespace::IdMaps;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Signals};
 use netgraft_linux::{confine, filter};
-use netgraft_plugin::NetworkType;
+use netgraft_plugin::{NetworkType, PluginStack, SyscallRule};
 
+use crate::allow;
 use crate::control::Summary;
 use crate::crash::OnCrash;
 use crate::error::{RunError, signal_status};
@@ -25,6 +26,9 @@ use crate::spec::{NetworkSpec, ProgramSpec};
 use crate::stacks;
 use crate::tree::{self, InheritedSignals, Plan};
 use crate::vitals::Vitals;
+
+/// How many system calls beyond the base are listed in a warning.
+const FEW: usize = 4;
 
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +111,13 @@ impl Sandbox {
             return Err(RunError::Kernel(missing));
         }
         let choice = stacks::choose(network)?;
+        let of_tree = network.kind != NetworkType::Plugin;
+        if of_tree && !network.allowed_calls.is_empty() {
+            return Err(RunError::Options(format!(
+                "--allow-syscall goes with --network plugin, not with --network {}",
+                network.kind
+            )));
+        }
         let mut stack = (choice.factory)(&network.config)?;
         let program = program.map(ProgramPlan::new).transpose()?;
         let failed = |source| RunError::Step { step: Step::Start, source };
@@ -123,7 +134,7 @@ impl Sandbox {
                 become_nobody: matches!(maps, IdMaps::All { .. })
                     && maps.has_user(NOBODY)
                     && maps.has_group(NOBODY),
-                warn_of_rules: network.kind == NetworkType::Plugin,
+                allowed: allow::allowed_calls(&network.allowed_calls),
                 object: choice.object,
                 vitals: Vitals::new().map_err(failed)?,
                 journal: network.on_crash == OnCrash::Restart,
@@ -144,7 +155,10 @@ impl Sandbox {
         .map_err(failed)?;
         drop(child_ends);
         let Some(launcher_ends) = launcher_ends else { return Err(failed(io::ErrorKind::Other.into())) };
+        // The rules of the stacks in this tree are reviewed with them.
+        let wider = if of_tree { None } else { wider(stack.as_ref(), &plan.sentry.allowed) };
         let mut launcher = Launcher::new(plan, stack.info().name, launcher_ends, helper, jobs)?;
+        wider.into_iter().for_each(|text| launcher.warn(text));
         launcher.start(stack.as_mut())?;
         Ok(Sandbox { launcher, restore })
     }
@@ -191,6 +205,22 @@ impl Sandbox {
         self.launcher.last_words()
     }
 }
+
+/// What a stack may do beyond the base, as a warning.
+fn wider(stack: &dyn PluginStack, allowed: &[SyscallRule]) -> Option<String> {
+    let wider = allow::wider_than_base(&[stack.seccomp_filters(), allowed.to_vec()].concat());
+    let what = "the stack widens the sentry's allow-list by";
+    let all = wider.join(", ");
+    match wider.len() {
+        0 => None,
+        1..=FEW => Some(format!("{what} {all}")),
+        count => {
+            tracing::info!("{what} {all}");
+            Some(format!("{what} {count} system calls: -v lists them"))
+        }
+    }
+}
+
 /// Root keeps every id that it has here, so that servers which change users work; an ordinary user has only
 /// its own.
 fn id_maps() -> io::Result<IdMaps> {

@@ -57,6 +57,9 @@ pub struct NetworkSpec {
     pub name_servers: Vec<IpAddr>,
     /// What happens when the stack crashes, hangs or makes a system call that it may not make.
     pub on_crash: OnCrash,
+    /// System calls, by their numbers, that the stack may make beside those of the base and its own rules: with any
+    /// arguments. For [`NetworkType::Plugin`] only.
+    pub allowed_calls: Vec<i64>,
     /// Where names of stacks are looked up.
     pub stacks: Stacks,
 }

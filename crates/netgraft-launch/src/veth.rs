@@ -31,7 +31,7 @@ const TIME: Duration = Duration::from_secs(5);
 const REPORT_LIMIT: usize = 4096;
 
 /// A pair that exists. Dropping it removes it.
-pub(super) struct Veth {
+pub struct Veth {
     /// Of the caller's end.
     index: u32,
     /// The other end's.
@@ -48,7 +48,7 @@ impl Drop for Veth {
 }
 
 /// The process whose network namespace holds the other end while pre-init runs.
-pub(super) struct Holder {
+pub struct Holder {
     pid: i32,
     socket: OwnedFd,
 }
@@ -64,7 +64,7 @@ impl Drop for Holder {
 ///
 /// # Errors
 /// A text for the operator; nothing is left behind then.
-pub(super) fn make(name: &str, config: &StackConfig) -> Result<(Veth, Holder), SetupError> {
+pub fn make(name: &str, config: &StackConfig) -> Result<(Veth, Holder), SetupError> {
     let failed = |what: &str| {
         let what = format!("the veth pair of --link veth:{name} cannot be {what}");
         move |e: io::Error| match e.raw_os_error() {
@@ -94,7 +94,7 @@ pub(super) fn make(name: &str, config: &StackConfig) -> Result<(Veth, Holder), S
 
 impl Holder {
     /// The process that pre-init is to be given.
-    pub(super) const fn pid(&self) -> u32 {
+    pub const fn pid(&self) -> u32 {
         self.pid.unsigned_abs()
     }
 
@@ -103,7 +103,7 @@ impl Holder {
     ///
     /// # Errors
     /// As rtnetlink(7).
-    pub(super) fn settle(self) -> Result<(), SetupError> {
+    pub fn settle(self) -> Result<(), SetupError> {
         self.go_on().map_err(|e| SetupError::host("the stack's interface keeps its addresses", e))
     }
 

@@ -67,6 +67,17 @@ pub fn make_read_only(target: &Path) -> io::Result<()> {
     check(unsafe { libc::mount(ptr::null(), target.as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
 }
 
+/// Lets no change of the mounts below a place reach another mount namespace, or come from one (`MS_PRIVATE`).
+///
+/// # Errors
+/// As mount(2).
+pub fn make_private(target: &Path) -> io::Result<()> {
+    let target = text(target)?;
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: as in `make_read_only`.
+    check(unsafe { libc::mount(ptr::null(), target.as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
+}
+
 /// Takes a mount out of the tree; it ends when nobody uses it (`MNT_DETACH`, umount2(2)).
 ///
 /// # Errors

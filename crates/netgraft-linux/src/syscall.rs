@@ -83,6 +83,13 @@ pub fn name(number: i64) -> Option<&'static str> {
     found.map(|(_, name)| name.strip_prefix("SYS_").unwrap_or(name))
 }
 
+/// The number of the system call of a name, such as "openat", or of a text that is a number.
+#[must_use]
+pub fn number(text: &str) -> Option<i64> {
+    let found = COMMON.iter().chain(OLDER).find(|(_, name)| name.strip_prefix("SYS_") == Some(text));
+    found.map(|(number, _)| *number).or_else(|| text.parse().ok().filter(|number| *number >= 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +99,10 @@ mod tests {
         assert_eq!(name(libc::SYS_openat), Some("openat"));
         assert_eq!(name(libc::SYS_io_uring_setup), Some("io_uring_setup"));
         assert_eq!(name(-1), None);
+        assert_eq!(number("openat"), Some(libc::SYS_openat));
+        assert_eq!(
+            (number("999"), number("-1"), number("open_at"), number("")),
+            (Some(999), None, None, None)
+        );
     }
 }

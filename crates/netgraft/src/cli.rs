@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
-use netgraft::{NetworkSpec, OnCrash, ProgramSpec};
+use netgraft::{Cases, CheckOptions, NetworkSpec, OnCrash, ProgramSpec};
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{Cidr, LinkConfig, NetworkType, StackConfig, StackInfo, get_plugin_stack};
 use tracing::{Event, Level, Subscriber};
@@ -56,9 +57,11 @@ enum Subcommands {
 }
 
 const CHECK_HELP: &str = "\
-A stack in a file runs with your rights in a process of its own, which after pre_init may make only the system calls that
-it may make in 'netgraft run'. A crash, a hang or a forbidden call fails its case, and the next one goes on; after three
-hangs in a row the rest does not run.
+A stack in a file runs in a process of its own for each case. pre_init has your rights and files, and a network namespace
+of the case's own, with a link for a level 0 stack; after it the process has what a sentry of 'netgraft run' has, and may
+make only the system calls that it may make there. A crash, a hang or a forbidden call fails its case, and the next one
+goes on; after three hangs in a row the rest does not run. A case that fails shows what was said of the stack's answers,
+and the last calls before.
 
 Exit status: 0 if all passed that is not known to fail, 1 if something failed, 125 if netgraft itself failed or there is
 no such stack, 128+N if signal N ended it.";
@@ -69,12 +72,37 @@ struct CheckArgs {
     stack: String,
 
     /// Only the cases whose name contains this text
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    filter: String,
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["only", "trace"])]
+    filter: Option<String>,
+
+    /// Only the case of this name, "group/name [v4]", or without the setting in all that it has
+    #[arg(long, value_name = "CASE", conflicts_with = "trace")]
+    only: Option<String>,
+
+    /// Only this case, with each call of the stack: the time of the case in seconds, arguments and answer
+    #[arg(long, value_name = "CASE", conflicts_with = "json")]
+    trace: Option<String>,
+
+    /// Print what failed, and nothing else
+    #[arg(long, conflicts_with = "json")]
+    failures_only: bool,
+
+    /// A TOML file of failures that are known: a table of the stack's name, in it the cases and a reason for each. They
+    /// do not make the check fail; an entry that explains nothing does
+    #[arg(long, value_name = "FILE")]
+    known: Option<PathBuf>,
 
     /// Print one JSON object instead of the table
     #[arg(long)]
     json: bool,
+
+    /// A system call, by its name, that a stack in a file may make beside those of the base and its own rules; repeatable
+    #[arg(long = "allow-syscall", value_name = "NAME", value_parser = system_call)]
+    allowed_calls: Vec<i64>,
+
+    /// Show what the stack prints and logs
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
 
     /// A text that the stack is given as it is
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -120,6 +148,11 @@ struct RunArgs {
     #[arg(long, value_name = "WHAT", default_value_t)]
     on_crash: OnCrash,
 
+    /// A system call, by its name, that the stack may make beside those of the base and its own rules, with any
+    /// arguments; repeatable. The message of a stack that was killed for one has the name
+    #[arg(long = "allow-syscall", value_name = "NAME", value_parser = system_call)]
+    allowed_calls: Vec<i64>,
+
     /// Say at the end what went through the stack
     #[arg(long)]
     summary: bool,
@@ -159,15 +192,24 @@ pub(crate) enum Command {
     },
     /// Run the conformance suite.
     Check {
-        /// On which stack.
-        stack: String,
-        /// The stack's text.
-        argument: Option<String>,
-        /// Which cases.
-        filter: String,
-        /// For programs.
-        json: bool,
+        /// What, and how.
+        options: CheckOptions,
+        /// How the report is printed.
+        style: Style,
+        /// How often -v was given.
+        verbosity: u8,
     },
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// For people.
+    Table,
+    /// For people who want what failed alone.
+    Failures,
+    /// For programs.
+    Json,
 }
 
 /// Why there is no command.
@@ -184,9 +226,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error, &args))?;
     let run = match cli.command {
         Subcommands::Stacks { files } => return Ok(Command::Stacks { files }),
-        Subcommands::Check(CheckArgs { stack, filter, json, plugin_arg }) => {
-            return Ok(Command::Check { stack, argument: plugin_arg, filter, json });
-        }
+        Subcommands::Check(args) => return Ok(check(args)),
         Subcommands::Run(run) => run,
     };
     let mut command = run.command.into_iter();
@@ -209,6 +249,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     };
     network.name_servers = run.dns;
     network.on_crash = run.on_crash;
+    network.allowed_calls = run.allowed_calls;
     let mut program = ProgramSpec::new(program);
     program.args = command.collect();
     Ok(Command::Run {
@@ -217,6 +258,31 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         summary: run.summary,
         verbosity: run.verbose,
     })
+}
+
+fn check(args: CheckArgs) -> Command {
+    let mut options = CheckOptions::new(args.stack);
+    options.argument = args.plugin_arg;
+    options.trace = args.trace.is_some();
+    options.cases = match (args.trace.or(args.only), args.filter) {
+        (Some(name), _) => Cases::Named(name),
+        (None, Some(part)) => Cases::Containing(part),
+        (None, None) => Cases::All,
+    };
+    options.allowed_calls = args.allowed_calls;
+    options.known = args.known;
+    let style = match (args.json, args.failures_only) {
+        (true, _) => Style::Json,
+        (false, true) => Style::Failures,
+        (false, false) => Style::Table,
+    };
+    Command::Check { options, style, verbosity: args.verbose }
+}
+
+/// A system call's number, of its name.
+fn system_call(text: &str) -> Result<i64, String> {
+    netgraft_linux::syscall::number(text)
+        .ok_or_else(|| format!("'{text}' is no system call that is known: use a name of syscalls(2)"))
 }
 
 fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
@@ -425,6 +491,7 @@ mod tests {
             ("netgraft run --gateway here -- p", "--gateway"),
             ("netgraft run --dns 1.2.3 -- p", "--dns"),
             ("netgraft run --on-crash retry -- p", "use fail or restart"),
+            ("netgraft run --allow-syscall opn -- p", "use a name of syscalls(2)"),
             ("netgraft run --bogus p", "unknown option '--bogus'"),
             ("netgraft run", "PROGRAM"),
             ("netgraft run --", "PROGRAM"),

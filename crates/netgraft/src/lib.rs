@@ -18,13 +18,14 @@
 mod check;
 mod observer;
 pub mod runtime;
+mod trace;
 
 use std::io;
 
 use netgraft_plugin::registry::RegistryError;
 use netgraft_plugin::{Watched, register_plugin_stack};
 
-pub use check::{Checked, check};
+pub use check::{Cases, CheckOptions, Checked, check};
 pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub(crate) use netgraft_launch::vitals;
 pub use netgraft_launch::{

@@ -1,23 +1,27 @@
 //! Each call of the stack is written down in the shared words while it lasts, so that the launcher can name it when
 //! the sentry dies in it, and end a sentry that does not come back from it.
 
+use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
 use netgraft_plugin::{Call, Observer};
 
 use crate::control::{self, FromSentry};
+use crate::trace;
 use crate::vitals::Vitals;
 
 /// The words in which calls are noted, and the control socket to the launcher.
 pub(crate) struct ToLauncher {
     vitals: Vitals,
     control: OwnedFd,
+    /// Whether the operator wants to see each call.
+    traces: bool,
 }
 
 impl ToLauncher {
     /// An observer that notes calls in `vitals`, and wakes a launcher that sleeps through `control`.
     pub(crate) fn new(vitals: Vitals, control: OwnedFd) -> ToLauncher {
-        ToLauncher { vitals, control }
+        ToLauncher { vitals, control, traces: tracing::enabled!(tracing::Level::TRACE) }
     }
 
     /// The launcher slept since nothing happened: from now on it looks again.
@@ -38,5 +42,15 @@ impl Observer for ToLauncher {
 
     fn end(&self, _call: Call) {
         self.vitals.end();
+    }
+
+    fn traces(&self) -> bool {
+        self.traces
+    }
+
+    fn trace(&self, call: Call, arguments: &str, answer: &dyn fmt::Debug) {
+        if let Some(line) = trace::line(call, arguments, answer) {
+            tracing::trace!("stack: {line}");
+        }
     }
 }
