@@ -19,6 +19,7 @@ use super::crash::Cause;
 use super::jobs::{AfterStop, Jobs};
 use super::keeper;
 use super::mirror::{self, Mirror};
+use super::output::Output;
 use super::programs::{self, Further, Home, ProgramId};
 use super::report::{Report, Role, Step};
 use super::sentry;
@@ -63,6 +64,8 @@ pub(super) struct Launcher {
     /// `None` once the sandbox is being ended: the first processes of both namespaces then end too.
     pub(super) ends: Option<LauncherEnds>,
     reports_open: bool,
+    /// The beginning of a line that the stack prints.
+    printed: Vec<u8>,
     /// Warnings that wait until the program is started: if it is not, the reason is told alone.
     warnings: Vec<String>,
     pub(super) control_open: bool,
@@ -121,6 +124,7 @@ impl Launcher {
             stack_name,
             ends: Some(ends),
             reports_open: true,
+            printed: Vec::new(),
             warnings: Vec::new(),
             control_open: true,
             signals,
@@ -183,8 +187,14 @@ impl Launcher {
                 self.reports_open.then(|| ends.reports.as_fd()),
                 self.control_open.then(|| ends.control.as_fd()),
                 Some(self.signals.as_fd()),
+                self.plan.sentry.output.as_ref().map(Output::reader),
             ];
-            let [report, sentry, signal] = wait_readable(fds, wait).map_err(step(Step::Supervise))?;
+            let [report, sentry, signal, printed] =
+                wait_readable(fds, wait).map_err(step(Step::Supervise))?;
+            if printed {
+                self.show_output();
+            }
+            let ends = self.ends()?;
             if report {
                 let received = Report::receive(ends.reports.as_fd()).map_err(step(Step::Supervise))?;
                 self.reports_open = received.is_some();
@@ -207,6 +217,13 @@ impl Launcher {
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Logs what the stack has printed.
+    fn show_output(&mut self) {
+        if let Some(output) = &self.plan.sentry.output {
+            output.show(&mut self.printed);
         }
     }
 
@@ -534,6 +551,7 @@ impl Launcher {
 
     /// Ends and reaps every process. The order matters: see [`Role::ALL`].
     fn end(&mut self) {
+        self.show_output();
         self.jobs.take_back();
         self.mirror.reap_maker();
         let Some(ends) = self.ends.take() else { return };

@@ -19,6 +19,7 @@ use crate::crash::OnCrash;
 use crate::error::{RunError, signal_status};
 use crate::jobs::Jobs;
 use crate::launcher::Launcher;
+use crate::output::Output;
 use crate::programs::{ProgramId, ProgramPlan};
 use crate::report::Step;
 use crate::sentry::{NOBODY, SentryMain, SentryPlan};
@@ -135,6 +136,12 @@ impl Sandbox {
                     && maps.has_user(NOBODY)
                     && maps.has_group(NOBODY),
                 allowed: allow::allowed_calls(&network.allowed_calls),
+                output: choice
+                    .object
+                    .as_ref()
+                    .map(|object| Output::new(object.object()))
+                    .transpose()
+                    .map_err(failed)?,
                 object: choice.object,
                 vitals: Vitals::new().map_err(failed)?,
                 journal: network.on_crash == OnCrash::Restart,

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::{allow, keeper};
 use crate::clock;
 use crate::control::{self, FromSentry, Kept, Network};
+use crate::output::Output;
 use crate::vitals::Vitals;
 
 /// The user that the sentry becomes where it may ("nobody").
@@ -67,6 +68,8 @@ pub(super) struct SentryPlan {
     pub(super) allowed: Vec<SyscallRule>,
     /// The shared object that the stack comes from.
     pub(super) object: Option<Arc<Loaded>>,
+    /// Where what it prints goes.
+    pub(super) output: Option<Output>,
     /// The words that the launcher looks at.
     pub(super) vitals: Vitals,
     /// Whether the launcher is told which sockets are to outlive the stack.
@@ -144,8 +147,12 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>) -> Result<(), String> {
     let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
     let null = File::options().read(true).write(true).open("/dev/null").map_err(cannot("open /dev/null"))?;
-    process::replace_stdin_and_stdout(null.as_fd()).map_err(cannot("replace its input and output"))?;
     let mut kept = vec![0, 1, control.as_raw_fd()];
+    let placed = match &plan.output {
+        Some(output) => output.take_place(null.as_fd()),
+        None => process::replace_stdin_and_stdout(null.as_fd()).map(|()| None),
+    };
+    kept.extend(placed.map_err(cannot("replace its input and output"))?);
     kept.extend(plan.object.iter().flat_map(|object| object.descriptors()));
     if let SentryNetwork::Former(namespace) = network {
         namespace.enter(Namespaces::NET).map_err(cannot("enter the network namespace of the one before"))?;

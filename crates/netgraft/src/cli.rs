@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
-use netgraft::{Cases, CheckOptions, NetworkSpec, OnCrash, ProgramSpec};
+use netgraft::{Cases, CheckOptions, LogWriter, NetworkSpec, OnCrash, ProgramSpec};
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{Cidr, LinkConfig, NetworkType, StackConfig, StackInfo, get_plugin_stack};
 use tracing::{Event, Level, Subscriber};
@@ -318,7 +318,7 @@ pub(crate) fn stacks_text() -> String {
             factory(&StackConfig::default()).map(|stack| stack.info()).map_err(|e| e.to_string())
         });
         let _ = match made {
-            Ok(info) => write!(text, "{}", StackText(&info)),
+            Ok(info) => write!(text, "{}", StackText(&info, true)),
             Err(error) => writeln!(text, "{name}: {error}"),
         };
     }
@@ -339,12 +339,15 @@ pub(crate) fn object_text(files: &[String]) -> Result<String, netgraft_abi::Load
             _ => "a later level",
         };
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{}  object:  {file}, {level}", StackText(object.info()));
+        // Level 0 has no way to say which options it knows: those that its adapter would ask for are no promise.
+        let said = object.level() != netgraft_abi::Level::Zero;
+        let _ = writeln!(text, "{}  object:  {file}, {level}", StackText(object.info(), said));
     }
     Ok(text)
 }
 
-struct StackText<'a>(&'a StackInfo);
+/// A stack, and whether it says itself which options it knows.
+struct StackText<'a>(&'a StackInfo, bool);
 
 impl fmt::Display for StackText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -355,11 +358,12 @@ impl fmt::Display for StackText<'_> {
         sockets.dedup();
         writeln!(f, "  sockets: {}", sockets.join(", "))?;
         let options: Vec<String> = info.options.iter().map(|name| format!("{name:?}")).collect();
-        writeln!(
-            f,
-            "  options: {}",
-            if options.is_empty() { "none".to_owned() } else { options.join(", ") }
-        )?;
+        let options = match options.join(", ") {
+            _ if !self.1 => "not said before it is asked (level 0)".to_owned(),
+            none if none.is_empty() => "none".to_owned(),
+            options => options,
+        };
+        writeln!(f, "  options: {options}")?;
         writeln!(f, "  needs:   {}", if info.needs.is_empty() { "nothing" } else { &info.needs })
     }
 }
@@ -369,13 +373,18 @@ pub(crate) fn summary_text(summary: Option<&Summary>) -> String {
     let Some(s) = summary else {
         return "netgraft: the sentry did not say in time what happened\n".to_owned();
     };
+    let packets = match s.packets {
+        // A stack that does not count them says none, and so does one that had none.
+        (0, 0) => String::new(),
+        (received, sent) => format!("netgraft: IP packets   {sent} sent, {received} received\n"),
+    };
     format!(
         "netgraft: stack        {}\n\
          netgraft: sockets      {} ({} calls answered)\n\
          netgraft: connections  {} out, {} in\n\
          netgraft: bytes        {} sent, {} received\n\
          netgraft: datagrams    {} sent, {} received\n\
-         netgraft: IP packets   {} sent, {} received\n",
+         {packets}",
         s.stack,
         s.sockets,
         s.calls,
@@ -385,8 +394,6 @@ pub(crate) fn summary_text(summary: Option<&Summary>) -> String {
         s.bytes_received,
         s.datagrams_sent,
         s.datagrams_received,
-        s.packets.1,
-        s.packets.0,
     )
 }
 
@@ -400,7 +407,7 @@ pub(crate) fn log_to_stderr(verbosity: u8) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(LogWriter::new)
         .with_ansi(false)
         .event_format(Line)
         .init();
@@ -533,6 +540,8 @@ mod tests {
         let text = summary_text(Some(&summary));
         assert!(text.contains("smoltcp 0.1") && text.contains("4 sent, 3 received"));
         assert!(text.lines().all(|line| line.starts_with("netgraft: ")));
+        let silent = Summary { packets: (0, 0), ..summary };
+        assert!(!summary_text(Some(&silent)).contains("IP packets"));
         assert!(summary_text(None).contains("did not say"));
     }
 }

@@ -29,8 +29,8 @@ pub use check::{Cases, CheckOptions, Checked, check};
 pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub(crate) use netgraft_launch::vitals;
 pub use netgraft_launch::{
-    EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, NetworkSpec, OnCrash, ProgramId,
-    ProgramSpec, RunError, Sandbox, SentryMain, Stacks, Step, User, clock, control,
+    EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, LogWriter, NetworkSpec, OnCrash,
+    ProgramId, ProgramSpec, RunError, Sandbox, SentryMain, Stacks, Step, User, clock, control,
 };
 
 /// Registers the stacks that netgraft brings: [`SMOLTCP`] and [`HOST`].

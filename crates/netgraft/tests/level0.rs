@@ -169,6 +169,23 @@ fn each_call_of_the_stack_can_be_seen() {
 #[test]
 fn what_it_prints_is_not_the_program_s_output() {
     works_with("print");
+    for (options, shown) in [(&["-v"][..], true), (&[], false)] {
+        let ended = run_with(options, "print", "fail", "socket.socket(2, 2).close()");
+        let lines = ended.stderr.lines().filter(|line| line.contains("plugin_")).count();
+        let prefix = "netgraft: info: librelay.so: plugin_";
+        let named = ended.stderr.lines().filter(|line| line.starts_with(prefix)).count();
+        assert!((lines > 0) == shown && lines == named, "{}", ended.stderr);
+        assert_eq!(ended.stderr.contains("librelay.so: plugin_preinitstack"), shown);
+    }
+}
+
+/// A row of zeros where the stack counts nothing would say that nothing was sent.
+#[test]
+fn the_summary_leaves_out_what_nobody_counts() {
+    let program = "a = socket.create_server(('127.0.0.1', 0))\nsocket.create_connection(a.getsockname())";
+    let ended = run_with(&["--summary"], "", "fail", program);
+    assert!(ended.stderr.contains("netgraft: connections  1 out, 1 in\n"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("IP packets"), "{}", ended.stderr);
 }
 
 /// The allow-list has what packet stacks do in init, and the thread that waits is the one that made the handle.
