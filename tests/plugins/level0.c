@@ -377,9 +377,7 @@ EXPORT int plugin_readiness(int handle, int events) {
     if (handle >= 0 && handle < LAST && quirk("timers") && attempts[handle].state == WAITS) return 0;
     if (handle >= 0 && handle < LAST && quirk("refused")) {
         int queued = 0;
-        if (ready & EPOLLIN && ioctl(handle, FIONREAD, &queued) == 0 && queued == 0 && is_stream(handle) &&
-            recv(handle, &(char){0}, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
-            ready |= EPOLLHUP;
+        if (entry.revents & EPOLLRDHUP && ioctl(handle, FIONREAD, &queued) == 0 && queued == 0) ready |= EPOLLHUP;
         hung_up[handle] |= (ready & EPOLLHUP) != 0;
     }
     return ready;
@@ -480,14 +478,16 @@ EXPORT int plugin_getpeername(int h, struct sockaddr *addr, socklen_t *len, uint
 
 EXPORT int plugin_getsockopt(int h, int level, int name, void *out, socklen_t *len, uint64_t *err) {
     enter("plugin_getsockopt");
+    if (quirk("refused") && level == SOL_SOCKET && name == SO_ERROR && h >= 0 && h < LAST && hung_up[h]) {
+        *(int *)out = ECONNREFUSED;
+        return (int)done(0, err);
+    }
     int result = getsockopt(h, level, name, out, len);
     if (result == 0 && quirk("long-option") && name != SO_ERROR) *len = 1 << 20;
     if (result == 0 && quirk("sticky") && level == SOL_SOCKET && name == SO_ERROR && h < LAST) {
         if (*(int *)out) so_error[h] = *(int *)out;
         *(int *)out = so_error[h];
     }
-    if (result == 0 && quirk("refused") && level == SOL_SOCKET && name == SO_ERROR && h < LAST && hung_up[h])
-        *(int *)out = ECONNREFUSED;
     return (int)done(result, err);
 }
 

@@ -119,18 +119,23 @@ impl Sock {
     fn look_at_attempt(&mut self, api: &Api, addr: SocketAddr) {
         // Nothing at all means that it goes on.
         let Some(bits @ 1..) = api.readiness(self.raw) else { return };
-        if let Some(error) = self.pending(api)
-            && !self.has_connected(api, addr, bits)
+        // An error that is told may be that of an attempt before, unless the object says that this one has ended.
+        if bits & ENDS != 0
+            && let Some(error) = self.pending(api)
         {
-            return self.fail(error);
-        }
-        if self.phase == Phase::Connected {
+            if !self.has_connected(api, addr, bits) {
+                self.fail(error);
+            }
             return;
         }
         // Asking again tells the rest: 0 once, or EISCONN, when it has succeeded.
         match api.connect(self.raw, addr) {
             Ok(_) | Err(libc::EISCONN) => self.phase = Phase::Connected,
-            Err(libc::EALREADY | libc::EINPROGRESS | libc::EAGAIN | libc::EINTR) => {}
+            Err(libc::EALREADY | libc::EINPROGRESS | libc::EAGAIN | libc::EINTR) => {
+                if let Some(error) = self.pending(api) {
+                    self.fail(error);
+                }
+            }
             Err(errno) => self.fail(error_of(errno)),
         }
     }
@@ -151,7 +156,7 @@ impl Sock {
     ///
     /// HUP comes with a plain FIN, and some objects say with it that the connection was refused, which one that was made
     /// cannot be. So an error is one only if a data call says so, or ERR with an `SO_ERROR` that can be true.
-    fn error_at_end(&self, api: &Api, bits: u32) -> Option<Error> {
+    fn error_at_end(&mut self, api: &Api, bits: u32) -> Option<Error> {
         if bits & libc::EPOLLERR as u32 != 0
             && let Some(error) = self.pending(api).filter(|error| *error != Error::ConnectionRefused)
         {
@@ -161,7 +166,15 @@ impl Sock {
         if self.ended || api.ioctl(self.raw, libc::FIONREAD, 0) != Ok(0) {
             return None;
         }
-        api.peek(self.raw).err().filter(|errno| is_an_end(*errno)).map(error_of)
+        match api.peek(self.raw) {
+            // Its end is here, whether or not the object's events say more than HUP.
+            Ok(0) | Err(libc::ESHUTDOWN) => {
+                self.ended = true;
+                None
+            }
+            Err(errno) if is_an_end(errno) => Some(error_of(errno)),
+            _ => None,
+        }
     }
 
     /// `SO_ERROR` of the object.
