@@ -12,7 +12,7 @@ const ENDS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
 
 /// Whether a data call that fails with this says that the connection is over. What else it may say, such as that it
 /// knows no flags, is of the call alone.
-fn is_an_end(errno: c_int) -> bool {
+pub(super) fn is_an_end(errno: c_int) -> bool {
     matches!(
         errno,
         libc::ECONNRESET

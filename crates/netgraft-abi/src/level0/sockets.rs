@@ -10,7 +10,7 @@ use netgraft_plugin::{
 };
 
 use super::api::error_of;
-use super::sock::{Phase, Sock};
+use super::sock::{Phase, Sock, is_an_end};
 use super::{Level0Stack, Live, TCP, UDP, options};
 use crate::watch::Call;
 
@@ -54,7 +54,7 @@ impl Live {
         }
         let result = match self.api.connect(sock.raw, addr) {
             // The end of the attempt before, which was told already.
-            Err(libc::ECONNABORTED) if sock.phase == Phase::Failed => self.api.connect(sock.raw, addr),
+            Err(errno) if sock.phase == Phase::Failed && is_an_end(errno) => self.api.connect(sock.raw, addr),
             other => other,
         };
         if sock.spec.kind == Kind::Datagram {
