@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
-use netgraft::{Cases, CheckOptions, LogWriter, NetworkSpec, OnCrash, ProgramSpec};
+use netgraft::{Cases, CheckOptions, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec};
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{Cidr, LinkConfig, NetworkType, StackConfig, StackInfo, get_plugin_stack};
 use tracing::{Event, Level, Subscriber};
@@ -51,6 +51,8 @@ enum Subcommands {
         #[arg(value_name = "FILE.so")]
         files: Vec<String>,
     },
+    /// Write a small stack that is whole, with build files and its test: to begin a stack of your own with
+    NewStack(NewStackArgs),
     /// Run the conformance suite on a stack: what passes, what fails, what the stack says it cannot do
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
@@ -65,6 +67,20 @@ and the last calls before.
 
 Exit status: 0 if all passed that is not known to fail, 1 if something failed, 125 if netgraft itself failed or there is
 no such stack, 128+N if signal N ended it.";
+
+#[derive(Args)]
+struct NewStackArgs {
+    /// A directory that is not there yet; its last part is the stack's name
+    dir: PathBuf,
+
+    /// The language: c or rust
+    #[arg(long = "lang", value_name = "LANG", default_value = "c")]
+    language: Language,
+
+    /// netgraft's sources, for a stack in Rust, if they are not where this command was built
+    #[arg(long, value_name = "DIR")]
+    source: Option<PathBuf>,
+}
 
 #[derive(Args)]
 struct CheckArgs {
@@ -190,6 +206,8 @@ pub(crate) enum Command {
         /// Those in files instead of the registered ones.
         files: Vec<String>,
     },
+    /// Write a new stack.
+    NewStack(NewStack),
     /// Run the conformance suite.
     Check {
         /// What, and how.
@@ -227,6 +245,10 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let run = match cli.command {
         Subcommands::Stacks { files } => return Ok(Command::Stacks { files }),
         Subcommands::Check(args) => return Ok(check(args)),
+        Subcommands::NewStack(NewStackArgs { dir, language, source }) => {
+            let command = std::env::current_exe().unwrap_or_else(|_| "netgraft".into());
+            return Ok(Command::NewStack(NewStack { dir, language, source, command }));
+        }
         Subcommands::Run(run) => run,
     };
     let mut command = run.command.into_iter();
@@ -304,7 +326,7 @@ fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
         String::new()
     } else {
         let command = args.get(1).and_then(|arg| arg.to_str());
-        let command = command.filter(|arg| ["run", "stacks", "check"].contains(arg));
+        let command = command.filter(|arg| ["run", "stacks", "check", "new-stack"].contains(arg));
         format!(" (see 'netgraft {}--help')", command.map(|name| format!("{name} ")).unwrap_or_default())
     };
     Stop::Error(format!("{what}{hint}"))
@@ -366,6 +388,22 @@ impl fmt::Display for StackText<'_> {
         writeln!(f, "  options: {options}")?;
         writeln!(f, "  needs:   {}", if info.needs.is_empty() { "nothing" } else { &info.needs })
     }
+}
+
+/// What to do with a new stack, for people.
+pub(crate) fn new_stack_text(new: &NewStack, object: &str) -> String {
+    let dir = new.dir.display();
+    let (build, test) = match new.language {
+        Language::Rust => ("cargo build --release".to_owned(), format!("./test.sh {object}")),
+        _ => ("make".to_owned(), "make test".to_owned()),
+    };
+    format!(
+        "{dir}: a stack that is whole. README.md says where to begin; then:\n  \
+         cd {dir} && {build}\n  \
+         netgraft check --known known.toml ./{object}\n  \
+         netgraft run --network plugin --plugin ./{object} -- redis-server\n  \
+         {test}\n"
+    )
 }
 
 /// What happened in a sandbox, for people.
@@ -499,6 +537,7 @@ mod tests {
             ("netgraft run --dns 1.2.3 -- p", "--dns"),
             ("netgraft run --on-crash retry -- p", "use fail or restart"),
             ("netgraft run --allow-syscall opn -- p", "use a name of syscalls(2)"),
+            ("netgraft new-stack x --lang go", "use c or rust"),
             ("netgraft run --bogus p", "unknown option '--bogus'"),
             ("netgraft run", "PROGRAM"),
             ("netgraft run --", "PROGRAM"),
@@ -518,6 +557,7 @@ mod tests {
             ("netgraft stacks --odd", "(see 'netgraft stacks --help')"),
             ("netgraft check", "(see 'netgraft check --help')"),
             ("netgraft check --odd ./x.so", "(see 'netgraft check --help')"),
+            ("netgraft new-stack", "(see 'netgraft new-stack --help')"),
             ("netgraft walk", "(see 'netgraft --help')"),
         ] {
             let text = error(line);

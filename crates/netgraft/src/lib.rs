@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod new_stack;
 mod observer;
 pub mod runtime;
 mod trace;
@@ -32,6 +33,7 @@ pub use netgraft_launch::{
     EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, LogWriter, NetworkSpec, OnCrash,
     ProgramId, ProgramSpec, RunError, Sandbox, SentryMain, Stacks, Step, User, clock, control,
 };
+pub use new_stack::{Language, NewStack, new_stack};
 
 /// Registers the stacks that netgraft brings: [`SMOLTCP`] and [`HOST`].
 ///

@@ -43,6 +43,16 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_FAILURE)
             }
         },
+        Command::NewStack(new) => match netgraft::new_stack(&new) {
+            Ok(object) => {
+                print!("{}", cli::new_stack_text(&new, &object));
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                tell(&error);
+                ExitCode::from(error.exit_status())
+            }
+        },
         Command::Check { options, style, verbosity } => {
             cli::log_to_stderr(verbosity);
             check(&options, style)

@@ -49,7 +49,8 @@ impl Live {
             return Err(error);
         }
         // What cannot be connected is not asked.
-        if sock.phase == Phase::Listening || sock.phase == Phase::Connected && sock.spec.kind == Kind::Stream {
+        if sock.phase == Phase::Listening || sock.phase == Phase::Connected && sock.spec.kind == Kind::Stream
+        {
             return Err(Error::IsConnected);
         }
         let result = match self.api.connect(sock.raw, addr) {

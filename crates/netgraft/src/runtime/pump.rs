@@ -163,7 +163,7 @@ impl Engine {
         if pumped == Pumped::EndOfProgram && !stream.program_is_gone() {
             stream.finish_out(self.stack.as_mut(), handle, self.now);
         }
-        self.stack_busy |= moved.sent > 0 || pumped != Pumped::Idle;
+        self.stack_busy |= moved.sent > 0 || moved.resumed || pumped != Pumped::Idle;
         self.summary.bytes_sent += moved.sent;
         pumped
     }

@@ -77,6 +77,8 @@ pub(super) struct Moved {
     pub(super) sent: u64,
     /// From the stack to the program.
     pub(super) received: u64,
+    /// Whether the stack took bytes that it had no room for before: they were counted then.
+    pub(super) resumed: bool,
 }
 
 impl Stream {
@@ -145,7 +147,10 @@ impl Stream {
         *blocked = true;
         if !rest.is_empty() {
             match stack.send(handle, rest, None, SendFlags::empty(), now) {
-                Ok(n) => drop(rest.drain(..n.min(rest.len()))),
+                Ok(n) => {
+                    moved.resumed |= n > 0;
+                    drop(rest.drain(..n.min(rest.len())));
+                }
                 Err(Error::Again) => return Pumped::Idle,
                 Err(error) => return Pumped::Failed(error),
             }
