@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use netgraft_abi::Loaded;
 use netgraft_linux::capability::{self, Capability};
 use netgraft_linux::namespace::IdMaps;
 use netgraft_linux::process::{self, Change, Wait};
@@ -164,8 +165,9 @@ impl Sandbox {
         let Some(launcher_ends) = launcher_ends else { return Err(failed(io::ErrorKind::Other.into())) };
         // The rules of the stacks in this tree are reviewed with them.
         let wider = if of_tree { None } else { wider(stack.as_ref(), &plan.sentry.allowed) };
+        let doubts: Vec<String> = plan.sentry.object.iter().flat_map(|object| doubts(object)).collect();
         let mut launcher = Launcher::new(plan, stack.info().name, launcher_ends, helper, jobs)?;
-        wider.into_iter().for_each(|text| launcher.warn(text));
+        wider.into_iter().chain(doubts).for_each(|text| launcher.warn(text));
         launcher.start(stack.as_mut())?;
         Ok(Sandbox { launcher, restore })
     }
@@ -211,6 +213,11 @@ impl Sandbox {
     pub fn finish(mut self) -> Option<Summary> {
         self.launcher.last_words()
     }
+}
+
+/// What programs will stumble over, as warnings.
+fn doubts(object: &Loaded) -> impl Iterator<Item = String> {
+    object.doubts().iter().map(|text| format!("the stack {} {text}", object.object()))
 }
 
 /// What a stack may do beyond the base, as a warning.

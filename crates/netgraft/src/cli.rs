@@ -364,6 +364,9 @@ pub(crate) fn object_text(files: &[String]) -> Result<String, netgraft_abi::Load
         // Level 0 has no way to say which options it knows: those that its adapter would ask for are no promise.
         let said = object.level() != netgraft_abi::Level::Zero;
         let _ = writeln!(text, "{}  object:  {file}, {level}", StackText(object.info(), said));
+        for doubt in object.doubts() {
+            let _ = writeln!(text, "  beware:  it {doubt}");
+        }
     }
     Ok(text)
 }

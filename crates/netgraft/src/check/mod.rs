@@ -200,6 +200,9 @@ impl Examined {
         let plugin = options.stack.as_str();
         if stacks::is_path(plugin) {
             let object = Arc::new(netgraft_abi::load(Path::new(plugin))?);
+            for text in object.doubts() {
+                tracing::warn!("the stack {} {text}", object.object());
+            }
             let (name, factory) = (object.info().name.clone(), object.factory());
             return Ok(Examined { name, factory, config, object: Some(object), allowed, vitals });
         }
