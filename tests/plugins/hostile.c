@@ -4,13 +4,15 @@
  *
  *     cc -shared -fPIC -I crates/netgraft-abi/include -I tests/plugins -o libhostile.so tests/plugins/hostile.c
  *
- * Calls: create pre_init init poll socket accept send recv drain_events interfaces; with CONSTRUCTOR defined, the
+ * Calls: create pre_init init poll socket accept send recv drain_events interfaces, and lend (send_with, recv_with) and
+ * batch (send_batch, recv_batch), which say "not supported" unless they are named; with CONSTRUCTOR defined, the
  * object does the deed that it is defined as before anything is asked of it.
  * Deeds that end or stop it: abort, segfault, exit, hang, spin. Deeds that try to get out: open, inet, packet, ptrace,
  * memory, exec, fork, kill, mount, bpf; what comes of them is logged as "DEED: errno N" or "DEED: DONE".
- * Deeds that leave a process behind: stay, depart.
- * Deeds that break the contract: close-all, print, leak, length, handle, again, address, event, error. And one that
- * is honest: broken, in send.
+ * Deeds that leave a process behind: stay, depart. With LOOT defined, its constructor and its pre-init end the process with
+ * status 40 and more if they find rights, files or anybody's processes.
+ * Deeds that break the contract: close-all, print, leak, length, handle, again, address, event, error, null, long,
+ * empty, unasked. And two that are honest: broken, in send, and none, in lend and batch.
  */
 #define _GNU_SOURCE
 #define LOOP_AS_A_PART
@@ -52,10 +54,13 @@ static void kill_all_but_us(void) {
     report(kill(getppid() > 1 ? getppid() : 1, 0));
 }
 
-/* Makes the file that the environment names, where there is a file system: a test waits for it. */
+/* Makes the file that the environment names, or where there is none, marks the name itself, which is seen in
+ * /proc/PID/environ: a test waits for it. */
 static void announce(void) {
-    const char *path = getenv("HOSTILE_IS_HERE");
-    if (path) close(open(path, O_CREAT | O_WRONLY, 0600));
+    char *path = getenv("HOSTILE_IS_HERE");
+    int fd = path ? open(path, O_CREAT | O_WRONLY, 0600) : -1;
+    if (fd >= 0) close(fd);
+    else if (path) *path = '!';
 }
 
 /* Leaves a process behind, in a session of its own or not. */
@@ -97,6 +102,47 @@ static void act(void) {
     if (is("leak")) (void)!malloc(1 << 20);
 }
 
+#ifdef LOOT
+#include <dirent.h>
+
+static bool can_open(const char *path, int flags) {
+    int fd = open(path, flags);
+    if (fd >= 0) close(fd);
+    return fd >= 0;
+}
+
+/* The status with which the process ends if it has what it should not have. */
+static int loot(void) {
+    char text[4096] = "";
+    if (getuid() == 0 || geteuid() == 0) return 40;
+    int fd = open("/proc/self/status", O_RDONLY);
+    if (fd < 0 || read(fd, text, sizeof text - 1) <= 0) return 41;
+    close(fd);
+    const char *capabilities = strstr(text, "CapEff:");
+    if (!capabilities) return 42;
+    /* In the sentry it is CAP_SYS_PTRACE over the program. */
+    unsigned long long set = strtoull(capabilities + 7, NULL, 16);
+    if (set & ~(1ull << 19)) return 42;
+    if (can_open("/etc/shadow", O_RDWR) || can_open("/etc/shadow", O_RDONLY)) return 43;
+    if (can_open("/etc/passwd", O_RDONLY) || can_open("/dev/net/tun", O_RDWR)) return 44;
+    if (can_open("/proc/sys/kernel/core_pattern", O_RDONLY)) return 45;
+    fd = open("/loot", O_CREAT | O_WRONLY, 0600);
+    if (fd >= 0) return 46;
+    /* In the sentry those of the sandbox, and never the host's. */
+    DIR *list = opendir("/proc");
+    if (!list) return 47;
+    int processes = 0;
+    for (struct dirent *entry; (entry = readdir(list));) processes += entry->d_name[0] >= '1' && entry->d_name[0] <= '9';
+    closedir(list);
+    return processes > 8 ? 48 : 0;
+}
+
+__attribute__((constructor)) static void look_around(void) {
+    int status = loot();
+    if (status != 0) _exit(status);
+}
+#endif
+
 static bool now_is(const char *call) {
     if (strcmp(when, call) != 0) return false;
     act();
@@ -113,6 +159,13 @@ static int32_t bad_create(const struct netgraft_config *config, const struct net
 
 static int32_t bad_pre_init(void *self, uint32_t pid, struct netgraft_handover *out, char *why, size_t capacity) {
     (void)self, (void)pid, (void)why, (void)capacity;
+#ifdef LOOT
+    int status = loot();
+    if (status != 0) _exit(status);
+    /* Here it may ask for more, and is told no. */
+    if (socket(AF_INET, SOCK_STREAM, 0) >= 0 || socket(AF_PACKET, SOCK_RAW, 0) >= 0) _exit(49);
+    if (errno != EPERM || kill(1, 0) == 0 || syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) >= 0) _exit(50);
+#endif
     if (now_is("pre_init") && is("length")) out->text_length = (size_t)-1;
     if (now_is("pre_init") && is("handle")) out->fds[0] = 12345, out->fd_count = 1;
     return NETGRAFT_OK;
@@ -191,6 +244,75 @@ static int64_t bad_interfaces(void *self, struct netgraft_interface *out, size_t
     return result;
 }
 
+/* Memory that is lent: a page of zeros, or what cannot be. */
+static uint64_t lend(netgraft_lend move, void *caller, void *bytes, size_t length) {
+    struct netgraft_piece piece = {.bytes = bytes, .length = length};
+    if (is("null")) piece.bytes = NULL;
+    if (is("long")) piece.length = SIZE_MAX;
+    if (is("empty")) piece.length = 0;
+    uint64_t moved = is("unasked") ? 7 : move(caller, &piece, is("length") ? 0 : 1);
+    /* A second time is for nothing. */
+    if (is("again")) moved += move(caller, &piece, 1);
+    return moved;
+}
+
+static int64_t bad_send_with(void *self, uint64_t handle, uint32_t flags, uint64_t now, netgraft_lend fill,
+                             void *caller) {
+    static char bytes[4096];
+    if (!now_is("lend")) return NETGRAFT_E_NOT_SUPPORTED;
+    uint64_t moved = lend(fill, caller, bytes, sizeof bytes);
+    if (is("error")) return -4711;
+    if (moved <= sizeof bytes && !is("unasked")) loop_send(self, handle, bytes, moved, NULL, flags, now);
+    return (int64_t)moved;
+}
+
+static int64_t bad_recv_with(void *self, uint64_t handle, uint64_t now, netgraft_lend take, void *caller) {
+    static char bytes[4096];
+    struct netgraft_received received = {0};
+    if (!now_is("lend")) return NETGRAFT_E_NOT_SUPPORTED;
+    int32_t result = loop_recv(self, handle, bytes, sizeof bytes, NETGRAFT_RECV_PEEK, now, &received);
+    if (result != NETGRAFT_OK || received.len == 0) return result;
+    uint64_t moved = lend(take, caller, bytes, received.len);
+    if (is("error")) return 1 + (int64_t)moved;
+    if (moved <= sizeof bytes && !is("unasked")) loop_recv(self, handle, bytes, moved, 0, now, &received);
+    return (int64_t)moved;
+}
+
+static int64_t bad_send_batch(void *self, uint64_t handle, const struct netgraft_datagram *batch, size_t count,
+                              uint32_t flags, uint64_t now, int32_t *stopped) {
+    if (!now_is("batch")) return NETGRAFT_E_NOT_SUPPORTED;
+    if (is("length")) return (int64_t)count + 1;
+    if (is("empty")) return 0;
+    if (is("error")) return *stopped = -4711, 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct netgraft_address *to = batch[i].to.ip.family == NETGRAFT_FAMILY_NONE ? NULL : &batch[i].to;
+        int64_t sent = loop_send(self, handle, batch[i].data, batch[i].length, to, flags, now);
+        if (sent < 0) return *stopped = (int32_t)sent, (int64_t)i;
+    }
+    return (int64_t)count;
+}
+
+static int64_t bad_recv_batch(void *self, uint64_t handle, size_t limit, uint64_t now, netgraft_deliver deliver,
+                              void *caller, int32_t *stopped) {
+    static char bytes[65536];
+    if (!now_is("batch")) return NETGRAFT_E_NOT_SUPPORTED;
+    size_t count = 0;
+    for (; count < limit; count++) {
+        struct netgraft_received received = {0};
+        int32_t result = loop_recv(self, handle, bytes, sizeof bytes, 0, now, &received);
+        if (result != NETGRAFT_OK) {
+            *stopped = result;
+            break;
+        }
+        if (is("long")) received.len = received.full_len = UINT64_MAX;
+        if (is("address")) received.from.ip.family = 5;
+        deliver(caller, &received, is("null") ? NULL : bytes);
+        if (is("again"))
+            for (size_t i = 0; i < limit; i++) deliver(caller, &received, bytes);
+    }
+    return (int64_t)count + is("length");
+}
+
 #ifdef CONSTRUCTOR
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
@@ -214,5 +336,9 @@ const struct netgraft_stack_v1 *netgraft_stack(uint32_t requested) {
     table.recv = bad_recv;
     table.drain_events = bad_drain_events;
     table.interfaces = bad_interfaces;
+    table.send_with = bad_send_with;
+    table.recv_with = bad_recv_with;
+    table.send_batch = bad_send_batch;
+    table.recv_batch = bad_recv_batch;
     return &table;
 }

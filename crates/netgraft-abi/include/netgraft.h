@@ -49,7 +49,7 @@ extern "C" {
 #endif
 
 #define NETGRAFT_VERSION_MAJOR 1u
-#define NETGRAFT_VERSION_MINOR 0u
+#define NETGRAFT_VERSION_MINOR 1u
 /* What this header describes: the major version in the upper 16 bits, the minor version in the lower ones. */
 #define NETGRAFT_VERSION ((NETGRAFT_VERSION_MAJOR << 16) | NETGRAFT_VERSION_MINOR)
 
@@ -336,6 +336,32 @@ struct netgraft_received {
     uint8_t reserved[2];
 };
 
+/* A piece of memory that a stack lends for the time of a call; never empty. */
+struct netgraft_piece {
+    void *bytes;
+    size_t length;
+};
+
+/* A datagram of a batch that is sent. */
+struct netgraft_datagram {
+    const void *data;
+    size_t length;
+    struct netgraft_address to; /* its destination; FAMILY_NONE: the socket's peer */
+    uint32_t reserved;
+};
+
+/*
+ * A function of the caller that moves bytes: into the pieces if they are lent for a send, out of them if they are lent
+ * for a receive, from the first piece on. Returns how many bytes it moved, which may be none. `caller` is what the
+ * stack was given with the function. To be called during that call, in its thread, once at most, with 1 to 16 pieces
+ * that do not overlap.
+ */
+typedef uint64_t (*netgraft_lend)(void *caller, const struct netgraft_piece *pieces, size_t count);
+
+/* A function of the caller that takes a datagram of received->len bytes. To be called during the call that it was given
+ * with, in its thread. */
+typedef void (*netgraft_deliver)(void *caller, const struct netgraft_received *received, const void *data);
+
 /* A socket's readiness. */
 struct netgraft_event {
     uint64_t handle;
@@ -453,14 +479,19 @@ struct netgraft_host {
     void (*log)(void *context, uint32_t level, const char *text, size_t length);
 };
 
-/* Where pre_init writes what is handed to init. */
+/*
+ * Where pre_init writes what is handed to init. Without a link it is empty before the call. With one, the caller has opened
+ * it: fds[0] is its descriptor, non-blocking, on which each frame has a struct virtio_net_hdr in front of it, and the text is
+ * "tap NAME 02:00:00:00:00:01 1500" (or "packet"): the hardware address of the stack's side and the MTU. A stack may leave this as it is, and so may
+ * one without pre_init: it is then what init gets.
+ */
 struct netgraft_handover {
     char *text; /* free text, not ended by a zero byte */
     size_t text_capacity;
-    size_t text_length; /* written by the stack; 0 before the call */
+    size_t text_length; /* written by the stack */
     int32_t *fds;       /* owned by the caller after success, all open */
     size_t fd_capacity;
-    size_t fd_count; /* written by the stack; 0 before the call */
+    size_t fd_count; /* written by the stack */
 };
 
 /* ---- The table -------------------------------------------------------------------------------------------- */
@@ -553,8 +584,9 @@ struct netgraft_stack_v1 {
      * must have listen, accept and take_error, and one that declares options set_option and get_option. Of the options
      * redis-server and python3's http.server need O_REUSE_ADDRESS, and redis O_NO_DELAY. ---- */
 
-    /* Runs in the launcher, with its rights; `pid` is a process of the sandbox whose namespaces (/proc/PID/ns) are
-     * the program's. */
+    /* Runs in a process of its own, before the sentry, and with no more rights than the sentry has: it can open nothing. Only
+     * with --trust-pre-init it has the launcher's rights, and no link is opened for it: then it may open devices of its own,
+     * and `pid` is a process of the sandbox whose namespaces (/proc/PID/ns) are the program's. */
     int32_t (*pre_init)(void *self, uint32_t pid, struct netgraft_handover *out, char *why, size_t why_capacity);
     /* The time at which poll is to be called at the latest, or NETGRAFT_NEVER. */
     uint64_t (*next_deadline)(void *self);
@@ -629,6 +661,27 @@ struct netgraft_stack_v1 {
     int32_t (*take_host_fd)(void *self, uint64_t handle);
     /* Binds a descriptor that take_host_fd gave, with the rights that the stack has. */
     int32_t (*bind_host_fd)(void *self, int32_t fd, const struct netgraft_address *address);
+
+    /* ---- Version 1.1: bytes that are moved once, and datagrams in batches ---- */
+
+    /* Sends bytes of a stream that `fill` writes into the stack's own memory: all of them are taken, and returned is
+     * how many. AGAIN if there is no room: then fill is not called. NOT_SUPPORTED if the stack does not lend memory
+     * now, as while it holds bytes back for MSG_MORE: the caller calls send. Otherwise as send. */
+    int64_t (*send_with)(void *self, uint64_t handle, uint32_t flags, uint64_t now, netgraft_lend fill,
+                         void *caller);
+    /* Shows `take` the first bytes of a stream in the stack's own memory: what it takes is gone, and returned is how
+     * many bytes that is. At the end of the stream returns 0, and take is not called. AGAIN if nothing is there;
+     * NOT_SUPPORTED if the stack does not lend memory now: the caller calls recv. Otherwise as recv. */
+    int64_t (*recv_with)(void *self, uint64_t handle, uint64_t now, netgraft_lend take, void *caller);
+    /* Sends datagrams in order, up to the first that fails, and returns how many. `*stopped` is 0 before the call; if
+     * not all were sent, it becomes the reason, as send gives it: an error is never lost. */
+    int64_t (*send_batch)(void *self, uint64_t handle, const struct netgraft_datagram *batch, size_t count,
+                          uint32_t flags, uint64_t now, int32_t *stopped);
+    /* Hands at most `limit` datagrams to `deliver`, and returns how many. `*stopped` is 0 before the call; if there
+     * were fewer, it becomes the reason, as recv gives it: AGAIN if no more are there. It stays 0 if the socket is
+     * shut down for reading and empty. */
+    int64_t (*recv_batch)(void *self, uint64_t handle, size_t limit, uint64_t now, netgraft_deliver deliver,
+                          void *caller, int32_t *stopped);
 };
 
 /*

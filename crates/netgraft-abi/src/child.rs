@@ -1,4 +1,5 @@
-//! A child process in which code of an object runs: its constructors when it is first looked at, and pre-init.
+//! A child process in which code of an object runs: its constructors when it is first looked at, and pre-init. It has no
+//! rights of its parent, unless the operator trusts pre-init with them.
 //! What the object does there, crash or hang, ends the child and nobody else; and what it forks ends with the child.
 
 use std::io::{self, Read};
@@ -7,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use netgraft_linux::cage::{Cage, Ids, Rest};
+use netgraft_linux::confine::{Allow, AllowList};
 use netgraft_linux::fdpass;
 use netgraft_linux::process::{self, Change};
 use netgraft_linux::signal::Signals;
@@ -39,8 +41,10 @@ impl Left {
 pub(crate) enum Rights<'a> {
     /// Those of its parent. What it leaves behind when it succeeds stays here.
     Same(&'a Left),
-    /// As few as a process can have that still finds the files of its user.
-    Few,
+    /// None: a place with nothing of the host's in it ([`netgraft_linux::jail`]), and only these system calls.
+    None(&'a [Allow]),
+    /// As `None`, but other system calls are answered EPERM: pre-init may try to open what it can do without.
+    Asking(&'a [Allow]),
 }
 
 /// What may go wrong beyond what the child says itself.
@@ -73,7 +77,7 @@ pub(crate) fn run(
     // What runs with the caller's rights may need the processes that the caller sees.
     let (ids, rest) = match rights {
         Rights::Same(_) => (Ids::Same, Rest::Stays),
-        Rights::Few => (Ids::Own, Rest::Ended),
+        Rights::None(_) | Rights::Asking(_) => (Ids::Own, Rest::Ended),
     };
     let cage = Cage::new(ids, rest, || {
         // The child's copy of the lock is its own.
@@ -117,25 +121,14 @@ fn settle(
     process::close_all_but(keep)?;
     netgraft_linux::confine::no_core_file()?;
     Signals::none().block_exactly()?;
-    if matches!(rights, Rights::Few) {
-        give_up_rights()?;
-    }
-    Ok(())
-}
-
-/// No network, no capabilities, none to be gained. What an ordinary user may not do is left out.
-fn give_up_rights() -> io::Result<()> {
-    use netgraft_linux::namespace::{Namespaces, unshare};
-    let _ = unshare(Namespaces::NET | Namespaces::IPC | Namespaces::UTS);
-    netgraft_linux::confine::no_new_privileges()?;
-    // capset(2): version 3, this process, six words of nothing.
-    let header: [u32; 2] = [0x2008_0522, 0];
-    let none = [0_u32; 6];
-    // SAFETY: both arrays have the layout that version 3 says, and live through the call.
-    if unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    let list = match rights {
+        Rights::Same(_) => return Ok(()),
+        Rights::None(rules) => AllowList::compile(rules)?,
+        Rights::Asking(rules) => AllowList::compile_refusing(rules)?,
+    };
+    netgraft_linux::jail::enter()?;
+    crate::level0::forbid_clone3()?;
+    list.install()
 }
 
 fn tell(socket: BorrowedFd<'_>, answer: Answer) -> io::Result<()> {
@@ -242,8 +235,40 @@ fn show_output(object: &str, output: &mut io::PipeReader) {
 mod tests {
     use super::*;
 
+    /// What the tests' children need.
+    fn rules() -> Vec<Allow> {
+        let calls = [
+            libc::SYS_read,
+            libc::SYS_write,
+            libc::SYS_openat,
+            libc::SYS_close,
+            libc::SYS_fcntl,
+            libc::SYS_fstat,
+            libc::SYS_statx,
+            libc::SYS_newfstatat,
+            libc::SYS_lseek,
+            libc::SYS_getdents64,
+            libc::SYS_sendmsg,
+            libc::SYS_pipe2,
+            libc::SYS_mmap,
+            libc::SYS_munmap,
+            libc::SYS_mremap,
+            libc::SYS_brk,
+            libc::SYS_madvise,
+            libc::SYS_clock_nanosleep,
+            libc::SYS_rt_sigprocmask,
+            libc::SYS_rt_sigaction,
+            libc::SYS_getpid,
+            libc::SYS_gettid,
+            libc::SYS_tgkill,
+            libc::SYS_getrandom,
+            libc::SYS_exit_group,
+        ];
+        calls.map(|number| Allow { number, conditions: Vec::new() }).to_vec()
+    }
+
     fn go(limit: u64, body: impl FnOnce() -> Answer) -> Result<(Vec<u8>, Vec<OwnedFd>), Failure> {
-        run("test", "the test", &[], Rights::Few, Duration::from_millis(limit), body)
+        run("test", "the test", &[], Rights::None(&rules()), Duration::from_millis(limit), body)
     }
 
     fn text(result: Result<(Vec<u8>, Vec<OwnedFd>), Failure>) -> String {
@@ -273,7 +298,13 @@ mod tests {
     #[test]
     fn what_it_forks_ends_with_it() {
         let left = Left::default();
-        for (rights, session) in [(Rights::Same(&left), true), (Rights::Few, true), (Rights::Few, false)] {
+        // Whoever is confined is allowed to fork here, as nobody is outside of this test.
+        let mut rules = rules();
+        let more =
+            [libc::SYS_clone, libc::SYS_setsid, libc::SYS_set_robust_list, libc::SYS_futex, libc::SYS_rseq];
+        rules.extend(more.map(|number| Allow { number, conditions: Vec::new() }));
+        let none = Rights::None(&rules);
+        for (rights, session) in [(Rights::Same(&left), true), (none, true), (none, false)] {
             let (reader, writer) = io::pipe().unwrap();
             let kept = writer.try_clone().unwrap();
             let body = || {
@@ -318,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_child_has_few_rights() {
+    fn the_child_has_no_rights() {
         let answer = go(5000, || {
             let status = std::fs::read_to_string("/proc/self/status").map_err(|e| e.to_string())?;
             let line = status.lines().find(|l| l.starts_with("CapEff")).unwrap_or("none").to_owned();

@@ -115,6 +115,11 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(raw::NONE - 1)
 }
 
+/// The same the other way: the longest time is one less.
+fn from_nanos(nanos: u64) -> Duration {
+    Duration::from_nanos(nanos.min(raw::NONE - 1))
+}
+
 fn text(value: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     // One zero byte must stay at the end.
@@ -209,7 +214,7 @@ pub(crate) fn from_option(option: &raw::Opt) -> Option<SocketOption> {
     let flag = || if number <= 1 { Some(number == 1) } else { None };
     let small = || u8::try_from(number).ok();
     let wide = || u32::try_from(number).ok();
-    let time = Duration::from_nanos(number);
+    let time = from_nanos(number);
     let groups4 = (Ipv4Addr::from(group4.group), Ipv4Addr::from(group4.interface_address));
     let groups6 = (Ipv6Addr::from(group6.group), group6.interface_index);
     Some(match name {
@@ -313,9 +318,9 @@ pub(crate) fn to_tcp_info(info: &TcpInfo) -> raw::TcpInfo {
 pub(crate) fn from_tcp_info(info: &raw::TcpInfo) -> Option<TcpInfo> {
     Some(TcpInfo {
         state: codes::tcp_state_of(info.state)?,
-        rtt: Duration::from_nanos(info.rtt),
-        rtt_variance: Duration::from_nanos(info.rtt_variance),
-        rto: Duration::from_nanos(info.rto),
+        rtt: from_nanos(info.rtt),
+        rtt_variance: from_nanos(info.rtt_variance),
+        rto: from_nanos(info.rto),
         send_mss: info.send_mss,
         receive_mss: info.receive_mss,
         congestion_window: info.congestion_window,

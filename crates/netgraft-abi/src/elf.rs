@@ -15,10 +15,13 @@ const ENTRIES: usize = 56;
 const HEADER: usize = 64;
 /// Of a program header: its type, the offset of the segment in the file and its length there.
 const SEGMENT_OFFSET: usize = 8;
+const SEGMENT_ADDRESS: usize = 16;
 const SEGMENT_SIZE: usize = 32;
 const ENTRY: usize = 56;
 /// A segment that is mapped.
 const LOAD: u32 = 1;
+/// The dynamic section.
+const DYNAMIC: u32 = 2;
 
 const OURS: (u8, u8, u16) = (
     if cfg!(target_pointer_width = "64") { 2 } else { 1 },
@@ -97,6 +100,85 @@ fn whole(file: &[u8]) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What an object says of other objects; texts as they stand there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dynamic {
+    /// Names of objects that it needs.
+    pub(crate) needed: Vec<Vec<u8>>,
+    /// Its own name.
+    pub(crate) soname: Option<Vec<u8>>,
+    /// Directories in which they are looked for, before those of the environment, and behind them.
+    pub(crate) rpath: Option<Vec<u8>>,
+    pub(crate) runpath: Option<Vec<u8>>,
+}
+
+/// The most entries of a dynamic section that are read.
+const DYNAMIC_ENTRIES: usize = 4096;
+
+/// Reads the dynamic section of a file that was [`check`]ed. What is not where the headers say is not there.
+pub(crate) fn dynamic(file: &[u8]) -> Dynamic {
+    // DT_NEEDED and so on (elf(5)).
+    const NEEDED: u64 = 1;
+    const STRINGS: u64 = 5;
+    const SONAME: u64 = 14;
+    const RPATH: u64 = 15;
+    const RUNPATH: u64 = 29;
+    let long = |at: usize| -> Option<u64> {
+        file.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_ne_bytes)
+    };
+    let entries: Vec<(u64, u64)> = segments(file)
+        .find(|segment| segment.kind == DYNAMIC)
+        .map(|segment| {
+            let count = (segment.size as usize / 16).min(DYNAMIC_ENTRIES);
+            (0..count)
+                .map_while(|index| {
+                    let at = (segment.offset as usize).checked_add(index * 16)?;
+                    Some((long(at)?, long(at + 8)?)).filter(|(tag, _)| *tag != 0)
+                })
+                .collect()
+        })
+        .unwrap_or_default();
+    let strings = entries.iter().find(|(tag, _)| *tag == STRINGS).and_then(|&(_, address)| {
+        let mut loaded = segments(file).filter(|segment| segment.kind == LOAD);
+        let holds = |s: &Segment| address >= s.address && address - s.address < s.size;
+        loaded.find(holds).and_then(|segment| segment.offset.checked_add(address - segment.address))
+    });
+    let text = |offset: u64| -> Option<Vec<u8>> {
+        let at = usize::try_from(strings?.checked_add(offset)?).ok()?;
+        let text = file.get(at..)?.split(|b| *b == 0).next()?;
+        (!text.is_empty() && text.len() < 4096).then(|| text.to_vec())
+    };
+    let all = |wanted| entries.iter().filter(move |(tag, _)| *tag == wanted).filter_map(|&(_, at)| text(at));
+    Dynamic {
+        needed: all(NEEDED).collect(),
+        soname: all(SONAME).next(),
+        rpath: all(RPATH).next(),
+        runpath: all(RUNPATH).next(),
+    }
+}
+
+/// A program header.
+struct Segment {
+    kind: u32,
+    offset: u64,
+    address: u64,
+    /// In the file.
+    size: u64,
+}
+
+/// The program headers of a file of this machine's kind, as far as they are there.
+fn segments(file: &[u8]) -> impl Iterator<Item = Segment> {
+    let header = file.get(..HEADER).is_some();
+    let (table, count) = if header { (long(file, TABLE), short(file, ENTRIES)) } else { (0, 0) };
+    let table = usize::try_from(table).ok().and_then(|at| file.get(at..)).unwrap_or_default();
+    table.chunks_exact(ENTRY).take(usize::from(count)).map(|entry| Segment {
+        kind: u32::from(short(entry, 0)) | u32::from(short(entry, 2)) << 16,
+        offset: long(entry, SEGMENT_OFFSET),
+        address: long(entry, SEGMENT_ADDRESS),
+        size: long(entry, SEGMENT_SIZE),
+    })
+}
+
 /// Two bytes at a place, in the machine's order.
 fn short(bytes: &[u8], at: usize) -> u16 {
     u16::from_ne_bytes([bytes[at], bytes[at + 1]])
@@ -131,6 +213,20 @@ mod tests {
             assert!(error.contains(text), "{error}");
         }
         assert!(matches!(check(b"\x7fELF"), Err(Fault::NotElf)));
+    }
+
+    #[test]
+    fn a_dynamic_section_is_read_and_one_that_is_none_is_empty() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let told = dynamic(&own);
+        assert!(told.needed.contains(&b"libc.so.6".to_vec()), "{told:?}");
+        for size in (0..own.len()).step_by(own.len() / 97) {
+            dynamic(&own[..size]);
+        }
+        let mut wild = own.clone();
+        let table = long(&own, TABLE) as usize;
+        wild[table..table + 20 * ENTRY].iter_mut().for_each(|byte| *byte ^= 0xff);
+        assert_eq!(dynamic(&wild), Dynamic::default());
     }
 
     /// Every length is told from the whole, and none is read past its end.

@@ -206,11 +206,14 @@ unsafe fn config(config: &raw::Config) -> Result<StackConfig, String> {
         let text = unsafe { CStr::from_ptr(p) };
         text.to_str().map(str::to_owned).map_err(|e| e.to_string())
     };
-    let name = || if config.link_name.is_null() { Ok(String::new()) } else { text(config.link_name) };
+    let name = || {
+        let name = if config.link_name.is_null() { String::new() } else { text(config.link_name)? };
+        name.parse().map_err(|e: netgraft_plugin::config::ParseInterfaceError| e.to_string())
+    };
     let link = match config.link_kind {
         codes::LINK_NONE => LinkConfig::None,
-        codes::LINK_TAP => LinkConfig::Tap(name()?),
-        codes::LINK_PACKET => LinkConfig::Packet(name()?),
+        codes::LINK_TAP => LinkConfig::tap(name()?),
+        codes::LINK_PACKET => LinkConfig::packet(name()?),
         other => return Err(format!("there is no link of kind {other}")),
     };
     // SAFETY: the arrays have these lengths, the caller's promise.
@@ -224,6 +227,7 @@ unsafe fn config(config: &raw::Config) -> Result<StackConfig, String> {
         addresses: addresses.ok_or("an address is none")?,
         gateways: gateways.ok_or("a gateway is none")?,
         argument: if config.argument.is_null() { None } else { Some(text(config.argument)?) },
+        ..StackConfig::default()
     })
 }
 

@@ -8,9 +8,11 @@
 //!
 //! Linking an object runs its constructors, so where it is linked decides what they may do:
 //!
-//! 1. [`load`] links it in a child process that has no capabilities, no network and nothing open, and asks it for its
-//!    table. The object and what it depends on are copied to memory files.
-//! 2. `pre_init` links it in a child process of the launcher, with the launcher's rights: that is what pre-init is for.
+//! 1. [`load`] finds what it depends on by its dynamic section, copies all of them to memory files, links these in a child
+//!    process that is nobody, in namespaces with nothing in them, behind the sentry's allow-list, and asks the object for
+//!    its table.
+//! 2. `pre_init` links it in another child like that. A link is opened by netgraft and handed to it. Only if the operator
+//!    trusts the object's pre-init ([`Care`]) the child has the launcher's rights.
 //! 3. [`netgraft_plugin::PluginStack::prepare`] links the copies into the sentry, after it gave up its privileges and
 //!    its file system, behind an allow-list that lets it map code ([`loader_rules`]); `init` and everything after it
 //!    run behind the sentry's final one.
@@ -21,7 +23,9 @@
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let object = std::sync::Arc::new(netgraft_abi::load("./libfoo.so".as_ref())?);
+//! # let base = Vec::new();
+//! let care = netgraft_abi::Care { base, trust_pre_init: false };
+//! let object = std::sync::Arc::new(netgraft_abi::load("./libfoo.so".as_ref(), &care)?);
 //! netgraft_plugin::register_plugin_stack(&object.info().name, object.factory())?;
 //! # Ok(())
 //! # }
@@ -35,12 +39,16 @@ mod convert;
 mod elf;
 mod error;
 pub mod export;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod interface;
 #[cfg(test)]
 mod layout;
 mod level0;
 mod level1;
 mod library;
 mod log;
+mod needed;
 mod object;
 mod probe;
 pub mod raw;
@@ -54,7 +62,7 @@ use netgraft_plugin::SyscallRule;
 pub use error::{Fault, LoadError};
 pub use level0::forbid_clone3;
 pub use log::printable;
-pub use object::{Level, Loaded, factory_for_path, load};
+pub use object::{Care, Level, Loaded, factory_for_path, load};
 
 /// What a process must be allowed beyond the sentry's base, and beyond the stack's own rules, while
 /// [`netgraft_plugin::PluginStack::prepare`] runs: to map code, and to install its final allow-list afterwards.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use netgraft_linux::confine::Allow;
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::stack::StackInfo;
 use netgraft_plugin::{PluginStack, StackConfig, SyscallRule};
@@ -17,6 +18,7 @@ use crate::level0::Level0Stack;
 use crate::level1::Level1Stack;
 use crate::library::{self, Library};
 use crate::log::printable;
+use crate::needed;
 use crate::probe::{self, Seen};
 use crate::watch::{Call, Caller, Watch};
 
@@ -35,6 +37,28 @@ pub enum Level {
     One,
 }
 
+/// How an object's code is treated outside of the sentry.
+#[derive(Clone, Debug)]
+pub struct Care {
+    /// The sentry's allow-list without what stacks add to it: the object's constructors run behind it, and its pre-init.
+    pub base: Vec<Allow>,
+    /// Whether its pre-init has the rights of the launcher, to open devices itself.
+    pub trust_pre_init: bool,
+}
+
+impl Care {
+    /// The allow-list for code that links the object, with these rules of the stack.
+    fn rules(&self, own: &[SyscallRule]) -> Vec<Allow> {
+        let all = own.iter().chain(&crate::loader_rules()).map(to_allow).collect::<Vec<_>>();
+        [self.base.clone(), all].concat()
+    }
+}
+
+fn to_allow(rule: &SyscallRule) -> Allow {
+    let conditions = rule.conditions.iter().map(|c| (c.index, c.mask, c.value)).collect();
+    Allow { number: rule.number, conditions }
+}
+
 /// An object that was read and looked at. It is linked into this process only by the stacks that are made of it
 /// ([`Loaded::factory`]), and there only when their turn comes.
 pub struct Loaded {
@@ -50,16 +74,19 @@ pub struct Loaded {
     watch: Watch,
     used: AtomicBool,
     left: Left,
+    trust_pre_init: bool,
+    /// The system calls of a pre-init that is not trusted.
+    pre_init_rules: Vec<Allow>,
 }
 
-/// Reads an object, and looks at it in a child process with few rights: its constructors run there, as does
-/// `netgraft_stack`.
+/// Reads an object and what it depends on, and looks at it in a child process without rights: its constructors run there,
+/// as does `netgraft_stack`.
 ///
 /// Nothing of the object runs in the caller's process. The file may be changed or removed afterwards.
 ///
 /// # Errors
 /// One line for the operator, with the object's name.
-pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+pub fn load(path: &Path, care: &Care) -> Result<Loaded, LoadError> {
     let object = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let named = |fault| LoadError { object: path.display().to_string(), fault };
     let bytes = read(path).map_err(named)?;
@@ -68,24 +95,25 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let file = library::memory_copy(&object, &bytes).map_err(host)?;
     // A name without a slash would be looked for where libraries are.
     let absolute = fs::canonicalize(path).map_err(|e| named(Fault::Read(e)))?;
-    let look = || probe::look(&absolute);
-    let answer = child::run(&object, "its constructors", &[], Rights::Few, PROBE_LIMIT, look);
+    let needed = needed::find(&absolute, &bytes, &library::linked_files(), read).map_err(named)?;
+    drop(bytes);
+    let dependencies = needed
+        .iter()
+        .map(|object| library::memory_copy(&object.name, &object.bytes).map_err(host))
+        .collect::<Result<Vec<OwnedFd>, _>>()?;
+    drop(needed);
+    let look = || probe::look(link_in_order(file.as_fd(), &dependencies));
+    // Whatever its level, it may do what level 0 is known to do; its own list is not known yet.
+    let rules = care.rules(&crate::level0::rules());
+    let keep: Vec<_> = std::iter::once(&file).chain(&dependencies).map(AsFd::as_fd).collect();
+    let answer = child::run(&object, "its constructors", &keep, Rights::None(&rules), PROBE_LIMIT, look);
     let (report, _) = answer.map_err(|failure| {
         named(match failure {
             Failure::Host(e) => Fault::Host(e),
             Failure::Died(text) | Failure::Said(text) => Fault::Died(text),
         })
     })?;
-    let Seen { level, report, dependencies } = probe::understand(&report).map_err(named)?;
-    let dependencies = dependencies
-        .iter()
-        .map(|path| {
-            let bytes = read(path)?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            library::memory_copy(&name, &bytes).map_err(Fault::Host)
-        })
-        .collect::<Result<_, Fault>>()
-        .map_err(named)?;
+    let Seen { level, report } = probe::understand(&report).map_err(named)?;
     let doubts = report.as_ref().map(|report| report.doubts.iter().map(|text| printable(text)).collect());
     let (info, host_fds, rules) = match (level, report) {
         (Level::One, Some(report)) => report.into_parts().map_err(named)?,
@@ -95,6 +123,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         }
     };
     let watch = Watch::new().map_err(host)?;
+    let pre_init_rules = care.rules(&rules);
     Ok(Loaded {
         object,
         level,
@@ -107,6 +136,8 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         watch,
         used: AtomicBool::new(false),
         left: Left::default(),
+        trust_pre_init: care.trust_pre_init,
+        pre_init_rules,
     })
 }
 
@@ -207,9 +238,15 @@ impl Loaded {
         !self.used.swap(true, Ordering::Relaxed)
     }
 
-    /// Where what its pre-init leaves behind is kept.
-    pub(crate) const fn left(&self) -> &Left {
-        &self.left
+    /// What its pre-init may do.
+    pub(crate) fn pre_init_rights(&self) -> Rights<'_> {
+        if self.trust_pre_init { Rights::Same(&self.left) } else { Rights::Asking(&self.pre_init_rules) }
+    }
+
+    /// Whether the operator trusts its pre-init with the rights of the launcher.
+    #[must_use]
+    pub const fn trusts_pre_init(&self) -> bool {
+        self.trust_pre_init
     }
 
     pub(crate) const fn watch(&self) -> &Watch {
@@ -233,16 +270,7 @@ impl Loaded {
     /// name (`DT_SONAME`) it does not look for in the file system.
     pub(crate) fn link(&self) -> Result<Library, String> {
         let _inside = self.watch.enter(Caller::Loop, Call::loading);
-        let mut left: Vec<&OwnedFd> = self.dependencies.iter().rev().collect();
-        loop {
-            let before = left.len();
-            // One whose own dependencies are not there yet comes again in the next round.
-            left.retain(|fd| Library::open_fd(fd.as_fd()).is_err());
-            if left.is_empty() || left.len() == before {
-                break;
-            }
-        }
-        Library::open_fd(self.file.as_fd())
+        link_in_order(self.file.as_fd(), &self.dependencies)
     }
 
     /// As [`Loaded::link`], with memory of its own even if the object is linked already: for objects that keep their
@@ -259,13 +287,27 @@ impl Loaded {
     }
 }
 
+/// Links what an object depends on, and then itself.
+fn link_in_order(file: BorrowedFd<'_>, dependencies: &[OwnedFd]) -> Result<Library, String> {
+    let mut left: Vec<&OwnedFd> = dependencies.iter().rev().collect();
+    loop {
+        let before = left.len();
+        // One whose own dependencies are not there yet comes again in the next round.
+        left.retain(|fd| Library::open_fd(fd.as_fd()).is_err());
+        if left.is_empty() || left.len() == before {
+            break;
+        }
+    }
+    Library::open_fd(file)
+}
+
 /// Makes stacks of an object: [`load`] and [`Loaded::factory`] in one, for callers that do not confine the process in
 /// which the stack runs.
 ///
 /// # Errors
 /// As [`load`].
-pub fn factory_for_path(path: &Path) -> Result<Arc<Factory>, LoadError> {
-    load(path).map(|loaded| Arc::new(loaded).factory())
+pub fn factory_for_path(path: &Path, care: &Care) -> Result<Arc<Factory>, LoadError> {
+    load(path, care).map(|loaded| Arc::new(loaded).factory())
 }
 
 #[cfg(test)]
@@ -283,7 +325,12 @@ mod tests {
 
     #[test]
     fn what_is_no_object_is_told() {
-        let text = |path: &str| load(Path::new(path)).err().map(|e| e.to_string()).unwrap();
+        let text = |path: &str| {
+            load(Path::new(path), &Care { base: Vec::new(), trust_pre_init: false })
+                .err()
+                .map(|e| e.to_string())
+                .unwrap()
+        };
         assert!(text("/nowhere.so").starts_with("/nowhere.so: cannot be read: No such file"));
         assert_eq!(text("/etc/passwd"), "/etc/passwd: is not a shared object: it is no ELF file");
         assert_eq!(text("/dev/zero"), "/dev/zero: is not a shared object: it is no ELF file");

@@ -1,7 +1,6 @@
 //! The first look at an object, in a child process: which interface it speaks, and what its table says.
 
 use std::ffi::{CStr, CString, c_char};
-use std::path::{Path, PathBuf};
 
 use netgraft_plugin::stack::StackInfo;
 use netgraft_plugin::{OptionName, SocketSpec, SyscallRule};
@@ -12,7 +11,7 @@ use crate::codes;
 use crate::convert;
 use crate::error::Fault;
 use crate::level0::symbols;
-use crate::library::{self, Library};
+use crate::library::Library;
 use crate::log::printable;
 use crate::object::Level;
 use crate::raw;
@@ -23,7 +22,6 @@ pub(crate) struct Seen {
     pub(crate) level: Level,
     /// Of level 1.
     pub(crate) report: Option<Report>,
-    pub(crate) dependencies: Vec<PathBuf>,
 }
 
 /// What the child tells its parent.
@@ -38,8 +36,8 @@ enum Message {
     Size(u32, u32),
     Lacks(Vec<String>),
     Nonsense(String),
-    Zero(Vec<PathBuf>),
-    One(Report, Vec<PathBuf>),
+    Zero,
+    One(Report),
 }
 
 /// A rule: the system call's number, and index, mask and value of each condition.
@@ -62,16 +60,11 @@ pub(crate) struct Report {
 /// The most elements of a list in a table, and bytes of a text.
 const LIST_LIMIT: usize = 512;
 
-/// Looks at the object; runs in the child.
-pub(crate) fn look(path: &Path) -> Answer {
-    let before = library::linked_files();
-    let message = match Library::open(path.as_os_str()) {
+/// Looks at the object that was linked; runs in the child.
+pub(crate) fn look(linked: Result<Library, String>) -> Answer {
+    let message = match linked {
         Err(text) => Message::Link(text),
-        Ok(library) => {
-            let mut new = library::linked_files();
-            new.retain(|file| !before.contains(file) && file != path);
-            examine(&library, new)
-        }
+        Ok(library) => examine(&library),
     };
     let mut bytes = serde_json::to_vec(&message).map_err(|e| e.to_string())?;
     if bytes.len() >= ANSWER_LIMIT {
@@ -81,14 +74,14 @@ pub(crate) fn look(path: &Path) -> Answer {
     Ok((bytes, Vec::new()))
 }
 
-fn examine(library: &Library, dependencies: Vec<PathBuf>) -> Message {
+fn examine(library: &Library) -> Message {
     // SAFETY: `netgraft.h` says what the symbol of this name is.
     if let Some(entry) = unsafe { library.symbol::<raw::Entry>(c"netgraft_stack") } {
         return match table::fetch(entry) {
             Ok(table) => {
                 let lacks = lacks(&table);
                 if lacks.is_empty() {
-                    describe(&table).map_or_else(Message::Nonsense, |r| Message::One(r, dependencies))
+                    describe(&table).map_or_else(Message::Nonsense, Message::One)
                 } else {
                     Message::Lacks(lacks)
                 }
@@ -102,7 +95,7 @@ fn examine(library: &Library, dependencies: Vec<PathBuf>) -> Message {
         };
     }
     match symbols::Symbols::find(library) {
-        Ok(_) => Message::Zero(dependencies),
+        Ok(_) => Message::Zero,
         Err(missing) if missing.iter().any(|name| name == "plugin_initstack") => Message::NoEntryPoint,
         Err(missing) => Message::Missing(missing),
     }
@@ -206,7 +199,7 @@ fn list<T>(first: *const T, count: usize) -> Option<&'static [T]> {
 /// Reads what the child said. The object could have said it itself: nothing is taken for granted.
 pub(crate) fn understand(bytes: &[u8]) -> Result<Seen, Fault> {
     let garbled = |e: serde_json::Error| Fault::Died(format!("garbled what was said of it: {e}"));
-    let seen = |level, report, dependencies| Ok(Seen { level, report, dependencies });
+    let seen = |level, report| Ok(Seen { level, report });
     match serde_json::from_slice(bytes).map_err(garbled)? {
         Message::Link(text) => Err(Fault::Link(printable(&text))),
         Message::NoEntryPoint => Err(Fault::NoEntryPoint),
@@ -219,8 +212,8 @@ pub(crate) fn understand(bytes: &[u8]) -> Result<Seen, Fault> {
         Message::Size(size, theirs) => Err(Fault::Size { size, version: version(theirs) }),
         Message::Lacks(names) => Err(Fault::Lacks(names)),
         Message::Nonsense(text) => Err(Fault::Nonsense(text)),
-        Message::Zero(dependencies) => seen(Level::Zero, None, dependencies),
-        Message::One(report, dependencies) => seen(Level::One, Some(report), dependencies),
+        Message::Zero => seen(Level::Zero, None),
+        Message::One(report) => seen(Level::One, Some(report)),
     }
 }
 
@@ -254,6 +247,7 @@ impl Report {
             sockets: self.sockets.iter().filter_map(socket).collect(),
             options,
             needs: self.needs,
+            wraps_link: false,
         };
         Ok((info, self.flags & codes::STACK_HOST_FDS != 0, rules))
     }

@@ -5,14 +5,16 @@
 
 use std::ffi::{c_char, c_void};
 
+use crate::raw;
+
 /// The version that this crate speaks: `NETGRAFT_VERSION`.
-pub const VERSION: u32 = 1 << 16;
+pub const VERSION: u32 = 1 << 16 | 1;
 /// `NETGRAFT_NO_LINGER`, `NETGRAFT_NEVER` and `NETGRAFT_UNKNOWN_ROOM`.
 pub const NONE: u64 = u64::MAX;
 
 /// Declares structures of the header, each with its name there, and in tests what is known of its layout.
 macro_rules! c_structs {
-    ($($(#[$meta:meta])* $c:literal $name:ident { $($field:ident: $ty:ty,)* })*) => {
+    ($layouts:ident: $($(#[$meta:meta])* $c:literal $name:ident { $($field:ident: $ty:ty,)* })*) => {
         $(
             $(#[$meta])*
             #[repr(C)]
@@ -27,7 +29,7 @@ macro_rules! c_structs {
         )*
 
         #[cfg(test)]
-        pub(crate) fn layouts() -> Vec<crate::layout::Layout> {
+        fn $layouts() -> Vec<crate::layout::Layout> {
             vec![$(crate::layout::Layout {
                 name: $c,
                 size: size_of::<$name>(),
@@ -65,6 +67,7 @@ impl crate::layout::CType for Value {
 type Fun<F> = Option<F>;
 
 c_structs! {
+    struct_layouts:
     /// An IP address.
     #[derive(Default, Debug, PartialEq, Eq)]
     "struct netgraft_ip" Ip { family: u16, reserved: u16, bytes: [u8; 16], }
@@ -161,78 +164,53 @@ c_structs! {
         log: Fun<unsafe extern "C" fn(*mut c_void, u32, *const c_char, usize)>,
     }
 
+    /// A piece of memory that a stack lends.
+    "struct netgraft_piece" Piece { bytes: *mut c_void, length: usize, }
+
+    /// A datagram of a batch.
+    "struct netgraft_datagram" Datagram { data: *const c_void, length: usize, to: Address, reserved: u32, }
+
     /// Where `pre_init` writes.
     "struct netgraft_handover" Handover {
         text: *mut c_char, text_capacity: usize, text_length: usize, fds: *mut i32, fd_capacity: usize,
         fd_count: usize,
     }
+}
 
-    /// The table of a stack.
-    "struct netgraft_stack_v1" Table {
-        size: u32, version: u32, flags: u64,
-        name: *const c_char, version_text: *const c_char, needs: *const c_char,
-        sockets: *const SocketSpec, socket_count: usize,
-        options: *const u32, option_count: usize,
-        rules: *const Rule, rule_count: usize,
+/// A function of the caller that gets pieces of memory which a stack lends, and answers how many bytes it wrote or
+/// took: `netgraft_lend`.
+pub type Lend = Option<unsafe extern "C" fn(*mut c_void, *const Piece, usize) -> u64>;
 
-        create: Fun<unsafe extern "C" fn(*const Config, *const Host, *mut *mut c_void, *mut c_char, usize) -> i32>,
-        destroy: Fun<unsafe extern "C" fn(*mut c_void)>,
-        init: Fun<unsafe extern "C" fn(*mut c_void, *const c_char, usize, *const i32, usize, u64, *mut c_char, usize) -> i32>,
-        poll: Fun<unsafe extern "C" fn(*mut c_void, u64)>,
-        drain_events: Fun<unsafe extern "C" fn(*mut c_void, *mut Event, usize) -> i64>,
-        add_fd: Fun<unsafe extern "C" fn(*mut c_void, u64, u32) -> i32>,
-        update_fd: Fun<unsafe extern "C" fn(*mut c_void, u64, u32) -> i32>,
-        remove_fd: Fun<unsafe extern "C" fn(*mut c_void, u64) -> i32>,
-        socket: Fun<unsafe extern "C" fn(*mut c_void, *const SocketSpec, *mut u64) -> i32>,
-        bind: Fun<unsafe extern "C" fn(*mut c_void, u64, *const Address) -> i32>,
-        connect: Fun<unsafe extern "C" fn(*mut c_void, u64, *const Address, u64) -> i32>,
-        local_addr: Fun<unsafe extern "C" fn(*mut c_void, u64, *mut Address) -> i32>,
-        peer_addr: Fun<unsafe extern "C" fn(*mut c_void, u64, *mut Address) -> i32>,
-        send: Fun<unsafe extern "C" fn(*mut c_void, u64, *const c_void, usize, *const Address, u32, u64) -> i64>,
-        recv: Fun<unsafe extern "C" fn(*mut c_void, u64, *mut c_void, usize, u32, u64, *mut Received) -> i32>,
-        shutdown: Fun<unsafe extern "C" fn(*mut c_void, u64, u32, u64) -> i32>,
-        close: Fun<unsafe extern "C" fn(*mut c_void, u64, u64) -> i32>,
-        readiness: Fun<unsafe extern "C" fn(*mut c_void, u64) -> i64>,
+/// A function of the caller that gets a datagram: `netgraft_deliver`.
+pub type Deliver = Option<unsafe extern "C" fn(*mut c_void, *const Received, *const c_void)>;
 
-        pre_init: Fun<unsafe extern "C" fn(*mut c_void, u32, *mut Handover, *mut c_char, usize) -> i32>,
-        next_deadline: Fun<unsafe extern "C" fn(*mut c_void) -> u64>,
-        wake_fds: Fun<unsafe extern "C" fn(*mut c_void, *mut WakeFd, usize) -> i64>,
-        listen: Fun<unsafe extern "C" fn(*mut c_void, u64, u32) -> i32>,
-        accept: Fun<unsafe extern "C" fn(*mut c_void, u64, *mut u64, *mut Address) -> i32>,
-        disconnect: Fun<unsafe extern "C" fn(*mut c_void, u64) -> i32>,
-        abort: Fun<unsafe extern "C" fn(*mut c_void, u64, u64) -> i32>,
-        send_room: Fun<unsafe extern "C" fn(*mut c_void, u64) -> u64>,
-        queued_in: Fun<unsafe extern "C" fn(*mut c_void, u64) -> i64>,
-        queued_out: Fun<unsafe extern "C" fn(*mut c_void, u64) -> i64>,
-        take_error: Fun<unsafe extern "C" fn(*mut c_void, u64) -> i32>,
-        set_option: Fun<unsafe extern "C" fn(*mut c_void, u64, *const Opt) -> i32>,
-        get_option: Fun<unsafe extern "C" fn(*mut c_void, u64, *mut Opt) -> i32>,
-        tcp_info: Fun<unsafe extern "C" fn(*mut c_void, u64, *mut TcpInfo) -> i32>,
-        interfaces: Fun<unsafe extern "C" fn(*mut c_void, *mut Interface, usize) -> i64>,
-        addresses: Fun<unsafe extern "C" fn(*mut c_void, u32, *mut Cidr, usize) -> i64>,
-        add_address: Fun<unsafe extern "C" fn(*mut c_void, u32, *const Cidr) -> i32>,
-        remove_address: Fun<unsafe extern "C" fn(*mut c_void, u32, *const Cidr) -> i32>,
-        routes: Fun<unsafe extern "C" fn(*mut c_void, *mut Route, usize) -> i64>,
-        add_route: Fun<unsafe extern "C" fn(*mut c_void, *const Route) -> i32>,
-        remove_route: Fun<unsafe extern "C" fn(*mut c_void, *const Route) -> i32>,
-        tcp_receive_buffer: Fun<unsafe extern "C" fn(*mut c_void, *mut BufferSizes) -> i32>,
-        set_tcp_receive_buffer: Fun<unsafe extern "C" fn(*mut c_void, *const BufferSizes) -> i32>,
-        tcp_send_buffer: Fun<unsafe extern "C" fn(*mut c_void, *mut BufferSizes) -> i32>,
-        set_tcp_send_buffer: Fun<unsafe extern "C" fn(*mut c_void, *const BufferSizes) -> i32>,
-        tcp_sack: Fun<unsafe extern "C" fn(*mut c_void) -> i32>,
-        set_tcp_sack: Fun<unsafe extern "C" fn(*mut c_void, u32) -> i32>,
-        tcp_recovery: Fun<unsafe extern "C" fn(*mut c_void) -> i32>,
-        set_tcp_recovery: Fun<unsafe extern "C" fn(*mut c_void, u32) -> i32>,
-        statistics: Fun<unsafe extern "C" fn(*mut c_void, *mut Statistics) -> i32>,
-        port_range: Fun<unsafe extern "C" fn(*mut c_void, *mut u16, *mut u16) -> i32>,
-        set_port_range: Fun<unsafe extern "C" fn(*mut c_void, u16, u16) -> i32>,
-        forwarding: Fun<unsafe extern "C" fn(*mut c_void, u32) -> i32>,
-        set_forwarding: Fun<unsafe extern "C" fn(*mut c_void, u32, u32) -> i32>,
-        pause: Fun<unsafe extern "C" fn(*mut c_void) -> i32>,
-        resume: Fun<unsafe extern "C" fn(*mut c_void) -> i32>,
-        take_host_fd: Fun<unsafe extern "C" fn(*mut c_void, u64) -> i32>,
-        bind_host_fd: Fun<unsafe extern "C" fn(*mut c_void, i32, *const Address) -> i32>,
-    }
+macro_rules! table {
+    ($(
+        $(#[$need:ident])? $name:ident($($arg:ident: $ty:ty),*) -> $answer:ty
+            $(= $broken:expr, |$stack:ident| $body:expr)?;
+    )*) => {
+        c_structs! {
+            table_layout:
+            /// The table of a stack.
+            "struct netgraft_stack_v1" Table {
+                size: u32, version: u32, flags: u64,
+                name: *const c_char, version_text: *const c_char, needs: *const c_char,
+                sockets: *const SocketSpec, socket_count: usize,
+                options: *const u32, option_count: usize,
+                rules: *const Rule, rule_count: usize,
+                create: Fun<
+                    unsafe extern "C" fn(*const Config, *const Host, *mut *mut c_void, *mut c_char, usize) -> i32
+                >,
+                $($name: Fun<unsafe extern "C" fn(*mut c_void $(, $ty)*) -> $answer>,)*
+            }
+        }
+    };
+}
+crate::interface::interface!(table);
+
+#[cfg(test)]
+pub(crate) fn layouts() -> Vec<crate::layout::Layout> {
+    struct_layouts().into_iter().chain(table_layout()).collect()
 }
 
 /// The entry point of an object: `netgraft_stack`.

@@ -58,13 +58,22 @@ fn empty() -> Table {
 /// The mandatory functions that are not there.
 fn missing(table: &Table) -> Vec<String> {
     macro_rules! absent {
-        ($($name:ident)*) => {
-            [$((stringify!($name), table.$name.is_none())),*]
+        ($(
+            $(#[$need:ident])? $name:ident($($arg:ident: $ty:ty),*) -> $answer:ty
+                $(= $broken:expr, |$stack:ident| $body:expr)?;
+        )*) => {
+            [("create", true, table.create.is_none()),
+                $((stringify!($name), is_required(&[$(stringify!($need))?]), table.$name.is_none())),*]
         };
     }
-    let all = absent! {
-        create destroy init poll drain_events add_fd update_fd remove_fd socket bind connect local_addr peer_addr
-        send recv shutdown close readiness
-    };
-    all.iter().filter(|(_, absent)| *absent).map(|(name, _)| (*name).to_owned()).collect()
+    let all = crate::interface::interface!(absent);
+    all.iter()
+        .filter(|(_, required, absent)| *required && *absent)
+        .map(|(name, ..)| (*name).to_owned())
+        .collect()
+}
+
+/// Whether a row of the table of functions has the mark.
+fn is_required(marks: &[&str]) -> bool {
+    marks.contains(&"required")
 }

@@ -3,62 +3,50 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
+
+use netgraft_linux::shared::{Calls, Words, thread_id};
 
 macro_rules! calls {
-    ($($name:ident $text:literal,)*) => {
+    (
+        [$($before:ident $text:literal,)*] [$($after:ident,)*];
+        $(
+            $(#[$need:ident])? $name:ident($($arg:ident: $ty:ty),*) -> $answer:ty
+                $(= $broken:expr, |$stack:ident| $body:expr)?;
+        )*
+    ) => {
         /// A call of a stack.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u32)]
+        #[repr(u8)]
         #[expect(non_camel_case_types, reason = "the names of the functions themselves")]
-        pub(crate) enum Call { $($name,)* }
+        pub(crate) enum Call { $($before,)* $($name,)* $($after,)* }
 
         impl Call {
-            const ALL: &'static [(Call, &'static str)] = &[$((Call::$name, $text),)*];
+            const ALL: &'static [Call] = &[$(Call::$before,)* $(Call::$name,)* $(Call::$after,)*];
 
             /// Its name in the interface.
             pub(crate) const fn name(self) -> &'static str {
-                match self { $(Call::$name => $text,)* }
+                match self {
+                    $(Call::$before => $text,)*
+                    $(Call::$name => stringify!($name),)*
+                    $(Call::$after => stringify!($after),)*
+                }
             }
         }
     };
 }
 
-calls! {
-    // Not functions of a table, but code of the object that runs all the same.
-    loading "its constructors",
-    netgraft_stack "netgraft_stack",
-    create "create", destroy "destroy", init "init", poll "poll", drain_events "drain_events", add_fd "add_fd",
-    update_fd "update_fd", remove_fd "remove_fd", socket "socket", bind "bind", connect "connect",
-    local_addr "local_addr", peer_addr "peer_addr", send "send", recv "recv", shutdown "shutdown",
-    close "close", readiness "readiness", pre_init "pre_init", next_deadline "next_deadline",
-    wake_fds "wake_fds", listen "listen", accept "accept", disconnect "disconnect", abort "abort",
-    send_room "send_room", queued_in "queued_in", queued_out "queued_out", take_error "take_error",
-    set_option "set_option", get_option "get_option", tcp_info "tcp_info", interfaces "interfaces",
-    addresses "addresses", add_address "add_address", remove_address "remove_address", routes "routes",
-    add_route "add_route", remove_route "remove_route", tcp_receive_buffer "tcp_receive_buffer",
-    set_tcp_receive_buffer "set_tcp_receive_buffer", tcp_send_buffer "tcp_send_buffer",
-    set_tcp_send_buffer "set_tcp_send_buffer", tcp_sack "tcp_sack", set_tcp_sack "set_tcp_sack",
-    tcp_recovery "tcp_recovery", set_tcp_recovery "set_tcp_recovery", statistics "statistics",
-    port_range "port_range", set_port_range "set_port_range", forwarding "forwarding",
-    set_forwarding "set_forwarding", pause "pause", resume "resume", take_host_fd "take_host_fd",
-    bind_host_fd "bind_host_fd",
-    plugin_preinitstack "plugin_preinitstack", plugin_initstack "plugin_initstack",
-    plugin_epoll_create "plugin_epoll_create", plugin_epoll_ctl "plugin_epoll_ctl",
-    plugin_epoll_wait "plugin_epoll_wait", plugin_socket "plugin_socket", plugin_bind "plugin_bind",
-    plugin_listen "plugin_listen", plugin_accept "plugin_accept", plugin_connect "plugin_connect",
-    plugin_getsockname "plugin_getsockname", plugin_getpeername "plugin_getpeername",
-    plugin_getsockopt "plugin_getsockopt", plugin_setsockopt "plugin_setsockopt",
-    plugin_ioctl "plugin_ioctl", plugin_shutdown "plugin_shutdown", plugin_close "plugin_close",
-    plugin_readiness "plugin_readiness", plugin_read "plugin_read", plugin_recv "plugin_recv",
-    plugin_recvmsg "plugin_recvmsg", plugin_write "plugin_write", plugin_send "plugin_send",
-    plugin_sendto "plugin_sendto", plugin_destroystack "plugin_destroystack",
-    plugin_get_interfaces "plugin_get_interfaces", plugin_get_interfaceaddrs "plugin_get_interfaceaddrs",
-    plugin_get_routes "plugin_get_routes", plugin_get_tcp_sndbuf_size "plugin_get_tcp_sndbuf_size",
-    plugin_get_tcp_rcvbuf_size "plugin_get_tcp_rcvbuf_size", plugin_get_port_range "plugin_get_port_range",
-    plugin_add_route "plugin_add_route", plugin_del_route "plugin_del_route",
-}
+// Not functions of a table, but code of the object that runs all the same; then those of level 0.
+crate::interface::interface!(calls for [
+    loading "its constructors", netgraft_stack "netgraft_stack", create "create",
+] [
+    plugin_preinitstack, plugin_initstack, plugin_epoll_create, plugin_epoll_ctl, plugin_epoll_wait, plugin_socket,
+    plugin_bind, plugin_listen, plugin_accept, plugin_connect, plugin_getsockname, plugin_getpeername,
+    plugin_getsockopt, plugin_setsockopt, plugin_ioctl, plugin_shutdown, plugin_close, plugin_readiness, plugin_read,
+    plugin_recv, plugin_recvmsg, plugin_write, plugin_send, plugin_sendto, plugin_destroystack,
+    plugin_get_interfaces, plugin_get_interfaceaddrs, plugin_get_routes, plugin_get_tcp_sndbuf_size,
+    plugin_get_tcp_rcvbuf_size, plugin_get_port_range, plugin_add_route, plugin_del_route,
+]);
 
 /// The threads of ours that call a stack.
 #[derive(Clone, Copy)]
@@ -69,107 +57,69 @@ pub(crate) enum Caller {
     Driver = 1,
 }
 
-/// One caller's line: the call (0 for none, else its number and one), how many calls there were, and the id of the
-/// thread (gettid(2)), which only the driver's has.
-#[derive(Default)]
-struct Line {
-    call: AtomicU32,
-    count: AtomicU32,
-    thread: AtomicI32,
-}
+/// The word in which the driver's thread writes its id (gettid(2)), behind one for each caller's calls.
+const DRIVER: usize = 2;
 
-impl Line {
-    fn name(&self) -> Option<&'static str> {
-        let number = self.call.load(Ordering::Relaxed).checked_sub(1)?;
-        Call::ALL.get(number as usize).map(|(_, name)| *name)
-    }
-}
-
-type Page = [Line; 2];
-
-/// A page of memory that forked processes share.
-pub(crate) struct Watch {
-    page: NonNull<Page>,
-}
-
-// SAFETY: the page holds atomics only, is reached through shared references only, and lives until the drop.
-unsafe impl Send for Watch {}
-// SAFETY: as above.
-unsafe impl Sync for Watch {}
+/// The calls of all callers, on a page of memory that forked processes share. What is read from it was written by a
+/// process in which the object runs: it chooses a name among those above.
+pub(crate) struct Watch(Words);
 
 impl Watch {
     pub(crate) fn new() -> io::Result<Watch> {
-        let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping at an address of the kernel's choice; no memory of ours is touched.
-        let page = unsafe { libc::mmap(ptr::null_mut(), size_of::<Page>(), protection, flags, -1, 0) };
-        if page == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let page = NonNull::new(page.cast::<Page>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Watch { page })
+        Words::new().map(Watch)
     }
 
-    fn lines(&self) -> &Page {
-        // SAFETY: the mapping is page-aligned, large enough, lives as long as `self`, and began as zeros, which are
-        // values of atomics. Other processes, and a stack gone wild, may write to it: any value is one.
-        unsafe { self.page.as_ref() }
+    fn calls(&self, caller: Caller) -> Calls<'_> {
+        self.0.calls(caller as usize)
+    }
+
+    fn name(&self, caller: Caller) -> Option<&'static str> {
+        let number = self.calls(caller).pulse().current()?.checked_sub(1)?;
+        Call::ALL.get(usize::from(number)).map(|call| call.name())
     }
 
     /// Notes that a call begins; it ends when the answer is dropped.
     pub(crate) fn enter(&self, caller: Caller, call: Call) -> Inside<'_> {
-        let line = &self.lines()[caller as usize];
-        // One writer for each line: no read-modify-write is needed.
-        line.count.store(line.count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        line.call.store(call as u32 + 1, Ordering::Relaxed);
-        Inside { line, not_send: PhantomData }
+        let calls = self.calls(caller);
+        calls.begin(call as u8 + 1);
+        Inside { calls, not_send: PhantomData }
     }
 
     /// The calling thread is the driver's.
     pub(crate) fn drives(&self) {
-        // SAFETY: no arguments, and it cannot fail.
-        let thread = unsafe { libc::gettid() };
-        self.lines()[Caller::Driver as usize].thread.store(thread, Ordering::Relaxed);
+        self.0.word(DRIVER).store(u64::from(thread_id().unsigned_abs()), Ordering::Relaxed);
     }
 
     /// What the loop's thread is in; and the number of its calls so far.
     pub(crate) fn current(&self) -> (Option<&'static str>, u64) {
-        let [main, _] = self.lines();
-        (main.name(), main.count.load(Ordering::Relaxed).into())
+        (self.name(Caller::Loop), self.calls(Caller::Loop).pulse().count())
     }
 
     /// What the driver's thread is in, if this is its id.
     pub(crate) fn of_driver(&self, thread: i32) -> Option<&'static str> {
-        let [_, driver] = self.lines();
-        driver.name().filter(|_| driver.thread.load(Ordering::Relaxed) == thread)
+        let driver = self.0.word(DRIVER).load(Ordering::Relaxed);
+        self.name(Caller::Driver).filter(|_| driver == u64::from(thread.unsigned_abs()))
     }
 
     /// Forgets what a process that is gone was in.
     pub(crate) fn clear(&self) {
-        for line in self.lines() {
-            line.call.store(0, Ordering::Relaxed);
-            line.thread.store(0, Ordering::Relaxed);
+        for caller in [Caller::Loop, Caller::Driver] {
+            self.calls(caller).forget();
         }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this size, and no reference to it outlives `self`.
-        unsafe { libc::munmap(self.page.as_ptr().cast(), size_of::<Page>()) };
+        self.0.word(DRIVER).store(0, Ordering::Relaxed);
     }
 }
 
 /// A call that goes on.
 pub(crate) struct Inside<'a> {
-    line: &'a Line,
-    /// The line belongs to one thread.
+    calls: Calls<'a>,
+    /// The calls are those of one thread.
     not_send: PhantomData<*const ()>,
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.line.call.store(0, Ordering::Relaxed);
+        self.calls.end();
     }
 }
 
@@ -179,9 +129,9 @@ mod tests {
     use netgraft_linux::process::{Wait, fork, kill, wait};
 
     #[test]
-    fn the_names_stand_at_their_numbers() {
-        for (i, (call, name)) in Call::ALL.iter().enumerate() {
-            assert_eq!((*call as usize, call.name()), (i, *name));
+    fn the_calls_stand_at_their_numbers() {
+        for (i, call) in Call::ALL.iter().enumerate() {
+            assert_eq!(*call as usize, i, "{}", call.name());
         }
     }
 
@@ -205,8 +155,7 @@ mod tests {
     #[test]
     fn the_driver_is_known_by_its_thread() {
         let watch = Watch::new().unwrap();
-        // SAFETY: no arguments, and it cannot fail.
-        let own = unsafe { libc::gettid() };
+        let own = thread_id();
         watch.drives();
         let inside = watch.enter(Caller::Driver, Call::plugin_epoll_wait);
         assert_eq!(watch.of_driver(own), Some("plugin_epoll_wait"));

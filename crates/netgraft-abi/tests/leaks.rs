@@ -25,13 +25,13 @@ fn nothing_is_left_behind() {
     let before = held();
     assert!(before.1);
     for _ in 0..3 {
-        assert!(netgraft_abi::load(&dying).is_err());
-        let object = Arc::new(netgraft_abi::load(&good).unwrap());
+        assert!(crate::common::load(&dying).is_err());
+        let object = Arc::new(crate::common::load(&good).unwrap());
         let mut stack = object.factory()(&StackConfig::default()).unwrap();
         stack.init(InitStackArgs::default()).unwrap();
         drop((stack, object));
         // Only pre-init: a level 0 object that is up has a thread, which never ends.
-        let object = Arc::new(netgraft_abi::load(&relay).unwrap());
+        let object = Arc::new(crate::common::load_trusted(&relay).unwrap());
         let mut stack = object.factory()(&StackConfig::default()).unwrap();
         drop(stack.pre_init(PreInitStackArgs { pid: std::process::id() }).unwrap());
     }

@@ -17,7 +17,7 @@ use crate::outcome::{Bounds, Outcome};
 use crate::report::{Report, entries};
 use crate::server::Life;
 use crate::side::{Runner, Side};
-use crate::{client, pair, process, server};
+use crate::{client, pair, process, server, wan};
 
 /// Compares netgraft's stacks with the kernel's own, side by side in one run.
 #[derive(Parser)]
@@ -53,6 +53,15 @@ enum Action {
     },
     /// Run workloads on several networks in turn and print a table
     Compare(CompareArgs),
+    /// Compare TCP on a line with delay, loss and so on between two namespaces; needs root
+    #[command(after_help = wan::HELP)]
+    Wan(wan::WanArgs),
+    /// A process of `wan`: the line, or one end
+    #[command(hide = true)]
+    WanPart {
+        #[command(subcommand)]
+        part: wan::Part,
+    },
 }
 
 #[derive(Args)]
@@ -143,7 +152,7 @@ impl Tool {
 }
 
 /// A time in seconds, with a fraction if need be.
-fn seconds(text: &str) -> std::result::Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> std::result::Result<Duration, String> {
     match text.parse() {
         Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("expected a number of seconds from 0.01 to 3600".to_owned()),
@@ -183,6 +192,8 @@ fn act(action: Action) -> Result<ExitCode> {
             print_outcome(&pair::run(&workload, on, timing.bounds(&workload))?)?;
         }
         Action::Compare(args) => return compare(args),
+        Action::Wan(args) => return wan::run(args),
+        Action::WanPart { part } => wan::run_part(part)?,
     }
     Ok(ExitCode::SUCCESS)
 }

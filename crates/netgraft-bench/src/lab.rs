@@ -87,18 +87,20 @@ impl Lab {
 }
 
 /// A network namespace that goes away when it is dropped.
-struct Namespace {
-    name: String,
+pub(crate) struct Namespace {
+    pub(crate) name: String,
 }
 
 impl Namespace {
-    fn new(role: &str) -> Result<Self> {
+    /// Makes one; the role is one that [`sweep`] knows.
+    pub(crate) fn new(role: &str) -> Result<Self> {
         let name = format!("{PREFIX}{}-{role}", std::process::id());
         ip(&["netns", "add", &name])?;
         Ok(Self { name })
     }
 
-    fn ip(&self, words: &[&str]) -> Result<()> {
+    /// Runs `ip` in the namespace.
+    pub(crate) fn ip(&self, words: &[&str]) -> Result<()> {
         ip(&[&["-netns", self.name.as_str()], words].concat())
     }
 }
@@ -112,7 +114,7 @@ impl Drop for Namespace {
 }
 
 /// Removes the namespaces of a run that was killed before it could.
-fn sweep() -> Result<()> {
+pub(crate) fn sweep() -> Result<()> {
     let Ok(entries) = std::fs::read_dir("/run/netns") else { return Ok(()) };
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -127,10 +129,11 @@ fn sweep() -> Result<()> {
 /// The process that made a namespace, if it was one of this program.
 fn owner(name: &str) -> Option<u32> {
     let (pid, role) = name.strip_prefix(PREFIX)?.split_once('-')?;
-    if matches!(role, "peer" | "side") { pid.parse().ok() } else { None }
+    if matches!(role, "peer" | "side" | "line") { pid.parse().ok() } else { None }
 }
 
-fn ip(words: &[&str]) -> Result<()> {
+/// Runs `ip` of iproute2.
+pub(crate) fn ip(words: &[&str]) -> Result<()> {
     let output = Command::new("ip").args(words).output().doing(|| "starting ip (of iproute2)")?;
     if output.status.success() {
         return Ok(());

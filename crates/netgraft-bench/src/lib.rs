@@ -5,7 +5,7 @@
 //!
 //! Read the modules in this order: `load` (what can be measured), `wire` (what server and client say
 //! to each other), `server`, `client`, `pair` (both in one process tree), `compare` (rounds over
-//! several networks), `report` (table and JSON).
+//! several networks), `report` (table and JSON). `wan` is the same on a line with delay and loss, with flows of its own.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -23,6 +23,7 @@ mod server;
 mod side;
 mod stats;
 mod tools;
+mod wan;
 mod wire;
 
 pub use cli::run;

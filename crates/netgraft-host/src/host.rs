@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use netgraft_linux::broker::{self, Client};
-use netgraft_linux::inet_socket as sys;
+use netgraft_linux::epoll::{Epoll, EventBuffer};
+use netgraft_linux::{descriptor, inet_socket as sys};
 use netgraft_plugin::inet::Statistics;
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{
@@ -28,7 +30,8 @@ const WATCHED: u32 =
 /// The same for poll(2), whose bits agree with epoll's.
 const POLLED: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
 
-/// Harvests of 128 events in one [`PluginStack::poll`].
+/// Events that are taken from the kernel at a time, and how often in one [`PluginStack::poll`].
+const HARVEST: usize = 128;
 const HARVESTS: usize = 8;
 
 /// The host's sockets behind the plugin contract.
@@ -50,7 +53,9 @@ enum State {
 pub(crate) struct Live {
     pub(crate) sockets: HashMap<Handle, Slot>,
     next: u64,
-    epoll: OwnedFd,
+    epoll: Epoll,
+    /// What the kernel reports at a time.
+    reported: EventBuffer,
     pub(crate) queue: WaitQueue,
     /// Events were left in the epoll instance: go on at once.
     more: bool,
@@ -139,7 +144,8 @@ impl Live {
         Ok(Live {
             sockets: HashMap::new(),
             next: 1,
-            epoll: sys::epoll_create()?,
+            epoll: Epoll::new()?,
+            reported: EventBuffer::new(HARVEST),
             queue: WaitQueue::new(),
             more: false,
             polled_at: Instant::ZERO,
@@ -169,14 +175,15 @@ impl Live {
     fn harvest(&mut self) {
         self.more = true;
         for _ in 0..HARVESTS {
-            let Live { epoll, sockets, queue, .. } = self;
-            let harvested = sys::epoll_harvest(epoll.as_fd(), |events, data| {
-                if let Some(slot) = sockets.get_mut(&Handle(data)) {
-                    queue.notify(Handle(data), &mut slot.info, Events::from_bits_truncate(events));
+            let Live { epoll, reported, sockets, queue, .. } = self;
+            let waited = epoll.wait(reported, Some(Duration::ZERO));
+            for &(events, token) in reported.events() {
+                if let Some(slot) = sockets.get_mut(&Handle(token)) {
+                    queue.notify(Handle(token), &mut slot.info, Events::from_bits_truncate(events));
                 }
-            });
+            }
             // Fewer than a batch, or an instance that can't be read: nothing is left.
-            if !matches!(harvested, Ok(count) if count >= sys::HARVEST) {
+            if waited.is_err() || reported.events().len() < HARVEST {
                 self.more = false;
                 return;
             }
@@ -219,8 +226,7 @@ impl PluginNotifier for HostStack {
         if slot.info.mask().is_some() {
             return Err(Error::Exists);
         }
-        let (epoll, fd) = (live.epoll.as_fd(), slot.fd.as_fd());
-        host(sys::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, WATCHED, handle.0))?;
+        host(live.epoll.add(slot.fd.as_fd(), WATCHED, handle.0))?;
         let ready = slot.readiness()?;
         live.queue.set_ready(handle, &mut slot.info, ready);
         live.queue.set_mask(handle, &mut slot.info, Some(mask));
@@ -246,7 +252,7 @@ impl PluginNotifier for HostStack {
             return Err(Error::BadHandle);
         }
         live.queue.set_mask(handle, &mut slot.info, None);
-        host(sys::epoll_ctl(live.epoll.as_fd(), libc::EPOLL_CTL_DEL, slot.fd.as_fd(), 0, 0))
+        host(live.epoll.remove(slot.fd.as_fd()))
     }
 }
 
@@ -295,6 +301,7 @@ impl PluginStack for HostStack {
             sockets,
             options: options::known(),
             needs: String::new(),
+            wraps_link: false,
         }
     }
 
@@ -364,10 +371,10 @@ impl PluginStack for HostStack {
         let mut slot = live.sockets.remove(&handle).ok_or(Error::BadHandle)?;
         if slot.info.mask().is_some() {
             // The open file lives on, and so would its registration.
-            host(sys::epoll_ctl(live.epoll.as_fd(), libc::EPOLL_CTL_DEL, slot.fd.as_fd(), 0, 0))?;
+            host(live.epoll.remove(slot.fd.as_fd()))?;
         }
         slot.set_details(false)?;
-        host(sys::set_nonblocking(slot.fd.as_fd(), false))?;
+        host(descriptor::set_nonblocking(slot.fd.as_fd(), false))?;
         Ok(slot.fd)
     }
 

@@ -2,7 +2,8 @@
 
 use netgraft_plugin::SyscallRule;
 
-/// Exactly the calls that [`netgraft_linux::inet_socket`] and the broker's client make for this stack.
+/// Exactly the calls that [`netgraft_linux::inet_socket`], [`netgraft_linux::epoll`], [`netgraft_linux::descriptor`] and
+/// the broker's client make for this stack.
 pub(crate) fn rules() -> Vec<SyscallRule> {
     let inet = |family: i32| SyscallRule::masked(libc::SYS_socket, 0, u64::from(u32::MAX), family as u64);
     let request = |number: libc::Ioctl| {
@@ -34,11 +35,8 @@ pub(crate) fn rules() -> Vec<SyscallRule> {
         libc::SYS_epoll_create1,
         libc::SYS_epoll_ctl,
         libc::SYS_close,
-        // glibc makes these of epoll_wait and poll where the architecture has no such call.
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_epoll_wait,
-        #[cfg(not(target_arch = "x86_64"))]
-        libc::SYS_epoll_pwait,
+        libc::SYS_epoll_pwait2,
+        // glibc makes this of poll where the architecture has no such call.
         #[cfg(target_arch = "x86_64")]
         libc::SYS_poll,
         #[cfg(not(target_arch = "x86_64"))]

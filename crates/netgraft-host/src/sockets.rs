@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use libc::c_int;
+use netgraft_linux::descriptor;
 use netgraft_linux::inet_socket as sys;
 use netgraft_plugin::{
     Domain, Error, Events, Handle, Instant, Kind, OptionName, Protocol, Received, RecvFlags, Result,
@@ -42,7 +43,7 @@ impl Sockets for HostStack {
         let fd = match &live.broker {
             Some(broker) if denied => {
                 let fd = host(broker.socket(domain, kind, protocol))?;
-                host(sys::set_nonblocking(fd.as_fd(), true))?;
+                host(descriptor::set_nonblocking(fd.as_fd(), true))?;
                 fd
             }
             _ => host(first)?,

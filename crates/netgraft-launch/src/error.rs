@@ -36,12 +36,14 @@ pub enum RunError {
     #[error("{0}")]
     Sentry(String),
     /// The host refused a step of the sandbox's making.
-    #[error("{}", step_text(*.step, .source))]
+    #[error("{}", step_text(*.step, .source, .hint))]
     Step {
         /// What was done.
         step: Step,
         /// What the host said.
         source: io::Error,
+        /// What to do about it, as the host's settings were then.
+        hint: String,
     },
     /// The kernel lacks what the system call listener needs.
     #[error("{}", missing_text(*.0))]
@@ -66,6 +68,13 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// The error of a step that the host refused. Looks at the host's settings for what to do about it.
+    #[must_use]
+    pub fn step(step: Step, source: io::Error) -> RunError {
+        let hint = step_hint(step, &source, &sysctl);
+        RunError::Step { step, source, hint }
+    }
+
     /// The exit status that tells a shell the same.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
@@ -115,28 +124,36 @@ fn missing_text(missing: Missing) -> String {
     }
 }
 
-fn step_text(step: Step, error: &io::Error) -> String {
-    let hint = match (step, error.raw_os_error()) {
+fn step_text(step: Step, error: &io::Error, hint: &str) -> String {
+    match (step, error.raw_os_error()) {
         (Step::Filter, Some(libc::EBUSY)) => {
-            return "netgraft already runs inside a sandbox with a system call listener, and the kernel allows \
-                    one only: start it outside of that sandbox"
-                .to_owned();
+            "netgraft already runs inside a sandbox with a system call listener, and the kernel allows one only: \
+             start it outside of that sandbox"
+                .to_owned()
         }
-        (Step::UserNamespace, Some(errno)) => user_namespace_hint(errno),
+        _ => format!("cannot {}: {error}{hint}", step.text()),
+    }
+}
+
+/// What a setting of the host is ([`sysctl`]).
+type Settings<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+fn step_hint(step: Step, error: &io::Error, settings: Settings<'_>) -> String {
+    match (step, error.raw_os_error()) {
+        (Step::UserNamespace, Some(errno)) => user_namespace_hint(errno, settings),
         (Step::Filter, Some(libc::EINVAL | libc::ENOSYS)) => {
             "; netgraft needs Linux 5.19 or later with CONFIG_SECCOMP_FILTER=y".to_owned()
         }
         (Step::Filter, Some(libc::EPERM | libc::EACCES)) => {
             "; if this is a container, its configuration must allow seccomp(2)".to_owned()
         }
-        (_, Some(libc::EPERM | libc::EACCES)) => restricted_hint(),
+        (_, Some(libc::EPERM | libc::EACCES)) => restricted_hint(settings),
         (_, Some(libc::ENOSPC)) => {
             "; a limit is reached: raise the values in /proc/sys/user/max_*_namespaces".to_owned()
         }
         (_, Some(libc::EMFILE)) => "; raise the limit of open files (ulimit -n)".to_owned(),
         _ => String::new(),
-    };
-    format!("cannot {}: {error}{hint}", step.text())
+    }
 }
 
 /// Reads a sysctl; `None` if this kernel has none of that name.
@@ -144,8 +161,8 @@ fn sysctl(name: &str) -> Option<String> {
     std::fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|text| text.trim().to_owned())
 }
 
-fn user_namespace_hint(errno: i32) -> String {
-    let is = |name: &str, value: &str| sysctl(name).as_deref() == Some(value);
+fn user_namespace_hint(errno: i32, settings: Settings<'_>) -> String {
+    let is = |name: &str, value: &str| settings(name).as_deref() == Some(value);
     match errno {
         libc::ENOSPC if is("user/max_user_namespaces", "0") => {
             "; user namespaces are turned off: sysctl user.max_user_namespaces=15000 turns them on".to_owned()
@@ -162,12 +179,12 @@ fn user_namespace_hint(errno: i32) -> String {
         libc::EINVAL | libc::ENOSYS => {
             "; this kernel has no user namespaces: CONFIG_USER_NS=y is needed".to_owned()
         }
-        _ => restricted_hint(),
+        _ => restricted_hint(settings),
     }
 }
 
-fn restricted_hint() -> String {
-    if sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
+fn restricted_hint(settings: Settings<'_>) -> String {
+    if settings("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
         "; AppArmor restricts user namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0 lifts \
          that, or give netgraft a profile with 'userns,'"
             .to_owned()
@@ -181,7 +198,7 @@ mod tests {
     use super::*;
 
     fn step(step: Step, errno: i32) -> String {
-        RunError::Step { step, source: io::Error::from_raw_os_error(errno) }.to_string()
+        RunError::step(step, io::Error::from_raw_os_error(errno)).to_string()
     }
 
     #[test]
@@ -194,6 +211,22 @@ mod tests {
         assert_eq!(RunError::Options("x".into()).exit_status(), 125);
         assert_eq!(RunError::SentryDied("it".into()).exit_status(), 125);
         assert_eq!(RunError::Interrupted(2).exit_status(), 130);
+    }
+
+    #[test]
+    fn the_host_s_settings_decide_what_to_do() {
+        let hint = |errno, name: &'static str, value: &str| {
+            let settings = move |asked: &str| (asked == name).then(|| value.to_owned());
+            step_hint(Step::UserNamespace, &io::Error::from_raw_os_error(errno), &settings)
+        };
+        let limit = "user/max_user_namespaces";
+        assert!(hint(libc::ENOSPC, limit, "0").contains("sysctl user.max_user_namespaces=15000"));
+        assert!(hint(libc::ENOSPC, limit, "9").contains("too many user namespaces"));
+        let clone = "kernel/unprivileged_userns_clone";
+        assert!(hint(libc::EPERM, clone, "0").contains("sysctl kernel.unprivileged_userns_clone=1"));
+        assert!(hint(libc::EPERM, clone, "1").contains("container"));
+        let armor = "kernel/apparmor_restrict_unprivileged_userns";
+        assert!(hint(libc::EPERM, armor, "1").contains("AppArmor"));
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub(super) enum Jobs {
     Shared,
     /// In a group of its own, without a terminal.
     Apart,
+    /// In a session of its own, with a terminal of its own.
+    OwnTerminal,
     /// In a group of its own, which has the terminal while the launcher's group would have it.
     Terminal {
         /// The controlling terminal.
@@ -47,7 +49,7 @@ impl Jobs {
     /// Puts the program, before it is executed, into its group and gives it the terminal.
     pub(super) fn place(&mut self, program: i32) -> io::Result<()> {
         match self {
-            Jobs::Shared => Ok(()),
+            Jobs::Shared | Jobs::OwnTerminal => Ok(()),
             Jobs::Apart => process::set_group(program, program),
             Jobs::Terminal { .. } => {
                 process::set_group(program, program)?;
@@ -103,7 +105,9 @@ impl Jobs {
         self.lend(program);
         match self {
             Jobs::Shared => process::kill(program, libc::SIGCONT),
-            Jobs::Apart | Jobs::Terminal { .. } => process::kill_group(program, libc::SIGCONT),
+            Jobs::Apart | Jobs::OwnTerminal | Jobs::Terminal { .. } => {
+                process::kill_group(program, libc::SIGCONT)
+            }
         }
     }
 }

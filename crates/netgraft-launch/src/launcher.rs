@@ -13,7 +13,7 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
 use netgraft_plugin::stack::SetupError;
-use netgraft_plugin::{Call, LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
+use netgraft_plugin::{Call, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::jobs::{AfterStop, Jobs};
@@ -21,8 +21,10 @@ use super::keeper;
 use super::mirror::{self, Mirror};
 use super::output::Output;
 use super::programs::{self, Further, Home, ProgramId};
+use super::pty::Pty;
 use super::report::{Report, Role, Step};
-use super::sentry;
+use super::said::{Ear, printable};
+use super::sentry::{self, Handover, NamespaceIds};
 use super::survive::Spare;
 use super::tree::{LauncherEnds, Plan};
 use super::veth::{self, Veth};
@@ -34,6 +36,9 @@ use crate::error::RunError;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long a process may take to end by itself, and again when it was killed.
 const REAP_TIME: Duration = Duration::from_secs(1);
+
+/// So many messages of the sentry come before a signal that is there: its last words, but not all that it can say.
+const IN_A_ROW: u32 = 256;
 
 /// Something that came to the launcher.
 pub(super) enum Incoming {
@@ -69,6 +74,10 @@ pub(super) struct Launcher {
     /// Warnings that wait until the program is started: if it is not, the reason is told alone.
     warnings: Vec<String>,
     pub(super) control_open: bool,
+    /// What the sentry says is heard with this.
+    pub(super) ear: Ear,
+    /// How many messages of the sentry were taken since a signal was looked for.
+    in_a_row: u32,
     signals: OwnedFd,
     /// The processes by [`Role`].
     pub(super) processes: [Process; Role::ALL.len()],
@@ -83,6 +92,8 @@ pub(super) struct Launcher {
     pub(super) home: Option<Home>,
     /// The launcher's duplicates, by their places: whoever takes the sentry's place gets them.
     pub(super) listeners: BTreeMap<u32, OwnedFd>,
+    /// The numbers of the programs' namespaces.
+    pub(super) namespaces: NamespaceIds,
     /// How often a sentry has taken over.
     pub(super) restarts: u32,
     /// The processes beside the sentry's successor that answer calls when there is no sentry any more.
@@ -100,10 +111,12 @@ pub(super) struct Launcher {
     mirror: Mirror,
     /// The link of a level 0 stack.
     veth: Option<Veth>,
+    /// The terminal of the program's own.
+    pty: Option<Pty>,
 }
 
 pub(super) fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
-    move |source| RunError::Step { step, source }
+    move |source| RunError::step(step, source)
 }
 
 impl Launcher {
@@ -127,6 +140,8 @@ impl Launcher {
             printed: Vec::new(),
             warnings: Vec::new(),
             control_open: true,
+            ear: Ear::new(),
+            in_a_row: 0,
             signals,
             processes,
             jobs,
@@ -135,6 +150,7 @@ impl Launcher {
             further: Vec::new(),
             home: None,
             listeners: BTreeMap::new(),
+            namespaces: NamespaceIds::default(),
             restarts: 0,
             stand_ins: Vec::new(),
             surrogates: None,
@@ -144,6 +160,7 @@ impl Launcher {
             watchdog: Watchdog::new(Instant::now()),
             mirror: Mirror::default(),
             veth: None,
+            pty: None,
         })
     }
 
@@ -201,18 +218,23 @@ impl Launcher {
                 let incoming = received.map(|(report, sender)| Incoming::Report(report, sender));
                 return Ok(Some(incoming.unwrap_or(Incoming::ReportsClosed)));
             }
-            if sentry {
+            if let Some(call) = self.look_at_sentry() {
+                return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(call)))));
+            }
+            if sentry && !(signal && self.in_a_row >= IN_A_ROW) {
+                self.in_a_row += 1;
                 if let Some(incoming) = self.hear_sentry()? {
                     return Ok(Some(incoming));
                 }
+                if deadline.is_some_and(|at| at <= Instant::now()) {
+                    return Ok(None);
+                }
                 continue;
             }
+            self.in_a_row = 0;
             if signal {
                 let arrived = signal::read(self.signals.as_fd()).map_err(step(Step::Supervise))?;
                 return Ok(arrived.map(Incoming::Signal));
-            }
-            if let Some(call) = self.look_at_sentry() {
-                return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(call)))));
             }
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 return Ok(None);
@@ -246,8 +268,20 @@ impl Launcher {
             Ok(Some(received)) => received,
             Ok(None) => return gone(None),
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return gone(None),
-            Err(e) => return gone(Some(Cause::GaveUp(format!("it sent nonsense: {e}")))),
+            Err(e) => {
+                let what = printable(&e.to_string());
+                return gone(Some(Cause::GaveUp(format!("it sent nonsense: {what}"))));
+            }
         };
+        let message = match self.ear.check(message) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(None),
+            Err(what) => return gone(Some(Cause::GaveUp(format!("it sent nonsense: {what}")))),
+        };
+        // Those two come from the sentry before the stack's code runs, and once. One in the host's network has neither.
+        if self.plan.host_network && matches!(message, FromSentry::NetworkNamespace | FromSentry::Keeper) {
+            return gone(Some(Cause::GaveUp("it sent nonsense: it has no such descriptor".to_owned())));
+        }
         match message {
             FromSentry::NetworkNamespace => {
                 if let (Some(fd), None) = (fds.pop(), &self.surrogates) {
@@ -302,8 +336,13 @@ impl Launcher {
                     handed_over = Some(self.prepare_stack(stack, pid.unsigned_abs())?);
                 }
                 Some(Incoming::Report(Report::Listener(number), program)) => {
-                    let listener = programs::take_listener(program, number)?;
+                    let listener =
+                        programs::take_descriptor(program, number).map_err(step(Step::Listener))?;
                     self.hand_over(Some(listener), handed_over.take().unwrap_or_default())?;
+                }
+                Some(Incoming::Report(Report::Terminal(number), program)) => {
+                    let master = programs::take_descriptor(program, number).map_err(step(Step::Terminal))?;
+                    self.pty = Some(Pty::new(master).map_err(step(Step::Terminal))?);
                 }
                 Some(Incoming::Report(Report::NoProgram, _)) => {
                     self.hand_over(None, handed_over.take().unwrap_or_default())?;
@@ -337,7 +376,7 @@ impl Launcher {
                 }
                 Some(Incoming::ReportsClosed) => {
                     let source = io::Error::other("its process ended without a word");
-                    return Err(RunError::Step { step: Step::Start, source });
+                    return Err(RunError::step(Step::Start, source));
                 }
                 None => {}
             }
@@ -346,7 +385,7 @@ impl Launcher {
 
     /// Calls `pre_init`, with the program's process, or where the stack has a link of its own, with that one's.
     fn prepare_stack(&mut self, stack: &mut dyn PluginStack, program: u32) -> Result<PreInitStack, RunError> {
-        let LinkConfig::Veth(name) = &self.plan.sentry.config.link else {
+        let Some(plan) = &self.plan.veth else {
             if self.plan.sentry.object.as_ref().is_some_and(|object| object.level() == Level::Zero) {
                 tracing::warn!(
                     "the level 0 stack {} is run without a link: the network namespace that its pre-init looks \
@@ -357,7 +396,7 @@ impl Launcher {
             let prepared = stack.pre_init(PreInitStackArgs { pid: program });
             return prepared.map_err(|error| self.interruption(error));
         };
-        let (pair, holder) = veth::make(name, &self.plan.sentry.config)?;
+        let (pair, holder) = veth::make(plan)?;
         let prepared = stack.pre_init(PreInitStackArgs { pid: holder.pid() });
         let handed_over = prepared.map_err(|error| self.interruption(error))?;
         holder.settle()?;
@@ -385,7 +424,9 @@ impl Launcher {
             self.listeners.insert(0, listener.into_fd());
         }
         let places = self.listeners.keys().copied().collect();
-        let message = sentry::handover(stack.init_str.clone(), places, Vec::new())
+        let home = self.namespaces;
+        let (init_str, kept) = (stack.init_str.clone(), Vec::new());
+        let message = sentry::handover(Handover { init_str, listeners: places, kept, home })
             .ok()
             .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
             .ok_or_else(|| {
@@ -401,9 +442,7 @@ impl Launcher {
 
     pub(super) fn report(&mut self, report: Report, sender: i32) -> Result<(), RunError> {
         match report {
-            Report::Failed(step, errno) => {
-                Err(RunError::Step { step, source: io::Error::from_raw_os_error(errno) })
-            }
+            Report::Failed(step, errno) => Err(RunError::step(step, io::Error::from_raw_os_error(errno))),
             Report::Skipped(step, errno) => {
                 let error = io::Error::from_raw_os_error(errno);
                 let text = format!("cannot {}: {error}", step.text());
@@ -423,7 +462,15 @@ impl Launcher {
                 self.processes[role as usize] = Process::Alive(sender);
                 Ok(())
             }
-            Report::Listener(_) | Report::NoProgram | Report::NeedsIdMaps => Ok(()),
+            Report::UserNamespace(number) => {
+                self.namespaces.user = number.into();
+                Ok(())
+            }
+            Report::NetworkNamespace(number) => {
+                self.namespaces.network = number.into();
+                Ok(())
+            }
+            Report::Listener(_) | Report::Terminal(_) | Report::NoProgram | Report::NeedsIdMaps => Ok(()),
         }
     }
 
@@ -476,6 +523,14 @@ impl Launcher {
             return Ok(());
         }
         let Some(program) = self.process_of(self.foreground) else { return Ok(()) };
+        match (arrived.signal, &self.pty) {
+            (libc::SIGWINCH, Some(pty)) => {
+                pty.resize();
+                return Ok(());
+            }
+            (libc::SIGCONT, Some(pty)) => pty.enter(),
+            _ => {}
+        }
         match arrived.signal {
             libc::SIGCONT => self.jobs.resume(program).map_err(step(Step::Supervise)),
             _ if arrived.from_kernel && self.jobs.terminal_reaches_program() => Ok(()),
@@ -589,6 +644,10 @@ impl Launcher {
             }
         }
         drop(control);
+        // With the last process of the sandbox the other side is closed: what it wrote is shown before that is seen.
+        if let Some(pty) = self.pty.take() {
+            pty.end();
+        }
     }
 
     /// Reads reports until all of `roles` are known, for a bounded time.

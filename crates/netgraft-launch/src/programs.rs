@@ -18,7 +18,7 @@ use crate::control::{self, FromSentry, ToSentry};
 use crate::error::RunError;
 use crate::launcher::{Incoming, Launcher, reap, step};
 use crate::report::{Report, Role, Step};
-use crate::spec::{ProgramSpec, User};
+use crate::spec::{ProgramSpec, Terminal, User};
 use crate::tree;
 use crate::vitals::MAX_LISTENERS;
 
@@ -49,6 +49,8 @@ pub(super) struct ProgramPlan {
     pub(super) directory: Option<PathBuf>,
     /// Who it runs as.
     pub(super) user: Option<User>,
+    /// Its terminal.
+    pub(super) terminal: Terminal,
 }
 
 impl ProgramPlan {
@@ -61,7 +63,13 @@ impl ProgramPlan {
         let path = spec.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.clone());
         let exec = Exec::new(name.clone(), spec.args.clone(), spec.environment.iter().cloned(), path)
             .map_err(|e| RunError::exec(name.clone(), e.raw_os_error().unwrap_or(libc::EINVAL)))?;
-        Ok(ProgramPlan { name, exec, directory: spec.directory.clone(), user: spec.user })
+        Ok(ProgramPlan {
+            name,
+            exec,
+            directory: spec.directory.clone(),
+            user: spec.user,
+            terminal: spec.terminal,
+        })
     }
 }
 
@@ -110,6 +118,10 @@ impl Home {
 impl Launcher {
     /// Starts a further program.
     pub(super) fn spawn(&mut self, program: &ProgramPlan) -> Result<ProgramId, RunError> {
+        if program.terminal == Terminal::Own {
+            let text = "a terminal of its own is for the program that the sandbox is made for";
+            return Err(RunError::Options(text.to_owned()));
+        }
         let (reports, theirs) = fdpass::pair().map_err(step(Step::Start))?;
         fdpass::tell_senders(reports.as_fd()).map_err(step(Step::Start))?;
         let (waits, go) = io::pipe().map_err(step(Step::Start))?;
@@ -155,7 +167,7 @@ impl Launcher {
             match report {
                 Report::Made(_) => *pid = Some(sender),
                 Report::Listener(number) => {
-                    let listener = take_listener(sender, number)?;
+                    let listener = take_descriptor(sender, number).map_err(step(Step::Listener))?;
                     self.attach(listener)?;
                     process::set_group(sender, sender).map_err(step(Step::Start))?;
                     go.write_all(&[1]).map_err(step(Step::Start))?;
@@ -270,9 +282,7 @@ impl Launcher {
     }
 }
 
-/// Takes the listener of a program's process, which waits for that.
-pub(super) fn take_listener(program: i32, number: i32) -> Result<OwnedFd, RunError> {
-    process::pidfd(program)
-        .and_then(|pidfd| process::take_fd(pidfd.as_fd(), number))
-        .map_err(step(Step::Listener))
+/// Takes a descriptor of a program's process, which waits for that.
+pub(super) fn take_descriptor(program: i32, number: i32) -> io::Result<OwnedFd> {
+    process::pidfd(program).and_then(|pidfd| process::take_fd(pidfd.as_fd(), number))
 }

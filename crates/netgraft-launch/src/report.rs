@@ -81,6 +81,8 @@ steps! {
     Proc = "mount a /proc of the sandbox's own";
     /// The namespaces of a sandbox that runs.
     Join = "enter the sandbox's namespaces";
+    /// A terminal of the program's own.
+    Terminal = "give the program a terminal of its own (--pty)";
     /// The program's working directory.
     Directory = "enter the program's working directory";
     /// The program's user.
@@ -89,6 +91,8 @@ steps! {
     NoNewPrivileges = "set no_new_privs";
     /// The program's filter.
     Filter = "install the system call filter with its listener";
+    /// The numbers of the program's namespaces.
+    Numbers = "find out the numbers of the program's namespaces (/proc/self/ns)";
     /// The launcher's copy of the listener.
     Listener = "take the listener from the program's process";
     /// The handover to the sentry.
@@ -106,8 +110,14 @@ pub(super) enum Report {
     Made(Role),
     /// The program's filter is installed; its listener has this number in the program's process.
     Listener(i32),
+    /// The program has a terminal of its own; the side that shows it has this number in the program's process.
+    Terminal(i32),
     /// The sender stands in for a program: the sandbox is made without one.
     NoProgram,
+    /// The number of the user namespace that the sender, a program's process, is in (namespaces(7)).
+    UserNamespace(u32),
+    /// The number of its network namespace.
+    NetworkNamespace(u32),
     /// A step failed with this errno; the sandbox cannot be made.
     Failed(Step, i32),
     /// A step failed with this errno; the sandbox works without it.
@@ -128,6 +138,9 @@ impl Report {
             Report::Skipped(step, errno) => (4, step as u8, errno),
             Report::ExecFailed(errno) => (5, 0, errno),
             Report::NoProgram => (6, 0, 0),
+            Report::UserNamespace(number) => (7, 0, number.cast_signed()),
+            Report::NetworkNamespace(number) => (8, 0, number.cast_signed()),
+            Report::Terminal(number) => (9, 0, number),
         };
         let [a, b, c, d] = value.to_ne_bytes();
         [tag, detail, 0, 0, a, b, c, d]
@@ -146,6 +159,9 @@ impl Report {
             4 => Report::Skipped(step()?, value),
             5 => Report::ExecFailed(value),
             6 => Report::NoProgram,
+            7 => Report::UserNamespace(value.cast_unsigned()),
+            8 => Report::NetworkNamespace(value.cast_unsigned()),
+            9 => Report::Terminal(value),
             _ => return None,
         })
     }
@@ -186,6 +202,9 @@ mod tests {
             Report::Skipped(Step::Proc, 13),
             Report::ExecFailed(2),
             Report::NoProgram,
+            Report::UserNamespace(u32::MAX),
+            Report::NetworkNamespace(4_026_531_840),
+            Report::Terminal(7),
         ];
         let (reader, writer) = fdpass::pair().unwrap();
         fdpass::tell_senders(reader.as_fd()).unwrap();
@@ -203,7 +222,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for record in [[9, 0, 0, 0, 0, 0, 0, 0], [1, 99, 0, 0, 0, 0, 0, 0], [3, 99, 0, 0, 0, 0, 0, 0]] {
+        for record in [[10, 0, 0, 0, 0, 0, 0, 0], [1, 99, 0, 0, 0, 0, 0, 0], [3, 99, 0, 0, 0, 0, 0, 0]] {
             assert_eq!(Report::decode(record), None);
         }
     }

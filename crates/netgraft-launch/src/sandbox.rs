@@ -24,9 +24,10 @@ use crate::output::Output;
 use crate::programs::{ProgramId, ProgramPlan};
 use crate::report::Step;
 use crate::sentry::{NOBODY, SentryMain, SentryPlan};
-use crate::spec::{NetworkSpec, ProgramSpec};
+use crate::spec::{NetworkSpec, ProgramSpec, Terminal};
 use crate::stacks;
 use crate::tree::{self, InheritedSignals, Plan};
+use crate::veth;
 use crate::vitals::Vitals;
 
 /// How many system calls beyond the base are listed in a warning.
@@ -58,7 +59,7 @@ pub fn run(network: &NetworkSpec, program: &ProgramSpec, sentry: SentryMain) -> 
         && has_listener()
     {
         let source = io::Error::from_raw_os_error(libc::EBUSY);
-        return Err(RunError::Step { step: Step::Filter, source });
+        return Err(RunError::step(Step::Filter, source));
     }
     result
 }
@@ -120,19 +121,25 @@ impl Sandbox {
                 network.kind
             )));
         }
-        let mut stack = (choice.factory)(&network.config)?;
+        let (config, veth) = veth::plan(network.veth.clone(), network.config.clone());
+        let mut stack = (choice.factory)(&config)?;
+        stacks::check_wrappers(&config, &stack.info())?;
         let program = program.map(ProgramPlan::new).transpose()?;
-        let failed = |source| RunError::Step { step: Step::Start, source };
-        let maps = id_maps().map_err(|source| RunError::Step { step: Step::IdMaps, source })?;
+        let failed = |source| RunError::step(Step::Start, source);
+        let maps = id_maps().map_err(|source| RunError::step(Step::IdMaps, source))?;
         let (launcher_ends, child_ends) = tree::ends().map_err(failed)?;
 
-        let jobs = if program.is_some() { Jobs::detect() } else { Jobs::Apart };
+        let jobs = match program.as_ref().map(|program| program.terminal) {
+            Some(Terminal::Callers) => Jobs::detect(),
+            Some(Terminal::Own) => Jobs::OwnTerminal,
+            None => Jobs::Apart,
+        };
         let signals = take_signals().map_err(failed)?;
         let restore = Restore { mask: signals.mask, ignored: signals.ignored.clone() };
         let plan = Rc::new(Plan {
             sentry: SentryPlan {
                 factory: choice.factory,
-                config: network.config.clone(),
+                config,
                 become_nobody: matches!(maps, IdMaps::All { .. })
                     && maps.has_user(NOBODY)
                     && maps.has_group(NOBODY),
@@ -148,6 +155,7 @@ impl Sandbox {
                 journal: network.on_crash == OnCrash::Restart,
                 main: sentry,
             },
+            veth,
             host_network: network.kind == NetworkType::Host,
             maps,
             program,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use netgraft_abi::Loaded;
 use netgraft_linux::capability::{self, Capability};
 use netgraft_linux::confine::{self, AllowList};
+use netgraft_linux::disposal::Disposal;
 use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{Namespaces, unshare};
 use netgraft_linux::nsfd::Namespace;
@@ -43,6 +44,19 @@ pub struct SentryArgs {
     pub journal: bool,
     /// What the sentry before this one said of such sockets.
     pub kept: Vec<Kept>,
+    /// Closes files whose close may wait.
+    pub disposal: Disposal,
+    /// The namespaces of the programs.
+    pub home: NamespaceIds,
+}
+
+/// The namespaces of a sandbox's programs, as numbers of namespaces(7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceIds {
+    /// The user namespace: a program's capabilities count in this one only.
+    pub user: u64,
+    /// The network namespace whose place the stack takes: a process that has left it has the kernel's network.
+    pub network: u64,
 }
 
 /// What the sentry's process does once it is confined.
@@ -98,6 +112,8 @@ pub(super) struct Handover {
     pub(super) listeners: Vec<u32>,
     /// What a sentry before this one said of sockets that are to be made again.
     pub(super) kept: Vec<Kept>,
+    /// The namespaces of the programs.
+    pub(super) home: NamespaceIds,
 }
 
 /// The most bytes that a [`Handover`] has: what a socket's default send buffer takes.
@@ -107,8 +123,7 @@ pub(super) const HANDOVER_LIMIT: usize = 128 * 1024;
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] if the text alone is too long.
-pub(super) fn handover(init_str: String, listeners: Vec<u32>, kept: Vec<Kept>) -> io::Result<Vec<u8>> {
-    let mut handover = Handover { init_str, listeners, kept };
+pub(super) fn handover(mut handover: Handover) -> io::Result<Vec<u8>> {
     loop {
         let message = serde_json::to_vec(&handover)?;
         if message.len() <= HANDOVER_LIMIT {
@@ -179,7 +194,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let Some((bytes, mut fds)) = message else { return Err("the launcher is gone".to_owned()) };
     let handover: Handover =
         serde_json::from_slice(&bytes).map_err(|e| format!("the handover is malformed: {e}"))?;
-    let Handover { init_str, listeners, kept } = handover;
+    let Handover { init_str, listeners, kept, home } = handover;
     if fds.len() < listeners.len() {
         return Err("the handover has too few descriptors".to_owned());
     }
@@ -187,6 +202,8 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let listeners = listeners.into_iter().zip(given).collect();
     let control = control.try_clone_to_owned().map_err(cannot("duplicate its control socket"))?;
 
+    // Before the allow-list, which has no threads in it.
+    let disposal = Disposal::start().map_err(cannot("start a thread"))?;
     let stack = start_stack(plan, InitStackArgs { init_str, fds, now: clock::now() }, control.as_fd())?;
     let mut seen = Network::of(stack.as_ref());
     if matches!(network, SentryNetwork::Caller) {
@@ -196,7 +213,8 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     }
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
     let (vitals, journal) = (plan.vitals.clone(), plan.journal);
-    (plan.main.run)(SentryArgs { stack, listeners, control, vitals, journal, kept }).map_err(cannot("go on"))
+    (plan.main.run)(SentryArgs { stack, listeners, control, vitals, journal, kept, disposal, home })
+        .map_err(cannot("go on"))
 }
 
 fn start_stack(
@@ -244,15 +262,6 @@ pub fn confine_for(
     stack.prepare().map_err(|e| e.to_string())?;
     // From here on nothing becomes executable.
     confine(&own)
-}
-
-/// Leaves the caller's processes, files, networks and privileges behind, as a sentry does.
-///
-/// # Errors
-/// One line: what cannot be done.
-pub fn leave_all_behind() -> Result<(), String> {
-    enter_empty_namespaces(true)?;
-    drop_privileges(false).map_err(|e| format!("the sentry cannot drop its privileges: {e}"))
 }
 
 /// Namespaces of the sentry's own, with nothing in them but its process-id namespace's /proc.

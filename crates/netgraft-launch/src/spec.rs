@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use netgraft_plugin::registry::{Factory, Registry, RegistryError};
-use netgraft_plugin::{NetworkType, StackConfig, get_plugin_stack};
+use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack};
 
 use crate::crash::OnCrash;
 
@@ -53,6 +53,10 @@ pub struct NetworkSpec {
     pub plugin: Option<String>,
     /// What the stack gets: link, addresses, gateways, its text.
     pub config: StackConfig,
+    /// For a stack of level 0 of the C interface only, which looks for its interface itself: a veth pair is made, one end
+    /// of this name in the caller's network namespace, the other with the addresses and the gateway of `config` where the
+    /// stack looks.
+    pub veth: Option<InterfaceName>,
     /// Name servers for the programs; none leaves /etc/resolv.conf as it is.
     pub name_servers: Vec<IpAddr>,
     /// What happens when the stack crashes, hangs or makes a system call that it may not make.
@@ -60,6 +64,8 @@ pub struct NetworkSpec {
     /// System calls, by their numbers, that the stack may make beside those of the base and its own rules: with any
     /// arguments. For [`NetworkType::Plugin`] only.
     pub allowed_calls: Vec<i64>,
+    /// Whether the `pre_init` of a shared object runs with the caller's rights, to open devices itself.
+    pub trust_pre_init: bool,
     /// Where names of stacks are looked up.
     pub stacks: Stacks,
 }
@@ -81,6 +87,17 @@ pub struct User {
     pub group: u32,
 }
 
+/// The terminal of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Terminal {
+    /// The caller's input, output and error, and with them its terminal.
+    #[default]
+    Callers,
+    /// A pseudo-terminal of the sandbox's own, which the launcher shows at the caller's input and output.
+    Own,
+}
+
 /// A program that runs in a sandbox.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -95,6 +112,8 @@ pub struct ProgramSpec {
     pub directory: Option<PathBuf>,
     /// Who it runs as; `None` is the user that the caller is.
     pub user: Option<User>,
+    /// Its terminal.
+    pub terminal: Terminal,
 }
 
 impl ProgramSpec {
@@ -107,6 +126,7 @@ impl ProgramSpec {
             environment: std::env::vars_os().collect(),
             directory: None,
             user: None,
+            terminal: Terminal::default(),
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use netgraft_abi::{Level, Loaded};
+use netgraft_abi::{Care, Level, LoadError, Loaded};
 use netgraft_plugin::registry::Factory;
-use netgraft_plugin::{LinkConfig, NetworkType, StackConfig};
+use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, StackConfig, StackInfo};
 
+use crate::allow;
 use crate::error::RunError;
 use crate::spec::NetworkSpec;
 
@@ -25,14 +26,18 @@ pub(crate) struct Choice {
 
 /// Finds the stack that a network means, and checks that the options go together.
 pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
-    let NetworkSpec { kind: network, plugin, config, stacks, .. } = spec;
-    let network = *network;
+    let NetworkSpec { kind: network, plugin, config, stacks, veth, .. } = spec;
+    let (network, veth) = (*network, veth.as_ref());
+    check_link(network, config, veth)?;
     let name = match (network, plugin.as_deref()) {
         (NetworkType::Plugin, Some(path)) if is_path(path) => {
-            check_link(network, config)?;
-            let object = Arc::new(netgraft_abi::load(Path::new(path))?);
-            if object.level() != Level::Zero {
-                refuse_veth(config)?;
+            let object = Arc::new(load(Path::new(path), spec.trust_pre_init)?);
+            check_veth(veth, (object.level() == Level::Zero).then_some(path), config)?;
+            if let (Some(name), Level::Zero, false) = (veth, object.level(), spec.trust_pre_init) {
+                return Err(RunError::Options(format!(
+                    "a level 0 stack opens its link itself, with your rights: --link veth:{name} needs \
+                     --trust-pre-init, if you trust {path} with them"
+                )));
             }
             return Ok(Choice { factory: object.factory(), object: Some(object) });
         }
@@ -51,22 +56,54 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
         (NetworkType::Host, None) => HOST,
         _ => SMOLTCP,
     };
-    check_link(network, config)?;
-    refuse_veth(config)?;
+    check_veth(veth, None, config)?;
     if config.argument.is_some() && [HOST, SMOLTCP].contains(&name) {
         return Err(RunError::Options(format!("the stack {name} takes no --plugin-arg: leave it out")));
     }
     Ok(Choice { factory: stacks.get(name)?, object: None })
 }
 
-/// A veth pair is for objects that look for their interface themselves; others are given theirs.
-fn refuse_veth(config: &StackConfig) -> Result<(), RunError> {
-    match &config.link {
-        LinkConfig::Veth(name) => Err(RunError::Options(format!(
+/// Reads a shared object and looks at it in a child process without rights, behind the sentry's allow-list.
+///
+/// # Errors
+/// One line for the operator, with the object's name.
+pub fn load(path: &Path, trust_pre_init: bool) -> Result<Loaded, LoadError> {
+    netgraft_abi::load(path, &Care { base: allow::rules(&[]), trust_pre_init })
+}
+
+/// A veth pair is for objects of level 0, which look for their interface and its IPv4 addresses themselves; others are
+/// given theirs.
+fn check_veth(
+    veth: Option<&InterfaceName>,
+    level_0: Option<&str>,
+    config: &StackConfig,
+) -> Result<(), RunError> {
+    let Some(name) = veth else { return Ok(()) };
+    let of_ipv4 = config.addresses.iter().all(|cidr| cidr.addr().is_ipv4())
+        && config.gateways.iter().all(|gateway| gateway.is_ipv4());
+    match level_0 {
+        None => Err(RunError::Options(format!(
             "--link veth:{name} is for level 0 stacks: use --link tap:{name} or packet:IFACE"
         ))),
-        _ => Ok(()),
+        Some(object) if config.addresses.is_empty() || config.gateways.is_empty() || !of_ipv4 => {
+            Err(RunError::Options(format!(
+                "the level 0 stack {object} needs an --address and a --gateway for its link, of IPv4"
+            )))
+        }
+        Some(_) => Ok(()),
     }
+}
+
+/// Whether a stack has the wrappers that it is to have.
+pub(crate) fn check_wrappers(config: &StackConfig, info: &StackInfo) -> Result<(), RunError> {
+    if info.wraps_link || config.wrappers.is_none() {
+        return Ok(());
+    }
+    Err(RunError::Options(format!(
+        "the stack {} opens its link itself, so --link-delay, --link-loss and the like have no effect on it: leave them \
+         out, or use --network sandbox",
+        info.name
+    )))
 }
 
 /// Whether a stack is named by its file: no registered name has a slash or a dot.
@@ -75,7 +112,11 @@ pub fn is_path(plugin: &str) -> bool {
     plugin.contains(['/', '.'])
 }
 
-fn check_link(network: NetworkType, config: &StackConfig) -> Result<(), RunError> {
+fn check_link(
+    network: NetworkType,
+    config: &StackConfig,
+    veth: Option<&InterfaceName>,
+) -> Result<(), RunError> {
     let of_ipv4 = config.gateways.iter().filter(|gateway| gateway.is_ipv4()).count();
     for (family, count) in [("IPv4", of_ipv4), ("IPv6", config.gateways.len() - of_ipv4)] {
         if count > 1 {
@@ -84,8 +125,14 @@ fn check_link(network: NetworkType, config: &StackConfig) -> Result<(), RunError
             )));
         }
     }
-    let linked = config.link != LinkConfig::None;
+    let linked = config.link != LinkConfig::None || veth.is_some();
     let addressed = !config.addresses.is_empty() || !config.gateways.is_empty();
+    if !linked && !config.wrappers.is_none() {
+        return Err(RunError::Options(
+            "--link-delay, --link-loss and the like are faults of a link: give a --link, tap:NAME or packet:IFACE"
+                .to_owned(),
+        ));
+    }
     let text = match network {
         NetworkType::None if linked || addressed => {
             "--network none has a loopback only: leave --link, --address and --gateway out, or use --network \
@@ -116,7 +163,7 @@ mod tests {
     #[test]
     fn options_that_do_not_go_together_are_told() {
         let bare = StackConfig::default();
-        let linked = StackConfig { link: LinkConfig::Tap("t0".into()), ..StackConfig::default() };
+        let linked = StackConfig { link: LinkConfig::tap("t0".parse().unwrap()), ..StackConfig::default() };
         let addressed =
             StackConfig { addresses: vec!["192.0.2.1/24".parse().unwrap()], ..StackConfig::default() };
         assert!(text(NetworkType::Plugin, None, &bare).contains("--plugin NAME"));
@@ -126,8 +173,15 @@ mod tests {
             assert!(text(NetworkType::Host, None, config).contains("host's interfaces"));
         }
         assert!(text(NetworkType::Sandbox, None, &addressed).contains("need a --link"));
-        let pair = StackConfig { link: LinkConfig::Veth("t0".into()), ..StackConfig::default() };
-        assert!(text(NetworkType::Sandbox, None, &pair).contains("use --link tap:t0 or packet:IFACE"));
+        let veth = Some("t0".parse().unwrap());
+        let pair = |kind| {
+            choose(&NetworkSpec { kind, veth: veth.clone(), ..NetworkSpec::default() })
+                .err()
+                .unwrap()
+                .to_string()
+        };
+        assert!(pair(NetworkType::Sandbox).contains("use --link tap:t0 or packet:IFACE"));
+        assert!(pair(NetworkType::None).contains("loopback only"));
         assert!(text(NetworkType::Plugin, Some("none-such"), &linked).contains("no stack is named"));
         for gateways in [["192.0.2.1", "192.0.2.9"], ["2001:db8::1", "fe80::1"]] {
             let gateways = gateways.iter().map(|gateway| gateway.parse().unwrap()).collect();
@@ -137,6 +191,16 @@ mod tests {
                 assert!(text(network, plugin, &several).contains("one default gateway"));
             }
         }
+        let wrappers = netgraft_plugin::Wrappers::of_faults(
+            netgraft_plugin::faults::LinkFaults::both("loss=1%".parse().unwrap()),
+            1,
+        );
+        let faulty = StackConfig { wrappers, ..StackConfig::default() };
+        assert!(text(NetworkType::Sandbox, None, &faulty).contains("give a --link"));
+        let info = |wraps_link| StackInfo { name: "own".into(), wraps_link, ..StackInfo::default() };
+        assert!(check_wrappers(&faulty, &info(true)).is_ok() && check_wrappers(&bare, &info(false)).is_ok());
+        let refused = check_wrappers(&faulty, &info(false)).err().unwrap().to_string();
+        assert!(refused.starts_with("the stack own opens its link itself"), "{refused}");
         let argued = StackConfig { argument: Some("x".into()), ..StackConfig::default() };
         assert!(text(NetworkType::Sandbox, None, &argued).contains("no --plugin-arg"));
     }

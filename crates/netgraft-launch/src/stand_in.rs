@@ -6,12 +6,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use netgraft_core::codec::call::Call;
+use netgraft_core::codec::ioctl::{self, Request};
 use netgraft_linux::listener::Listener;
 use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::task::Tasks;
 use netgraft_linux::{confine, process, unix};
-use netgraft_sentry::call::Call;
-use netgraft_sentry::ioctl::{self, Request};
 
 use crate::vitals::Taken;
 

@@ -20,7 +20,8 @@ use super::crash::{self, Cause};
 use super::keeper::{self, Listeners};
 use super::launcher::{Launcher, Process};
 use super::report::Role;
-use super::sentry::{self, SentryNetwork};
+use super::said::Ear;
+use super::sentry::{self, Handover, SentryNetwork};
 use super::stand_in;
 use super::watchdog::Watchdog;
 use crate::control::{Kept, KeptRole};
@@ -186,6 +187,7 @@ impl Launcher {
             Some(namespace) => SentryNetwork::Former(namespace),
             None => SentryNetwork::Caller,
         };
+        let home = self.namespaces;
         let (control, theirs) = fdpass::pair()?;
         let (mut tells, told) = io::pipe()?;
         let mut theirs = Some(theirs);
@@ -219,13 +221,15 @@ impl Launcher {
         // If not all fit into a message, listeners come first.
         kept.sort_by_key(|kept| kept.role == KeptRole::Datagrams);
         let fds: Vec<_> = listeners.values().chain(&spare.fds).map(AsFd::as_fd).collect();
-        let message = sentry::handover(spare.init_str.clone(), listeners.keys().copied().collect(), kept)?;
+        let (init_str, listeners) = (spare.init_str.clone(), self.listeners.keys().copied().collect());
+        let message = sentry::handover(Handover { init_str, listeners, kept, home })?;
         // One that has ended already is told by the hang-up of this socket.
         let _ = fdpass::send(control.as_fd(), &message, &fds);
         if let Some(ends) = &mut self.ends {
             ends.control = control;
         }
         self.control_open = true;
+        self.ear = Ear::new();
         self.restarts += 1;
         self.watchdog = Watchdog::new(Instant::now());
         Ok(())

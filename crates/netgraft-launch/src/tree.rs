@@ -14,11 +14,13 @@ use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{IdMaps, Namespaces, unshare};
 use netgraft_linux::process::{self, clone_sibling};
 use netgraft_linux::signal::{self, Signals};
-use netgraft_linux::{capability, confine, fdpass, filter, netdev};
+use netgraft_linux::{capability, confine, fdpass, filter, netdev, task, terminal};
 
 use super::programs::{Home, ProgramPlan};
 use super::report::{Report, Role, Step};
 use super::sentry::{self, SentryNetwork, SentryPlan};
+use super::spec::Terminal;
+use super::veth::VethPlan;
 
 /// What the children work from; decided before the first fork.
 pub(super) struct Plan {
@@ -26,6 +28,8 @@ pub(super) struct Plan {
     pub(super) maps: IdMaps,
     /// What the sentry does.
     pub(super) sentry: SentryPlan,
+    /// The interface that is made for the stack.
+    pub(super) veth: Option<VethPlan>,
     /// Whether the sentry stays in the caller's network namespace, for host sockets.
     pub(super) host_network: bool,
     /// The first program, if the sandbox is made for one.
@@ -194,6 +198,7 @@ fn first_process(ends: &ChildEnds, role: Role) -> i32 {
 fn program(plan: &Plan, ends: &ChildEnds) -> i32 {
     let work = || {
         Report::Made(Role::Program).send(&ends.reports);
+        report_namespaces(&ends.reports).map_err(at(Step::Numbers))?;
         cover_kernel_files(plan, &ends.reports);
         match &plan.program {
             Some(program) => become_program(plan, program, &ends.reports, &ends.go),
@@ -204,6 +209,18 @@ fn program(plan: &Plan, ends: &ChildEnds) -> i32 {
         }
     };
     status(work(), &ends.reports)
+}
+
+/// Reports the numbers of the namespaces that the calling process is in. Only it can read them here: a fork of the
+/// launcher may not be inspected.
+fn report_namespaces(reports: &File) -> io::Result<()> {
+    let number = |kind| {
+        let number = task::own_namespace(kind)?;
+        u32::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+    };
+    Report::UserNamespace(number("user")?).send(reports);
+    Report::NetworkNamespace(number("net")?).send(reports);
+    Ok(())
 }
 
 /// A fork of the launcher: enters the namespaces of a sandbox that runs, and makes a further program's process there.
@@ -233,6 +250,9 @@ fn become_program(
     reports: &File,
     go: &PipeReader,
 ) -> Result<(), Failure> {
+    if program.terminal == Terminal::Own {
+        take_terminal(reports).map_err(at(Step::Terminal))?;
+    }
     if let Some(directory) = &program.directory {
         std::env::set_current_dir(directory).map_err(at(Step::Directory))?;
     }
@@ -252,6 +272,26 @@ fn become_program(
     let error = program.exec.run();
     Report::ExecFailed(error.raw_os_error().unwrap_or(libc::EIO)).send(reports);
     Err(Failure::Alone)
+}
+
+/// Makes a pseudo-terminal in a devpts of the sandbox's own, and the caller the leader of a session at it. The operator's
+/// terminals are out of sight then.
+fn take_terminal(reports: &File) -> io::Result<()> {
+    let devices = Path::new("/dev/pts");
+    mount::mount_new(c"devpts", devices, Access::Devices, c"newinstance,ptmxmode=0666,mode=0620")?;
+    let ptmx = devices.join("ptmx");
+    // Where this is a link it leads to the new one by itself.
+    if fs::symlink_metadata("/dev/ptmx").is_ok_and(|meta| !meta.is_symlink()) {
+        mount::bind(&ptmx, Path::new("/dev/ptmx"))?;
+    }
+    let terminal::Pair { master, slave } = terminal::open_pair(&ptmx)?;
+    Report::Terminal(master.as_raw_fd()).send(reports);
+    process::new_session()?;
+    terminal::make_controlling(slave.as_fd())?;
+    process::replace_stdio(slave.as_fd())?;
+    // The launcher takes its duplicate while this process waits; both end with execve(2).
+    std::mem::forget((master, slave));
+    Ok(())
 }
 
 /// Covers what /sys and /proc show of the host. The sandbox works without.

@@ -20,8 +20,8 @@ use netgraft_linux::namespace::{Namespaces, unshare};
 use netgraft_linux::netdev::{Changes, NextHop, index_of};
 use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::{confine, process};
-use netgraft_plugin::StackConfig;
 use netgraft_plugin::stack::SetupError;
+use netgraft_plugin::{Cidr, InterfaceName, StackConfig};
 
 use super::launcher::reap;
 
@@ -29,6 +29,26 @@ use super::launcher::reap;
 const TIME: Duration = Duration::from_secs(5);
 /// The most bytes that the process in the namespace says.
 const REPORT_LIMIT: usize = 4096;
+
+/// A pair that is to be made.
+#[derive(Clone, Debug)]
+pub struct VethPlan {
+    /// Of both ends.
+    name: InterfaceName,
+    /// Of the end that the stack takes over.
+    addresses: Vec<Cidr>,
+    /// Its default routes.
+    gateways: Vec<IpAddr>,
+}
+
+/// Splits an operator's choice into what the stack is told, and the pair that is made for a stack which is told nothing.
+#[must_use]
+pub fn plan(name: Option<InterfaceName>, config: StackConfig) -> (StackConfig, Option<VethPlan>) {
+    let Some(name) = name else { return (config, None) };
+    let StackConfig { addresses, gateways, .. } = config;
+    let left = StackConfig { addresses: Vec::new(), gateways: Vec::new(), ..config };
+    (left, Some(VethPlan { name, addresses, gateways }))
+}
 
 /// A pair that exists. Dropping it removes it.
 pub struct Veth {
@@ -60,11 +80,12 @@ impl Drop for Holder {
     }
 }
 
-/// Makes a pair of this name, the other end with the addresses and the default route of `config`, both ends up.
+/// Makes a pair, the other end with its addresses and its default route, both ends up.
 ///
 /// # Errors
 /// A text for the operator; nothing is left behind then.
-pub fn make(name: &str, config: &StackConfig) -> Result<(Veth, Holder), SetupError> {
+pub fn make(plan: &VethPlan) -> Result<(Veth, Holder), SetupError> {
+    let name = plan.name.as_str();
     let failed = |what: &str| {
         let what = format!("the veth pair of --link veth:{name} cannot be {what}");
         move |e: io::Error| match e.raw_os_error() {
@@ -74,8 +95,7 @@ pub fn make(name: &str, config: &StackConfig) -> Result<(Veth, Holder), SetupErr
         }
     };
     let (socket, theirs) = fdpass::pair().map_err(failed("prepared"))?;
-    let pid = process::fork(|| i32::from(hold(theirs.as_fd(), name, config).is_err()))
-        .map_err(failed("prepared"))?;
+    let pid = process::fork(|| i32::from(hold(theirs.as_fd(), plan).is_err())).map_err(failed("prepared"))?;
     drop(theirs);
     let holder = Holder { pid, socket };
     holder.answer().map_err(failed("given a network namespace"))?;
@@ -129,7 +149,7 @@ impl Holder {
 }
 
 /// The process in the namespace: three steps, each but the first when it is told to.
-fn hold(socket: BorrowedFd<'_>, name: &str, config: &StackConfig) -> io::Result<()> {
+fn hold(socket: BorrowedFd<'_>, plan: &VethPlan) -> io::Result<()> {
     confine::die_with_parent()?;
     process::close_all_but(&[socket.as_raw_fd()])?;
     let tell = |result: &io::Result<()>| {
@@ -137,29 +157,29 @@ fn hold(socket: BorrowedFd<'_>, name: &str, config: &StackConfig) -> io::Result<
         fdpass::send(socket, &errno.to_ne_bytes(), &[])
     };
     tell(&unshare(Namespaces::NET))?;
-    let steps: [fn(&str, &StackConfig) -> io::Result<()>; 2] = [configure, strip];
+    let steps: [fn(&VethPlan) -> io::Result<()>; 2] = [configure, strip];
     for step in steps {
         if fdpass::receive(socket, REPORT_LIMIT)?.is_none() {
             return Ok(());
         }
-        tell(&step(name, config))?;
+        tell(&step(plan))?;
     }
     Ok(())
 }
 
 /// Gives the interface what an operator would, for the object to find.
-fn configure(name: &str, config: &StackConfig) -> io::Result<()> {
-    let index = index_of(name)?;
+fn configure(plan: &VethPlan) -> io::Result<()> {
+    let index = index_of(plan.name.as_str())?;
     let mut quiet = Changes::new();
     quiet.no_automatic_address(index);
     // A kernel without IPv6 has no automatic address to prevent.
     let _ = quiet.make()?;
     let mut changes = Changes::new();
-    for cidr in &config.addresses {
+    for cidr in &plan.addresses {
         changes.add_address(index, cidr.addr(), cidr.prefix(), cidr.broadcast());
     }
     changes.up(index);
-    for &gateway in config.gateways.iter().take(1) {
+    for &gateway in plan.gateways.iter().take(1) {
         let any = if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
         changes.add_route(index, any, 0, NextHop::Gateway(gateway));
     }
@@ -167,9 +187,9 @@ fn configure(name: &str, config: &StackConfig) -> io::Result<()> {
 }
 
 /// Takes the addresses away that are left.
-fn strip(name: &str, config: &StackConfig) -> io::Result<()> {
-    let index = index_of(name)?;
-    for cidr in &config.addresses {
+fn strip(plan: &VethPlan) -> io::Result<()> {
+    let index = index_of(plan.name.as_str())?;
+    for cidr in &plan.addresses {
         let mut changes = Changes::new();
         changes.remove_address(index, cidr.addr(), cidr.prefix());
         match all(changes) {

@@ -8,10 +8,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use netgraft_linux::shared::{Thread, Words};
+use netgraft_linux::shared::{Pulse, Thread, Words};
 use netgraft_plugin::Call;
 
-/// The call of the stack under way in the low byte, the last one in the next, and above them how many there were.
+/// The calls of the stack.
 const CALL: usize = 0;
 /// Not zero while the launcher sleeps without a look at [`CALL`].
 const ASLEEP: usize = 1;
@@ -68,15 +68,13 @@ impl Vitals {
 
     /// The sentry is about to call its stack; answers whether the launcher is to be woken, since it sleeps.
     pub fn begin(&self, call: Call) -> bool {
-        let number = u64::from(call.number());
-        let word = (self.get(CALL) | 0xffff).wrapping_add(1) | number << 8 | number;
-        self.set(CALL, word);
+        self.0.calls(CALL).begin(call.number());
         self.get(ASLEEP) != 0
     }
 
     /// The stack has answered.
     pub fn end(&self) {
-        self.set(CALL, self.get(CALL) & !0xff);
+        self.0.calls(CALL).end();
     }
 
     /// The sentry has taken a call from this listener, which must be below [`MAX_LISTENERS`].
@@ -124,18 +122,18 @@ impl Vitals {
     }
 
     /// Changes with each call of the stack.
-    pub fn pulse(&self) -> u64 {
-        self.get(CALL)
+    pub fn pulse(&self) -> Pulse {
+        self.0.calls(CALL).pulse()
     }
 
     /// The call that a pulse stands for, if one was under way.
-    pub fn call_of(pulse: u64) -> Option<Call> {
-        Call::from_number((pulse & 0xff) as u8)
+    pub fn call_of(pulse: Pulse) -> Option<Call> {
+        pulse.current().and_then(Call::from_number)
     }
 
     /// The last call that was made, under way or not.
     pub fn last_call(&self) -> Option<Call> {
-        Self::call_of(self.get(CALL) >> 8)
+        self.pulse().last().and_then(Call::from_number)
     }
 
     /// The thread in which the sentry met a signal that ended it.
@@ -170,7 +168,7 @@ impl Vitals {
 
     /// Forgets what one sentry said of its end, before the next begins.
     pub fn renew(&self) {
-        self.set(CALL, self.get(CALL) & !0xffff);
+        self.0.calls(CALL).forget();
         for word in [REFUSED, THREAD, CUT_OFF] {
             self.set(word, 0);
         }
@@ -201,7 +199,12 @@ mod tests {
         assert_eq!(vitals.last_call(), Some(call));
         vitals.renew();
         assert_eq!(vitals.last_call(), None);
-        assert_eq!(Vitals::call_of(0xfe), None, "a code that is none");
+        vitals.0.calls(CALL).begin(0xfe);
+        assert_eq!(
+            (vitals.last_call(), Vitals::call_of(vitals.pulse())),
+            (None, None),
+            "a number that is none"
+        );
     }
 
     #[test]

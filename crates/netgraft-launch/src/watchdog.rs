@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use netgraft_linux::shared::Pulse;
 use netgraft_plugin::Call;
 
 use crate::vitals::Vitals;
@@ -22,10 +23,10 @@ pub(super) const START_LIMIT: u32 = 10;
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     /// It looks every second; what it saw last, and how often in a row.
-    Looking { at: Instant, last: u64, same: u32 },
+    Looking { at: Instant, last: Pulse, same: u32 },
     /// The sentry was told that the launcher sleeps. A call that began at the same moment may not have seen it:
     /// one more look.
-    LastLook { at: Instant, last: u64 },
+    LastLook { at: Instant, last: Pulse },
     /// It waits for the sentry's message.
     Asleep,
 }
@@ -50,7 +51,7 @@ pub(super) struct Watchdog(State);
 impl Watchdog {
     /// Begins to look.
     pub(super) fn new(now: Instant) -> Watchdog {
-        Watchdog(State::Looking { at: now + PERIOD, last: 0, same: 0 })
+        Watchdog(State::Looking { at: now + PERIOD, last: Pulse::default(), same: 0 })
     }
 
     /// When to look next.
@@ -72,7 +73,7 @@ impl Watchdog {
     }
 
     /// Looks, if it is time to.
-    pub(super) fn look(&mut self, pulse: u64, now: Instant) -> Look {
+    pub(super) fn look(&mut self, pulse: Pulse, now: Instant) -> Look {
         if self.due().is_none_or(|at| now < at) {
             return Look::Fine;
         }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     /// Looks once a second at what `pulse` says; the looks before the first that is not fine.
-    fn looks(watchdog: &mut Watchdog, start: Instant, pulse: impl Fn(u32) -> u64) -> (u32, Look) {
+    fn looks(watchdog: &mut Watchdog, start: Instant, pulse: impl Fn(u32) -> Pulse) -> (u32, Look) {
         for second in 1..100 {
             let now = start + PERIOD * second;
             match watchdog.look(pulse(second), now) {
@@ -121,7 +122,7 @@ mod tests {
         (100, Look::Fine)
     }
 
-    fn begun(vitals: &Vitals, call: Call) -> u64 {
+    fn begun(vitals: &Vitals, call: Call) -> Pulse {
         vitals.begin(call);
         vitals.pulse()
     }
@@ -136,29 +137,29 @@ mod tests {
         let init = begun(&vitals, Call::init);
         let (seconds, look) = looks(&mut Watchdog::new(start), start, |_| init);
         assert!(matches!(look, Look::Hung(_)) && seconds == START_LIMIT + 1);
-        let other = |second: u32| poll + (u64::from(second) << 8);
-        assert_eq!(looks(&mut Watchdog::new(start), start, other), (100, Look::Fine));
+        let others = |_| begun(&vitals, Call::poll);
+        assert_eq!(looks(&mut Watchdog::new(start), start, others), (100, Look::Fine));
     }
 
     #[test]
     fn an_idle_stack_is_left_alone_and_a_call_at_that_moment_is_seen() {
         let (start, vitals) = (Instant::now(), Vitals::new().unwrap());
         let mut watchdog = Watchdog::new(start);
-        assert_eq!(watchdog.look(0, start + PERIOD), Look::Sleepy);
-        assert_eq!(watchdog.look(0, start + 2 * PERIOD), Look::Fine);
+        assert_eq!(watchdog.look(Pulse::default(), start + PERIOD), Look::Sleepy);
+        assert_eq!(watchdog.look(Pulse::default(), start + 2 * PERIOD), Look::Fine);
         assert_eq!(watchdog.due(), None);
         watchdog.wake(start);
         assert!(watchdog.due().is_some());
-        assert_eq!(watchdog.look(0, start + PERIOD), Look::Sleepy);
+        assert_eq!(watchdog.look(Pulse::default(), start + PERIOD), Look::Sleepy);
         let poll = begun(&vitals, Call::poll);
         assert_eq!(watchdog.look(poll, start + 2 * PERIOD), Look::Awake);
     }
 
     #[test]
     fn nothing_is_looked_at_before_it_is_time() {
-        let start = Instant::now();
+        let (start, vitals) = (Instant::now(), Vitals::new().unwrap());
         let mut watchdog = Watchdog::new(start);
-        assert_eq!(watchdog.look(7, start), Look::Fine);
+        assert_eq!(watchdog.look(begun(&vitals, Call::poll), start), Look::Fine);
         assert_eq!(watchdog.due(), Some(start + PERIOD));
     }
 }

@@ -272,3 +272,87 @@ fn when_the_sentry_ends_every_program_is_answered() {
         Ok(())
     });
 }
+
+/// A sentry that says whatever comes to its mind, for ever.
+fn flooding_sentry(args: SentryArgs) -> io::Result<()> {
+    let kept = netgraft_launch::control::Kept {
+        cookie: 0,
+        name: 0,
+        role: netgraft_launch::control::KeptRole::Datagrams,
+        address: "127.0.0.1:1".parse().map_err(io::Error::other)?,
+        peer: None,
+        on: vec![netgraft_launch::control::KeptOption::V6Only; 3],
+        seen: None,
+    };
+    for round in 0_u64.. {
+        let text = format!("{round}\nnetgraft: error: forged\r\x1b[2J{}", "x".repeat(50_000));
+        control::send(args.control.as_fd(), &FromSentry::Warning(text))?;
+        control::send_with_fd(args.control.as_fd(), &FromSentry::Keeper, args.control.as_fd())?;
+        for cookie in round * 10..round * 10 + 10 {
+            let kept = netgraft_launch::control::Kept { cookie, ..kept.clone() };
+            control::send(args.control.as_fd(), &FromSentry::Keep(kept))?;
+        }
+    }
+    Ok(())
+}
+
+/// The most memory that this process has had, in KiB.
+fn most_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_sentry_that_floods_neither_fills_memory_nor_forges_lines() {
+    alone(|folder| {
+        let log = fs::File::create(folder.join("log")).unwrap();
+        tracing_subscriber::fmt()
+            .with_writer(std::sync::Mutex::new(log))
+            .with_ansi(false)
+            .without_time()
+            .init();
+        let mut spec = network();
+        spec.on_crash = netgraft_launch::OnCrash::Restart;
+        let mut sandbox = Sandbox::start(&spec, SentryMain { run: flooding_sentry, ..SENTRY })?;
+        let before = most_memory();
+        // The listener is never served: this fails in time, though messages never end.
+        let refused = sandbox.spawn(&python("")).unwrap_err().to_string();
+        assert!(refused.contains("it did not answer in time"), "{refused}");
+        assert_eq!(sandbox.finish(), None);
+        let grown = most_memory() - before;
+        assert!(grown < 48 * 1024, "{grown} KiB");
+        let log = fs::read_to_string(folder.join("log")).unwrap();
+        assert!(log.contains("the rest is not shown") && log.len() < 128 * 1024, "{} bytes", log.len());
+        assert!(
+            !log.lines().any(|line| line.starts_with("netgraft: error: forged")) && !log.contains('\x1b')
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_sentry_that_floods_does_not_hold_up_signals() {
+    alone(|folder| {
+        let ready = folder.join("ready");
+        let program = python(&format!(
+            "import signal, sys, time\n\
+             signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n\
+             open({ready:?}, 'w').close()\n\
+             time.sleep(600)"
+        ));
+        let own = std::process::id() as i32;
+        let alarm = process::fork(|| {
+            while !ready.exists() {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            i32::from(process::kill(own, libc::SIGTERM).is_err())
+        })
+        .unwrap();
+        let flooding = SentryMain { run: flooding_sentry, ..SENTRY };
+        let ended = netgraft_launch::run(&network(), &program, flooding)?;
+        assert_eq!((ended.code, ended.summary), (5, None));
+        assert_eq!(process::wait(alarm, Wait::Block).unwrap(), Some(Change::Exited(0)));
+        Ok(())
+    });
+}

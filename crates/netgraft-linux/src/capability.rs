@@ -3,7 +3,7 @@
 use std::io;
 use std::ptr;
 
-use crate::process::{check, check_long};
+use crate::result::{check, check_long};
 
 /// A capability's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,9 @@ impl Capability {
         1 << self.0
     }
 }
+
+/// Changes of the bounding set.
+const SETPCAP: Capability = Capability(8);
 
 /// `struct __user_cap_header_struct`
 #[repr(C)]
@@ -87,7 +90,6 @@ pub fn become_user(user: u32, group: u32) -> io::Result<()> {
 pub fn keep_only(capability: Capability) -> io::Result<()> {
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL)?;
     // After a change of user only the permitted set is left: CAP_SETPCAP is needed for what follows.
-    const SETPCAP: Capability = Capability(8);
     set(capability.bit() | SETPCAP.bit())?;
     for other in (0..=LAST).filter(|&c| c != capability.0) {
         match prctl(libc::PR_CAPBSET_DROP, other as libc::c_int) {
@@ -96,6 +98,24 @@ pub fn keep_only(capability: Capability) -> io::Result<()> {
         }
     }
     set(capability.bit())
+}
+
+/// Gives up every capability for good, in the bounding, ambient and inheritable sets too as far as the caller may.
+///
+/// # Errors
+/// As capset(2).
+pub fn drop_all() -> io::Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL)?;
+    // Permitted and not in effect after a change of user. Who never had it cannot take it.
+    let _ = set(SETPCAP.bit());
+    for capability in 0..=LAST {
+        match prctl(libc::PR_CAPBSET_DROP, capability as libc::c_int) {
+            // Past the last one of this kernel; or without CAP_SETPCAP, and then there is nothing to gain either.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EPERM)) => break,
+            result => result?,
+        }
+    }
+    set(0)
 }
 
 fn set(capabilities: u64) -> io::Result<()> {

@@ -10,7 +10,7 @@ use seccompiler::{
     TargetArch,
 };
 
-use crate::process::{check, check_long};
+use crate::result::{check, check_long};
 
 fn prctl(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
     let zero: libc::c_ulong = 0;
@@ -34,6 +34,14 @@ pub fn no_new_privileges() -> io::Result<()> {
 /// None are known.
 pub fn not_dumpable() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0)
+}
+
+/// Opens the process to others of its user again, which a change of user has ended (`PR_SET_DUMPABLE`).
+///
+/// # Errors
+/// None are known.
+pub fn dumpable() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 1)
 }
 
 /// Lets the kernel kill the caller when the thread that made it ends (`PR_SET_PDEATHSIG`). A change of user
@@ -72,6 +80,17 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: as above.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
+/// How many descriptors the process may have (getrlimit(2)).
+///
+/// # Errors
+/// As getrlimit(2).
+pub fn descriptor_limit() -> io::Result<usize> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives through the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
 }
 
 /// Forbids core files (setrlimit(2)).
@@ -182,6 +201,14 @@ impl AllowList {
     /// As [`AllowList::compile`].
     pub fn compile_with_names(rules: &[Allow]) -> io::Result<AllowList> {
         AllowList::compile_for(rules, SeccompAction::Trap)
+    }
+
+    /// The same, but any other system call is answered EPERM, for code that may ask for more and do without.
+    ///
+    /// # Errors
+    /// As [`AllowList::compile`].
+    pub fn compile_refusing(rules: &[Allow]) -> io::Result<AllowList> {
+        AllowList::compile_for(rules, SeccompAction::Errno(libc::EPERM as u32))
     }
 
     fn compile_for(rules: &[Allow], otherwise: SeccompAction) -> io::Result<AllowList> {

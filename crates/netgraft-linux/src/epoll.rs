@@ -1,8 +1,10 @@
-//! epoll(7), for the sentry's one loop.
+//! epoll(7): the sentry's loop, and the host stack's sockets.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
+
+use crate::result::check;
 
 /// An epoll instance.
 #[derive(Debug)]
@@ -68,10 +70,7 @@ impl Epoll {
     /// epoll_create1(2)
     pub fn new() -> io::Result<Self> {
         // SAFETY: the call takes an integer and returns a new descriptor or -1.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: the kernel returned a new descriptor, which nobody else owns.
         Ok(Epoll { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
@@ -103,9 +102,8 @@ impl Epoll {
     fn control(&self, operation: i32, fd: BorrowedFd<'_>, events: u32, token: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events, u64: token };
         // SAFETY: `event` is readable for the call; the descriptors are open.
-        let result =
-            unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) })
+            .map(drop)
     }
 
     /// Waits until something is ready or `timeout` has passed (`None`: for ever); a signal ends it early, with
@@ -158,11 +156,17 @@ fn token_of_line(line: &str) -> Option<u64> {
     u64::from_str_radix(data.split_whitespace().next()?, 16).ok()
 }
 
+impl AsFd for Epoll {
+    /// Readable while something that is watched is ready.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::os::fd::AsFd;
 
     #[test]
     fn readiness_and_liveness() {

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
-use crate::process::check;
+use crate::result::check;
 
 /// The most descriptors that one message carries (`SCM_MAX_FD`).
 pub const MAX_FDS: usize = 253;

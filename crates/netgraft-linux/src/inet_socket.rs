@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use libc::{c_int, c_void, socklen_t};
 
+use crate::result::retry;
+
 /// Bytes of the largest inet address, `struct sockaddr_in6` (ipv6(7)).
 pub const ADDR_MAX: usize = 28;
 const ADDR_V4: usize = 16;
@@ -54,20 +56,6 @@ pub fn decode_addr(raw: &[u8]) -> Option<SocketAddr> {
             Some(SocketAddrV6::new(Ipv6Addr::from(ip), port, flow, scope).into())
         }
         _ => None,
-    }
-}
-
-/// Turns the -1 of a call into its error, and repeats the call while a signal interrupts it.
-fn retry<T: PartialEq + From<i8>>(mut call: impl FnMut() -> T) -> io::Result<T> {
-    loop {
-        let result = call();
-        if result != T::from(-1) {
-            return Ok(result);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
     }
 }
 
@@ -221,16 +209,6 @@ pub fn setsockopt(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -
     retry(|| unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), len) }).map(drop)
 }
 
-/// The number that the kernel gives to a socket for its life (`SO_COOKIE`, socket(7)).
-///
-/// # Errors
-/// Those of getsockopt(2).
-pub fn cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut value = [0; 8];
-    getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut value)?;
-    Ok(u64::from_ne_bytes(value))
-}
-
 /// shutdown(2): `how` is `SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
 ///
 /// # Errors
@@ -375,63 +353,6 @@ pub fn ioctl_int(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<c_int> 
     Ok(value)
 }
 
-/// Sets or clears `O_NONBLOCK` of the open file (fcntl(2)).
-///
-/// # Errors
-/// Those of fcntl(2).
-pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
-    // SAFETY: takes only integers.
-    let flags = retry(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    let wanted = if on { flags | libc::O_NONBLOCK } else { flags & !libc::O_NONBLOCK };
-    // SAFETY: takes only integers.
-    retry(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, wanted) }).map(drop)
-}
-
-/// A new epoll instance (epoll_create1(2)).
-///
-/// # Errors
-/// Those of epoll_create1(2).
-pub fn epoll_create() -> io::Result<OwnedFd> {
-    // SAFETY: takes only integers.
-    retry(|| unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(owned)
-}
-
-/// epoll_ctl(2): `op` is `EPOLL_CTL_ADD`, `MOD` or `DEL`.
-///
-/// # Errors
-/// Those of epoll_ctl(2).
-pub fn epoll_ctl(
-    epoll: BorrowedFd<'_>,
-    op: c_int,
-    fd: BorrowedFd<'_>,
-    events: u32,
-    data: u64,
-) -> io::Result<()> {
-    let mut event = libc::epoll_event { events, u64: data };
-    // SAFETY: the kernel reads `event`, which lives across the call.
-    retry(|| unsafe { libc::epoll_ctl(epoll.as_raw_fd(), op, fd.as_raw_fd(), &raw mut event) }).map(drop)
-}
-
-/// Events that one [`epoll_harvest`] takes at most.
-pub const HARVEST: usize = 128;
-
-/// epoll_wait(2) without waiting: calls `each` with the events and the data of at most [`HARVEST`]
-/// descriptors that are ready, and answers how many there were.
-///
-/// # Errors
-/// Those of epoll_wait(2).
-pub fn epoll_harvest(epoll: BorrowedFd<'_>, mut each: impl FnMut(u32, u64)) -> io::Result<usize> {
-    let mut events = [libc::epoll_event { events: 0, u64: 0 }; HARVEST];
-    // SAFETY: the kernel writes at most HARVEST events to the array of HARVEST.
-    let count =
-        retry(|| unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), HARVEST as c_int, 0) })?;
-    let count = HARVEST.min(count as usize);
-    for event in &events[..count] {
-        each(event.events, event.u64);
-    }
-    Ok(count)
-}
-
 /// What one descriptor is ready for, of `events`, now (poll(2) without waiting).
 ///
 /// # Errors
@@ -499,7 +420,6 @@ mod tests {
         assert_eq!(ioctl_int(server.as_fd(), libc::FIONREAD).unwrap(), 3);
         let mut buf = [0; 8];
         assert_eq!(recvfrom(server.as_fd(), &mut buf, 0).unwrap().0, 3);
-        assert_ne!(cookie(client.as_fd()).unwrap(), cookie(server.as_fd()).unwrap());
     }
 
     #[test]

@@ -16,6 +16,20 @@ pub struct CloseWatcher {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Watch(i32);
 
+impl Watch {
+    /// The kernel's number.
+    #[must_use]
+    pub fn number(self) -> i32 {
+        self.0
+    }
+
+    /// Back from [`Watch::number`].
+    #[must_use]
+    pub fn from_number(number: i32) -> Watch {
+        Watch(number)
+    }
+}
+
 impl CloseWatcher {
     /// A new instance.
     ///

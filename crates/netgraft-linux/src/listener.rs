@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::confine::Missing;
+use crate::result::check;
 
 /// A trapped system call that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl Listener {
         let add = self.answer_with_fd(nobody, self.fd.as_fd(), true).map(drop);
         let answer = self.answer(nobody, Err(libc::ENOSYS));
         // SAFETY: the id is readable and of the size that the request number names.
-        let valid = check(unsafe { libc::ioctl(self.fd.as_raw_fd(), ID_VALID, &raw const nobody) });
+        let valid = check(unsafe { libc::ioctl(self.fd.as_raw_fd(), ID_VALID, &raw const nobody) }).map(drop);
         [
             ("SECCOMP_IOCTL_NOTIF_SEND", answer),
             ("SECCOMP_IOCTL_NOTIF_ID_VALID", valid),
@@ -86,7 +87,7 @@ impl Listener {
     /// EINVAL on older kernels; all works without.
     pub fn wake_synchronously(&self) -> io::Result<()> {
         // SAFETY: this request takes its argument by value.
-        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), SET_FLAGS, FD_SYNC_WAKE_UP) })
+        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), SET_FLAGS, FD_SYNC_WAKE_UP) }).map(drop)
     }
 
     /// Takes the next call. Blocks unless the listener polls readable.
@@ -172,7 +173,7 @@ impl Listener {
         };
         // SAFETY: `request` is readable and of the size that the request number names.
         let number = unsafe { libc::ioctl(self.fd.as_raw_fd(), ADDFD, &raw const request) };
-        check(number).map(|()| number)
+        check(number)
     }
 
     /// Whether a call still waits. What was read of the program's memory counts only if it does: otherwise the
@@ -185,7 +186,7 @@ impl Listener {
 
     fn send(&self, response: libc::seccomp_notif_resp) -> io::Result<()> {
         // SAFETY: `response` is readable and of the size that the request number names.
-        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), SEND, &raw const response) })
+        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), SEND, &raw const response) }).map(drop)
     }
 }
 
@@ -193,8 +194,4 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

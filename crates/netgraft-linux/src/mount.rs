@@ -5,13 +5,15 @@ use std::io;
 use std::path::Path;
 use std::ptr;
 
-use crate::process::{check, check_long};
+use crate::result::{check, check_long};
 
 /// What a mount does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Reading and writing; no devices, programs or set-user-id files.
     Data,
+    /// Reading, writing and devices; no programs or set-user-id files.
+    Devices,
     /// Reading; no devices, programs or set-user-id files.
     ReadOnly,
 }
@@ -21,6 +23,7 @@ impl Access {
         let data = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         match self {
             Access::Data => data,
+            Access::Devices => libc::MS_NOSUID | libc::MS_NOEXEC,
             Access::ReadOnly => data | libc::MS_RDONLY,
         }
     }
@@ -56,6 +59,16 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
         .map(drop)
 }
 
+/// Keeps mounts of this mount namespace from spreading to others, and those of others from here (`MS_PRIVATE`).
+///
+/// # Errors
+/// As mount(2).
+pub fn make_private() -> io::Result<()> {
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: the string is a constant; the other arguments are unused for a change of propagation.
+    check(unsafe { libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
+}
+
 /// Makes a mount read-only (`MS_REMOUNT`).
 ///
 /// # Errors
@@ -64,17 +77,6 @@ pub fn make_read_only(target: &Path) -> io::Result<()> {
     let target = text(target)?;
     let flags = Access::ReadOnly.flags() | libc::MS_REMOUNT;
     // SAFETY: as in `bind`; a remount has no source.
-    check(unsafe { libc::mount(ptr::null(), target.as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
-}
-
-/// Lets no change of the mounts below a place reach another mount namespace, or come from one (`MS_PRIVATE`).
-///
-/// # Errors
-/// As mount(2).
-pub fn make_private(target: &Path) -> io::Result<()> {
-    let target = text(target)?;
-    let flags = libc::MS_REC | libc::MS_PRIVATE;
-    // SAFETY: as in `make_read_only`.
     check(unsafe { libc::mount(ptr::null(), target.as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::BitOr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::process::check;
+use crate::result::check;
 
 /// A set of kinds of namespaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

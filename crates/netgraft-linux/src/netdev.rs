@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::inet_socket::{recvfrom, sendto, socket};
 use crate::link::{control_socket, interface_ioctl, request};
-use crate::process::check;
+use crate::result::check;
 
 /// Brings `lo` up; the kernel gives it 127.0.0.1 and ::1.
 ///

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use crate::namespace::Namespaces;
-use crate::process::check;
+use crate::result::check;
 
 /// `NS_GET_PARENT` (ioctl_ns(2)).
 const GET_PARENT: libc::c_ulong = 0xb702;

@@ -8,17 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use crate::namespace::Namespaces;
+use crate::result::{check, check_long};
 
 /// The exit status of a forked child that panicked.
 pub const PANICKED: i32 = 70;
-
-pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-pub(crate) fn check_long(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
 
 /// Forks (fork(2)); the child runs `child` and exits with what it returns, and never comes back from here.
 ///
@@ -279,6 +272,16 @@ pub fn replace_standard(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Re
         check(unsafe { libc::dup2(source.as_raw_fd(), target) })?;
     }
     Ok(())
+}
+
+/// Puts `source` in the place of standard input, output and error (dup2(2)).
+///
+/// # Errors
+/// As dup2(2).
+pub fn replace_stdio(source: BorrowedFd<'_>) -> io::Result<()> {
+    replace_stdin_and_stdout(source)?;
+    // SAFETY: 2 is never owned by an `OwnedFd`: std does not own it, and we open nothing there.
+    check(unsafe { libc::dup2(source.as_raw_fd(), libc::STDERR_FILENO) }).map(drop)
 }
 
 /// What execve(2) takes, prepared before the fork.

@@ -5,7 +5,7 @@ use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use crate::process::check;
+use crate::result::check;
 
 /// A page of counters, shared with every process that is forked later (mmap(2), `MAP_SHARED`); all are zero at
 /// first. What another process wrote is untrusted like anything else that it sends.
@@ -51,6 +51,78 @@ impl Words {
         // SAFETY: the index lies within the page, which stays mapped while `self` lives, is aligned, was zeroed by
         // the kernel and is only used as atomics, here and in the processes that share it.
         unsafe { self.at.add(index).as_ref() }
+    }
+}
+
+/// Which call is under way, noted in one of the [`Words`] for whoever looks from another process. One thread writes to
+/// it: each note is a plain store.
+#[derive(Clone, Copy, Debug)]
+pub struct Calls<'a>(&'a AtomicU64);
+
+/// What is noted of calls at a moment. Differs from every other moment at which another call, or none, was under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulse(u64);
+
+impl Words {
+    /// The calls that are noted in a word, which is used for nothing else.
+    ///
+    /// # Panics
+    /// As [`Words::word`].
+    #[must_use]
+    pub fn calls(&self, index: usize) -> Calls<'_> {
+        Calls(self.word(index))
+    }
+}
+
+impl Calls<'_> {
+    /// A call begins; its number is not 0.
+    pub fn begin(self, number: u8) {
+        let number = u64::from(number);
+        let word = (self.0.load(Ordering::Relaxed) | 0xffff).wrapping_add(1) | number << 8 | number;
+        self.0.store(word, Ordering::Relaxed);
+    }
+
+    /// It has ended.
+    pub fn end(self) {
+        self.0.store(self.0.load(Ordering::Relaxed) & !0xff, Ordering::Relaxed);
+    }
+
+    /// What is noted now.
+    #[must_use]
+    pub fn pulse(self) -> Pulse {
+        Pulse(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Forgets which call was the last, and that it goes on: its process is gone.
+    pub fn forget(self) {
+        self.0.store(self.0.load(Ordering::Relaxed) & !0xffff, Ordering::Relaxed);
+    }
+}
+
+impl Pulse {
+    /// The number of the call that was under way, if one was.
+    #[must_use]
+    pub const fn current(self) -> Option<u8> {
+        Self::number(self.0)
+    }
+
+    /// The number of the last call, under way or not.
+    #[must_use]
+    pub const fn last(self) -> Option<u8> {
+        Self::number(self.0 >> 8)
+    }
+
+    /// How many calls there were.
+    #[must_use]
+    pub const fn count(self) -> u64 {
+        self.0 >> 16
+    }
+
+    const fn number(word: u64) -> Option<u8> {
+        match (word & 0xff) as u8 {
+            0 => None,
+            number => Some(number),
+        }
     }
 }
 
@@ -135,9 +207,17 @@ fn note(place: &AtomicPtr<AtomicU64>, value: u64) {
     }
 }
 
+/// The id of the calling thread (gettid(2)).
+#[must_use]
+pub fn thread_id() -> i32 {
+    // SAFETY: no arguments, and it cannot fail.
+    unsafe { libc::gettid() }
+}
+
 fn note_thread() {
-    // SAFETY: no arguments, and they cannot fail.
-    let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
+    // SAFETY: no arguments, and it cannot fail.
+    let process = unsafe { libc::getpid() };
+    let thread = thread_id();
     note(&THREAD_AT, if process == thread { 1 } else { u64::from(thread.unsigned_abs()) << 1 });
 }
 
@@ -183,6 +263,24 @@ mod tests {
         wait(child.unwrap(), Wait::Block).unwrap();
         assert_eq!(words.word(Words::COUNT - 1).load(Ordering::Relaxed), 7);
         assert_eq!(words.word(0).load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_pulse_names_the_call_and_differs_from_the_one_before() {
+        let words = Words::new().unwrap();
+        let calls = words.calls(3);
+        assert_eq!((calls.pulse(), calls.pulse().current()), (Pulse::default(), None));
+        calls.begin(7);
+        let first = calls.pulse();
+        assert_eq!((first.current(), first.last(), first.count()), (Some(7), Some(7), 1));
+        calls.end();
+        assert_eq!((calls.pulse().current(), calls.pulse().last()), (None, Some(7)));
+        calls.begin(7);
+        assert_ne!(calls.pulse(), first);
+        assert_eq!(calls.pulse().count(), 2);
+        calls.forget();
+        assert_eq!((calls.pulse().last(), calls.pulse().count()), (None, 2));
+        assert_eq!(words.word(2).load(Ordering::Relaxed) + words.word(4).load(Ordering::Relaxed), 0);
     }
 
     fn violate(body: impl FnOnce()) -> (Option<Change>, u64) {

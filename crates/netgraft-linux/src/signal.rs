@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::process::check;
+use crate::result::check;
 
 /// Whether SIGPIPE was ignored when the process started.
 static SIGPIPE_IGNORED: AtomicBool = AtomicBool::new(false);

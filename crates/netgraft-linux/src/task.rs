@@ -56,6 +56,65 @@ fn process_of(tid: u32) -> io::Result<u32> {
     id.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
+/// When a thread was started, in ticks since the system booted (proc(5), `/proc/TID/stat`, field 22): another thread
+/// that gets the same number later has another one. `None` if there is no such thread.
+#[must_use]
+pub fn started(tid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+    // The second field, the name, is in parentheses and may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// The number of the namespace of this kind ("net", "user") that a thread is in, as /proc shows it (namespaces(7)).
+///
+/// # Errors
+/// ENOENT if there is no such thread, EACCES if it may not be inspected.
+pub fn namespace(tid: u32, kind: &str) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(format!("/proc/{tid}/ns/{kind}")).map(|namespace| namespace.ino())
+}
+
+/// The same for the calling process, whatever its number is in the process-id namespace of `/proc`.
+///
+/// # Errors
+/// ENOENT if `/proc` is not mounted.
+pub fn own_namespace(kind: &str) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(format!("/proc/self/ns/{kind}")).map(|namespace| namespace.ino())
+}
+
+/// Whether a thread has a capability in its user namespace (proc(5), `CapEff` of `/proc/TID/status`; capabilities(7)
+/// has the numbers).
+#[must_use]
+pub fn has_capability(tid: u32, number: u8) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.is_some_and(|set| set.checked_shr(u32::from(number)).is_some_and(|bits| bits & 1 != 0))
+}
+
+/// A line of `/proc/PROCESS/fdinfo/FD` (proc(5)): what follows `field`.
+fn fdinfo(process: &str, fd: i32, field: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/fdinfo/{fd}")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(field)).map(|value| value.trim().to_owned())
+}
+
+/// Whether a descriptor of a thread is closed on exec. `false` if there is no such descriptor.
+#[must_use]
+pub fn is_closed_on_exec(tid: u32, fd: i32) -> bool {
+    let flags = fdinfo(&tid.to_string(), fd, "flags:").and_then(|flags| i32::from_str_radix(&flags, 8).ok());
+    flags.is_some_and(|flags| flags & libc::O_CLOEXEC != 0)
+}
+
+/// Whether a descriptor of a thread is a socket, found without touching its file: all sockets of the system are on one
+/// mount, that of `own_socket`.
+#[must_use]
+pub fn is_socket(tid: u32, fd: i32, own_socket: std::os::fd::BorrowedFd<'_>) -> bool {
+    let own = fdinfo("self", own_socket.as_raw_fd(), "mnt_id:");
+    own.is_some() && fdinfo(&tid.to_string(), fd, "mnt_id:") == own
+}
+
 /// The processes that are to be seen in `/proc`: those of its process-id namespace.
 #[must_use]
 pub fn processes() -> Vec<u32> {
@@ -116,6 +175,17 @@ impl Tasks {
     }
 }
 
+impl Tasks {
+    /// Whether the thread that a descriptor was last duplicated of under this number lives: then the number still is its.
+    /// `false` if that is not known any more.
+    #[must_use]
+    pub fn is_alive(&self, tid: u32) -> bool {
+        // A thread that lives has no such descriptor; one that is gone has no table (pidfd_getfd(2)).
+        let looked_up = self.pidfds.get(&tid).map(|pidfd| get_fd(pidfd, -1));
+        matches!(looked_up, Some(Err(error)) if error.raw_os_error() == Some(libc::EBADF))
+    }
+}
+
 fn get_fd(pidfd: &OwnedFd, fd: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes three integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
@@ -162,6 +232,33 @@ mod tests {
     }
 
     #[test]
+    fn threads_are_told_apart_and_known_by_their_namespaces() {
+        let me = std::process::id();
+        assert!(started(me).is_some_and(|ticks| ticks > 0));
+        assert_eq!(started(u32::MAX), None);
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (mine, its) = (namespace(me, "net").unwrap(), namespace(child.id(), "net").unwrap());
+        assert!(mine > 0 && mine == its);
+        assert!(namespace(u32::MAX, "net").is_err());
+        assert_eq!(own_namespace("net").unwrap(), mine);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_descriptor_is_known_to_be_a_socket_or_not() {
+        let me = std::process::id();
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let file = std::fs::File::open("/proc/self/stat").unwrap();
+        let own = std::os::fd::AsFd::as_fd(&a);
+        assert!(is_socket(me, b.as_raw_fd(), own));
+        assert!(!is_socket(me, file.as_raw_fd(), own));
+        assert!(!is_socket(me, -1, own));
+        assert!(is_closed_on_exec(me, file.as_raw_fd()));
+        assert!(!is_closed_on_exec(me, -1));
+    }
+
+    #[test]
     fn a_duplicate_is_the_same_open_file() {
         let (mut reader, mut writer) = std::io::pipe().unwrap();
         let mut tasks = Tasks::new();
@@ -175,5 +272,20 @@ mod tests {
         std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
         assert_eq!(text, "x", "the duplicate had read it");
         assert_eq!(tasks.duplicate(me, -1).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        assert!(tasks.is_alive(me));
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_is_not_alive_though_its_number_is_known() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut tasks = Tasks::new();
+        assert!(!tasks.is_alive(child.id()), "no descriptor was duplicated of it");
+        assert!(tasks.duplicate(child.id(), reader.as_raw_fd()).is_err());
+        tasks.duplicate(child.id(), 0).unwrap();
+        assert!(tasks.is_alive(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!tasks.is_alive(child.id()));
     }
 }

@@ -4,7 +4,11 @@
 //! change, the program sees.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::descriptor::long_option;
+pub use crate::descriptor::{cookie, is_nonblocking, set_nonblocking};
+use crate::result::{check, check_len};
 
 /// The name of a surrogate or of the sentry's end: an abstract address in the sentry's network namespace,
 /// where the program has no sockets of its own.
@@ -57,6 +61,24 @@ pub fn datagram(nonblocking: bool) -> io::Result<OwnedFd> {
     socket(libc::SOCK_DGRAM | if nonblocking { libc::SOCK_NONBLOCK } else { 0 })
 }
 
+/// A pair of datagram sockets without names, of which only the second is connected to the first: the first receives
+/// from the second and from no other socket, since none can name it, and sends nowhere.
+///
+/// # Errors
+/// EMFILE and the like, socketpair(2).
+pub fn datagram_pair(nonblocking: bool) -> io::Result<(OwnedFd, OwnedFd)> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
+    let mut fds = [0; 2];
+    // SAFETY: `fds` has room for the two descriptors that the call writes.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
+    // SAFETY: the kernel returned two new descriptors, which nobody else owns.
+    let (first, second) = unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) };
+    disconnect(first.as_fd())?;
+    // The disconnection left an error at the other side.
+    clear_error(second.as_fd());
+    Ok((first, second))
+}
+
 fn socket(kind: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes three integers and returns a new descriptor or -1.
     own(unsafe { libc::socket(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0) })
@@ -68,14 +90,6 @@ fn own(fd: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-fn length(result: isize) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
-}
-
 /// Gives a socket its name.
 ///
 /// # Errors
@@ -83,7 +97,7 @@ fn length(result: isize) -> io::Result<usize> {
 pub fn bind(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
     let (address, len) = name.address();
     // SAFETY: `address` is readable for `len` bytes.
-    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) })
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
 }
 
 /// Connects to the socket with a name. The connection exists when this returns.
@@ -93,7 +107,7 @@ pub fn bind(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
 pub fn connect(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
     let (address, len) = name.address();
     // SAFETY: `address` is readable for `len` bytes.
-    check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), len) })
+    check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
 }
 
 /// Forgets a datagram socket's peer.
@@ -103,7 +117,7 @@ pub fn connect(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
 pub fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
     let address = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
     // SAFETY: `address` is readable for its length.
-    check(unsafe { libc::connect(fd.as_raw_fd(), &raw const address, 16) })
+    check(unsafe { libc::connect(fd.as_raw_fd(), &raw const address, 16) }).map(drop)
 }
 
 /// Listens.
@@ -112,7 +126,7 @@ pub fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// EINVAL if the socket is connected.
 pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     // SAFETY: the call takes two integers.
-    check(unsafe { libc::listen(fd.as_raw_fd(), backlog) })
+    check(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(drop)
 }
 
 /// Accepts. Blocks if the open file is blocking and nothing waits: see [`accept_bounded`].
@@ -148,7 +162,7 @@ fn set_timer(micros: libc::suseconds_t) -> io::Result<()> {
     let value = libc::timeval { tv_sec: 0, tv_usec: micros };
     let timer = libc::itimerval { it_interval: value, it_value: value };
     // SAFETY: `timer` is readable; no old value is asked for.
-    check(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) })
+    check(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }).map(drop)
 }
 
 /// Makes SIGALRM interrupt a blocking call and do nothing else. The kernel gives the signal to the main thread,
@@ -162,7 +176,7 @@ pub fn handle_alarm() -> io::Result<()> {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = nothing as extern "C" fn(i32) as usize;
     // SAFETY: `action` is readable and its handler is an async-signal-safe function of the right type.
-    check(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) })
+    check(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) }).map(drop)
 }
 
 /// Whether something can be read or accepted now.
@@ -194,50 +208,6 @@ pub fn has_ended(fd: BorrowedFd<'_>) -> bool {
     result == 1 && poll.revents & libc::POLLRDHUP != 0
 }
 
-/// Whether the open file is non-blocking.
-///
-/// # Errors
-/// fcntl(2)
-pub fn is_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    // SAFETY: the request takes no argument.
-    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    check(flags).map(|()| flags & libc::O_NONBLOCK != 0)
-}
-
-/// Makes the open file blocking or not.
-///
-/// # Errors
-/// fcntl(2)
-pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
-    // SAFETY: the request takes no argument.
-    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    check(flags)?;
-    let wanted = if on { flags | libc::O_NONBLOCK } else { flags & !libc::O_NONBLOCK };
-    if wanted == flags {
-        return Ok(());
-    }
-    // SAFETY: the request takes an integer.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, wanted) })
-}
-
-/// A number that no other socket of the system has had since it booted (`SO_COOKIE`).
-///
-/// # Errors
-/// ENOTSOCK
-pub fn cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    get_long(fd, libc::SO_COOKIE)
-}
-
-fn get_long(fd: BorrowedFd<'_>, option: i32) -> io::Result<u64> {
-    let mut value = 0u64;
-    let mut len = 8 as libc::socklen_t;
-    // SAFETY: `value` is writable for `len` bytes.
-    check(unsafe {
-        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len)
-    })?;
-    Ok(value)
-}
-
 fn get_int(fd: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
     let mut value = 0i32;
     let mut len = 4 as libc::socklen_t;
@@ -251,6 +221,7 @@ fn get_int(fd: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
 fn set_int(fd: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
     // SAFETY: `value` is readable for four bytes.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), 4) })
+        .map(drop)
 }
 
 /// The address family (`SO_DOMAIN`).
@@ -267,7 +238,23 @@ pub fn domain(fd: BorrowedFd<'_>) -> io::Result<i32> {
 /// # Errors
 /// ENOTSOCK
 pub fn network(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    get_long(fd, libc::SO_NETNS_COOKIE)
+    long_option(fd, libc::SO_NETNS_COOKIE)
+}
+
+/// The process that connected the other end of an accepted stream (`SO_PEERCRED`, unix(7)), as the caller's
+/// process-id namespace has it; 0 if it is not in there.
+///
+/// # Errors
+/// getsockopt(2)
+pub fn peer_process(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` is writable for `len` bytes.
+    check(unsafe {
+        let value = (&raw mut peer).cast();
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, value, &raw mut len)
+    })?;
+    Ok(u32::try_from(peer.pid).unwrap_or(0))
 }
 
 /// Whether it listens (`SO_ACCEPTCONN`).
@@ -372,7 +359,7 @@ pub fn is_fresh_stream(fd: BorrowedFd<'_>) -> bool {
 /// EAGAIN, EPIPE, ECONNRESET, ECONNREFUSED
 pub fn send(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     // SAFETY: `data` is readable for its length.
-    length(unsafe {
+    check_len(unsafe {
         libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     })
 }
@@ -385,7 +372,7 @@ pub fn send(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
 pub fn mark(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = libc::MSG_OOB | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: the byte is readable.
-    length(unsafe { libc::send(fd.as_raw_fd(), b"x".as_ptr().cast(), 1, flags) }).map(drop)
+    check_len(unsafe { libc::send(fd.as_raw_fd(), b"x".as_ptr().cast(), 1, flags) }).map(drop)
 }
 
 /// Whether a [`mark`] is all that is left to read (`SIOCATMARK`). A receive takes it away and goes on behind it.
@@ -409,7 +396,7 @@ pub fn is_at_mark(fd: BorrowedFd<'_>) -> bool {
 /// EAGAIN, ECONNRESET
 pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize> {
     // SAFETY: `buf` is writable for its length.
-    length(unsafe {
+    check_len(unsafe {
         libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), flags | libc::MSG_DONTWAIT)
     })
 }
@@ -431,13 +418,12 @@ pub fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
 /// ENOTCONN
 pub fn shutdown(fd: BorrowedFd<'_>, how: i32) -> io::Result<()> {
     // SAFETY: the call takes two integers.
-    check(unsafe { libc::shutdown(fd.as_raw_fd(), how) })
+    check(unsafe { libc::shutdown(fd.as_raw_fd(), how) }).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     fn name(n: u64) -> Name {
         Name((u64::from(std::process::id()) << 32) | n)

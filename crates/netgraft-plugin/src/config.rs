@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use crate::faults::LinkFaults;
+
 /// An interface address with its prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cidr {
@@ -90,29 +92,91 @@ impl FromStr for Cidr {
     }
 }
 
-/// Where a packet stack's frames go.
+/// The name of a network interface (netdevice(7)): 1 to 15 bytes without '/', ':' or white space, and not "." or "..".
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InterfaceName(String);
+
+impl InterfaceName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text that no interface can have as its name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' cannot be an interface name: 1 to 15 bytes without '/', ':' or white space")]
+pub struct ParseInterfaceError(String);
+
+impl FromStr for InterfaceName {
+    type Err = ParseInterfaceError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let good = (1..16).contains(&text.len())
+            && text != "."
+            && text != ".."
+            && !text.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace() || b == 0);
+        if good { Ok(InterfaceName(text.to_owned())) } else { Err(ParseInterfaceError(text.to_owned())) }
+    }
+}
+
+/// Where a packet stack's frames go: the kind of link, each with its own description.
+///
+/// A stack opens none of these itself: the crate `netgraft-link` does, for every stack.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum LinkConfig {
     /// Nowhere: only the stack's own loopback works.
     #[default]
     None,
-    /// A TAP device of this name in the caller's network namespace, made if absent.
-    Tap(String),
-    /// An existing interface of the caller's network namespace, through AF_PACKET (packet(7)).
-    Packet(String),
-    /// A veth pair that is made: one end of this name in the caller's network namespace, the other in one of its own,
-    /// for a stack that looks for its interface itself (level 0 of the C interface).
-    Veth(String),
+    /// A TAP device.
+    Tap(TapConfig),
+    /// An interface of the kernel, through AF_PACKET (packet(7)).
+    Packet(PacketConfig),
+}
+
+/// A TAP device as a link.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct TapConfig {
+    /// The device in the caller's network namespace, made if absent.
+    pub name: InterfaceName,
+}
+
+/// An interface of the kernel as a link.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct PacketConfig {
+    /// The interface of the caller's network namespace, which exists.
+    pub interface: InterfaceName,
+}
+
+impl LinkConfig {
+    /// The TAP device of this name.
+    #[must_use]
+    pub const fn tap(name: InterfaceName) -> LinkConfig {
+        LinkConfig::Tap(TapConfig { name })
+    }
+
+    /// The interface of this name.
+    #[must_use]
+    pub const fn packet(interface: InterfaceName) -> LinkConfig {
+        LinkConfig::Packet(PacketConfig { interface })
+    }
 }
 
 impl fmt::Display for LinkConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LinkConfig::None => f.write_str("none"),
-            LinkConfig::Tap(name) => write!(f, "tap:{name}"),
-            LinkConfig::Packet(name) => write!(f, "packet:{name}"),
-            LinkConfig::Veth(name) => write!(f, "veth:{name}"),
+            LinkConfig::Tap(tap) => write!(f, "tap:{}", tap.name),
+            LinkConfig::Packet(packet) => write!(f, "packet:{}", packet.interface),
         }
     }
 }
@@ -121,30 +185,46 @@ impl fmt::Display for LinkConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseLinkError {
     /// The kind of link is unknown.
-    #[error("unknown link '{0}': use none, tap:NAME, packet:IFACE or, for a level 0 stack, veth:NAME")]
+    #[error("unknown link '{0}': use none, tap:NAME, packet:IFACE")]
     Unknown(String),
-    /// The interface's name cannot exist (netdevice(7): 1 to 15 bytes, no '/' and no white space).
-    #[error("'{0}' cannot be an interface name: 1 to 15 bytes without '/', ':' or white space")]
-    Name(String),
+    /// The interface cannot exist.
+    #[error(transparent)]
+    Name(#[from] ParseInterfaceError),
 }
 
 impl FromStr for LinkConfig {
     type Err = ParseLinkError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let name = |name: &str| {
-            let good = (1..16).contains(&name.len())
-                && name != "."
-                && name != ".."
-                && !name.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace() || b == 0);
-            if good { Ok(name.to_owned()) } else { Err(ParseLinkError::Name(name.to_owned())) }
-        };
         match text.split_once(':') {
             None if text == "none" => Ok(LinkConfig::None),
-            Some(("tap", iface)) => Ok(LinkConfig::Tap(name(iface)?)),
-            Some(("packet", iface)) => Ok(LinkConfig::Packet(name(iface)?)),
-            Some(("veth", iface)) => Ok(LinkConfig::Veth(name(iface)?)),
+            Some(("tap", name)) => Ok(LinkConfig::tap(name.parse()?)),
+            Some(("packet", interface)) => Ok(LinkConfig::packet(interface.parse()?)),
             _ => Err(ParseLinkError::Unknown(text.to_owned())),
         }
+    }
+}
+
+/// What is done to the frames of a stack's link on their way, whatever kind of link it is.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Wrappers {
+    /// Delay, loss and so on.
+    pub faults: LinkFaults,
+    /// Decides which frames are lost and so on.
+    pub seed: u64,
+}
+
+impl Wrappers {
+    /// These faults, decided by this seed.
+    #[must_use]
+    pub const fn of_faults(faults: LinkFaults, seed: u64) -> Wrappers {
+        Wrappers { faults, seed }
+    }
+
+    /// Whether frames are left alone.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.faults.is_none()
     }
 }
 
@@ -153,6 +233,8 @@ impl FromStr for LinkConfig {
 pub struct StackConfig {
     /// Where frames go.
     pub link: LinkConfig,
+    /// What is done to them, by a stack whose link is `netgraft-link`'s ([`crate::StackInfo::wraps_link`]).
+    pub wrappers: Wrappers,
     /// The addresses of the link's interface.
     pub addresses: Vec<Cidr>,
     /// Default gateways, at most one of each family.
@@ -190,11 +272,15 @@ mod tests {
     #[test]
     fn links_parse() {
         assert_eq!("none".parse(), Ok(LinkConfig::None));
-        assert_eq!("tap:ng0".parse(), Ok(LinkConfig::Tap("ng0".into())));
-        assert_eq!("packet:veth1".parse(), Ok(LinkConfig::Packet("veth1".into())));
-        assert_eq!("veth:ng0".parse(), Ok(LinkConfig::Veth("ng0".into())));
-        assert_eq!(LinkConfig::Veth("ng0".into()).to_string(), "veth:ng0");
-        for text in ["tap", "tap:", "tap:0123456789abcdef", "packet:a/b", "wire:x", "none:x", "tap:a b"] {
+        for text in ["tap:ng0", "packet:veth1"] {
+            let link: LinkConfig = text.parse().unwrap();
+            assert_eq!(link.to_string(), text);
+        }
+        assert_eq!("tap:ng0".parse(), Ok(LinkConfig::tap("ng0".parse().unwrap())));
+        assert_eq!("packet:ng0".parse(), Ok(LinkConfig::packet("ng0".parse().unwrap())));
+        for text in
+            ["tap", "tap:", "tap:0123456789abcdef", "packet:a/b", "wire:x", "none:x", "tap:a b", "tap:.."]
+        {
             assert!(text.parse::<LinkConfig>().is_err(), "{text}");
         }
     }

@@ -1,8 +1,9 @@
 //! The one table of the contract's calls.
 //!
-//! A call of the contract stands in its trait, where its documentation and its default are, and in [`contract!`]. The
-//! wrapper that looks at calls ([`crate::watch`]), their names and their numbers ([`Call`]) come from the table; what
-//! is added to the contract touches the trait, the table, and the stacks that have it. A test compares the two.
+//! A call of the contract stands in its trait, where its documentation and its default are, and in
+//! [`contract!`](crate::contract!). The wrapper that looks at calls ([`crate::watch`]), their names and their numbers
+//! ([`Call`]) come from the table; what is added to the contract touches the trait, the table, and the stacks that have
+//! it. A test compares the two.
 
 /// The table: the signature of each call, for each trait. `contract!(THEN)` expands to `THEN! { TABLE }`, and
 /// `contract!(THEN for WORDS)` to `THEN! { WORDS; TABLE }`, with the types of this crate in scope.

@@ -29,7 +29,8 @@ pub enum Streamed {
 /// Memory of the caller, for a stack that lends none.
 #[derive(Debug)]
 pub struct Spare<'a> {
-    /// Room for bytes on their way; may be shared by all sockets. Not empty.
+    /// Room for bytes on their way; may be shared by all sockets. If it is empty, a stack that lends no memory answers
+    /// [`Error::NotSupported`].
     pub scratch: &'a mut [u8],
     /// What is left of them, of this socket and this direction.
     pub spill: &'a mut Spill,
@@ -135,6 +136,9 @@ pub fn send_copied<S: Sockets + ?Sized>(
     fill: &mut Fill<'_>,
 ) -> Result<usize> {
     let Spare { scratch, spill } = spare;
+    if scratch.is_empty() {
+        return Err(Error::NotSupported);
+    }
     spill.send(stack, handle, flags, now)?;
     let room = stack.send_room(handle).min(scratch.len());
     let Some(lent) = scratch.get_mut(..room).filter(|lent| !lent.is_empty()) else {
@@ -178,7 +182,7 @@ pub fn recv_copied<S: Sockets + ?Sized>(
         return Ok(Streamed::Bytes(taken));
     }
     if scratch.is_empty() {
-        return Err(Error::Invalid);
+        return Err(Error::NotSupported);
     }
     let received = stack.recv(handle, scratch, RecvFlags::empty(), now)?;
     let bytes = scratch.get(..received.len).unwrap_or(scratch);
@@ -217,6 +221,9 @@ pub fn recv_each<S: Sockets + ?Sized>(
     scratch: &mut [u8],
     deliver: &mut dyn FnMut(&Received, &[u8]),
 ) -> Batch {
+    if scratch.is_empty() {
+        return Batch { count: 0, stopped: Some(Error::NotSupported) };
+    }
     let mut count = 0;
     while count < limit {
         match stack.recv(handle, scratch, RecvFlags::empty(), now) {

@@ -25,6 +25,7 @@ pub mod contract;
 pub mod data;
 pub mod error;
 pub mod event;
+pub mod faults;
 pub mod inet;
 pub mod link;
 pub mod network;
@@ -37,7 +38,7 @@ pub mod stack;
 pub mod time;
 pub mod watch;
 
-pub use config::{Cidr, LinkConfig, StackConfig};
+pub use config::{Cidr, InterfaceName, LinkConfig, StackConfig, Wrappers};
 pub use contract::Call;
 pub use data::{Batch, Datagram, Spare, Spill, Streamed};
 pub use error::{Error, Result};

@@ -1,7 +1,7 @@
 //! Links carry the frames of a packet stack.
 //!
-//! TUN/TAP and AF_PACKET links are given to a stack in [`crate::InitStackArgs`] as descriptors; tests and
-//! wrappers (delay, loss, capture) implement [`Link`] themselves.
+//! The crate `netgraft-link` has the links that netgraft opens for an operator, a simulated wire for tests, and
+//! wrappers around any link: faults, captures, counters. A stack takes a `Box<dyn Link>` and knows of none of them.
 
 use std::os::fd::BorrowedFd;
 
@@ -15,6 +15,17 @@ pub enum Medium {
     Ethernet([u8; 6]),
     /// An IP header.
     Ip,
+}
+
+impl Medium {
+    /// Bytes of a frame in front of its IP header (IEEE 802.3 without a tag).
+    #[must_use]
+    pub const fn header(self) -> usize {
+        match self {
+            Medium::Ethernet(_) => 14,
+            Medium::Ip => 0,
+        }
+    }
 }
 
 /// What the other side of a link does for the stack.
@@ -49,7 +60,14 @@ pub trait Link: Send {
         Offload::default()
     }
 
-    /// Receives at most `limit` frames and hands each to `deliver`; answers how many. Fewer than `limit` means
+    /// Ends what the other side does for the stack, for good: from then on [`Link::offload`] is that of
+    /// [`Offload::default`], each received frame is a whole one of the wire's with the checksum that is in it, and sent
+    /// ones leave as they are. Wrappers that treat single frames of the wire ask for it. The default is for links
+    /// without offloads.
+    fn refuse_offload(&mut self) {}
+
+    /// Receives at most `limit` frames and hands each to `deliver`; answers how many, where one that several are cut from
+    /// counts once. Fewer than `limit` means
     /// that no more waits, and that the descriptor of [`Link::fd`] becomes readable with the next.
     ///
     /// # Errors
@@ -73,8 +91,47 @@ pub trait Link: Send {
         None
     }
 
-    /// When the link next has something to deliver by itself (a delayed frame).
+    /// When [`Link::receive`] is to be called although the descriptor of [`Link::fd`] may not be readable: a delayed
+    /// frame is due, in either direction.
     fn next_deadline(&self) -> Option<Instant> {
         None
+    }
+}
+
+impl<L: Link + ?Sized> Link for Box<L> {
+    fn medium(&self) -> Medium {
+        (**self).medium()
+    }
+
+    fn mtu(&self) -> usize {
+        (**self).mtu()
+    }
+
+    fn offload(&self) -> Offload {
+        (**self).offload()
+    }
+
+    fn refuse_offload(&mut self) {
+        (**self).refuse_offload();
+    }
+
+    fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        (**self).receive(now, limit, deliver)
+    }
+
+    fn send(&mut self, now: Instant, frame: &[u8], meta: FrameMeta) -> Result<()> {
+        (**self).send(now, frame, meta)
+    }
+
+    fn flush(&mut self, now: Instant) -> Result<()> {
+        (**self).flush(now)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        (**self).fd()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        (**self).next_deadline()
     }
 }

@@ -262,7 +262,8 @@ pub trait Sockets {
     }
 
     /// Receives at most `limit` datagrams of one socket, and hands each to `deliver`. A stack that lends its memory
-    /// shows them there; any other uses `scratch`, which is to have room for the longest: what is longer is cut.
+    /// shows them there; any other uses `scratch`, which is to have room for the longest: what is longer is cut. With
+    /// an empty one it stops with [`Error::NotSupported`].
     fn recv_batch(
         &mut self,
         handle: Handle,

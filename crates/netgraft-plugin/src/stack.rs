@@ -25,6 +25,9 @@ pub struct StackInfo {
     pub options: Vec<OptionName>,
     /// What it needs of the host, in words (a device, a capability); empty for nothing.
     pub needs: String,
+    /// Whether its link is one of `netgraft-link`, so that [`crate::config::Wrappers`] have an effect. An operator who
+    /// asks for faults is told of a stack that has none.
+    pub wraps_link: bool,
 }
 
 /// Why a stack could not be set up. The text is for the operator: what failed, on what, and what to do.
@@ -54,8 +57,8 @@ impl SetupError {
 #[derive(Clone, Copy, Debug)]
 pub struct PreInitStackArgs {
     /// A process of the sandbox, stopped before the program: its namespaces are the program's
-    /// (`/proc/PID/ns`, namespaces(7)). With [`crate::LinkConfig::Veth`] another one, which lives during the call: its
-    /// network namespace has the stack's end of the pair.
+    /// (`/proc/PID/ns`, namespaces(7)). A launcher that makes an interface for a stack that looks for one itself passes
+    /// another process, which lives during the call and whose network namespace has that interface.
     pub pid: u32,
 }
 

@@ -3,12 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
+use netgraft_core::codec::call::{self, Buffer, Call};
+use netgraft_core::codec::message::{self, ControlWriter};
+use netgraft_core::codec::sockopt::{self, Get, Set};
+use netgraft_core::codec::{ioctl, sockaddr};
 use netgraft_plugin::inet::Interface;
 use netgraft_plugin::{Cidr, Domain, Kind, Protocol, SocketSpec};
-use netgraft_sentry::call::{self, Buffer, Call};
-use netgraft_sentry::message::{self, ControlWriter};
-use netgraft_sentry::sockopt::{self, Get, Set};
-use netgraft_sentry::{ioctl, sockaddr};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

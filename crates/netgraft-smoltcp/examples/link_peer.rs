@@ -20,7 +20,7 @@ fn main() {
     let addresses = args[1].split(',').map(|a| a.parse().unwrap()).collect();
     let seconds = args.get(2).map_or(10, |s| s.parse().unwrap());
     let gateways = args.get(3).map_or_else(Vec::new, |g| g.split(',').map(|a| a.parse().unwrap()).collect());
-    let config = StackConfig { link, addresses, gateways, argument: None };
+    let config = StackConfig { link, addresses, gateways, ..StackConfig::default() };
     let mut launcher = SmoltcpStack::new(config.clone()).unwrap();
     let opened = launcher.pre_init(PreInitStackArgs { pid: std::process::id() }).unwrap_or_else(|e| {
         eprintln!("{e}");

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use netgraft_plugin::{Domain, Error, Result};
-use smoltcp::wire::{IpAddress, IpEndpoint};
+use smoltcp::wire::IpAddress;
 
 /// Addresses and ports of both ends, IPv4 as IPv4-mapped: the key of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +25,11 @@ impl Tuple {
 }
 
 impl Tuple {
+    /// Both addresses without the ports.
+    pub(crate) fn addresses(&self) -> (u128, u128) {
+        (self.local, self.remote)
+    }
+
     /// The local address and port.
     pub(crate) fn local(&self) -> SocketAddr {
         let ip = Ipv6Addr::from_bits(self.local);
@@ -80,11 +85,6 @@ pub(crate) const fn unspecified(domain: Domain) -> IpAddr {
         Domain::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         Domain::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
-}
-
-/// An address and port for smoltcp.
-pub(crate) fn endpoint(addr: SocketAddr) -> IpEndpoint {
-    IpEndpoint::new(address(addr.ip()), addr.port())
 }
 
 /// An address for smoltcp.

@@ -6,8 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netgraft_plugin::inet::{BufferSizes, Route, Statistics, best_route, is_broadcast};
 use netgraft_plugin::link::Link;
 use netgraft_plugin::{Cidr, Domain, Error, EventInfo, Handle, Instant, Result, SocketSpec, WaitQueue};
-use smoltcp::iface::{SocketHandle, SocketSet};
-use smoltcp::socket::tcp;
+use netgraft_tcp::{Config, Pool};
 
 use crate::addr::Tuple;
 use crate::conduit::Conduits;
@@ -16,17 +15,17 @@ use crate::fragments6::Fragments6;
 use crate::hash::{Keyed, Map};
 use crate::iface::{NetIf, Side};
 use crate::isn::InitialNumbers;
+use crate::neighbor::Neighbors;
 use crate::options::Options;
 use crate::ports::{Bind, Ports, Role};
 use crate::sock::{Body, Bound, Hold, Owner, Sock, Socks};
-use crate::tcp::buffer_sizes;
 use crate::timer::Timers;
 use crate::timewait::TimeWaits;
 
 /// Default size of both TCP buffers.
 const BUFFER: u32 = 256 * 1024;
-/// How many unused pairs of TCP buffers of the default size are kept.
-const SPARE: usize = 64;
+/// Bytes of free memory for TCP data that are kept.
+const SPARE: usize = 32 << 20;
 
 /// The interfaces.
 pub(crate) struct Net {
@@ -119,7 +118,14 @@ pub(crate) struct Core {
     pub(crate) now: Instant,
     /// Until when multicast reports may be due, after a query.
     pub(crate) reports_until: Option<Instant>,
-    spare: Vec<(SocketSet<'static>, SocketHandle)>,
+    /// Memory for the data of all connections.
+    pub(crate) pool: Pool,
+    /// The Ethernet addresses that TCP sends to.
+    pub(crate) neighbors: Neighbors,
+    /// Until when acknowledgements of SYN cookies may come.
+    pub(crate) flooded: Option<Instant>,
+    /// Whether selective acknowledgements are offered.
+    pub(crate) sack: bool,
     /// Packets and sockets handled, for tests of what work is done.
     pub(crate) work: u64,
 }
@@ -174,7 +180,10 @@ impl Core {
             port_range: (32_768, 60_999),
             now,
             reports_until: None,
-            spare: Vec::new(),
+            pool: Pool::new(SPARE),
+            neighbors: Neighbors::new(key),
+            flooded: None,
+            sack: true,
             work: 0,
         }
     }
@@ -327,33 +336,12 @@ impl Core {
             .ok_or(Error::AddressNotAvailable)
     }
 
-    /// A socket of smoltcp with buffers of these sizes.
-    pub(crate) fn make_tcp(&mut self, sizes: (usize, usize)) -> (SocketSet<'static>, SocketHandle) {
-        let default = buffer_sizes(&Options::default(), self.receive_buffer, self.send_buffer);
-        if sizes == default {
-            while let Some((set, inner)) = self.spare.pop() {
-                let socket = set.get::<tcp::Socket<'static>>(inner);
-                if (socket.recv_capacity(), socket.send_capacity()) == sizes {
-                    return (set, inner);
-                }
-            }
-        }
-        // Zeroed memory of this size comes from the kernel untouched: it costs nothing until it is used.
-        let buffer = |size: usize| tcp::SocketBuffer::new(vec![0; size]);
-        let mut set = SocketSet::new(Vec::with_capacity(1));
-        let inner = set.add(tcp::Socket::new(buffer(sizes.0), buffer(sizes.1)));
-        (set, inner)
-    }
-
-    /// Keeps the buffers of a connection that is over.
-    pub(crate) fn recycle_tcp(&mut self, mut set: SocketSet<'static>, inner: SocketHandle) {
-        let default = buffer_sizes(&Options::default(), self.receive_buffer, self.send_buffer);
-        let socket = set.get_mut::<tcp::Socket<'static>>(inner);
-        if self.spare.len() < SPARE && (socket.recv_capacity(), socket.send_capacity()) == default {
-            socket.abort();
-            socket.set_keep_alive(None);
-            self.spare.push((set, inner));
-        }
+    /// How a new connection of a socket with these options begins.
+    pub(crate) fn tcp_config(&mut self, options: &Options, side: Side, tuple: Tuple, v4: bool) -> Config {
+        let offset = self.initial.timestamp_offset(&tuple);
+        let sizes = (self.receive_buffer, self.send_buffer);
+        let sack = self.sack;
+        crate::tcp::config(options, sizes, (self.net.at(side), side, v4), sack, offset)
     }
 
     /// Queues a socket that may have something to send.

@@ -2,18 +2,18 @@
 
 use std::net::SocketAddr;
 
-use netgraft_plugin::{Error, Handle, Instant, Kind, Protocol, SocketSpec};
-use smoltcp::socket::tcp::{Socket, State};
+use netgraft_plugin::{Error, Handle, Kind, Protocol, SocketSpec};
+use netgraft_tcp::{Connection, Flags, Meaning, Segment, State};
 
 use crate::addr::Tuple;
 use crate::core::Core;
 use crate::device::Edit;
-use crate::iface::{NetIf, Side};
-use crate::packet::{self, ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, Segment, TCP, UDP};
+use crate::iface::Side;
+use crate::options::Options;
+use crate::packet::{self, ICMP, ICMPV6, Packet, TCP, UDP};
 use crate::ports::Sharing;
 use crate::sock::{Body, Bound, Hold, Owner};
-use crate::tcp::{Conn, Life, buffer_sizes};
-use crate::timewait::Meaning;
+use crate::tcp::{Conn, Life, at};
 
 impl Core {
     /// Takes one frame in.
@@ -29,7 +29,10 @@ impl Core {
             None if header == 0 => frame,
             Some([0x08, 0x00] | [0x86, 0xdd]) => &frame[14..],
             // ARP is the interface's; what is neither, it drops.
-            _ => {
+            other => {
+                if matches!(other, Some([0x08, 0x06])) {
+                    self.learn_arp(frame);
+                }
                 self.net.at(side).ingress_unclaimed(self.now, frame);
                 return self.neighbors_may_have_come();
             }
@@ -65,40 +68,59 @@ impl Core {
     }
 
     fn tcp_input(&mut self, side: Side, frame: &[u8], packet: &Packet<'_>) {
-        let Some(segment) = packet::segment(packet.payload) else {
+        let Some(mut segment) = Segment::parse(packet.payload).filter(|_| self.checks(side, packet)) else {
             self.stats.packets_dropped += 1;
             return;
         };
-        let local = SocketAddr::new(packet.dst, segment.dst_port);
-        let remote = SocketAddr::new(packet.src, segment.src_port);
+        // "Congestion experienced" (RFC 3168 section 5).
+        segment.marked = packet.traffic_class & 3 == 3;
+        let (src, dst) = segment.ports;
+        let local = SocketAddr::new(packet.dst, dst);
+        let remote = SocketAddr::new(packet.src, src);
         let tuple = Tuple::new(local, remote);
         if let Some(&handle) = self.connections.get(&tuple) {
-            return self.deliver(handle, frame, packet, &segment);
+            return self.deliver(handle, &segment);
         }
         let spread = || self.key.of(&tuple);
-        let listener = match segment.flags & (SYN | ACK | RST | FIN) {
-            SYN => self.tcp_ports.receiver(segment.dst_port, packet.dst, spread),
-            _ => None,
-        };
+        let asks = segment.header.flags.has(Flags::SYN)
+            && !segment.header.flags.any(Flags::ACK | Flags::RST | Flags::FIN);
+        let listener = if asks { self.tcp_ports.receiver(dst, packet.dst, spread) } else { None };
         let mut old = None;
         if let Some(waiting) = self.time_waits.get(&tuple) {
-            let next = waiting.next;
-            match waiting.meaning(&segment) {
-                Meaning::Begin if listener.is_some() => old = Some(next.0),
+            let tcp = waiting.tcp;
+            match tcp.meaning(&segment, waiting.loopback) {
+                Meaning::Begin if listener.is_some() => old = Some(tcp.next.0),
                 Meaning::Ignore => return,
                 Meaning::End => return self.forget_time_wait(&tuple),
                 Meaning::Acknowledge | Meaning::Begin => {
-                    return self.acknowledge(side, frame, packet, &segment, next);
+                    let header = tcp.acknowledgement(at(self.now));
+                    return self.answer(side, frame, packet, segment.ports, &header);
                 }
             }
             self.forget_time_wait(&tuple);
         }
         if let Some(listener) = listener {
             let isn = self.initial.choose(&tuple, old, self.now);
-            return self.syn(listener, side, (local, remote), frame, packet, (&segment, isn));
+            if self.is_flooded(listener) {
+                return self.answer_with_cookie(side, frame, packet, (tuple, &segment));
+            }
+            return self.syn(listener, side, (local, remote), &segment, isn);
         }
-        // The interface answers with a reset.
-        self.net.at(side).ingress_unclaimed(self.now, frame);
+        if self.flooded.is_some_and(|until| self.now < until)
+            && self.take_cookie(side, (local, remote), &segment)
+        {
+            return;
+        }
+        if let Some(refusal) = segment.refusal() {
+            self.answer(side, frame, packet, segment.ports, &refusal);
+        }
+    }
+
+    /// Whether the checksums of a segment hold.
+    fn checks(&mut self, side: Side, packet: &Packet<'_>) -> bool {
+        side == Side::Loopback
+            || packet::header_holds(packet.ip)
+                && (!self.net.at(side).checksums || packet::checksum_holds(packet))
     }
 
     /// Ends a TIME-WAIT before its time.
@@ -109,34 +131,38 @@ impl Core {
     }
 
     /// A segment for a connection.
-    fn deliver(&mut self, handle: Handle, frame: &[u8], packet: &Packet<'_>, segment: &Segment) {
+    fn deliver(&mut self, handle: Handle, segment: &Segment<'_>) {
         let now = self.now;
         let Some(sock) = self.socks.get_mut(handle) else { return };
+        let owner = sock.owner;
         let Body::Conn(conn) = &mut sock.body else { return };
-        // Nothing answers a SYN that has not left. smoltcp 0.14 would take a SYN that crosses it, and then subtract
-        // from the window that it has not offered yet, which is a panic.
-        if matches!(conn.life, Life::Connecting { .. }) && !conn.spoke {
-            self.stats.packets_dropped += 1;
+        // As long as nobody accepts, no more connections are completed: the peer sends its acknowledgement again.
+        if let (Life::HalfOpen { .. }, Owner::Listener(listener)) = (conn.life, owner)
+            && conn.tcp.state() == State::SynReceived
+            && !segment.header.flags.has(Flags::RST)
+            && matches!(self.socks.get(listener).map(|s| &s.body), Some(Body::Listener(l)) if l.is_crowded())
+        {
+            self.stats.tcp_listen_overflows += 1;
             return;
         }
-        let before = (conn.socket().recv_queue(), conn.socket().state());
-        let netif = self.net.at(conn.side);
-        if segment.flags & SYN != 0 {
-            conn.meet(packet, segment);
-            conn.ingress_syn(netif, frame, None, now);
-        } else {
-            netif.ingress(now, frame, &mut conn.set, conn.edit);
+        let Some(sock) = self.socks.get_mut(handle) else { return };
+        let Body::Conn(conn) = &mut sock.body else { return };
+        let before = conn.tcp.state();
+        let arrival = conn.tcp.input(segment, at(now), &mut self.pool);
+        conn.received += arrival.received as u64;
+        if arrival.freed > 0
+            && let Some(hop) = conn.hop
+        {
+            self.neighbors.confirm(hop, now);
         }
-        conn.hear(before, segment, now);
-        let state = conn.socket().state();
-        if state == State::Closed && segment.flags & RST != 0 {
-            let (error, open) = match (conn.life, before.1) {
-                (Life::Connecting { .. }, _) => (Error::ConnectionRefused, false),
-                (_, State::CloseWait) => (Error::BrokenPipe, true),
-                _ => (Error::ConnectionReset, true),
+        if conn.tcp.state() == State::Closed && conn.tcp.reason().is_some() {
+            let connecting = matches!(conn.life, Life::Connecting { .. });
+            self.stats.tcp_resets_received += u64::from(!connecting);
+            let error = match before {
+                State::CloseWait => Some(Error::BrokenPipe),
+                _ => conn.error(),
             };
-            self.stats.tcp_resets_received += u64::from(open);
-            return self.end(handle, Some(error));
+            return self.end(handle, error);
         }
         self.mark_dirty(handle);
     }
@@ -147,35 +173,32 @@ impl Core {
         listener: Handle,
         side: Side,
         ends: (SocketAddr, SocketAddr),
-        frame: &[u8],
-        packet: &Packet<'_>,
-        (segment, isn): (&Segment, u32),
+        segment: &Segment<'_>,
+        isn: u32,
     ) {
         let (now, local) = (self.now, ends.0);
         let Some(sock) = self.socks.get(listener) else { return };
         let Body::Listener(queues) = &sock.body else { return };
-        if queues.is_full() {
+        if queues.is_crowded() {
             // Dropped, not refused: the peer tries again (tcp_abort_on_overflow of 0).
             self.stats.tcp_listen_overflows += 1;
             return;
         }
-        let (options, domain) = (sock.options.clone(), sock.spec.domain);
-        let sizes = buffer_sizes(&options, self.receive_buffer, self.send_buffer);
-        let (mut set, inner) = self.make_tcp(sizes);
-        if set.get_mut::<Socket<'static>>(inner).listen(crate::addr::endpoint(local)).is_err() {
-            return self.recycle_tcp(set, inner);
-        }
-        let mut conn = Conn::new((set, inner), sizes, side, ends, Life::HalfOpen { since: now }, now);
-        let netif = self.net.at(side);
-        conn.meet(packet, segment);
-        conn.apply(&options, netif);
-        conn.ingress_syn(netif, frame, Some(isn), now);
-        conn.hear((0, State::Listen), segment, now);
-        if conn.socket().state() != State::SynReceived {
+        let options = sock.options.clone();
+        let tuple = Tuple::new(ends.0, ends.1);
+        let config = self.tcp_config(&options, side, tuple, local.is_ipv4());
+        let Some(tcp) = Connection::accept(&config, isn, segment, at(now)) else {
             self.stats.packets_dropped += 1;
-            return self.recycle_tcp(conn.set, conn.inner);
-        }
-        let tuple = conn.tuple();
+            return;
+        };
+        let conn = Conn::new(tcp, side, ends, Life::HalfOpen { since: now }, &options);
+        self.add_half_open(listener, conn, options);
+    }
+
+    /// Adds a connection whose handshake is underway to those of a listener.
+    pub(crate) fn add_half_open(&mut self, listener: Handle, conn: Conn, options: Options) {
+        let Some(domain) = self.socks.get(listener).map(|s| s.spec.domain) else { return };
+        let (local, tuple) = (conn.local, conn.tuple());
         let spec = SocketSpec { domain, kind: Kind::Stream, protocol: Protocol::Tcp };
         let sharing = Sharing::of(&options);
         let handle = self.add_socket(spec, options, Owner::Listener(listener), Body::Conn(Box::new(conn)));
@@ -188,38 +211,6 @@ impl Core {
             queues.half_open.insert(handle);
         }
         self.mark_dirty(handle);
-    }
-
-    /// Acknowledges a segment of a connection in TIME-WAIT: back to where it came from.
-    fn acknowledge(
-        &mut self,
-        side: Side,
-        frame: &[u8],
-        packet: &Packet<'_>,
-        segment: &Segment,
-        next: (u32, u32),
-    ) {
-        let netif = self.net.at(side);
-        let (link, checksums) = (netif.header, netif.checksums || side == Side::Link);
-        let header = packet::Header {
-            src: packet.dst,
-            dst: packet.src,
-            protocol: TCP,
-            hop_limit: 64,
-            traffic_class: 0,
-            dont_fragment: true,
-        };
-        let len = link + header.len() + 20;
-        netif.tx.push(len, netgraft_plugin::link::FrameMeta::default(), |buf| {
-            if link == 14 {
-                buf[0..6].copy_from_slice(&frame[6..12]);
-                buf[6..12].copy_from_slice(&frame[0..6]);
-                buf[12..14].copy_from_slice(&frame[12..14]);
-            }
-            header.emit(&mut buf[link..]);
-            let ports = (segment.dst_port, segment.src_port);
-            packet::emit_ack(&mut buf[link + header.len()..], &header, ports, next, checksums);
-        });
     }
 
     /// A part of a packet: the interface puts it together, and a raw socket of smoltcp gives it back whole.
@@ -258,13 +249,16 @@ impl Core {
         let local = SocketAddr::new(src, u16::from_be_bytes([a, b]));
         let remote = SocketAddr::new(dst, u16::from_be_bytes([c, d]));
         let Some(&handle) = self.connections.get(&Tuple::new(local, remote)) else { return };
+        let Some(&[s0, s1, s2, s3]) = rest.get(4..8) else { return };
+        let now = at(self.now);
         let Some(sock) = self.socks.get_mut(handle).filter(|s| s.options.believes_path()) else { return };
         let Body::Conn(conn) = &mut sock.body else { return };
         // Linux believes no less than `min_pmtu`, and IPv6 has no less.
         let (least, headers) = if src.is_ipv4() { (552, 40) } else { (1280, 60) };
         let segment = u16::try_from(mtu.max(least) - headers).unwrap_or(u16::MAX);
-        conn.path_mss = conn.path_mss.min(segment);
-        conn.edit.segment = conn.edit.segment.min(segment);
+        if conn.tcp.narrow(segment, u32::from_be_bytes([s0, s1, s2, s3]), now) {
+            self.mark_dirty(handle);
+        }
     }
 
     /// An error that came for a packet which this stack sent: `inner` is the start of that packet.
@@ -295,62 +289,9 @@ impl Core {
     }
 }
 
-impl Conn {
-    /// Notes what the peer's SYN offers.
-    fn meet(&mut self, packet: &Packet<'_>, segment: &Segment) {
-        let options = packet::syn_options(packet.payload, segment);
-        self.peer_mss = options.mss.map_or(536, |(_, mss)| mss.max(48));
-        self.peer_shift = options.window_scale;
-    }
-
-    /// Gives smoltcp a SYN, with the MSS option lowered to what the program asked for and the link can carry.
-    /// `isn` is our initial sequence number, if we listen.
-    fn ingress_syn(&mut self, netif: &mut NetIf, frame: &[u8], isn: Option<u32>, now: Instant) {
-        let most = self.edit.mss;
-        let mut lowered = Vec::new();
-        let mut frame = frame;
-        if most != 0 && self.peer_mss > most {
-            lowered.extend_from_slice(frame);
-            packet::clamp_mss(&mut lowered[netif.header..], most, true);
-            self.peer_mss = most;
-            frame = &lowered;
-        }
-        self.edit.segment = self.edit.segment.min(self.peer_mss);
-        match isn {
-            Some(isn) => netif.ingress_syn(now, frame, &mut self.set, self.local.ip(), isn),
-            None => netif.ingress(now, frame, &mut self.set, self.edit),
-        }
-    }
-
-    /// Notes what a segment says, after smoltcp has had it; `queued` bytes were there and `state` was the state
-    /// before.
-    fn hear(&mut self, (queued, state): (usize, State), segment: &Segment, now: Instant) {
-        self.heard = now;
-        self.received += self.socket().recv_queue().saturating_sub(queued) as u64;
-        let shift = if segment.flags & SYN == 0 { self.peer_shift } else { 0 };
-        self.peer_window = u32::from(segment.window) << shift;
-        if segment.flags & ACK != 0 {
-            self.meter.acknowledged(segment.ack, now);
-        }
-        let fin = u32::from(segment.flags & FIN != 0);
-        // What comes in TIME-WAIT is a repetition, or anybody's.
-        if state != State::TimeWait {
-            self.next = (segment.ack, segment.seq.wrapping_add(segment.payload_len as u32).wrapping_add(fin));
-        }
-        self.observe(now);
-    }
-}
-
 /// What may be set in a packet that goes nowhere special.
-pub(crate) const PLAIN: Edit = Edit {
-    traffic_class: 0,
-    mss: 0,
-    segment: 0,
-    may_fragment: false,
-    envelope: false,
-    header_checksum: false,
-    tcp_checksum: false,
-};
+pub(crate) const PLAIN: Edit =
+    Edit { traffic_class: 0, may_fragment: false, envelope: false, header_checksum: false };
 
 /// Whether an Ethernet frame is for the station `mac`, or for many.
 fn is_for(frame: &[u8], mac: [u8; 6]) -> bool {

@@ -37,10 +37,6 @@ pub(crate) struct TxQueue {
     /// IP packets and their bytes queued since the start.
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
-    /// The number of the last TCP packet among them.
-    last_tcp: u64,
-    /// Its first sequence number, and how many it takes.
-    pub(crate) last_segment: (u32, u32),
     /// TCP resets among them.
     pub(crate) resets: u64,
     /// What is changed in each frame as it is queued.
@@ -60,17 +56,12 @@ pub(crate) struct TxQueue {
 pub(crate) struct Edit {
     /// The TOS byte or traffic class.
     pub(crate) traffic_class: u8,
-    /// Upper bound of the MSS option in a SYN; 0 for none.
-    pub(crate) mss: u16,
-    /// Payload of the pieces that a TCP segment above the MTU is to be cut into.
-    pub(crate) segment: u16,
     /// "Don't fragment", which smoltcp sets in every IPv4 packet, is taken out.
     pub(crate) may_fragment: bool,
     /// The packet is the payload of another one, which only told smoltcp the way.
     pub(crate) envelope: bool,
-    /// Which checksums that the edit invalidates are computed again.
+    /// Whether the checksum that the edit invalidates is computed again.
     pub(crate) header_checksum: bool,
-    pub(crate) tcp_checksum: bool,
 }
 
 impl TxQueue {
@@ -81,8 +72,6 @@ impl TxQueue {
             small: Vec::new(),
             packets: 0,
             bytes: 0,
-            last_tcp: 0,
-            last_segment: (0, 0),
             resets: 0,
             edit: Edit::default(),
             header,
@@ -108,11 +97,6 @@ impl TxQueue {
         self.frames.clear();
     }
 
-    /// Whether a TCP packet was queued after there had been `packets` in all.
-    pub(crate) fn tcp_since(&self, packets: u64) -> bool {
-        self.last_tcp > packets
-    }
-
     fn buffer(&mut self, len: usize) -> Box<[u8]> {
         let (stock, size) = if len <= SMALL { (&mut self.small, SMALL) } else { (&mut self.large, LARGE) };
         stock.pop().unwrap_or_else(|| vec![0; size].into_boxed_slice())
@@ -128,20 +112,7 @@ impl TxQueue {
             self.ident = self.ident.wrapping_add(1);
         }
         packet::edit(ip, &self.edit, self.ident);
-        let tcp = packet::is_tcp(ip);
-        let mut frame = Frame { buf, len, meta };
-        if tcp {
-            self.resets += u64::from(packet::is_reset(&frame.buf[self.header..len]));
-            // smoltcp 0.14 says nothing of IPv6 segments that are to be cut, nor does it know of narrow paths.
-            let headers = self.header + if frame.buf[self.header] >> 4 == 4 { 40 } else { 60 };
-            let most = self.edit.segment;
-            if most > 0 && len > headers + usize::from(most) {
-                let given = frame.meta.segment_size;
-                frame.meta.segment_size = if given == 0 { most } else { given.min(most) };
-            }
-            self.last_tcp = self.packets + 1;
-            self.last_segment = packet::sequence(&frame.buf[self.header..len]);
-        }
+        let frame = Frame { buf, len, meta };
         if len > self.header + self.mtu && frame.meta.segment_size == 0 {
             self.split(frame);
             return result;
@@ -237,7 +208,5 @@ impl TxToken for Tx<'_> {
         self.queue.push(len, self.meta, f)
     }
 
-    fn set_meta(&mut self, meta: PacketMeta) {
-        self.meta.segment_size = meta.segmentation_offload_size.map_or(0, std::num::NonZeroU16::get);
-    }
+    fn set_meta(&mut self, _meta: PacketMeta) {}
 }

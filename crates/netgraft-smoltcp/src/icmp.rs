@@ -17,6 +17,9 @@ impl Core {
     pub(crate) fn icmp_input(&mut self, side: Side, frame: &[u8], packet: &Packet<'_>) {
         let valid = side == Side::Loopback || packet::checksum_holds(packet);
         if valid {
+            if side == Side::Link {
+                self.learn_discovery(packet);
+            }
             self.echo_input(side, packet);
             let error = error_of(packet);
             if let (Some((error, hard)), Some(inner)) = (error, packet.payload.get(8..)) {

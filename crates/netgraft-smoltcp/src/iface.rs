@@ -6,8 +6,7 @@ use netgraft_plugin::link::{Medium, Offload};
 use netgraft_plugin::{Cidr, Instant};
 use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::phy::{Checksum, DeviceCapabilities, Medium as SmolMedium};
-use smoltcp::socket::tcp;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpVersion};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
 use crate::addr::address;
 use crate::device::{Edit, Port, TxQueue};
@@ -65,6 +64,8 @@ pub(crate) struct NetIf {
     pub(crate) header: usize,
     /// Whether received checksums must be checked, and sent ones computed.
     pub(crate) checksums: bool,
+    /// Largest TCP packets of IPv4 and IPv6 that the link cuts into segments; 0 for none.
+    pub(crate) whole: (usize, usize),
     none: SocketSet<'static>,
 }
 
@@ -99,17 +100,13 @@ impl NetIf {
         // larger is cut as it is queued, which smoltcp can do for IPv4 only.
         caps.max_transmission_unit = LARGEST_V6 + header;
         if offload.checksum {
-            caps.checksum.tcp = Checksum::None;
             caps.checksum.udp = Checksum::Tx;
-            let whole = |bytes: usize| {
-                let bytes = bytes.min(LARGEST);
-                if bytes > mtu { std::num::NonZeroUsize::new(bytes + header) } else { None }
-            };
-            caps.segmentation.tcpv4 = whole(offload.segment_v4);
-            caps.segmentation.tcpv6 = whole(offload.segment_v6);
         }
         let mut netif = Self::new(caps, hardware, mtu, seed, now);
         netif.checksums = !offload.checksum;
+        if offload.checksum {
+            netif.whole = (offload.segment_v4, offload.segment_v6);
+        }
         netif.mac = crate::stack::mac_of(medium);
         netif
     }
@@ -130,6 +127,7 @@ impl NetIf {
             mac: None,
             header,
             checksums: true,
+            whole: (0, 0),
             none: SocketSet::new(Vec::new()),
         }
     }
@@ -140,62 +138,6 @@ impl NetIf {
         let mut port = Port { rx: Some(frame), tx: &mut self.tx, caps: &self.caps };
         let _ = self.iface.poll_ingress_single(smol(now), &mut port, set);
         self.tx.edit = Edit::default();
-    }
-
-    /// Begins a connection with the initial sequence number `isn`; the SYN leaves with the next [`NetIf::egress`].
-    ///
-    /// # Errors
-    /// smoltcp's, if the ends do not fit together or the socket is open.
-    pub(crate) fn connect(
-        &self,
-        socket: &mut tcp::Socket<'static>,
-        (local, remote): (IpEndpoint, IpEndpoint),
-        isn: u32,
-        now: Instant,
-    ) -> Result<(), tcp::ConnectError> {
-        self.with_number(local.addr, isn, now, None, |iface, _| {
-            socket.connect(iface.context(), remote, local)
-        })
-    }
-
-    /// Gives a SYN to the listening socket in `set`, which answers with the initial sequence number `isn`. The
-    /// answer leaves with the next [`NetIf::egress`].
-    pub(crate) fn ingress_syn(
-        &self,
-        now: Instant,
-        frame: &[u8],
-        set: &mut SocketSet<'static>,
-        to: IpAddr,
-        isn: u32,
-    ) {
-        self.with_number(address(to), isn, now, frame.get(self.header..), |iface, port| {
-            let _ = iface.poll_ingress_single(smol(now), port, set);
-        });
-    }
-
-    /// Makes an interface for one call that needs an initial sequence number, with the one address `to` and the
-    /// packet `rx`. Nothing is sent through it. It has 20 KiB, so it stays where it was made.
-    fn with_number<R>(
-        &self,
-        to: IpAddress,
-        isn: u32,
-        now: Instant,
-        rx: Option<&[u8]>,
-        call: impl FnOnce(&mut Interface, &mut Port<'_>) -> R,
-    ) -> R {
-        let mut caps = DeviceCapabilities::default();
-        caps.medium = SmolMedium::Ip;
-        caps.max_transmission_unit = LARGEST;
-        caps.checksum = self.caps.checksum.clone();
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = crate::isn::seed(isn);
-        let mut port = Port { rx, tx: &mut TxQueue::new(0, LARGEST, 0, QUEUE), caps: &caps };
-        let mut iface = Interface::new(config, &mut port, smol(now));
-        iface.update_ip_addrs(|list| {
-            // The list of a new interface is empty.
-            let _ = list.push(IpCidr::new(to, if to.version() == IpVersion::Ipv4 { 32 } else { 128 }));
-        });
-        call(&mut iface, &mut port)
     }
 
     /// Gives a frame to the interface: it answers what is for no socket.
@@ -247,62 +189,24 @@ impl NetIf {
         self.addresses.iter().any(|c| c.addr() == ip)
     }
 
-    /// What is changed in a connection's packets: `class` and the largest segment that the program wants, or 0.
-    pub(crate) fn edit(&self, v4: bool, class: u8, wanted: u16, peer_mss: u16) -> Edit {
-        let fits = (self.mtu - if v4 { 40 } else { 60 }) as u16;
-        let loopback = self.mtu == LARGEST && self.mac.is_none();
-        let mss = match wanted {
-            0 if loopback => 0,
-            0 => fits,
-            wanted => wanted.min(fits),
-        };
-        // Only a link that cuts segments is asked to.
-        let cuts = if v4 { self.caps.segmentation.tcpv4 } else { self.caps.segmentation.tcpv6 };
-        let segment = if cuts.is_none() { 0 } else { mss.min(peer_mss) };
-        let header_checksum = !loopback;
-        let tcp_checksum = self.checksums;
-        Edit { traffic_class: class, mss, segment, header_checksum, tcp_checksum, ..Edit::default() }
+    /// What the interface carries of a TCP connection; `wanted` is the largest segment that the program wants, or 0.
+    pub(crate) fn tcp_path(&self, v4: bool, wanted: u16) -> netgraft_tcp::Path {
+        let headers = if v4 { 40 } else { 60 };
+        let fits = u16::try_from(self.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
+        let mss = if wanted == 0 { fits } else { wanted.min(fits) };
+        let whole = if v4 { self.whole.0 } else { self.whole.1 };
+        // A data segment has timestamps and no other options.
+        netgraft_tcp::Path { mss, whole: whole.min(LARGEST).saturating_sub(headers + 12) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet;
 
     #[test]
     fn an_interface_is_small_enough_for_the_stack() {
         let size = std::mem::size_of::<Interface>();
         assert!((1..32 << 10).contains(&size), "{size}");
-    }
-
-    #[test]
-    fn connections_begin_with_the_number_that_was_chosen() {
-        let mut netif = NetIf::loopback(1, Instant::ZERO);
-        let end = |port| IpEndpoint::new(IpAddress::v4(127, 0, 0, 1), port);
-        let make = || {
-            let buffer = || tcp::SocketBuffer::new(vec![0; 4096]);
-            let mut set = SocketSet::new(Vec::new());
-            let inner = set.add(tcp::Socket::new(buffer(), buffer()));
-            (set, inner)
-        };
-        let sent = |netif: &mut NetIf, set: &mut SocketSet<'static>| {
-            netif.egress(Instant::ZERO, set, Edit::default());
-            let frame = netif.tx.pop().unwrap();
-            let seq = packet::segment(packet::parse(frame.bytes()).unwrap().payload).unwrap().seq;
-            (frame, seq)
-        };
-        let some = (0..200u32).map(|i| i.wrapping_mul(0x9e37_79b9));
-        for isn in [0, 1, u32::MAX, 1 << 31].into_iter().chain(some) {
-            let (mut set, inner) = make();
-            netif.connect(set.get_mut(inner), (end(1), end(2)), isn, Instant::ZERO).unwrap();
-            let (syn, seq) = sent(&mut netif, &mut set);
-            assert_eq!(seq, isn);
-            let (mut set, inner) = make();
-            set.get_mut::<tcp::Socket<'static>>(inner).listen(end(2)).unwrap();
-            let to = IpAddr::from([127, 0, 0, 1]);
-            netif.ingress_syn(Instant::ZERO, syn.bytes(), &mut set, to, !isn);
-            assert_eq!(sent(&mut netif, &mut set).1, !isn);
-        }
     }
 }

@@ -227,21 +227,21 @@ impl Stack for SmoltcpStack {
         Ok(())
     }
 
-    /// smoltcp reports holes to a peer that wants to know.
     fn tcp_sack(&self) -> bool {
-        true
+        self.core().is_ok_and(|c| c.sack)
     }
 
     fn set_tcp_sack(&mut self, on: bool) -> Result<()> {
-        if on { Ok(()) } else { Err(Error::NotSupported) }
+        self.core_mut()?.sack = on;
+        Ok(())
     }
 
     fn tcp_recovery(&self) -> Recovery {
-        Recovery::NewReno
+        Recovery::Rack
     }
 
     fn set_tcp_recovery(&mut self, recovery: Recovery) -> Result<()> {
-        if recovery == Recovery::NewReno { Ok(()) } else { Err(Error::NotSupported) }
+        if recovery == Recovery::Rack { Ok(()) } else { Err(Error::NotSupported) }
     }
 
     fn statistics(&self) -> Statistics {

@@ -32,36 +32,16 @@ impl InitialNumbers {
             None => (self.secret.hash_one(tuple) as u32).wrapping_add(clock),
         }
     }
-}
 
-/// Of smoltcp's generator: each state is the one before times `FACTOR` plus `TERM`.
-const FACTOR: u64 = 0xbb2e_fcec_3c39_611d;
-const TERM: u64 = 0x7590_ef39;
-/// What undoes the multiplication by the odd `FACTOR` (Newton's iteration doubles the right bits).
-const INVERSE: u64 = {
-    let mut inverse = FACTOR;
-    let mut round = 0;
-    while round < 5 {
-        inverse = inverse.wrapping_mul(2u64.wrapping_sub(FACTOR.wrapping_mul(inverse)));
-        round += 1;
+    /// A hash for SYN cookies (RFC 4987 section 3.6).
+    pub(crate) fn cookie(&self, tuple: &Tuple, numbers: (u32, u32)) -> u32 {
+        self.secret.hash_one((tuple, numbers, "cookie")) as u32
     }
-    inverse
-};
 
-/// The seed of an interface of smoltcp whose first TCP connection begins with the number `isn`. smoltcp 0.14
-/// takes it from the interface's generator, and has no other way to be told.
-pub(crate) fn seed(isn: u32) -> u64 {
-    let before = |state: u64| state.wrapping_sub(TERM).wrapping_mul(INVERSE);
-    // An output is the state shifted by 29 less its top three bits, which are 0 here.
-    let mut state = u64::from(isn) << 29;
-    loop {
-        let previous = before(state);
-        // The interface takes an identification for itself first, and draws again while it is 0.
-        let drawn = (previous >> (29 - (previous >> 61))) as u32;
-        if (drawn ^ (drawn >> 16)) as u16 != 0 {
-            return before(previous);
-        }
-        state += 1;
+    /// What is added to the clock of a connection's timestamps: one number for each pair of addresses, so that a new
+    /// connection's clock goes on where the last one's was (RFC 7323 section 5.4, RFC 6191).
+    pub(crate) fn timestamp_offset(&self, tuple: &Tuple) -> u32 {
+        self.secret.hash_one((tuple.addresses(), "timestamps")) as u32
     }
 }
 
@@ -82,10 +62,5 @@ mod tests {
         assert_ne!(a.choose(&tuple(2), None, Instant::ZERO).wrapping_sub(first), 0);
         assert_ne!(b.choose(&tuple(1), None, Instant::ZERO), first);
         assert_eq!(a.choose(&tuple(1), Some(u32::MAX), second), 65_536);
-    }
-
-    #[test]
-    fn the_factor_is_undone() {
-        assert_eq!(FACTOR.wrapping_mul(INVERSE), 1);
     }
 }

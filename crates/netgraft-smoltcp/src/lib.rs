@@ -24,10 +24,12 @@
 
 mod addr;
 mod conduit;
+mod cookies;
 mod core;
 mod datagram;
 mod demux;
 mod device;
+mod emit;
 mod fragments;
 mod fragments6;
 mod hash;
@@ -35,9 +37,7 @@ mod icmp;
 mod iface;
 mod inet;
 mod isn;
-mod link;
 mod listener;
-mod meter;
 mod neighbor;
 mod options;
 mod packet;

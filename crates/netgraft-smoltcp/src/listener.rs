@@ -1,4 +1,4 @@
-//! Listeners: smoltcp has no backlog, so each SYN makes a connection that waits here.
+//! The queues of listeners: each SYN makes a connection that waits here.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -28,9 +28,19 @@ impl Listener {
         self.backlog = backlog.min(MOST) as usize;
     }
 
-    /// Whether one more connection would be too many: like Linux, one more than the backlog waits.
-    pub(crate) fn is_full(&self) -> bool {
-        self.half_open.len() + self.ready.len() > self.backlog
+    /// Whether so many handshakes are underway that one more is answered without a memory of it.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.half_open.len() > self.backlog
+    }
+
+    /// TCP_INFO of a listener: connections that wait for `accept`, and how many may (`tcpi_unacked`, `tcpi_sacked`).
+    pub(crate) fn queue(&self) -> (usize, usize) {
+        (self.ready.len(), self.backlog)
+    }
+
+    /// Whether so many wait for `accept` that no more are completed: like Linux, one more than the backlog waits.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.ready.len() > self.backlog
     }
 
     pub(crate) fn readiness(&self) -> Events {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use netgraft_plugin::option::{OptionName, SocketOption};
 use netgraft_plugin::{Error, Result};
+use netgraft_tcp::Algorithm;
 
 /// What buffers have at least and at most, as set: half of what they get. `SOCK_MIN_SNDBUF`, `SOCK_MIN_RCVBUF`,
 /// and what `wmem_max` and `rmem_max` are in new kernels (socket(7)).
@@ -29,7 +30,7 @@ pub(crate) struct Options {
     pub(crate) send_buffer: Option<u32>,
     pub(crate) receive_buffer: Option<u32>,
     pub(crate) broadcast: bool,
-    /// Only noted: smoltcp knows no urgent data, and gives it in line always, as RFC 6093 wants it.
+    /// Only noted: urgent data is in line always, as RFC 6093 wants it.
     pub(crate) out_of_band_inline: bool,
     /// Nothing is sent to a gateway.
     pub(crate) dont_route: bool,
@@ -58,23 +59,7 @@ pub(crate) struct Options {
     pub(crate) mtu_discover: u8,
     /// What a raw socket sends begins with the IP header.
     pub(crate) header_included: bool,
-    pub(crate) congestion: Congestion,
-}
-
-/// A congestion control that smoltcp has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Congestion {
-    Cubic,
-    Reno,
-}
-
-impl Congestion {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Congestion::Cubic => "cubic",
-            Congestion::Reno => "reno",
-        }
-    }
+    pub(crate) congestion: Algorithm,
 }
 
 impl Default for Options {
@@ -113,7 +98,7 @@ impl Default for Options {
             max_segment: 0,
             mtu_discover: WANT,
             header_included: false,
-            congestion: Congestion::Cubic,
+            congestion: Algorithm::Cubic,
         }
     }
 }
@@ -236,10 +221,8 @@ impl Options {
             O::MaxSegment(bytes @ 88..=32_767) => self.max_segment = bytes as u16,
             O::KeepCount(_) | O::SynCount(_) | O::MaxSegment(_) => return Err(Error::Invalid),
             O::Congestion(name) => {
-                self.congestion = [Congestion::Cubic, Congestion::Reno]
-                    .into_iter()
-                    .find(|c| c.name() == name)
-                    .ok_or(Error::NotFound)?;
+                self.congestion =
+                    Algorithm::ALL.into_iter().find(|c| c.name() == name).ok_or(Error::NotFound)?;
             }
             _ => return Err(Error::UnknownOption),
         }

@@ -91,107 +91,10 @@ fn parse_v6(bytes: &[u8]) -> Option<Packet<'_>> {
     })
 }
 
-pub(crate) const FIN: u8 = 1;
-pub(crate) const SYN: u8 = 2;
-pub(crate) const RST: u8 = 4;
-pub(crate) const ACK: u8 = 16;
-
-/// A TCP header (RFC 9293 section 3.1).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Segment {
-    pub(crate) src_port: u16,
-    pub(crate) dst_port: u16,
-    pub(crate) seq: u32,
-    pub(crate) ack: u32,
-    pub(crate) flags: u8,
-    pub(crate) window: u16,
-    pub(crate) payload_len: usize,
-    header_len: usize,
-}
-
-/// Parses a TCP header.
-pub(crate) fn segment(payload: &[u8]) -> Option<Segment> {
-    let header = payload.get(..20)?;
-    let header_len = usize::from(header[12] >> 4) * 4;
-    if header_len < 20 || header_len > payload.len() {
-        return None;
-    }
-    Some(Segment {
-        src_port: be16(header, 0),
-        dst_port: be16(header, 2),
-        seq: be32(header, 4),
-        ack: be32(header, 8),
-        flags: header[13],
-        window: be16(header, 14),
-        payload_len: payload.len() - header_len,
-        header_len,
-    })
-}
-
-/// What a SYN says of its sender.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct SynOptions {
-    /// Where the MSS value stands in the TCP header, and the value.
-    pub(crate) mss: Option<(usize, u16)>,
-    /// Shift of the windows that follow.
-    pub(crate) window_scale: u8,
-}
-
-/// Reads the options of a SYN (RFC 9293 section 3.2, RFC 7323).
-pub(crate) fn syn_options(payload: &[u8], segment: &Segment) -> SynOptions {
-    let mut found = SynOptions::default();
-    let Some(options) = payload.get(..segment.header_len) else { return found };
-    let mut at = 20;
-    while let Some(&kind) = options.get(at) {
-        let len = match (kind, options.get(at + 1)) {
-            (0, _) | (_, None) => break,
-            (1, _) => 1,
-            (_, Some(&len)) if len >= 2 => usize::from(len),
-            _ => break,
-        };
-        match (kind, len) {
-            (2, 4) if at + 4 <= options.len() => found.mss = Some((at + 2, be16(options, at + 2))),
-            (3, 3) => found.window_scale = options.get(at + 2).map_or(0, |&s| s.min(14)),
-            _ => {}
-        }
-        at += len;
-    }
-    found
-}
-
-/// Whether an IP packet carries TCP.
-pub(crate) fn is_tcp(ip: &[u8]) -> bool {
-    match ip.first().map(|b| b >> 4) {
-        Some(4) => ip.get(9) == Some(&TCP),
-        Some(6) => ip.get(6) == Some(&TCP),
-        _ => false,
-    }
-}
-
-/// Whether an IP packet is a TCP reset.
-pub(crate) fn is_reset(ip: &[u8]) -> bool {
-    let flags = match ip.first().map(|b| b >> 4) {
-        Some(4) if ip.get(9) == Some(&TCP) => ip.get(usize::from(ip[0] & 15) * 4 + 13),
-        Some(6) if ip.get(6) == Some(&TCP) => ip.get(40 + 13),
-        _ => None,
-    };
-    flags.is_some_and(|f| f & RST != 0)
-}
-
-/// The sequence number of a TCP packet without IP options, and how many numbers it takes. (0, 0) for what is none.
-pub(crate) fn sequence(ip: &[u8]) -> (u32, u32) {
-    let start = if ip.first().is_some_and(|b| b >> 4 == 4) { 20 } else { 40 };
-    let Some(segment) = ip.get(start..).and_then(segment) else { return (0, 0) };
-    (segment.seq, segment.payload_len as u32 + u32::from(segment.flags & (SYN | FIN) != 0))
-}
-
 /// Changes an outgoing packet as `edit` says. A packet that may be cut on its way gets the identification `ident`.
 pub(crate) fn edit(ip: &mut [u8], edit: &Edit, ident: u32) {
     if edit.traffic_class != 0 || edit.may_fragment {
         edit_header(ip, edit, ident);
-    }
-    if edit.mss != 0 {
-        clamp_mss(ip, edit.mss, edit.tcp_checksum);
     }
 }
 
@@ -215,31 +118,6 @@ fn edit_header(ip: &mut [u8], edit: &Edit, ident: u32) {
             ip[1] = ip[1] & 15 | edit.traffic_class << 4;
         }
         _ => {}
-    }
-}
-
-/// Lowers the MSS option of a SYN to `mss`, as a router does for a tunnel.
-pub(crate) fn clamp_mss(ip: &mut [u8], mss: u16, checksums: bool) {
-    let Some(packet) = parse(ip) else { return };
-    if packet.protocol != TCP || packet.fragment {
-        return;
-    }
-    let start = packet.ip.len() - packet.payload.len();
-    let Some(header) = segment(packet.payload).filter(|s| s.flags & SYN != 0) else { return };
-    let Some((at, old)) = syn_options(packet.payload, &header).mss else { return };
-    if old <= mss {
-        return;
-    }
-    let at = start + at;
-    ip[at..at + 2].copy_from_slice(&mss.to_be_bytes());
-    if checksums {
-        // RFC 1624 equation 3; the option is 16-bit aligned or not, which turns the bytes around.
-        let swap = |v: u16| if (at - start).is_multiple_of(2) { v } else { v.swap_bytes() };
-        let check = be16(ip, start + 16);
-        let mut sum = u32::from(!check) + u32::from(!swap(old)) + u32::from(swap(mss));
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        ip[start + 16..start + 18].copy_from_slice(&(!(sum as u16)).to_be_bytes());
     }
 }
 
@@ -339,19 +217,23 @@ impl Header {
     }
 }
 
-/// Writes a TCP header that only acknowledges.
-pub(crate) fn emit_ack(buf: &mut [u8], header: &Header, ports: (u16, u16), next: (u32, u32), checksum: bool) {
-    buf[..20].fill(0);
-    buf[0..2].copy_from_slice(&ports.0.to_be_bytes());
-    buf[2..4].copy_from_slice(&ports.1.to_be_bytes());
-    buf[4..8].copy_from_slice(&next.0.to_be_bytes());
-    buf[8..12].copy_from_slice(&next.1.to_be_bytes());
-    buf[12] = 5 << 4;
-    buf[13] = ACK;
-    buf[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
-    if checksum {
-        let check = !sum(&buf[..20], pseudo(header.src, header.dst, TCP, 20));
-        buf[16..18].copy_from_slice(&check.to_be_bytes());
+/// Computes the checksum of a TCP segment.
+pub(crate) fn fill_tcp_checksum(buf: &mut [u8], header: &Header) {
+    if buf.len() < 20 {
+        return;
+    }
+    buf[16..18].fill(0);
+    let check = !sum(buf, pseudo(header.src, header.dst, TCP, buf.len()));
+    buf[16..18].copy_from_slice(&check.to_be_bytes());
+}
+
+/// Whether the checksum of an IPv4 header holds; IPv6 has none.
+pub(crate) fn header_holds(ip: &[u8]) -> bool {
+    match ip.first() {
+        Some(first) if first >> 4 == 4 => {
+            ip.get(..usize::from(first & 15) * 4).is_some_and(|header| sum(header, 0) == 0xffff)
+        }
+        _ => true,
     }
 }
 
@@ -445,22 +327,5 @@ mod tests {
         let packet = parse(&buf).unwrap();
         assert_eq!(udp(packet.payload), None);
         assert!(!checksum_holds(&packet));
-    }
-
-    #[test]
-    fn lowering_the_mss_keeps_the_checksum() {
-        let h = header("192.0.2.1", "192.0.2.2", TCP);
-        let mut buf = vec![0; 20 + 24];
-        h.emit(&mut buf);
-        buf[20 + 12] = 6 << 4;
-        buf[20 + 13] = SYN;
-        buf[40..44].copy_from_slice(&[2, 4, 0x05, 0xb4]);
-        let check = !sum(&buf[20..], pseudo(h.src, h.dst, TCP, 24));
-        buf[36..38].copy_from_slice(&check.to_be_bytes());
-        clamp_mss(&mut buf, 1000, true);
-        let packet = parse(&buf).unwrap();
-        assert!(checksum_holds(&packet));
-        let header = segment(packet.payload).unwrap();
-        assert_eq!(syn_options(packet.payload, &header).mss, Some((22 - 2 + 2, 1000)));
     }
 }

@@ -1,13 +1,14 @@
 //! What a connection has to do after a packet, a call or a timer.
 
 use netgraft_plugin::{Error, Handle, Instant};
-use smoltcp::socket::tcp::State;
+use netgraft_tcp::State;
 
 use crate::core::Core;
 use crate::iface::Side;
+use crate::neighbor::Station;
 use crate::ports::Sharing;
 use crate::sock::{Body, Owner};
-use crate::tcp::{Life, Verdict};
+use crate::tcp::{Life, at};
 use crate::timewait::Waiting;
 
 /// Packets that one connection sends before others have their turn.
@@ -17,8 +18,10 @@ const RETRY: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// How a turn of sending ended.
 enum Turn {
-    /// Nothing more to do before this time.
-    Rests(Option<Instant>),
+    /// Nothing more to do, but for timers.
+    Rests,
+    /// Nothing can leave before this time.
+    Waits(Instant),
     /// More is waiting.
     Again,
 }
@@ -31,79 +34,111 @@ impl Core {
         self.work += 1;
         let Some(sock) = self.socks.get_mut(handle) else { return 0 };
         sock.dirty = false;
-        let orphan = sock.owner == Owner::Orphan;
         let Body::Conn(conn) = &mut sock.body else { return 0 };
         if conn.has_ended() {
             return 0;
         }
-        match conn.check(&sock.options, orphan, now) {
-            Verdict::Live => {}
-            Verdict::Silent(error) => {
-                self.end(handle, Some(error));
-                return 0;
-            }
-            Verdict::Reset(error) => {
-                self.reset(handle);
-                self.end(handle, Some(error));
-                return 1;
-            }
+        if conn.is_unreachable(now) {
+            self.end(handle, Some(Error::HostUnreachable));
+            return 0;
         }
-        let netif = self.net.at(conn.side);
-        let before = netif.tx.packets;
-        let mut turn = Turn::Again;
-        for _ in 0..TURN {
-            let segments = netif.tx.packets;
-            let sent = netif.egress(now, &mut conn.set, conn.edit);
-            if netif.tx.tcp_since(segments) {
-                conn.has_sent(netif.tx.last_segment, now);
-            }
-            match netif.poll_at(now, &conn.set) {
-                Some(at) if at <= now && sent => {}
-                // The loopback's queue is full, and will be empty before the next turn.
-                Some(at) if at <= now && conn.side == Side::Loopback && netif.tx.is_full() => break,
-                Some(at) if at <= now => {
-                    turn = Turn::Rests(Some(now + RETRY));
-                    break;
-                }
-                at => {
-                    turn = Turn::Rests(at);
-                    break;
-                }
-            }
+        if conn.tcp.deadline().is_some_and(|due| due <= at(now)) {
+            conn.tcp.on_time(at(now));
         }
-        let sent = (netif.tx.packets - before) as usize;
-        conn.spoke |= netif.tx.tcp_since(before);
-        if let (Life::Connecting { since, unresolved }, Side::Link) = (conn.life, conn.side) {
-            // After the first SYN the neighbor is known, and silence is the peer's.
-            let unresolved = if conn.spoke { None } else { unresolved.or(Some(now)) };
-            conn.life = Life::Connecting { since, unresolved };
-        }
-        let asked = sent > 0 && !netif.tx.tcp_since(before) || !conn.spoke;
-        let neighbor = (conn.side == Side::Link && asked).then_some(conn.remote.ip());
-        conn.observe(now);
-        if let Some(remote) = neighbor {
-            self.resolving.push(handle);
-            if sent == 0
-                && let Ok(path) = self.path(remote)
-            {
-                self.solicit(path.hop);
-            }
-        }
+        let (sent, turn) = match self.station(handle) {
+            Some(station) => self.send_segments(handle, station),
+            None => (0, self.await_neighbor(handle)),
+        };
         self.settle(handle);
         self.rest(handle, turn);
         sent
     }
 
+    /// The station that a connection's packets go to; `None` if its address is not known yet.
+    fn station(&mut self, handle: Handle) -> Option<[u8; 6]> {
+        let Some(Body::Conn(conn)) = self.socks.get(handle).map(|s| &s.body) else { return None };
+        let ethernet = conn.side == Side::Link && self.net.link.as_ref().is_some_and(|l| l.mac.is_some());
+        if !ethernet {
+            return Some([0; 6]);
+        }
+        let hop = self.path(conn.remote.ip()).ok()?.hop;
+        let station = self.neighbors.station(hop, self.now);
+        if let Some(Body::Conn(conn)) = self.socks.get_mut(handle).map(|s| &mut s.body) {
+            conn.hop = Some(hop);
+        }
+        match station {
+            Station::Known(mac, asks) => {
+                if asks {
+                    self.solicit(hop);
+                }
+                Some(mac)
+            }
+            Station::Unknown(asks) => {
+                if asks {
+                    self.solicit(hop);
+                }
+                None
+            }
+        }
+    }
+
+    /// A connection cannot send before its neighbor answers.
+    fn await_neighbor(&mut self, handle: Handle) -> Turn {
+        let now = self.now;
+        let Some(Body::Conn(conn)) = self.socks.get_mut(handle).map(|s| &mut s.body) else {
+            return Turn::Rests;
+        };
+        if let Life::Connecting { unresolved } = &mut conn.life {
+            unresolved.get_or_insert(now);
+        }
+        let again = conn.hop.map_or(now, |hop| self.neighbors.asks_at(hop, now));
+        if !self.resolving.contains(&handle) {
+            self.resolving.push(handle);
+        }
+        Turn::Waits(again.max(now + RETRY))
+    }
+
+    fn send_segments(&mut self, handle: Handle, station: [u8; 6]) -> (usize, Turn) {
+        let now = self.now;
+        let Some(Body::Conn(conn)) = self.socks.get_mut(handle).map(|s| &mut s.body) else {
+            return (0, Turn::Rests);
+        };
+        let netif = self.net.at(conn.side);
+        let before = netif.tx.packets;
+        let mut turn = Turn::Again;
+        for _ in 0..TURN {
+            if netif.tx.is_full() {
+                // The loopback's queue will be empty before the next turn.
+                turn = if conn.side == Side::Loopback { Turn::Again } else { Turn::Waits(now + RETRY) };
+                break;
+            }
+            let Some(transmit) = conn.tcp.transmit(at(now)) else {
+                turn = Turn::Rests;
+                break;
+            };
+            netif.push_segment(conn, &transmit, station);
+        }
+        let sent = (netif.tx.packets - before) as usize;
+        if sent > 0 {
+            if let Life::Connecting { unresolved } = &mut conn.life {
+                // After the first SYN the neighbor is known, and silence is the peer's.
+                *unresolved = None;
+            }
+        }
+        (sent, turn)
+    }
+
     fn rest(&mut self, handle: Handle, turn: Turn) {
         let Some(sock) = self.socks.get_mut(handle) else { return };
-        let orphan = sock.owner == Owner::Orphan;
         let Body::Conn(conn) = &sock.body else { return };
         if conn.has_ended() {
             return;
         }
-        let own = conn.deadline(&sock.options, orphan);
+        let own = conn.deadline(&sock.options);
         let at = match turn {
-            Turn::Rests(at) => [own, at].into_iter().flatten().min(),
+            Turn::Rests => own,
+            // What is due cannot leave before.
+            Turn::Waits(until) => Some(until),
             Turn::Again => {
                 if !sock.dirty {
                     sock.dirty = true;
@@ -117,26 +152,28 @@ impl Core {
         }
     }
 
-    /// Follows what has become of smoltcp's socket.
+    /// Follows what has become of the connection.
     fn settle(&mut self, handle: Handle) {
+        let now = self.now;
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let owner = sock.owner;
         let Body::Conn(conn) = &mut sock.body else { return };
-        let state = conn.socket().state();
+        let state = conn.tcp.state();
         let news = conn.received != conn.told;
         conn.told = conn.received;
         match (conn.life, state) {
             (Life::Connecting { .. }, State::Closed) => {
-                return self.end(handle, Some(Error::ConnectionRefused));
+                let error = conn.error().unwrap_or(Error::ConnectionRefused);
+                return self.end(handle, Some(error));
             }
             (Life::Connecting { .. }, State::SynSent | State::SynReceived) => return,
             (Life::Connecting { .. }, _) => conn.life = Life::Open,
-            (Life::HalfOpen { .. }, State::Listen | State::Closed) => return self.end(handle, None),
+            (Life::HalfOpen { .. }, State::Closed) => return self.end(handle, None),
             (Life::HalfOpen { .. }, State::SynReceived) => return,
             (Life::HalfOpen { since }, _) => {
                 let defer = sock.options.defer_accept;
                 let waits = conn.received == 0 && state == State::Established;
-                if defer.is_zero() || !waits || self.now >= since + defer {
+                if defer.is_zero() || !waits || now >= since + defer {
                     conn.life = Life::Open;
                     self.stats.tcp_passive_opens += 1;
                     if let Owner::Listener(listener) = owner {
@@ -145,7 +182,10 @@ impl Core {
                 }
             }
             (Life::Open, State::TimeWait) => return self.rest_in_time_wait(handle),
-            (Life::Open, State::Closed) => return self.end(handle, None),
+            (Life::Open, State::Closed) => {
+                let error = conn.error();
+                return self.end(handle, error);
+            }
             _ => {}
         }
         self.count(handle);
@@ -161,7 +201,7 @@ impl Core {
     fn count(&mut self, handle: Handle) {
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let Body::Conn(conn) = &mut sock.body else { return };
-        let now = !conn.has_ended() && matches!(conn.socket().state(), State::Established | State::CloseWait);
+        let now = !conn.has_ended() && matches!(conn.tcp.state(), State::Established | State::CloseWait);
         match (conn.counted, now) {
             (false, true) => self.stats.tcp_established += 1,
             (true, false) => self.stats.tcp_established -= 1,
@@ -182,14 +222,14 @@ impl Core {
 
     /// Sends a reset for a connection, now.
     pub(crate) fn reset(&mut self, handle: Handle) {
-        let now = self.now;
         let Some(sock) = self.socks.get_mut(handle) else { return };
         if let Body::Conn(conn) = &mut sock.body
             && !conn.has_ended()
         {
-            conn.socket_mut().abort();
-            let edit = conn.edit;
-            self.net.at(conn.side).egress(now, &mut conn.set, edit);
+            conn.tcp.abort(&mut self.pool);
+            if let Some(station) = self.station(handle) {
+                self.send_segments(handle, station);
+            }
         }
     }
 
@@ -197,9 +237,9 @@ impl Core {
     fn rest_in_time_wait(&mut self, handle: Handle) {
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let Body::Conn(conn) = &sock.body else { return };
+        let Some(tcp) = conn.tcp.time_wait() else { return };
         let sharing = Sharing::of(&sock.options);
-        let waiting =
-            Waiting { next: conn.next, sharing, since: self.now, loopback: conn.side == Side::Loopback };
+        let waiting = Waiting { tcp, sharing, since: self.now, loopback: conn.side == Side::Loopback };
         self.tcp_ports.add_connection(conn.local, sharing);
         if let Some((tuple, evicted)) = self.time_waits.insert(conn.tuple(), waiting) {
             self.tcp_ports.remove_connection(tuple.local(), evicted.sharing);
@@ -250,7 +290,8 @@ impl Core {
             if conn.counted {
                 self.stats.tcp_established -= 1;
             }
-            self.recycle_tcp(conn.set, conn.inner);
+            let mut tcp = conn.tcp;
+            tcp.release(&mut self.pool);
         }
     }
 }

@@ -359,7 +359,7 @@ impl Sockets for SmoltcpStack {
     ) -> Result<usize> {
         let core = self.core_mut()?;
         core.tick(now);
-        if flags.is_empty() && spare.spill.is_empty() && core.stream_lends(handle)? {
+        if flags.is_empty() && spare.spill.is_empty() {
             return core.stream_send_with(handle, fill);
         }
         data::send_copied(self, handle, flags, now, spare, fill)
@@ -407,7 +407,7 @@ impl Sockets for SmoltcpStack {
 
     fn queued_in(&self, handle: Handle) -> Result<usize> {
         match &self.core()?.socks.held(handle)?.body {
-            Body::Conn(conn) => Ok(conn.socket().recv_queue()),
+            Body::Conn(conn) => Ok(conn.tcp.readable()),
             Body::Datagrams(datagrams) => Ok(datagrams.first_len()),
             Body::Fresh => Ok(0),
             Body::Listener(_) => Err(Error::Invalid),

@@ -91,9 +91,21 @@ impl Core {
         if let Body::Conn(conn) = &mut sock.body
             && !conn.has_ended()
         {
-            conn.apply(&sock.options, self.net.at(conn.side));
-            if !sock.options.cork || name == OptionName::NoDelay {
-                conn.uncork();
+            conn.apply(&sock.options, self.now);
+            match (name, sock.options.send_buffer, sock.options.receive_buffer) {
+                (OptionName::SendBuffer, Some(bytes), _) => {
+                    conn.tcp.set_send_capacity(
+                        bytes.saturating_mul(2).clamp(self.send_buffer.min, self.send_buffer.max) as usize,
+                    );
+                }
+                (OptionName::ReceiveBuffer, _, Some(bytes)) => {
+                    conn.tcp.set_receive_capacity(
+                        bytes.saturating_mul(2).clamp(self.receive_buffer.min, self.receive_buffer.max)
+                            as usize,
+                    );
+                }
+                (OptionName::NoDelay, ..) => conn.tcp.push(),
+                _ => {}
             }
             self.mark_dirty(handle);
         }
@@ -117,9 +129,7 @@ impl Core {
             (OptionName::ReceiveBuffer, _) => SocketOption::ReceiveBuffer(
                 sock.options.receive_buffer.unwrap_or(default(self.receive_buffer.default)),
             ),
-            (OptionName::MaxSegment, Body::Conn(conn)) => {
-                SocketOption::MaxSegment(conn.mss(self.net.mtu(conn.side)) as u32)
-            }
+            (OptionName::MaxSegment, Body::Conn(conn)) => SocketOption::MaxSegment(u32::from(conn.mss())),
             (OptionName::MaxSegment, _) => {
                 SocketOption::MaxSegment(u32::from(sock.options.max_segment.max(536)))
             }
@@ -151,8 +161,13 @@ impl Core {
     pub(crate) fn tcp_info(&self, handle: Handle) -> Result<TcpInfo> {
         let sock = self.socks.held(handle)?;
         match &sock.body {
-            Body::Conn(conn) => Ok(conn.info(self.net.mtu(conn.side))),
-            Body::Listener(_) => Ok(TcpInfo { state: TcpState::Listen, ..TcpInfo::default() }),
+            Body::Conn(conn) => Ok(conn.info()),
+            Body::Listener(listener) => Ok(TcpInfo {
+                state: TcpState::Listen,
+                // Of a listener it is the queue's length (`tcpi_unacked`).
+                unacknowledged: listener.queue().0 as u32,
+                ..TcpInfo::default()
+            }),
             Body::Fresh => Ok(TcpInfo::default()),
             Body::Datagrams(_) => Err(Error::NotSupported),
         }

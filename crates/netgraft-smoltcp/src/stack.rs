@@ -160,18 +160,14 @@ impl PluginStack for SmoltcpStack {
             version: format!("{} on smoltcp 0.14", env!("CARGO_PKG_VERSION")),
             sockets: crate::sockets::specs(),
             options: KNOWN.to_vec(),
-            needs: match &self.config.link {
-                LinkConfig::None => String::new(),
-                LinkConfig::Tap(name) => format!("/dev/net/tun and CAP_NET_ADMIN for {name}"),
-                LinkConfig::Packet(name) => format!("CAP_NET_RAW on {name}"),
-                _ => String::new(),
-            },
+            needs: netgraft_link::needs(&self.config.link),
+            wraps_link: true,
         }
     }
 
     fn pre_init(&mut self, args: PreInitStackArgs) -> Result<PreInitStack, SetupError> {
         let _ = args;
-        crate::link::open(&self.config)
+        netgraft_link::open(&self.config)
     }
 
     fn init(&mut self, args: InitStackArgs) -> Result<(), SetupError> {
@@ -180,7 +176,7 @@ impl PluginStack for SmoltcpStack {
         };
         let link = match given.take() {
             Some(link) => Some(link),
-            None => crate::link::rebuild(&args.init_str, args.fds)?,
+            None => netgraft_link::rebuild(&self.config, &args.init_str, args.fds)?,
         };
         netgraft_linux::link::keep_large_buffers_lazy();
         self.phase = Phase::Running(Box::new(self.start(link, args.now)?));
@@ -188,7 +184,7 @@ impl PluginStack for SmoltcpStack {
     }
 
     fn seccomp_filters(&self) -> Vec<SyscallRule> {
-        crate::link::syscalls(&self.config.link)
+        netgraft_link::syscalls(&self.config.link)
     }
 
     fn poll(&mut self, now: Instant) {

@@ -3,15 +3,16 @@
 use std::net::SocketAddr;
 
 use netgraft_plugin::data::{Fill, Take};
-use netgraft_plugin::{Error, Handle, Received, RecvFlags, Result, SendFlags, Shutdown};
+use netgraft_plugin::{Error, Handle, Instant, Received, RecvFlags, Result, SendFlags, Shutdown};
+use netgraft_tcp::{Connection, Pool};
 
-use crate::addr::{Tuple, endpoint};
+use crate::addr::Tuple;
 use crate::core::{Core, check_family, destination};
 use crate::iface::Side;
 use crate::listener::Listener;
 use crate::ports::{Role, Sharing};
 use crate::sock::{Body, Bound, Hold, Owner};
-use crate::tcp::{Conn, Life, buffer_sizes};
+use crate::tcp::{Conn, Life, at};
 
 impl Core {
     /// Listens, or changes the backlog.
@@ -103,7 +104,7 @@ impl Core {
         if self.connections.contains_key(&tuple) || waits.is_some_and(|w| !w.may_reuse(self.now)) {
             return Err(Error::AddressNotAvailable);
         }
-        let old = waits.map(|w| w.next.0);
+        let old = waits.map(|w| w.tcp.next.0);
         self.forget_time_wait(&tuple);
         let isn = self.initial.choose(&tuple, old, self.now);
         self.begin(handle, path.side, (local, remote), hold, isn)?;
@@ -120,15 +121,10 @@ impl Core {
     ) -> Result<()> {
         let now = self.now;
         let options = self.socks.held(handle)?.options.clone();
-        let sizes = buffer_sizes(&options, self.receive_buffer, self.send_buffer);
-        let socket = self.make_tcp(sizes);
-        let life = Life::Connecting { since: now, unresolved: None };
-        let mut conn = Conn::new(socket, sizes, side, ends, life, now);
-        let netif = self.net.at(side);
-        conn.peer_mss = u16::MAX;
-        conn.apply(&options, netif);
-        let ends_of = (endpoint(ends.0), endpoint(ends.1));
-        netif.connect(conn.socket_mut(), ends_of, isn, now).map_err(|_| Error::Invalid)?;
+        let tuple = Tuple::new(ends.0, ends.1);
+        let config = self.tcp_config(&options, side, tuple, ends.1.is_ipv4());
+        let tcp = Connection::connect(&config, isn, at(now));
+        let conn = Conn::new(tcp, side, ends, Life::Connecting { unresolved: None }, &options);
         self.connections.insert(conn.tuple(), handle);
         if let Hold::Connection(sharing) = hold {
             self.tcp_ports.add_connection(ends.0, sharing);
@@ -160,13 +156,13 @@ impl Core {
             return Err(error);
         }
         if let Body::Conn(conn) = std::mem::replace(&mut sock.body, Body::Fresh) {
-            let (set, inner) = (conn.set, conn.inner);
+            let mut tcp = conn.tcp;
             let hold = sock.bound.hold;
             if let Hold::Connection(sharing) = hold {
                 self.tcp_ports.remove_connection(sock.bound.addr(), sharing);
                 sock.bound = Bound::nowhere(sock.spec.domain);
             }
-            self.recycle_tcp(set, inner);
+            tcp.release(&mut self.pool);
         }
         Ok(())
     }
@@ -176,8 +172,7 @@ impl Core {
     /// # Errors
     /// As `Sockets::send`.
     pub(crate) fn stream_send(&mut self, handle: Handle, data: &[u8], flags: SendFlags) -> Result<usize> {
-        let now = self.now;
-        self.sending(handle, |conn, corked, mtu| conn.send(data, flags, corked, mtu, now))
+        self.sending(handle, |conn, now, pool| conn.send(data, flags, now, pool))
     }
 
     /// Takes bytes of a stream that `fill` writes.
@@ -185,21 +180,14 @@ impl Core {
     /// # Errors
     /// As `Sockets::send_with`.
     pub(crate) fn stream_send_with(&mut self, handle: Handle, fill: &mut Fill<'_>) -> Result<usize> {
-        self.sending(handle, |conn, _, _| conn.send_with(fill))
+        self.sending(handle, |conn, now, pool| conn.send_with(fill, now, pool))
     }
 
-    /// Whether bytes go straight into the send buffer: none are held back before them, nor they themselves.
-    pub(crate) fn stream_lends(&self, handle: Handle) -> Result<bool> {
-        let sock = self.socks.held(handle)?;
-        Ok(!sock.options.cork && !matches!(&sock.body, Body::Conn(conn) if conn.holds_back()))
-    }
-
-    /// What is before and after bytes are taken: `act` gets whether the program has corked the connection, and the
-    /// MTU of its way out.
+    /// What is before and after bytes are taken.
     fn sending(
         &mut self,
         handle: Handle,
-        act: impl FnOnce(&mut Conn, bool, usize) -> Result<usize>,
+        act: impl FnOnce(&mut Conn, Instant, &mut Pool) -> Result<usize>,
     ) -> Result<usize> {
         let sock = self.socks.held_mut(handle)?;
         if let Some(error) = sock.error.take() {
@@ -207,8 +195,7 @@ impl Core {
             return Err(error);
         }
         let Body::Conn(conn) = &mut sock.body else { return Err(Error::BrokenPipe) };
-        let mtu = self.net.mtu(conn.side);
-        let taken = act(conn, sock.options.cork, mtu);
+        let taken = act(conn, self.now, &mut self.pool);
         if let Ok(1..) = taken
             && !sock.dirty
         {
@@ -237,7 +224,7 @@ impl Core {
             })?;
             return Ok(Received::default());
         }
-        Ok(self.receiving(handle, |conn| conn.recv(buf, flags))?.unwrap_or_default())
+        Ok(self.receiving(handle, |conn, now, pool| conn.recv(buf, flags, now, pool))?.unwrap_or_default())
     }
 
     /// Shows bytes of a stream to `take`; `None` at its end.
@@ -245,20 +232,19 @@ impl Core {
     /// # Errors
     /// As `Sockets::recv_with`.
     pub(crate) fn stream_recv_with(&mut self, handle: Handle, take: &mut Take<'_>) -> Result<Option<usize>> {
-        self.receiving(handle, |conn| conn.recv_with(take))
+        self.receiving(handle, |conn, now, pool| conn.recv_with(take, now, pool))
     }
 
     /// What is before and after bytes are given away.
     fn receiving<T>(
         &mut self,
         handle: Handle,
-        act: impl FnOnce(&mut Conn) -> Result<Option<T>>,
+        act: impl FnOnce(&mut Conn, Instant, &mut Pool) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         let sock = self.socks.held_mut(handle)?;
         let Body::Conn(conn) = &mut sock.body else { return Err(Error::NotConnected) };
-        let before = conn.socket().recv_queue();
-        let got = act(conn);
-        let grew = conn.window_grew(before);
+        let got = act(conn, self.now, &mut self.pool);
+        let grew = conn.tcp.must_acknowledge();
         let failed = !matches!(got, Ok(Some(_)));
         if failed && let Some(error) = sock.error.take() {
             self.update(handle, false);
@@ -299,7 +285,7 @@ impl Core {
         }
         conn.shut_read |= how != Shutdown::Write;
         if how != Shutdown::Read && !conn.shut_write {
-            conn.finish();
+            conn.finish(self.now);
         }
         self.update(handle, false);
         self.mark_dirty(handle);
@@ -327,7 +313,7 @@ impl Core {
             self.stop_listening(handle);
             return self.discard(handle);
         };
-        let rude = rude || sock.options.linger.is_some_and(|l| l.is_zero()) || conn.socket().can_recv();
+        let rude = rude || sock.options.linger.is_some_and(|l| l.is_zero()) || conn.tcp.readable() > 0;
         match conn.life {
             Life::Connecting { .. } | Life::HalfOpen { .. } | Life::Ended { .. } => self.discard(handle),
             Life::Open if rude => {
@@ -336,9 +322,9 @@ impl Core {
             }
             Life::Open => {
                 if !conn.shut_write {
-                    conn.finish();
+                    conn.finish(self.now);
                 }
-                conn.heard = self.now;
+                conn.tcp.detach(at(self.now), &mut self.pool);
                 sock.owner = Owner::Orphan;
                 self.mark_dirty(handle);
             }

@@ -1,81 +1,65 @@
-//! A TCP connection: smoltcp's socket and what Linux programs expect around it.
+//! A TCP connection: that of `netgraft-tcp`, and what Linux programs expect around it.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use netgraft_plugin::data::{Fill, Take};
 use netgraft_plugin::inet::BufferSizes;
 use netgraft_plugin::option::{TcpInfo, TcpState};
 use netgraft_plugin::{Error, Events, Instant, Received, RecvFlags, Result, SendFlags};
-use smoltcp::iface::{SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{CongestionControl, Socket, State};
+use netgraft_tcp::{Algorithm, BufferSize, Config, Connection, KeepAlive, Pool, Reason, Settings, State};
 
 use crate::addr::Tuple;
-use crate::device::Edit;
 use crate::iface::{NetIf, Side};
-use crate::meter::Meter;
-use crate::options::{Congestion, Options};
+use crate::options::Options;
 
-/// How long unsent bytes of a corked connection wait at most (tcp(7), `TCP_CORK`).
-const CORK_CEILING: Duration = Duration::from_millis(200);
-/// How long data may stay unacknowledged: `tcp_retries2` of 15 (ip-sysctl).
-const STALL: Duration = Duration::from_secs(924);
-/// How long an answered SYN waits for its acknowledgement: `tcp_synack_retries` of 5.
-const HALF_OPEN: Duration = Duration::from_secs(63);
 /// How long a neighbor that does not answer is asked: three times a second apart.
 const UNRESOLVED: Duration = Duration::from_secs(3);
+/// The largest buffer: windows end there (RFC 7323 section 2.3).
+const LARGEST: usize = 1 << 30;
+
+/// Time for `netgraft-tcp`.
+pub(crate) fn at(now: Instant) -> netgraft_tcp::Instant {
+    netgraft_tcp::Instant::from_nanos(now.nanos())
+}
+
+/// Time from `netgraft-tcp`.
+pub(crate) fn from(at: netgraft_tcp::Instant) -> Instant {
+    Instant::from_nanos(at.nanos())
+}
 
 /// A connection.
 pub(crate) struct Conn {
-    pub(crate) set: SocketSet<'static>,
-    pub(crate) inner: SocketHandle,
+    pub(crate) tcp: Connection,
     pub(crate) side: Side,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
+    /// The neighbor that its packets go to, and its Ethernet address.
+    pub(crate) hop: Option<IpAddr>,
     pub(crate) life: Life,
     /// What the program shut down.
     pub(crate) shut_read: bool,
     pub(crate) shut_write: bool,
-    /// Bytes held back by `TCP_CORK` or `MSG_MORE`, and until when.
-    cork: Vec<u8>,
-    cork_until: Option<Instant>,
-    /// The peer's largest segment and window shift, from its SYN.
-    pub(crate) peer_mss: u16,
-    pub(crate) peer_shift: u8,
-    /// The largest segment that the path carries, as far as routers have said.
-    pub(crate) path_mss: u16,
-    /// The peer's window in the last segment, in bytes.
-    pub(crate) peer_window: u32,
-    /// When the peer was last heard of.
-    pub(crate) heard: Instant,
-    /// Since when nothing more was acknowledged though something is outstanding.
-    stalled: Option<Instant>,
-    /// Bytes in the send buffer when that was looked at.
-    outstanding: usize,
     /// Payload bytes received, and how many of them the waiters were told of.
     pub(crate) received: u64,
     pub(crate) told: u64,
     /// Payload bytes taken from the program.
     sent: u64,
-    pub(crate) meter: Meter,
-    /// The next sequence numbers of both sides, for TIME-WAIT.
-    pub(crate) next: (u32, u32),
-    /// Whether a segment has left, so that the neighbor's address is known.
-    pub(crate) spoke: bool,
     /// Whether it is counted among the established.
     pub(crate) counted: bool,
-    /// What must be changed in its packets.
-    pub(crate) edit: Edit,
-    /// Size of the two buffers, and what the program limited the send buffer to.
-    pub(crate) buffers: (usize, usize),
+    /// What its IP headers say.
+    pub(crate) class: u8,
+    pub(crate) hop_limit: u8,
+    /// Whether routers may cut its packets.
+    pub(crate) may_fragment: bool,
 }
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
     /// A SYN was sent or waits for the neighbor's address.
-    Connecting { since: Instant, unresolved: Option<Instant> },
+    Connecting { unresolved: Option<Instant> },
     /// A SYN was received; or established, but accept is deferred until data comes.
     HalfOpen { since: Instant },
     /// Established, or closing.
@@ -84,86 +68,103 @@ pub(crate) enum Life {
     Ended { connected: bool },
 }
 
-/// What a timer found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Go on.
-    Live,
-    /// Give the connection up for this reason, without a word to the peer.
-    Silent(Error),
-    /// Reset it, for this reason.
-    Reset(Error),
-}
-
-/// The buffer sizes of a new connection.
-pub(crate) fn buffer_sizes(options: &Options, receive: BufferSizes, send: BufferSizes) -> (usize, usize) {
-    let size = |wanted: Option<u32>, sizes: BufferSizes| {
-        let bytes = wanted.map_or(sizes.default, |w| w.saturating_mul(2).clamp(sizes.min, sizes.max));
-        // smoltcp's window arithmetic ends at 1 GiB.
-        (bytes as usize).clamp(1, 1 << 30)
+/// The buffers of a new connection: receive and send.
+fn buffers(options: &Options, receive: BufferSizes, send: BufferSizes) -> (BufferSize, BufferSize) {
+    let size = |wanted: Option<u32>, sizes: BufferSizes| match wanted {
+        Some(bytes) => {
+            let bytes = (bytes.saturating_mul(2).clamp(sizes.min, sizes.max) as usize).clamp(1, LARGEST);
+            BufferSize { initial: bytes, most: bytes }
+        }
+        None => BufferSize {
+            initial: (sizes.default as usize).clamp(1, LARGEST),
+            most: (sizes.max as usize).clamp(1, LARGEST),
+        },
     };
-    let most = receive.max as usize;
-    (receive_capacity(size(options.receive_buffer, receive), most), size(options.send_buffer, send))
+    (size(options.receive_buffer, receive), size(options.send_buffer, send))
 }
 
-/// The capacity of a receive buffer for `size` bytes, of at most `most` where that has a choice.
-///
-/// The answer to a SYN offers up to 65,535 bytes, unscaled. smoltcp 0.14 scales what it remembers of it, and until
-/// its next acknowledgement takes data up to there: what lies beyond the buffer would be lost but counted, and
-/// could end in a panic. At one less than a power of two the scaled offer is within the buffer.
-fn receive_capacity(size: usize, most: usize) -> usize {
-    match size.next_power_of_two() {
-        _ if size <= 65_535 => size,
-        power if power - 1 > most => power / 2 - 1,
-        power => power - 1,
+/// How a connection begins.
+pub(crate) fn config(
+    options: &Options,
+    (receive, send): (BufferSizes, BufferSizes),
+    (netif, side, v4): (&NetIf, Side, bool),
+    sack: bool,
+    timestamp_offset: u32,
+) -> Config {
+    let path = netif.tcp_path(v4, options.max_segment);
+    let (receive, send) = buffers(options, receive, send);
+    Config {
+        path,
+        mss: path.mss,
+        receive,
+        send,
+        sack,
+        algorithm: algorithm(options, side),
+        timestamp_offset,
+        settings: settings(options),
+        ..Config::default()
+    }
+}
+
+fn algorithm(options: &Options, side: Side) -> Algorithm {
+    match side {
+        // Nothing is lost between two queues of one process: the peer's window is the only limit.
+        Side::Loopback => Algorithm::Unlimited,
+        Side::Link => options.congestion,
+    }
+}
+
+fn settings(options: &Options) -> Settings {
+    Settings {
+        no_delay: options.no_delay,
+        cork: options.cork,
+        quick_ack: options.quick_ack,
+        keep_alive: options.keep_alive.then_some(KeepAlive {
+            idle: options.keep_idle,
+            interval: options.keep_interval,
+            count: options.keep_count,
+        }),
+        user_timeout: (!options.user_timeout.is_zero()).then_some(options.user_timeout),
+        syn_retries: options.syn_count,
+        fin_timeout: options.fin_timeout,
     }
 }
 
 impl Conn {
     pub(crate) fn new(
-        socket: (SocketSet<'static>, SocketHandle),
-        buffers: (usize, usize),
+        tcp: Connection,
         side: Side,
         ends: (SocketAddr, SocketAddr),
         life: Life,
-        now: Instant,
+        options: &Options,
     ) -> Self {
-        Conn {
-            set: socket.0,
-            inner: socket.1,
+        let mut conn = Conn {
+            tcp,
             side,
             local: ends.0,
             remote: ends.1,
+            hop: None,
             life,
             shut_read: false,
             shut_write: false,
-            cork: Vec::new(),
-            cork_until: None,
-            peer_mss: 536,
-            peer_shift: 0,
-            path_mss: u16::MAX,
-            peer_window: 0,
-            heard: now,
-            stalled: None,
-            outstanding: 0,
             received: 0,
             told: 0,
             sent: 0,
-            meter: Meter::default(),
-            next: (0, 0),
-            spoke: false,
             counted: false,
-            edit: Edit::default(),
-            buffers,
-        }
+            class: 0,
+            hop_limit: 64,
+            may_fragment: false,
+        };
+        conn.apply_header(options);
+        conn
     }
 
-    pub(crate) fn socket(&self) -> &Socket<'static> {
-        self.set.get(self.inner)
-    }
-
-    pub(crate) fn socket_mut(&mut self) -> &mut Socket<'static> {
-        self.set.get_mut(self.inner)
+    fn apply_header(&mut self, options: &Options) {
+        let v4 = self.remote.is_ipv4();
+        // The two bits of ECN are the connection's own (RFC 3168 section 5).
+        self.class = options.class(v4) & !3;
+        self.hop_limit = options.hop_limit(v4);
+        self.may_fragment = v4 && !options.dont_fragment(false);
     }
 
     pub(crate) fn tuple(&self) -> Tuple {
@@ -174,58 +175,34 @@ impl Conn {
         matches!(self.life, Life::Ended { .. })
     }
 
-    /// Applies the socket's options to smoltcp's socket.
-    pub(crate) fn apply(&mut self, options: &Options, netif: &NetIf) {
-        let v4 = self.remote.is_ipv4();
-        self.edit = netif.edit(v4, options.class(v4), options.max_segment, self.peer_mss.min(self.path_mss));
-        self.edit.may_fragment = v4 && !options.dont_fragment(false);
-        let hop_limit = options.hop_limit(v4);
-        let socket = self.socket_mut();
-        socket.set_nagle_enabled(!options.no_delay);
-        let delay = (!options.quick_ack).then_some(smoltcp::time::Duration::from_millis(10));
-        socket.set_ack_delay(delay);
-        socket.set_hop_limit(Some(hop_limit));
-        let congestion = match (self.side, options.congestion) {
-            // Nothing is lost between two queues of one process: the peer's window is the only limit.
-            (Side::Loopback, _) => CongestionControl::None,
-            (Side::Link, Congestion::Cubic) => CongestionControl::Cubic,
-            (Side::Link, Congestion::Reno) => CongestionControl::Reno,
-        };
-        let socket = self.socket_mut();
-        if socket.congestion_control() != congestion || !socket.is_active() {
-            socket.set_congestion_control(congestion);
+    /// Makes changed options of the socket take effect.
+    pub(crate) fn apply(&mut self, options: &Options, now: Instant) {
+        self.apply_header(options);
+        if !options.cork && self.tcp.settings().cork {
+            self.tcp.push();
         }
+        self.tcp.set(settings(options));
+        self.tcp.set_algorithm(algorithm(options, self.side), at(now));
     }
 
     /// Largest segment that is sent.
-    pub(crate) fn mss(&self, mtu: usize) -> usize {
-        let headers = if self.remote.is_ipv4() { 40 } else { 60 };
-        mtu.saturating_sub(headers).min(usize::from(self.peer_mss.min(self.path_mss))).max(1)
-    }
-
-    fn room(&self) -> usize {
-        let queued = self.socket().send_queue() + self.cork.len();
-        self.buffers.1.saturating_sub(queued)
+    pub(crate) fn mss(&self) -> u16 {
+        self.tcp.mss()
     }
 
     /// How much the program may write now.
     pub(crate) fn send_room(&self) -> usize {
-        if self.shut_write || self.life != Life::Open { 0 } else { self.room() }
+        if self.shut_write || self.life != Life::Open { 0 } else { self.tcp.send_room() }
     }
 
     /// Bytes that were taken and not acknowledged.
     pub(crate) fn queued_out(&self) -> usize {
-        self.socket().send_queue() + self.cork.len()
+        self.tcp.unsent_and_unacknowledged()
     }
 
     /// Whether a FIN was sent, or is to be, that the peer has not acknowledged.
     pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.socket().state(), State::FinWait1 | State::Closing | State::LastAck)
-    }
-
-    /// Whether the peer has sent its FIN.
-    fn peer_closed(&self) -> bool {
-        matches!(self.socket().state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait)
+        matches!(self.tcp.state(), State::FinWait1 | State::Closing | State::LastAck)
     }
 
     /// Readiness as Linux' `tcp_poll` has it.
@@ -233,17 +210,17 @@ impl Conn {
         let failed = if error.is_some() { Events::ERR } else { Events::empty() };
         let (read_over, write_over) = match self.life {
             Life::Connecting { .. } | Life::HalfOpen { .. } => return failed,
-            Life::Open => (self.shut_read || self.peer_closed(), self.shut_write),
+            Life::Open => (self.shut_read || self.tcp.is_receive_over(), self.shut_write),
             Life::Ended { .. } => (true, true),
         };
         let mut ready = failed;
         ready.set(Events::IN | Events::RDHUP, read_over);
         ready.set(Events::HUP, read_over && write_over);
-        if self.socket().can_recv() {
+        if self.tcp.readable() > 0 {
             ready |= Events::IN;
         }
         // A third must be free, so that a writer does not wake for every segment (sk_stream_is_writeable).
-        if write_over || self.room() * 3 >= self.buffers.1 {
+        if write_over || self.tcp.send_room() >= self.tcp.send_capacity().div_ceil(3) {
             ready |= Events::OUT;
         }
         ready
@@ -258,41 +235,15 @@ impl Conn {
         }
     }
 
-    /// Whether bytes wait in a buffer beside that of smoltcp, behind which others have to wait.
-    pub(crate) fn holds_back(&self) -> bool {
-        !self.cork.is_empty()
-    }
-
     /// Takes bytes that `fill` writes into the send buffer.
-    pub(crate) fn send_with(&mut self, fill: &mut Fill<'_>) -> Result<usize> {
+    pub(crate) fn send_with(&mut self, fill: &mut Fill<'_>, now: Instant, pool: &mut Pool) -> Result<usize> {
         self.check_sending()?;
-        let room = self.room();
-        let socket = self.socket_mut();
-        if room == 0 || !socket.can_send() {
-            return if socket.may_send() { Err(Error::Again) } else { Err(Error::BrokenPipe) };
+        if self.tcp.send_room() == 0 {
+            return Err(Error::Again);
         }
-        let write = |free: &mut [u8]| {
-            let most = room.min(free.len());
-            let count = fill(&mut [IoSliceMut::new(&mut free[..most])]).min(most);
-            (count, count)
-        };
-        let count = socket.send(write).map_err(|_| Error::BrokenPipe)?;
+        let count = self.tcp.send_with(at(now), pool, &mut |pieces: &mut [IoSliceMut<'_>]| fill(pieces));
         self.sent += count as u64;
         Ok(count)
-    }
-
-    /// Shows the first bytes of the receive buffer to `take`; `Ok(None)` if none are there and none will come.
-    pub(crate) fn recv_with(&mut self, take: &mut Take<'_>) -> Result<Option<usize>> {
-        let open = !matches!(self.life, Life::Connecting { .. } | Life::HalfOpen { .. });
-        if !self.socket().can_recv() || !open {
-            // What is to be said of an empty buffer.
-            return self.recv(&mut [], RecvFlags::PEEK).map(|_| None);
-        }
-        let read = |bytes: &mut [u8]| {
-            let count = take(&[IoSlice::new(bytes)]).min(bytes.len());
-            (count, count)
-        };
-        self.socket_mut().recv(read).map(Some).map_err(|_| Error::Io)
     }
 
     /// Takes bytes from the program.
@@ -300,218 +251,116 @@ impl Conn {
         &mut self,
         data: &[u8],
         flags: SendFlags,
-        corked: bool,
-        mtu: usize,
         now: Instant,
+        pool: &mut Pool,
     ) -> Result<usize> {
         self.check_sending()?;
-        let room = self.room().min(data.len());
-        if room == 0 {
-            return if data.is_empty() { Ok(0) } else { Err(Error::Again) };
+        if data.is_empty() {
+            return Ok(0);
         }
-        let hold = corked || flags.contains(SendFlags::MORE);
-        if !hold && self.cork.is_empty() {
-            let taken = self.socket_mut().send_slice(&data[..room]).map_err(|_| Error::BrokenPipe)?;
-            self.sent += taken as u64;
-            return Ok(taken);
-        }
-        self.cork.extend_from_slice(&data[..room]);
-        self.sent += room as u64;
-        if !hold {
-            self.uncork();
-        } else {
-            let mss = self.mss(mtu);
-            let whole = self.cork.len() / mss * mss;
-            if whole > 0 {
-                self.release(whole);
-                self.cork_until = None;
-            }
-            if !self.cork.is_empty() {
-                self.cork_until.get_or_insert(now + CORK_CEILING);
-            }
-        }
-        Ok(room)
+        let taken = self.tcp.send(data, flags.contains(SendFlags::MORE), at(now), pool);
+        self.sent += taken as u64;
+        if taken == 0 { Err(Error::Again) } else { Ok(taken) }
     }
 
-    fn release(&mut self, count: usize) {
-        let socket = self.set.get_mut::<Socket<'static>>(self.inner);
-        let taken = socket.send_slice(&self.cork[..count]).unwrap_or(0);
-        self.cork.drain(..taken);
-    }
-
-    /// Sends what was held back.
-    pub(crate) fn uncork(&mut self) {
-        self.release(self.cork.len());
-        self.cork_until = None;
-    }
-
-    /// Gives bytes to the program; `Ok(None)` if none are there and none will come.
-    pub(crate) fn recv(&mut self, buf: &mut [u8], flags: RecvFlags) -> Result<Option<Received>> {
-        let socket = self.set.get_mut::<Socket<'static>>(self.inner);
+    /// Whether received bytes may be given to the program; an error or `Ok(false)` if none are there, or none will come.
+    fn check_receiving(&self) -> Result<bool> {
         let open = !matches!(self.life, Life::Connecting { .. } | Life::HalfOpen { .. });
-        if socket.can_recv() && open {
-            let len =
-                if flags.contains(RecvFlags::PEEK) { socket.peek_slice(buf) } else { socket.recv_slice(buf) };
-            let len = len.unwrap_or(0);
-            return Ok(Some(Received { len, full_len: len, ..Received::default() }));
+        if open && self.tcp.readable() > 0 {
+            return Ok(true);
         }
         match self.life {
-            Life::Ended { .. } => Ok(None),
-            Life::Open if self.shut_read || self.peer_closed() => Ok(None),
+            Life::Ended { .. } => Ok(false),
+            Life::Open if self.shut_read || self.tcp.is_receive_over() => Ok(false),
             _ => Err(Error::Again),
         }
     }
 
-    /// Whether a read of the receive buffer, which held `before` bytes, may have to be told to the peer: only if
-    /// the window can have doubled since.
-    pub(crate) fn window_grew(&self, before: usize) -> bool {
-        !self.has_ended() && before * 2 >= self.buffers.0
+    /// Shows the first bytes of the receive buffer to `take`; `Ok(None)` if none are there and none will come.
+    pub(crate) fn recv_with(
+        &mut self,
+        take: &mut Take<'_>,
+        now: Instant,
+        pool: &mut Pool,
+    ) -> Result<Option<usize>> {
+        if !self.check_receiving()? {
+            return Ok(None);
+        }
+        Ok(Some(self.tcp.recv_with(at(now), pool, &mut |pieces: &[IoSlice<'_>]| take(pieces))))
+    }
+
+    /// Gives bytes to the program; `Ok(None)` if none are there and none will come.
+    pub(crate) fn recv(
+        &mut self,
+        buf: &mut [u8],
+        flags: RecvFlags,
+        now: Instant,
+        pool: &mut Pool,
+    ) -> Result<Option<Received>> {
+        if !self.check_receiving()? {
+            return Ok(None);
+        }
+        let len = if flags.contains(RecvFlags::PEEK) {
+            self.tcp.peek(buf)
+        } else {
+            self.tcp.recv(buf, at(now), pool)
+        };
+        Ok(Some(Received { len, full_len: len, ..Received::default() }))
     }
 
     /// Ends sending: a FIN follows what is queued.
-    pub(crate) fn finish(&mut self) {
-        self.uncork();
+    pub(crate) fn finish(&mut self, now: Instant) {
         self.shut_write = true;
-        self.socket_mut().close();
+        self.tcp.close(at(now));
     }
 
-    /// Notes a segment that smoltcp has sent.
-    pub(crate) fn has_sent(&mut self, (seq, len): (u32, u32), now: Instant) {
-        let open = matches!(self.life, Life::Open);
-        // What repeats a byte though nothing is outstanding asks whether the peer is there; what repeats one into
-        // a closed window asks whether it is open.
-        let probe = open && (self.outstanding == 0 || self.peer_window == 0);
-        self.meter.sent(seq, len, probe, now);
+    /// Whether the neighbor was asked for too long.
+    pub(crate) fn is_unreachable(&self, now: Instant) -> bool {
+        matches!(self.life, Life::Connecting { unresolved: Some(since) } if now >= since + UNRESOLVED)
     }
 
-    /// Notes what has become of the bytes sent; called after every packet and every egress.
-    pub(crate) fn observe(&mut self, now: Instant) {
-        let socket = self.socket();
-        let fin = matches!(socket.state(), State::FinWait1 | State::Closing | State::LastAck);
-        let outstanding = socket.send_queue() + usize::from(fin);
-        self.stalled = match self.stalled {
-            _ if outstanding == 0 => None,
-            Some(since) if outstanding >= self.outstanding => Some(since),
-            _ => Some(now),
-        };
-        self.outstanding = outstanding;
-    }
-
-    fn connect_limit(options: &Options) -> Duration {
-        let by_count = Duration::from_secs((1u64 << (options.syn_count + 1).min(32)) - 1);
-        match options.user_timeout {
-            Duration::ZERO => by_count,
-            user => user.min(by_count),
-        }
-    }
-
-    /// When data that is not acknowledged ends the connection.
-    fn stall_limit(&self, options: &Options) -> Option<Instant> {
-        let since = self.stalled?;
-        Some(match options.user_timeout {
-            // A peer that answers probes of its closed window is alive.
-            Duration::ZERO => since.max(self.heard) + STALL,
-            user => since + user,
-        })
-    }
-
-    fn keep_alive_limit(&self, options: &Options) -> Option<(Instant, Instant)> {
-        let open = self.life == Life::Open && self.stalled.is_none();
-        if !options.keep_alive || !open {
-            return None;
-        }
-        let begin = self.heard + options.keep_idle;
-        let end = match options.user_timeout {
-            Duration::ZERO => begin + options.keep_interval * options.keep_count,
-            user => begin.max(self.heard + user),
-        };
-        Some((begin, end))
-    }
-
-    /// Looks at the timers that smoltcp does not have, and acts on those that are due.
-    pub(crate) fn check(&mut self, options: &Options, orphan: bool, now: Instant) -> Verdict {
-        match self.life {
-            Life::Connecting { unresolved: Some(since), .. } if now >= since + UNRESOLVED => {
-                return Verdict::Silent(Error::HostUnreachable);
-            }
-            Life::Connecting { since, .. } if now >= since + Self::connect_limit(options) => {
-                return Verdict::Silent(Error::TimedOut);
-            }
-            Life::HalfOpen { since } if now >= since + HALF_OPEN + options.defer_accept => {
-                return Verdict::Silent(Error::TimedOut);
-            }
-            Life::Open => {}
-            _ => return Verdict::Live,
-        }
-        if self.stall_limit(options).is_some_and(|at| now >= at) {
-            return Verdict::Reset(Error::TimedOut);
-        }
-        if orphan && self.fin_wait_limit(options).is_some_and(|at| now >= at) {
-            return Verdict::Silent(Error::TimedOut);
-        }
-        if let Some((begin, end)) = self.keep_alive_limit(options) {
-            if now >= end {
-                return Verdict::Reset(Error::TimedOut);
-            }
-            let interval = (now >= begin).then(|| smol_duration(options.keep_interval));
-            if self.socket().keep_alive() != interval {
-                self.socket_mut().set_keep_alive(interval);
-            }
-        } else if self.socket().keep_alive().is_some() {
-            self.socket_mut().set_keep_alive(None);
-        }
-        if self.cork_until.is_some_and(|at| now >= at) {
-            self.uncork();
-        }
-        Verdict::Live
-    }
-
-    fn fin_wait_limit(&self, options: &Options) -> Option<Instant> {
-        (self.socket().state() == State::FinWait2).then(|| self.heard + options.fin_timeout)
-    }
-
-    /// When [`Conn::check`] has something to do next.
-    pub(crate) fn deadline(&self, options: &Options, orphan: bool) -> Option<Instant> {
-        match self.life {
-            Life::Connecting { since, unresolved } => {
-                let limit = since + Self::connect_limit(options);
-                Some(unresolved.map_or(limit, |u| limit.min(u + UNRESOLVED)))
-            }
+    /// When there is something to do next.
+    pub(crate) fn deadline(&self, options: &Options) -> Option<Instant> {
+        let own = match self.life {
+            Life::Connecting { unresolved } => unresolved.map(|since| since + UNRESOLVED),
             // An established one waits for data no longer than it is deferred.
-            Life::HalfOpen { since } if self.socket().state() == State::Established => {
+            Life::HalfOpen { since } if self.tcp.state() != State::SynReceived => {
                 Some(since + options.defer_accept)
             }
-            Life::HalfOpen { since } => Some(since + HALF_OPEN + options.defer_accept),
-            Life::Ended { .. } => None,
-            Life::Open => {
-                let keep = self
-                    .keep_alive_limit(options)
-                    .map(|(begin, end)| if self.socket().keep_alive().is_some() { end } else { begin });
-                let fin = if orphan { self.fin_wait_limit(options) } else { None };
-                [self.stall_limit(options), keep, fin, self.cork_until].into_iter().flatten().min()
-            }
+            Life::HalfOpen { .. } | Life::Open => None,
+            Life::Ended { .. } => return None,
+        };
+        [own, self.tcp.deadline().map(from)].into_iter().flatten().min()
+    }
+
+    /// The error that the program is told when the connection ended by itself.
+    pub(crate) fn error(&self) -> Option<Error> {
+        match (self.tcp.reason()?, self.life) {
+            (Reason::Refused, _) | (Reason::Reset, Life::Connecting { .. }) => Some(Error::ConnectionRefused),
+            (Reason::Reset, _) => Some(Error::ConnectionReset),
+            (Reason::TimedOut, _) => Some(Error::TimedOut),
+            (Reason::Aborted, _) => None,
         }
     }
 
     /// What is known of the connection.
-    pub(crate) fn info(&self, mtu: usize) -> TcpInfo {
-        let socket = self.socket();
-        let mss = self.mss(mtu) as u32;
-        let (rtt, rtt_variance, rto) = self.meter.times();
+    pub(crate) fn info(&self) -> TcpInfo {
+        let info = self.tcp.info();
+        let bytes = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         TcpInfo {
-            rtt,
-            rtt_variance,
-            rto,
-            retransmits: self.meter.repeated,
-            state: if self.has_ended() { TcpState::Closed } else { state(socket.state()) },
-            send_mss: mss,
-            receive_mss: mss,
-            unacknowledged: socket.send_queue() as u32,
-            send_window: self.peer_window,
-            receive_window: (socket.recv_capacity() - socket.recv_queue()) as u32,
+            state: if self.has_ended() { TcpState::Closed } else { state(info.state) },
+            rtt: info.rtt,
+            rtt_variance: info.rtt_variation,
+            rto: info.timeout,
+            send_mss: u32::from(info.mss.0),
+            receive_mss: u32::from(info.mss.1),
+            congestion_window: bytes(info.congestion_window),
+            unacknowledged: bytes(info.unacknowledged),
+            retransmits: info.repeated,
+            send_window: bytes(info.windows.0),
+            receive_window: bytes(info.windows.1),
             bytes_sent: self.sent,
             bytes_received: self.received,
-            ..TcpInfo::default()
         }
     }
 }
@@ -519,7 +368,6 @@ impl Conn {
 fn state(state: State) -> TcpState {
     match state {
         State::Closed => TcpState::Closed,
-        State::Listen => TcpState::Listen,
         State::SynSent => TcpState::SynSent,
         State::SynReceived => TcpState::SynReceived,
         State::Established => TcpState::Established,
@@ -532,24 +380,13 @@ fn state(state: State) -> TcpState {
     }
 }
 
-fn smol_duration(duration: Duration) -> smoltcp::time::Duration {
-    smoltcp::time::Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_offer_of_a_syn_fits_into_the_buffer_when_it_is_scaled() {
-        let most = 6 << 20;
-        for size in (1..=most).step_by(4099).chain([65_535, 65_536, 262_144, 1 << 22, most]) {
-            let capacity = receive_capacity(size, most);
-            // As smoltcp has it: the least shift at which 16 bits tell the capacity.
-            let shift = (usize::BITS - capacity.leading_zeros()).saturating_sub(16);
-            assert!(capacity.min(65_535) << shift <= capacity, "{size} {capacity}");
-            assert!(capacity <= most && capacity * 2 >= size, "{size} {capacity}");
-        }
-        assert_eq!([262_144, 100_000, 4096].map(|s| receive_capacity(s, most)), [262_143, 131_071, 4096]);
+    fn an_idle_connection_has_less_than_two_kibibytes() {
+        let size = size_of::<Conn>() + size_of::<crate::sock::Sock>();
+        assert!((1..2048).contains(&size), "{size}");
     }
 }

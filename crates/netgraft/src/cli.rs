@@ -10,11 +10,15 @@ use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
 use netgraft::{Cases, CheckOptions, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec};
 use netgraft_plugin::registry::plugin_stack_names;
-use netgraft_plugin::{Cidr, LinkConfig, NetworkType, StackConfig, StackInfo, get_plugin_stack};
+use netgraft_plugin::{Cidr, NetworkType, StackConfig, StackInfo, get_plugin_stack};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::fault_args::FaultArgs;
+use crate::link_option::LinkOption;
+use crate::program_args::ProgramArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,7 +48,7 @@ struct Cli {
 enum Subcommands {
     /// Run a program in a sandbox whose sockets a network stack serves
     #[command(after_help = EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// List the stacks that --plugin can name, or tell of stacks in files
     Stacks {
         /// Shared objects to tell of
@@ -59,9 +63,8 @@ enum Subcommands {
 }
 
 const CHECK_HELP: &str = "\
-A stack in a file runs in a process of its own for each case. pre_init has your rights and files, and a network namespace
-of the case's own, with a link for a level 0 stack; after it the process has what a sentry of 'netgraft run' has, and may
-make only the system calls that it may make there. A crash, a hang or a forbidden call fails its case, and the next one
+A stack in a file runs in processes of its own for each case, which have no rights, files and network of yours, and may
+make only the system calls that it may make in 'netgraft run'. A level 0 stack is given a link of the case's own. A crash, a hang or a forbidden call fails its case, and the next one
 goes on; after three hangs in a row the rest does not run. A case that fails shows what was said of the stack's answers,
 and the last calls before.
 
@@ -123,6 +126,10 @@ struct CheckArgs {
     /// A text that the stack is given as it is
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     plugin_arg: Option<String>,
+
+    /// Let the pre_init of a stack in a shared object run with your rights
+    #[arg(long)]
+    trust_pre_init: bool,
 }
 
 #[derive(Args)]
@@ -140,11 +147,19 @@ struct RunArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     plugin_arg: Option<String>,
 
+    /// Let the pre_init of a stack in a shared object run with your rights, to open devices itself; without this no code of
+    /// it does
+    #[arg(long)]
+    trust_pre_init: bool,
+
     /// Where the stack's packets go: none, tap:NAME (a TAP device in this network namespace, made if absent),
     /// packet:IFACE (an existing interface, such as one end of a veth pair) or, for a level 0 stack, veth:NAME (one end
     /// of a veth pair that is made)
     #[arg(long, value_name = "LINK", default_value_t)]
-    link: LinkConfig,
+    link: LinkOption,
+
+    #[command(flatten)]
+    faults: FaultArgs,
 
     /// An address of the stack with its prefix length, such as 192.0.2.2/24 or 2001:db8::2/64; repeatable
     #[arg(long = "address", value_name = "CIDR")]
@@ -176,6 +191,9 @@ struct RunArgs {
     /// Say more of what happens; repeatable
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+
+    #[command(flatten)]
+    program: ProgramArgs,
 
     /// The program and its arguments; options of netgraft end here
     #[arg(
@@ -263,17 +281,22 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     }
     let mut network = NetworkSpec::new(run.network);
     network.plugin = run.plugin;
+    let (link, veth) = run.link.split();
+    network.veth = veth;
     network.config = StackConfig {
-        link: run.link,
+        link,
+        wrappers: run.faults.wrappers().map_err(Stop::Error)?,
         addresses: run.addresses,
         gateways: run.gateways,
         argument: run.plugin_arg,
     };
+    network.trust_pre_init = run.trust_pre_init;
     network.name_servers = run.dns;
     network.on_crash = run.on_crash;
     network.allowed_calls = run.allowed_calls;
     let mut program = ProgramSpec::new(program);
     program.args = command.collect();
+    run.program.apply(&mut program);
     Ok(Command::Run {
         network: Box::new(network),
         program: Box::new(program),
@@ -291,6 +314,7 @@ fn check(args: CheckArgs) -> Command {
         (None, Some(part)) => Cases::Containing(part),
         (None, None) => Cases::All,
     };
+    options.trust_pre_init = args.trust_pre_init;
     options.allowed_calls = args.allowed_calls;
     options.known = args.known;
     let style = match (args.json, args.failures_only) {
@@ -354,7 +378,7 @@ pub(crate) fn stacks_text() -> String {
 pub(crate) fn object_text(files: &[String]) -> Result<String, netgraft_abi::LoadError> {
     let mut text = String::new();
     for file in files {
-        let object = netgraft_abi::load(file.as_ref())?;
+        let object = netgraft_launch::stacks::load(file.as_ref(), false)?;
         let level = match object.level() {
             netgraft_abi::Level::Zero => "level 0",
             netgraft_abi::Level::One => "level 1",
@@ -454,6 +478,11 @@ pub(crate) fn log_to_stderr(verbosity: u8) {
         .init();
 }
 
+/// A text on one line, whatever is in it: a part of it may come from a stack or a program.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// One event: "netgraft: warning: text".
 struct Line;
 
@@ -475,9 +504,9 @@ where
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
-        write!(writer, "netgraft: {level}: ")?;
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        let mut text = String::new();
+        context.format_fields(Writer::new(&mut text), event)?;
+        writeln!(writer, "netgraft: {level}: {}", one_line(&text))
     }
 }
 
@@ -523,7 +552,7 @@ mod tests {
              --address 192.0.2.2/24 --address 2001:db8::2/64 --gateway 192.0.2.1 --dns 192.0.2.53 -- p");
         assert_eq!(network.plugin.as_deref(), Some("mine"));
         assert_eq!(network.config.argument.as_deref(), Some("-x=1"));
-        assert_eq!(network.config.link, LinkConfig::Packet("eth1".into()));
+        assert_eq!(network.config.link, netgraft_plugin::LinkConfig::packet("eth1".parse().unwrap()));
         assert_eq!(network.config.addresses.len(), 2);
         assert_eq!(network.config.gateways.len(), 1);
         assert_eq!(network.name_servers.len(), 1);
@@ -535,6 +564,10 @@ mod tests {
             ("netgraft run --network tun -- p", "use none, host, sandbox or plugin"),
             ("netgraft run --link wire -- p", "use none, tap:NAME, packet:IFACE or"),
             ("netgraft run --link tap:a/b -- p", "cannot be an interface name"),
+            ("netgraft run --link-delay 25 -- p", "'25' is not a time of at most an hour, such as 25ms"),
+            ("netgraft run --link-loss up:1% -- p", "'up:1%' is not a loss"),
+            ("netgraft run --link-jitter 5ms -- p", "--link-jitter, out: the jitter of 5ms is more than"),
+            ("netgraft run --link-queue in:5 -- p", "--link-queue, in: a queue without a rate"),
             ("netgraft run --address 192.0.2.2 -- p", "address with a prefix length"),
             ("netgraft run --gateway here -- p", "--gateway"),
             ("netgraft run --dns 1.2.3 -- p", "--dns"),
@@ -575,6 +608,14 @@ mod tests {
         }
         let Err(Stop::Text(help)) = parsed("netgraft run --help") else { panic!() };
         assert!(help.contains("Examples:") && help.contains("Exit status"));
+    }
+
+    #[test]
+    fn a_text_is_one_line() {
+        assert_eq!(
+            one_line("a\nnetgraft: error: b\r\u{1b}[1m"),
+            "a\u{fffd}netgraft: error: b\u{fffd}\u{fffd}[1m"
+        );
     }
 
     #[test]

@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod fault_args;
+mod link_option;
+mod program_args;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,10 @@ fn main() -> ExitCode {
     match command {
         Command::Run { network, program, summary, verbosity } => {
             cli::log_to_stderr(verbosity);
+            let wrappers = &network.config.wrappers;
+            if !wrappers.is_none() {
+                tracing::info!("the link has faults; --link-seed {} repeats them", wrappers.seed);
+            }
             run(&network, &program, summary)
         }
         Command::Stacks { files } if files.is_empty() => {
@@ -107,7 +114,7 @@ fn check(options: &CheckOptions, style: Style) -> ExitCode {
 fn tell(error: &RunError) {
     // A signal's sender knows what it did.
     if !matches!(error, RunError::Interrupted(_)) {
-        eprintln!("netgraft: {error}");
+        eprintln!("netgraft: {}", cli::one_line(&error.to_string()));
     }
 }
 

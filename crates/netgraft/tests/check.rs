@@ -126,7 +126,8 @@ fn beside_an_interface(quirks: &str, args: &[&str]) -> (Output, String) {
 fn pre_init_of_a_level_0_object_has_a_link_of_its_own() {
     let relay = object("librelay.so", "level0.c", &[]);
     let relay = relay.to_str().unwrap();
-    let (ran, told) = beside_an_interface("address", &["check", relay, "--filter", "create/handles"]);
+    let (ran, told) =
+        beside_an_interface("address", &["check", relay, "--trust-pre-init", "--filter", "create/handles"]);
     assert_eq!(ran.status.code(), Some(0), "{}{told}", text(&ran.stdout));
     assert!(told.contains("198.51.100.2/24") && told.contains("default via 198.51.100.1"), "{told}");
 }
@@ -136,7 +137,7 @@ fn pre_init_of_a_level_0_object_has_a_link_of_its_own() {
 fn a_level_0_object_without_a_link_is_told_of_before_pre_init() {
     let relay = object("librelaylone.so", "level0.c", &[]);
     let relay = relay.to_str().unwrap();
-    let run = ["run", "--network", "plugin", "--plugin", relay, "--", "true"];
+    let run = ["run", "--network", "plugin", "--trust-pre-init", "--plugin", relay, "--", "true"];
     let (ran, told) = beside_an_interface("address", &run);
     assert_eq!(ran.status.code(), Some(125), "{told}");
     let lines: Vec<&str> = told.lines().filter(|line| line.starts_with("netgraft: ")).collect();
@@ -152,7 +153,8 @@ fn the_relay_does_what_is_known_of_it() {
     let known = Path::new(env!("CARGO_TARGET_TMPDIR")).join("relay.toml");
     let all = include_str!("../../netgraft-abi/tests/all/deviations.toml");
     std::fs::write(&known, all.replace("[relay]", "[checkrelay]")).unwrap();
-    let ran = netgraft(&["check", relay.to_str().unwrap(), "--known", known.to_str().unwrap()]);
+    let ran =
+        netgraft(&["check", relay.to_str().unwrap(), "--trust-pre-init", "--known", known.to_str().unwrap()]);
     assert_eq!(ran.status.code(), Some(0), "{}{}", text(&ran.stdout), text(&ran.stderr));
 }
 

@@ -11,7 +11,7 @@ PROGRAM = "import socket, sys; print([n for _, n in socket.if_nameindex()], flus
 
 def start(on_crash="fail"):
     return subprocess.Popen(
-        [NETGRAFT, "run", "--network", "plugin", "--plugin", OBJECT, "--on-crash", on_crash, "--link", "veth:ngv0",
+        [NETGRAFT, "run", "--network", "plugin", "--plugin", OBJECT, "--trust-pre-init", "--on-crash", on_crash, "--link", "veth:ngv0",
          "--address", "192.0.2.2/24", "--gateway", "192.0.2.1", "--", "python3", "-c", PROGRAM],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

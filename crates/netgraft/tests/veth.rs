@@ -94,7 +94,9 @@ fn what_does_not_go_together_is_told() {
             "cannot be given its addresses and its gateway",
         ),
     ] {
-        let line = refused(plugin, options);
+        let line = refused(plugin, &[options, &["--trust-pre-init"]].concat());
         assert!(line.contains(told), "{line}");
     }
+    let line = refused(&relay, &whole);
+    assert!(line.contains("--link veth:ngv0 needs --trust-pre-init, if you trust "), "{line}");
 }

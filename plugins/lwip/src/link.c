@@ -118,14 +118,15 @@ static const char *open_packet(struct link *link)
     return NULL;
 }
 
-/* Opens the device in the caller's network namespace; the text for init is "HARDWARE-ADDRESS MTU". */
+/* With --trust-pre-init: opens the device in the caller's network namespace; the text for init is "tap NAME HARDWARE-ADDRESS MTU", as
+ * netgraft writes it. */
 int32_t link_pre_init(void *self, uint32_t pid, struct netgraft_handover *out, char *why, size_t why_capacity)
 {
     struct stack *st = self;
     struct link *link = &st->link;
     (void)pid;
-    if (link->kind == NETGRAFT_LINK_NONE) {
-        return 0;
+    if (link->kind == NETGRAFT_LINK_NONE || out->fd_count == 1) {
+        return 0; /* There is nothing to open, or netgraft has opened it. */
     }
     if (out->fd_capacity < 1) {
         return explain(why, why_capacity, NETGRAFT_E_NO_BUFFERS, "no room to hand over the link");
@@ -138,7 +139,8 @@ int32_t link_pre_init(void *self, uint32_t pid, struct netgraft_handover *out, c
         return error;
     }
     const uint8_t *m = link->mac;
-    int length = snprintf(out->text, out->text_capacity, "%02x:%02x:%02x:%02x:%02x:%02x %u", m[0], m[1], m[2], m[3],
+    int length = snprintf(out->text, out->text_capacity, "%s %s %02x:%02x:%02x:%02x:%02x:%02x %u",
+                          link->kind == NETGRAFT_LINK_TAP ? "tap" : "packet", link->name, m[0], m[1], m[2], m[3],
                           m[4], m[5], link->mtu);
     if (length < 0 || (size_t)length >= out->text_capacity) {
         link_close(st);
@@ -151,17 +153,17 @@ int32_t link_pre_init(void *self, uint32_t pid, struct netgraft_handover *out, c
     return 0;
 }
 
-/* Takes over what pre_init opened. */
+/* Takes over what pre_init or netgraft opened. */
 int32_t link_adopt(struct stack *st, const char *text, size_t length, const int32_t *fds, size_t fd_count, char *why,
                    size_t why_capacity)
 {
     struct link *link = &st->link;
-    char copy[64] = { 0 };
+    char copy[96] = { 0 };
     unsigned m[6], mtu;
     if (length < sizeof copy) {
         memcpy(copy, text, length);
     }
-    if (fd_count != 1 || sscanf(copy, "%2x:%2x:%2x:%2x:%2x:%2x %u", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5],
+    if (fd_count != 1 || sscanf(copy, "%*s %*s %2x:%2x:%2x:%2x:%2x:%2x %u", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5],
                                 &mtu) != 7 || mtu < 576 || mtu > 65000) {
         return explain(why, why_capacity, NETGRAFT_E_INVALID, "the launcher handed over no usable link");
     }

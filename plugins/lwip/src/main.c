@@ -564,6 +564,17 @@ static int32_t sock_recv(void *self, uint64_t handle, void *buffer, size_t capac
                                                 : datagram_recv(st, s, buffer, capacity, flags, received);
 }
 
+static int64_t sock_recv_with(void *self, uint64_t handle, uint64_t now, netgraft_lend take, void *caller)
+{
+    struct stack *st = self;
+    struct sock *s = find(st, handle);
+    st->now = now;
+    if (!s) {
+        return NETGRAFT_E_BAD_HANDLE;
+    }
+    return s->protocol == NETGRAFT_PROTOCOL_TCP ? stream_recv_with(st, s, take, caller) : NETGRAFT_E_NOT_SUPPORTED;
+}
+
 static int32_t sock_shutdown(void *self, uint64_t handle, uint32_t how, uint64_t now)
 {
     struct stack *st = self;
@@ -702,6 +713,7 @@ const struct netgraft_stack_v1 *netgraft_stack(uint32_t requested)
         .peer_addr = peer_addr,
         .send = sock_send,
         .recv = sock_recv,
+        .recv_with = sock_recv_with,
         .shutdown = sock_shutdown,
         .close = sock_close,
         .readiness = readiness,

@@ -189,6 +189,7 @@ int32_t take_pending(struct stack *st, struct sock *s);
 int32_t stream_open(struct sock *s);
 int32_t stream_connect(struct stack *st, struct sock *s, const struct netgraft_address *address);
 int64_t stream_send(struct stack *st, struct sock *s, const void *data, size_t length, uint32_t flags);
+int64_t stream_recv_with(struct stack *st, struct sock *s, netgraft_lend take, void *caller);
 int32_t stream_recv(struct stack *st, struct sock *s, void *buffer, size_t capacity, uint32_t flags,
                     struct netgraft_received *received);
 int32_t stream_shutdown(struct stack *st, struct sock *s, uint32_t how);

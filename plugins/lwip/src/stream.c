@@ -451,6 +451,29 @@ int32_t stream_recv(struct stack *st, struct sock *s, void *buffer, size_t capac
     return s->fin_in || s->shut_in ? 0 : NETGRAFT_E_AGAIN;
 }
 
+/* Shows the first received bytes where lwIP has them: up to 16 buffers of the chain. */
+int64_t stream_recv_with(struct stack *st, struct sock *s, netgraft_lend take, void *caller)
+{
+    struct netgraft_piece pieces[16];
+    size_t count = 0;
+    for (struct pbuf *p = s->rx_len ? s->rx : NULL; p && count < LWIP_ARRAYSIZE(pieces); p = p->next) {
+        if (p->len) {
+            pieces[count++] = (struct netgraft_piece){.bytes = p->payload, .length = p->len};
+        }
+    }
+    if (count == 0) {
+        /* What is to be said of an empty queue: 0 at the end of the stream. */
+        struct netgraft_received nothing = {0};
+        return stream_recv(st, s, NULL, 0, 0, &nothing);
+    }
+    uint64_t taken = take(caller, pieces, count);
+    if (taken) {
+        consume(s, (uint32_t)taken);
+        sock_changed(st, s, false);
+    }
+    return (int64_t)taken;
+}
+
 static void queue_remove(struct sock *s)
 {
     struct sock *listener = s->listener, **at = &listener->queue_first;

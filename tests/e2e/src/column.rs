@@ -48,6 +48,15 @@ impl Object {
             Object::Lwip => "lwip.so",
         }
     }
+
+    /// What `netgraft run` is told beside its file: the relay's pre-init forks a process with the caller's sockets.
+    #[must_use]
+    pub const fn options(self) -> &'static [&'static str] {
+        match self {
+            Object::Relay => &["--trust-pre-init"],
+            Object::Rust | Object::Lwip => &[],
+        }
+    }
 }
 
 impl Network {
@@ -162,6 +171,7 @@ impl Column {
                 let mut words = netgraft("plugin");
                 let file = stage.bin(object.name()).display().to_string();
                 words.splice(4..4, ["--plugin".to_owned(), file]);
+                words.splice(4..4, object.options().iter().map(|word| (*word).to_owned()));
                 words
             }
         };

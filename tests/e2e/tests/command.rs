@@ -348,6 +348,9 @@ fn restart(place: &Place<'_>) -> Outcome {
     };
     let mut options = vec!["--on-crash", "restart"];
     options.extend(object.iter().flat_map(|file| ["--plugin", file]));
+    if let Network::Object(object) = place.column.network {
+        options.extend(object.options());
+    }
     let running = place.start(&mut place.netgraft(&options, &["python3", &script]))?;
     await_output(&running, "ready")?;
     let sentries = sentries(place);

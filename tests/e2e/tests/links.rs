@@ -218,6 +218,7 @@ impl Ground {
         all.extend(["run", "--network", network].map(str::to_owned));
         if let Network::Object(object) = self.link.network {
             all.extend(["--plugin".to_owned(), stage.bin(object.name()).display().to_string()]);
+            all.extend(object.options().iter().map(|word| (*word).to_owned()));
         }
         let link = match self.link.wire {
             Wire::Addressed => None,

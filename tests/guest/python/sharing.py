@@ -270,3 +270,35 @@ def share_unix_untouched():
         datagram.bind("")
         datagram.sendto(b"to itself", datagram.getsockname())
         eq("a unix datagram", datagram.recvfrom(100)[0], b"to itself")
+
+
+@case
+def share_leaves_the_network():
+    """A process that moves to another network namespace has the network of that one, and keeps its old sockets."""
+    new_user, new_network = 0x10000000, 0x40000000
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    results, report = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with os.fdopen(report, "w") as out:
+            eq("a namespace of its own", LIBC.unshare(new_user | new_network), 0)
+            mine = socket.socket()
+            out.write(error_of(mine.connect, ("127.0.0.1", port)) + "\n")
+            # No address of a loopback that is down, but every port.
+            other = socket.socket()
+            other.bind(("0.0.0.0", port))
+            out.write(f"{other.getsockname()[1] == port}\n")
+            out.write(f"{listener.getsockname()[1] == port}\n")
+        os._exit(0)
+    os.close(report)
+    with os.fdopen(results) as told:
+        refused, its_port, old_socket = told.read().split()
+    os.waitpid(child, 0)
+    eq("nothing of the sandbox is reached", refused, "ENETUNREACH")
+    eq("its ports are its own", its_port, "True")
+    eq("a socket stays where it was made", old_socket, "True")
+    client = socket.create_connection(("127.0.0.1", port))
+    server, _ = listener.accept()
+    client.sendall(b"here")
+    eq("its parent is still in the sandbox", server.recv(10), b"here")

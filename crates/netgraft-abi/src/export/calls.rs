@@ -1,5 +1,9 @@
 //! The functions that are more than a conversion.
 
+use std::io::{IoSlice, IoSliceMut};
+
+use netgraft_plugin::{Batch, Datagram, Received, Spare, Spill, Streamed};
+
 use super::*;
 
 pub(super) unsafe extern "C" fn create(
@@ -59,6 +63,10 @@ pub(super) unsafe extern "C" fn pre_init(
     unsafe {
         with(context, "pre_init", codes::BROKEN, |stack| {
             let Some(out) = out.as_mut() else { return number(Error::Invalid) };
+            // The caller has opened the link, and describes it as stacks of this tree do.
+            if out.fd_count == 1 {
+                return 0;
+            }
             let handed = match stack.pre_init(PreInitStackArgs { pid }) {
                 Ok(handed) => handed,
                 Err(error) => {
@@ -260,12 +268,154 @@ pub(super) unsafe extern "C" fn bind_host_fd(
     }
 }
 
-/// What a socket is ready for, or an error.
-pub(super) fn readiness_of(stack: &dyn PluginStack, handle: u64) -> i64 {
-    stack.readiness(Handle(handle)).map_or_else(|e| number(e).into(), |events| events.bits().into())
+/// The most pieces of lent memory that are passed on: whoever lends more lends the rest the next time.
+const PIECES: usize = 16;
+
+/// Passes pieces of lent memory on to the caller's function, and answers how many bytes it moved.
+///
+/// # Safety
+/// The function is the caller's, as the header says, and the memory is there; it is written to only if the function
+/// fills it.
+unsafe fn lend(
+    function: raw::Lend,
+    caller: *mut c_void,
+    lent: impl Iterator<Item = (*mut u8, usize)>,
+) -> usize {
+    let mut pieces = [raw::Piece { bytes: ptr::null_mut(), length: 0 }; PIECES];
+    let (mut count, mut total) = (0, 0);
+    for (place, (bytes, length)) in pieces.iter_mut().zip(lent) {
+        *place = raw::Piece { bytes: bytes.cast(), length };
+        count += 1;
+        total += length;
+    }
+    // SAFETY: the caller's promise.
+    let moved = function.map_or(0, |f| unsafe { f(caller, pieces.as_ptr(), count) });
+    usize::try_from(moved).unwrap_or(usize::MAX).min(total)
 }
 
-/// A set of events that a caller passes.
-pub(super) fn mask(bits: u32) -> Events {
-    Events::from_bits_truncate(bits)
+/// What a stack that lends no memory needs, and does not get here: it answers that this is not supported, and the
+/// caller, whose memory it would be, calls `send` and `recv`.
+fn none(spill: &mut Spill) -> Spare<'_> {
+    Spare { scratch: &mut [], spill }
+}
+
+pub(super) unsafe extern "C" fn send_with(
+    context: *mut c_void,
+    handle: u64,
+    flags: u32,
+    now: u64,
+    fill: raw::Lend,
+    caller: *mut c_void,
+) -> i64 {
+    // SAFETY: the header says what the context and the function are.
+    unsafe {
+        with(context, "send_with", codes::BROKEN.into(), |stack| {
+            let mut fill = |lent: &mut [IoSliceMut<'_>]| {
+                lend(fill, caller, lent.iter_mut().map(|piece| (piece.as_mut_ptr(), piece.len())))
+            };
+            let (mut spill, flags) = (Spill::new(), SendFlags::from_bits_truncate(flags));
+            let now = Instant::from_nanos(now);
+            count(stack.send_with(Handle(handle), flags, now, none(&mut spill), &mut fill))
+        })
+    }
+}
+
+pub(super) unsafe extern "C" fn recv_with(
+    context: *mut c_void,
+    handle: u64,
+    now: u64,
+    take: raw::Lend,
+    caller: *mut c_void,
+) -> i64 {
+    // SAFETY: the header says what the context and the function are.
+    unsafe {
+        with(context, "recv_with", codes::BROKEN.into(), |stack| {
+            let mut take = |lent: &[IoSlice<'_>]| {
+                lend(take, caller, lent.iter().map(|piece| (piece.as_ptr().cast_mut(), piece.len())))
+            };
+            let mut spill = Spill::new();
+            let received =
+                stack.recv_with(Handle(handle), Instant::from_nanos(now), none(&mut spill), &mut take);
+            count(received.map(|streamed| match streamed {
+                Streamed::Bytes(count) => count,
+                Streamed::End => 0,
+            }))
+        })
+    }
+}
+
+/// How far a batch came: the count, and why not further.
+///
+/// # Safety
+/// `stopped` is null or a place for a number.
+unsafe fn batch(stopped: *mut i32, batch: Batch) -> i64 {
+    if !stopped.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { stopped.write(batch.stopped.map_or(0, number)) };
+    }
+    i64::try_from(batch.count).unwrap_or(i64::MAX)
+}
+
+pub(super) unsafe extern "C" fn send_batch(
+    context: *mut c_void,
+    handle: u64,
+    datagrams: *const raw::Datagram,
+    total: usize,
+    flags: u32,
+    now: u64,
+    stopped: *mut i32,
+) -> i64 {
+    /// Datagrams that are converted at a time.
+    const CHUNK: usize = 16;
+    // SAFETY: the header says what the pointers are, for the whole call.
+    unsafe {
+        with(context, "send_batch", codes::BROKEN.into(), |stack| {
+            let (flags, now) = (SendFlags::from_bits_truncate(flags), Instant::from_nanos(now));
+            let mut sent = Batch::default();
+            for chunk in list(datagrams, total).chunks(CHUNK) {
+                let mut some = [Datagram { data: &[], to: None }; CHUNK];
+                let mut known = 0;
+                for (place, datagram) in some.iter_mut().zip(chunk) {
+                    let Ok(to) = convert::from_address(&datagram.to) else { break };
+                    *place = Datagram { data: list(datagram.data.cast::<u8>(), datagram.length), to };
+                    known += 1;
+                }
+                let done =
+                    stack.send_batch(Handle(handle), some.get(..known).unwrap_or_default(), flags, now);
+                sent = Batch { count: sent.count + done.count, stopped: done.stopped };
+                if sent.stopped.is_none() && known < chunk.len() {
+                    sent.stopped = Some(Error::FamilyNotSupported);
+                }
+                if sent.stopped.is_some() {
+                    break;
+                }
+            }
+            batch(stopped, sent)
+        })
+    }
+}
+
+pub(super) unsafe extern "C" fn recv_batch(
+    context: *mut c_void,
+    handle: u64,
+    limit: usize,
+    now: u64,
+    deliver: raw::Deliver,
+    caller: *mut c_void,
+    stopped: *mut i32,
+) -> i64 {
+    // SAFETY: the header says what the pointers and the function are, for the whole call.
+    unsafe {
+        with(context, "recv_batch", codes::BROKEN.into(), |stack| {
+            let mut deliver = |received: &Received, data: &[u8]| {
+                let received = convert::to_received(received);
+                if let Some(deliver) = deliver {
+                    deliver(caller, &raw const received, data.as_ptr().cast());
+                }
+            };
+            let now = Instant::from_nanos(now);
+            let received = stack.recv_batch(Handle(handle), limit, now, &mut [], &mut deliver);
+            batch(stopped, received)
+        })
+    }
 }

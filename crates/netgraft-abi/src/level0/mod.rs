@@ -36,7 +36,7 @@ use netgraft_plugin::{
 pub use seccomp::forbid_clone3;
 pub(crate) use seccomp::rules;
 
-use crate::child::{self, Answer, Failure, Rights};
+use crate::child::{self, Answer, Failure};
 use crate::library::Library;
 use crate::object::Loaded;
 use crate::watch::{Call, Caller};
@@ -56,6 +56,7 @@ pub(crate) fn info(name: &str) -> StackInfo {
         sockets: vec![TCP, UDP],
         options: options::known(),
         needs: String::new(),
+        wraps_link: false,
     }
 }
 
@@ -89,32 +90,22 @@ struct Live {
 }
 
 impl Level0Stack {
-    /// The interface has no configuration: the object finds its own, with the addresses and routes that an interface
-    /// has which it is shown.
+    /// The interface has no configuration: the object looks for an interface with its addresses and routes itself, in
+    /// the network namespace of the process that its pre-init is given.
     pub(crate) fn new(loaded: Arc<Loaded>, config: &StackConfig) -> Result<Level0Stack, SetupError> {
         let object = loaded.object();
         let refused = |text: String| Err(SetupError::new(format!("the level 0 stack {object} {text}")));
-        let StackConfig { link, addresses, gateways, argument } = config;
+        let StackConfig { link, addresses, gateways, argument, .. } = config;
         if argument.is_some() {
             return refused("takes no argument: its interface has no way to say it".to_owned());
         }
-        let v4 = |all: usize, v4: usize| all > 0 && v4 == all;
-        match link {
-            LinkConfig::None if addresses.is_empty() && gateways.is_empty() => {}
-            LinkConfig::None => {
-                return refused("takes addresses and gateways with --link veth:NAME only".to_owned());
-            }
-            LinkConfig::Veth(_)
-                if v4(addresses.len(), addresses.iter().filter(|cidr| cidr.addr().is_ipv4()).count())
-                    && v4(gateways.len(), gateways.iter().filter(|ip| ip.is_ipv4()).count()) => {}
-            LinkConfig::Veth(_) => {
-                return refused("needs an --address and a --gateway for its link, of IPv4".to_owned());
-            }
-            other => {
-                return refused(format!(
-                    "takes no link {other}: give it --link veth:NAME, as its pre-init looks for an interface itself"
-                ));
-            }
+        if *link != LinkConfig::None {
+            return refused(format!(
+                "takes no link {link}: give it --link veth:NAME, as its pre-init looks for an interface itself"
+            ));
+        }
+        if !(addresses.is_empty() && gateways.is_empty()) {
+            return refused("takes addresses and gateways with --link veth:NAME only".to_owned());
         }
         Ok(Level0Stack { loaded, state: State::Made })
     }
@@ -137,6 +128,9 @@ impl Level0Stack {
         SetupError::new(format!("the stack {} {text}", self.loaded.object()))
     }
 }
+
+/// What an operator can do about a pre-init that wants more than it has.
+const NEEDS_TRUST: &str = "; with --trust-pre-init it has your rights, if you trust it with them";
 
 fn find(library: &Library) -> Result<Symbols, String> {
     Symbols::find(library).map_err(|missing| format!("has lost {}", missing.join(", ")))
@@ -188,12 +182,15 @@ impl PluginStack for Level0Stack {
         let keep: Vec<BorrowedFd<'_>> = self.loaded.fds().collect();
         let body = || pre_init(&self.loaded, args.pid);
         let (object, limit) = (self.loaded.object(), crate::PRE_INIT_LIMIT);
-        let rights = Rights::Same(self.loaded.left());
+        let rights = self.loaded.pre_init_rights();
         let answer = child::run(object, "plugin_preinitstack", &keep, rights, limit, body);
         let (text, fds) = answer.map_err(|failure| match failure {
             Failure::Host(e) => self.failed(&format!("cannot be prepared: {e}")),
             Failure::Died(text) => self.failed(&text),
-            Failure::Said(text) => self.failed(&format!("cannot be prepared: {text}")),
+            Failure::Said(text) if self.loaded.trusts_pre_init() => {
+                self.failed(&format!("cannot be prepared: {text}"))
+            }
+            Failure::Said(text) => self.failed(&format!("cannot be prepared: {text}{NEEDS_TRUST}")),
         })?;
         let init_str = String::from_utf8(text).map_err(|_| self.failed("garbled what it hands over"))?;
         Ok(PreInitStack { init_str, fds })

@@ -76,8 +76,8 @@ impl CConfig {
         };
         let (kind, name) = match &config.link {
             LinkConfig::None => (codes::LINK_NONE, ""),
-            LinkConfig::Tap(name) => (codes::LINK_TAP, name.as_str()),
-            LinkConfig::Packet(name) => (codes::LINK_PACKET, name.as_str()),
+            LinkConfig::Tap(tap) => (codes::LINK_TAP, tap.name.as_str()),
+            LinkConfig::Packet(packet) => (codes::LINK_PACKET, packet.interface.as_str()),
             other => return Err(SetupError::new(format!("the C interface has no link such as {other}"))),
         };
         Ok(CConfig {
@@ -213,16 +213,27 @@ impl Instance {
         }
     }
 
-    /// `pre_init`: the text and the descriptors, which are the caller's now.
-    pub(crate) fn pre_init(&self, pid: u32) -> Result<(Vec<u8>, Vec<RawFd>), String> {
+    /// `pre_init`: the text and the descriptors, which are the caller's now. `link` is the description of the link that
+    /// the launcher has opened, and its descriptor: a stack hands them on as they are, or others.
+    pub(crate) fn pre_init(
+        &self,
+        pid: u32,
+        link: Option<(&str, RawFd)>,
+    ) -> Result<(Vec<u8>, Vec<RawFd>), String> {
         let (mut text, mut fds, mut why) = (vec![0_u8; TEXT], vec![-1_i32; FDS], [0_u8; WHY]);
+        let (mut text_length, mut fd_count) = (0, 0);
+        if let Some((description, fd)) = link {
+            text_length = description.len().min(TEXT);
+            text[..text_length].copy_from_slice(&description.as_bytes()[..text_length]);
+            (fds[0], fd_count) = (fd, 1);
+        }
         let mut out = raw::Handover {
             text: text.as_mut_ptr().cast(),
             text_capacity: TEXT,
-            text_length: 0,
+            text_length,
             fds: fds.as_mut_ptr(),
             fd_capacity: FDS,
-            fd_count: 0,
+            fd_count,
         };
         let result = call!(self, 0, pre_init(pid, &raw mut out, why.as_mut_ptr().cast(), WHY));
         if result != 0 {

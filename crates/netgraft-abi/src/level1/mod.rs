@@ -4,13 +4,15 @@
 //! events against the sockets that it made, addresses, names and numbers against what can be. What cannot be is
 //! logged with the object's name and the call, and answered with [`Error::Io`].
 
+mod data;
 mod instance;
+mod link;
 mod settings;
 mod sockets;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use netgraft_plugin::stack::{SetupError, StackInfo};
@@ -19,7 +21,7 @@ use netgraft_plugin::{
     PreInitStackArgs, Result, StackConfig, SyscallRule, WakeFd,
 };
 
-use crate::child::{self, Failure, Rights};
+use crate::child::{self, Failure};
 use crate::convert;
 use crate::level1::instance::{Instance, call};
 use crate::object::Loaded;
@@ -136,11 +138,14 @@ impl PluginStack for Level1Stack {
     }
 
     fn pre_init(&mut self, args: PreInitStackArgs) -> Result<PreInitStack, SetupError> {
-        let keep: Vec<BorrowedFd<'_>> = self.loaded.fds().collect();
+        // One that is trusted opens its devices itself.
+        let link = if self.loaded.trusts_pre_init() { None } else { link::open(&self.config)? };
+        let keep: Vec<BorrowedFd<'_>> = self.loaded.fds().chain(link.iter().map(|l| l.fd.as_fd())).collect();
         let body = || {
             let instance = Instance::create(&self.loaded, &self.config).map_err(|e| e.to_string())?;
             let unprepared = |text: &str| self.failed("cannot be prepared", text).to_string();
-            let (text, fds) = instance.pre_init(args.pid).map_err(|text| unprepared(&text))?;
+            let given = link.as_ref().map(|link| (link.text.as_str(), link.fd.as_raw_fd()));
+            let (text, fds) = instance.pre_init(args.pid, given).map_err(|text| unprepared(&text))?;
             if fds.iter().any(|fd| *fd < 0) {
                 return Err(unprepared("pre_init hands over a descriptor that is none"));
             }
@@ -149,7 +154,7 @@ impl PluginStack for Level1Stack {
             Ok((text, fds))
         };
         let limit = crate::PRE_INIT_LIMIT;
-        let rights = Rights::Same(self.loaded.left());
+        let rights = self.loaded.pre_init_rights();
         let answer = child::run(self.loaded.object(), "pre_init", &keep, rights, limit, body);
         let (text, fds) = answer.map_err(|failure| match failure {
             Failure::Host(e) => self.failed("cannot be prepared", &e.to_string()),

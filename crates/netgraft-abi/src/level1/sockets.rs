@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use netgraft_plugin::data::{self, Batch, Datagram, Fill, Spare, Streamed, Take};
 use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
 use netgraft_plugin::{
     Error, Events, Handle, Instant, Kind, Received, RecvFlags, Result, SendFlags, Shutdown, SocketSpec,
@@ -155,6 +156,68 @@ impl Sockets for Level1Stack {
             let what = format_args!("{len} of {full_len} bytes in a buffer of {}, or its address", buf.len());
             instance.nonsense(Call::recv, what)
         })
+    }
+
+    fn send_with(
+        &mut self,
+        handle: Handle,
+        flags: SendFlags,
+        now: Instant,
+        spare: Spare<'_>,
+        fill: &mut Fill<'_>,
+    ) -> Result<usize> {
+        if spare.spill.is_empty()
+            && let Some(sent) = self.send_lent(handle, flags, now, fill)?
+        {
+            return Ok(sent);
+        }
+        data::send_copied(self, handle, flags, now, spare, fill)
+    }
+
+    fn recv_with(
+        &mut self,
+        handle: Handle,
+        now: Instant,
+        spare: Spare<'_>,
+        take: &mut Take<'_>,
+    ) -> Result<Streamed> {
+        if spare.spill.is_empty()
+            && let Some(streamed) = self.recv_lent(handle, now, take)?
+        {
+            return Ok(streamed);
+        }
+        data::recv_copied(self, handle, now, spare, take)
+    }
+
+    fn send_batch(
+        &mut self,
+        handle: Handle,
+        batch: &[Datagram<'_>],
+        flags: SendFlags,
+        now: Instant,
+    ) -> Batch {
+        match self.send_together(handle, batch, flags, now) {
+            Batch { count: 0, stopped: Some(Error::NotSupported) } => {
+                data::send_each(self, handle, batch, flags, now)
+            }
+            batch => batch,
+        }
+    }
+
+    fn recv_batch(
+        &mut self,
+        handle: Handle,
+        limit: usize,
+        now: Instant,
+        scratch: &mut [u8],
+        deliver: &mut dyn FnMut(&Received, &[u8]),
+    ) -> Batch {
+        match self.recv_delivered(handle, limit, now, deliver) {
+            Batch { count: 0, stopped: Some(Error::NotSupported) } => {
+                data::recv_each(self, handle, limit, now, scratch, deliver)
+            }
+            batch => batch,
+        }
     }
 
     fn send_room(&self, handle: Handle) -> usize {

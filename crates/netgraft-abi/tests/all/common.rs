@@ -52,3 +52,13 @@ pub(crate) fn build_example(name: &str) -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     deps.ancestors().nth(2).unwrap().join(format!("examples/lib{name}.so"))
 }
+
+/// Looks at an object as the command does.
+pub(crate) fn load(path: &Path) -> Result<netgraft_abi::Loaded, netgraft_abi::LoadError> {
+    netgraft_launch::stacks::load(path, false)
+}
+
+/// The same for an object whose pre-init needs the caller's rights, as that of `level0.c` does: it forks what relays.
+pub(crate) fn load_trusted(path: &Path) -> Result<netgraft_abi::Loaded, netgraft_abi::LoadError> {
+    netgraft_launch::stacks::load(path, true)
+}

@@ -19,7 +19,7 @@ const DEVIATIONS: &str = include_str!("deviations.toml");
 
 /// Runs the suite; every case that fails must be listed in `deviations` with its reason.
 fn conforms(name: &str, object: &Path, deviations: &str) {
-    let object = Arc::new(netgraft_abi::load(object).unwrap());
+    let object = Arc::new(crate::common::load_trusted(object).unwrap());
     let report = report(name, object.factory(), Time::Real);
     let skips = Skips::parse(deviations).unwrap();
     let unexplained = skips.unexplained(&report).into_iter();
@@ -68,7 +68,7 @@ fn lwip() {
 /// Behind the C interface a stack does exactly what it does without.
 #[test]
 fn a_stack_in_rust_is_the_same_behind_the_interface() {
-    let object = Arc::new(netgraft_abi::load(&crate::common::build_example("smoltcp_plugin")).unwrap());
+    let object = Arc::new(crate::common::load(&crate::common::build_example("smoltcp_plugin")).unwrap());
     let behind = report("smoltcp", object.factory(), Time::Simulated);
     let direct = report("smoltcp", netgraft_smoltcp::factory(), Time::Simulated);
     for (behind, direct) in behind.rows.iter().zip(&direct.rows) {

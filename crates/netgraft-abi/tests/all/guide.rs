@@ -13,7 +13,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
 #[test]
 fn every_block_of_c_compiles() {
     let blocks = blocks("c");
-    assert_eq!(blocks.len(), 5);
+    assert_eq!(blocks.len(), 6);
     for (i, code) in blocks.iter().enumerate() {
         common::build_text(&format!("guide_{i}"), &format!("{code}\n"), &[]);
     }
@@ -22,7 +22,7 @@ fn every_block_of_c_compiles() {
 /// What `netgraft stacks` prints of the whole stack: the same facts, each in its line.
 #[test]
 fn the_whole_stack_is_described_as_the_guide_says() {
-    let object = netgraft_abi::load(&common::build("guide_loop", "loop.c", &[])).unwrap();
+    let object = crate::common::load(&common::build("guide_loop", "loop.c", &[])).unwrap();
     let info = object.info();
     let options: Vec<String> = info.options.iter().map(|name| format!("{name:?}")).collect();
     let lines: Vec<&str> = blocks("text")[2].lines().collect();
@@ -38,7 +38,7 @@ fn the_first_two_steps_are_told_as_the_guide_says() {
     let objects = [("guide_empty", "\n"), ("guide_entry", blocks("c")[0])];
     for ((name, code), text) in objects.into_iter().zip(blocks("text")) {
         let object = common::build_text(name, &format!("{code}\n"), &["-Wno-pedantic"]);
-        let error = netgraft_abi::load(&object).err().unwrap().to_string();
+        let error = crate::common::load(&object).err().unwrap().to_string();
         let (_, told) = error.split_once(".so: ").unwrap();
         let (_, promised) = text.split_once(".so: ").unwrap();
         assert_eq!(told, promised.replace('\n', " "));

@@ -1,10 +1,14 @@
 //! Level 1 objects that break the contract, and what becomes of it.
 
+use std::io::{IoSlice, IoSliceMut};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use netgraft_linux::process::{Change, Wait, fork, wait};
-use netgraft_plugin::{Error, Events, LinkConfig, StackConfig};
+use netgraft_plugin::data::{copy_from, copy_into};
+use netgraft_plugin::{
+    Batch, Datagram, Error, Events, LinkConfig, Received, SendFlags, Spare, Spill, StackConfig, Streamed,
+};
 
 use crate::common;
 use crate::rig::{NOW, Rig, TCP, UDP, again};
@@ -39,8 +43,8 @@ fn several_instances_live_in_one_process() {
 #[test]
 fn what_the_operator_chose_reaches_the_stack() {
     let object =
-        std::sync::Arc::new(netgraft_abi::load(&common::build("level1_config", "loop.c", &[])).unwrap());
-    let config = StackConfig { link: LinkConfig::Tap("t0".into()), ..StackConfig::default() };
+        std::sync::Arc::new(crate::common::load(&common::build("level1_config", "loop.c", &[])).unwrap());
+    let config = StackConfig { link: LinkConfig::tap("t0".parse().unwrap()), ..StackConfig::default() };
     let mut stack = object.factory()(&config).unwrap();
     let told = stack.init(Default::default()).err().unwrap().to_string();
     let reason = "it has a loopback only: leave --link, --address and --gateway out";
@@ -75,6 +79,95 @@ fn nonsense_is_an_error_and_no_more() {
     for deed in ["interfaces:length", "interfaces:address"] {
         assert!(rig(deed).stack.interfaces().is_empty(), "{deed}");
     }
+}
+
+/// Sends and receives through lent memory, and answers what came of both.
+fn lent(deed: &str) -> (Result<usize, Error>, Result<Vec<u8>, Error>) {
+    let mut rig = rig(deed);
+    let (client, server) = rig.connection();
+    rig.send(client, b"abc").unwrap();
+    rig.wait(server, Events::IN);
+    let (mut scratch, mut spill, mut buf) = ([0; 64], Spill::new(), [0; 16]);
+    let spare = Spare { scratch: &mut scratch, spill: &mut spill };
+    let mut take = |pieces: &[IoSlice<'_>]| copy_from(pieces, &mut buf);
+    let received = match rig.stack.recv_with(server, NOW, spare, &mut take) {
+        Ok(Streamed::Bytes(count)) => Ok(buf[..count].to_vec()),
+        Ok(Streamed::End) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    let spare = Spare { scratch: &mut scratch, spill: &mut spill };
+    let mut fill = |pieces: &mut [IoSliceMut<'_>]| copy_into(pieces, b"word");
+    (rig.stack.send_with(server, SendFlags::empty(), NOW, spare, &mut fill), received)
+}
+
+#[test]
+fn nonsense_about_lent_memory_is_an_error_and_no_more() {
+    assert_eq!(lent("none:none"), (Ok(4), Ok(b"abc".to_vec())), "through send and recv");
+    assert_eq!(lent("lend:none"), (Ok(4), Ok(b"abc".to_vec())));
+    assert_eq!(lent("lend:again"), (Ok(4), Ok(b"abc".to_vec())), "the second time moves nothing");
+    for deed in ["null", "long", "empty", "length", "unasked", "error"] {
+        assert_eq!(lent(&format!("lend:{deed}")), (Err(Error::Io), Err(Error::Io)), "{deed}");
+    }
+}
+
+/// Sends and receives batches of three; what came of both, and the lengths that were delivered.
+fn batches(deed: &str) -> (Batch, Batch, Vec<usize>) {
+    let mut rig = rig(deed);
+    let (client, server) = (rig.stack.socket(UDP).unwrap(), rig.stack.socket(UDP).unwrap());
+    rig.stack.bind(server, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let to = Some(rig.stack.local_addr(server).unwrap());
+    let batch = ["a", "bc", "def"].map(|text| Datagram { data: text.as_bytes(), to });
+    let sent = rig.stack.send_batch(client, &batch, SendFlags::empty(), NOW);
+    for datagram in batch.iter().skip(sent.count) {
+        rig.stack.send(client, datagram.data, to, SendFlags::empty(), NOW).unwrap();
+    }
+    let mut lengths = Vec::new();
+    let mut deliver = |_: &Received, data: &[u8]| lengths.push(data.len());
+    let received = rig.stack.recv_batch(server, 4, NOW, &mut [0; 64], &mut deliver);
+    (sent, received, lengths)
+}
+
+#[test]
+fn nonsense_about_batches_is_an_error_and_no_more() {
+    let all = Batch { count: 3, stopped: None };
+    let (again, io) = (Some(Error::Again), Some(Error::Io));
+    for deed in ["none:none", "batch:none"] {
+        assert_eq!(batches(deed), (all, Batch { count: 3, stopped: again }, vec![1, 2, 3]), "{deed}");
+    }
+    let none = Batch { count: 0, stopped: io };
+    for deed in ["length", "empty", "error"] {
+        assert_eq!(batches(&format!("batch:{deed}")).0, none, "{deed}");
+    }
+    for deed in ["long", "address", "null"] {
+        assert_eq!(batches(&format!("batch:{deed}")), (all, none, vec![]), "{deed}");
+    }
+    assert_eq!(batches("batch:length").1, Batch { count: 3, stopped: io });
+    assert_eq!(batches("batch:again"), (all, Batch { count: 4, stopped: io }, vec![1, 1, 1, 1]), "the limit");
+}
+
+/// An object that was built against version 1.0 has a shorter table.
+#[test]
+fn a_table_of_version_1_0_is_taken() {
+    let code = "#define LOOP_AS_A_PART\n#include \"loop.c\"\n
+        const struct netgraft_stack_v1 *netgraft_stack(uint32_t requested) {
+            static struct netgraft_stack_v1 old;
+            (void)requested;
+            memcpy(&old, &LOOP, offsetof(struct netgraft_stack_v1, send_with));
+            memset((char *)&old + offsetof(struct netgraft_stack_v1, send_with), 0x5a,
+                   sizeof old - offsetof(struct netgraft_stack_v1, send_with));
+            old.size = offsetof(struct netgraft_stack_v1, send_with);
+            old.version = 1u << 16;
+            return &old;
+        }\n";
+    let mut rig = Rig::new(&common::build_text("level1_old", code, &[]), None);
+    let (client, server) = rig.connection();
+    rig.transfer(client, server, &[6; 100_000]);
+    let (mut scratch, mut spill) = ([0; 64], Spill::new());
+    let spare = Spare { scratch: &mut scratch, spill: &mut spill };
+    let mut fill = |pieces: &mut [IoSliceMut<'_>]| copy_into(pieces, b"through the copy");
+    assert_eq!(rig.stack.send_with(client, SendFlags::empty(), NOW, spare, &mut fill), Ok(16));
+    let mut buf = [0; 32];
+    assert_eq!(again(rig.recv(server, &mut buf)).map(|r| r.len), Some(16));
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub(crate) struct Rig {
 impl Rig {
     /// Sets an object up as a launcher and a sentry do.
     pub(crate) fn try_new(object: &Path, argument: Option<&str>) -> Result<Rig, SetupError> {
-        let object = Arc::new(netgraft_abi::load(object).unwrap());
+        let object = Arc::new(crate::common::load_trusted(object).unwrap());
         let config = StackConfig { argument: argument.map(str::to_owned), ..StackConfig::default() };
         let factory = object.factory();
         let pre = factory(&config)?.pre_init(PreInitStackArgs { pid: std::process::id() })?;

@@ -12,6 +12,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+pub(crate) use crate::result::{check, check_len};
+
 pub use lazy::keep_large_buffers_lazy;
 pub use packet::Packet;
 pub use tap::Tap;
@@ -62,16 +64,6 @@ impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|e| e as _)
     }
-}
-
-/// The result of a system call that answers -1 for an error.
-pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-/// The same for calls that answer a length.
-pub(crate) fn check_len(result: isize) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
 /// A new request for an interface (netdevice(7)).

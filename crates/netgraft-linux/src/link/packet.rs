@@ -126,12 +126,17 @@ impl Packet {
         self.fd
     }
 
-    /// Receives at most `limit` frames with one system call and hands each to `deliver`; answers how many came,
-    /// and whether more may wait.
+    /// Receives at most `limit` frames with one system call and hands each to `deliver`, with the payload bytes of each
+    /// piece if the kernel has several TCP segments or UDP datagrams in it, else 0; answers how many came, and whether
+    /// more may wait.
     ///
     /// # Errors
     /// ENETDOWN once after the interface went down, ENODEV if it is gone.
-    pub fn receive(&mut self, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> io::Result<(usize, bool)> {
+    pub fn receive(
+        &mut self,
+        limit: usize,
+        deliver: &mut dyn FnMut(&[u8], u16),
+    ) -> io::Result<(usize, bool)> {
         let wanted = limit.min(RECEIVE);
         let got = match self.receive_batch(wanted) {
             Ok(got) => got,
@@ -142,7 +147,7 @@ impl Packet {
             let (header, frame) = slot.split_at(vnet::LEN);
             let frame = &frame[..len.saturating_sub(vnet::LEN).min(FRAME)];
             if vnet::is_intact(header, frame) {
-                deliver(frame);
+                deliver(frame, vnet::segment_size(header));
             }
         }
         Ok((got, got == wanted))
@@ -174,12 +179,12 @@ impl Packet {
         Ok(got)
     }
 
-    /// Queues one frame for [`Packet::flush`]; a TCP segment may lack its checksum, and is cut into pieces of
-    /// `segment` bytes unless that is 0.
+    /// Queues one frame for [`Packet::flush`]. With `segment` the kernel computes a TCP segment's checksum, and cuts it
+    /// into pieces of so many payload bytes unless that is 0; without, the frame leaves as it is.
     ///
     /// # Errors
     /// As [`Packet::flush`], which makes room.
-    pub fn send(&mut self, frame: &[u8], segment: u16) -> io::Result<()> {
+    pub fn send(&mut self, frame: &[u8], segment: Option<u16>) -> io::Result<()> {
         let full = self.ends.len() >= SEND || self.out.len() + frame.len() > SEND_BYTES;
         if full && !self.ends.is_empty() {
             self.flush()?;
@@ -188,7 +193,9 @@ impl Packet {
         self.out.extend_from_slice(&[0; vnet::LEN]);
         self.out.extend_from_slice(frame);
         let (header, copy) = self.out[start..].split_at_mut(vnet::LEN);
-        header.copy_from_slice(&vnet::describe(copy, frame.len(), segment));
+        if let Some(size) = segment {
+            header.copy_from_slice(&vnet::describe(copy, frame.len(), size));
+        }
         self.ends.push(self.out.len());
         Ok(())
     }

@@ -111,11 +111,12 @@ impl Tap {
         self.fd
     }
 
-    /// Receives one frame; `None` if none waits. A frame whose checksum is wrong is empty.
+    /// Receives one frame, and the payload bytes of each piece if the kernel has merged several TCP segments into it,
+    /// else 0; `None` if none waits. A frame whose checksum is wrong is empty.
     ///
     /// # Errors
     /// EBADFD if the device is gone.
-    pub fn receive(&mut self) -> io::Result<Option<&[u8]>> {
+    pub fn receive(&mut self) -> io::Result<Option<(&[u8], u16)>> {
         let mut header = [0u8; vnet::LEN];
         let parts = [
             libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() },
@@ -126,23 +127,25 @@ impl Tap {
         match got {
             Ok(len) => {
                 let frame = &self.buf[..len.saturating_sub(vnet::LEN)];
-                Ok(Some(if vnet::is_intact(&header, frame) { frame } else { &[] }))
+                let frame = if vnet::is_intact(&header, frame) { frame } else { &[] };
+                Ok(Some((frame, vnet::segment_size(&header))))
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// Sends one frame; a TCP segment may lack its checksum, and is cut into pieces of `segment` bytes unless
-    /// that is 0.
+    /// Sends one frame. With `segment` the kernel computes a TCP segment's checksum, and cuts it into pieces of so many
+    /// payload bytes unless that is 0; without, the frame leaves as it is.
     ///
     /// # Errors
     /// `WouldBlock` if the queue is full, EBADFD if the device is gone, EIO if it is down.
-    pub fn send(&mut self, frame: &[u8], segment: u16) -> io::Result<()> {
+    pub fn send(&mut self, frame: &[u8], segment: Option<u16>) -> io::Result<()> {
         let mut head = [0u8; vnet::HEAD];
         let split = frame.len().min(vnet::HEAD);
         head[..split].copy_from_slice(&frame[..split]);
-        let header = vnet::describe(&mut head[..split], frame.len(), segment);
+        let header =
+            segment.map_or([0; vnet::LEN], |size| vnet::describe(&mut head[..split], frame.len(), size));
         let rest = &frame[split..];
         let parts = [
             libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() },

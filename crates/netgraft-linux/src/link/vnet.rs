@@ -1,5 +1,5 @@
 //! The header in front of a frame that says what is left to do (`struct virtio_net_hdr`, linux/virtio_net.h):
-//! checksums to compute, segments to cut.
+//! checksums to compute, segments to cut; and the same work done here, where nobody else does it.
 
 /// Length of the header.
 pub const LEN: usize = 10;
@@ -14,16 +14,19 @@ const GSO_V6: u8 = 4;
 /// The most bytes at the start of a frame that [`describe`] looks at or changes.
 pub const HEAD: usize = 14 + 60 + 60;
 
-/// Where the headers of a frame are.
+/// Where the headers of an Ethernet frame with an IP packet are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layout {
-    v4: bool,
-    protocol: u8,
-    fragment: bool,
-    /// Offset of the transport header.
-    transport: usize,
-    /// End of the IP packet.
-    end: usize,
+pub struct Layout {
+    /// Whether it is IPv4; else it is IPv6 without extension headers.
+    pub v4: bool,
+    /// The number of the transport protocol: 6 is TCP, 17 UDP.
+    pub protocol: u8,
+    /// Whether it is a fragment.
+    pub fragment: bool,
+    /// Offset of the transport header. Not checked against the frame's length.
+    pub transport: usize,
+    /// End of the IP packet. Not checked against the frame's length.
+    pub end: usize,
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<usize> {
@@ -31,7 +34,9 @@ fn be16(bytes: &[u8], at: usize) -> Option<usize> {
     Some(usize::from(u16::from_be_bytes([pair[0], pair[1]])))
 }
 
-fn layout(frame: &[u8]) -> Option<Layout> {
+/// The layout of a frame; `None` if it is no IP packet.
+#[must_use]
+pub fn layout(frame: &[u8]) -> Option<Layout> {
     match frame.get(12..14)? {
         [0x08, 0x00] => {
             let transport = 14 + usize::from(*frame.get(14)? & 15) * 4;
@@ -69,6 +74,46 @@ fn fold(mut sum: u64) -> u16 {
 fn pseudo(frame: &[u8], layout: &Layout, len: usize) -> u64 {
     let addresses = if layout.v4 { 26..34 } else { 22..54 };
     add(frame.get(addresses).unwrap_or(&[]), 0) + u64::from(layout.protocol) + len as u64
+}
+
+/// The payload bytes of each piece that a received frame was merged of; 0 if it is a whole one of the wire's.
+#[must_use]
+pub fn segment_size(header: &[u8]) -> u16 {
+    match header {
+        [_, gso, _, _, low, high, ..] if *gso != 0 => u16::from_ne_bytes([*low, *high]),
+        _ => 0,
+    }
+}
+
+/// Writes the checksum of a TCP segment or UDP datagram into the frame. Other frames, fragments, cut ones and datagrams
+/// without a checksum stay as they are.
+pub fn finish_checksum(frame: &mut [u8]) {
+    let Some(found) = layout(frame).filter(|l| !l.fragment && l.end <= frame.len()) else { return };
+    let at = match found.protocol {
+        6 => found.transport + 16,
+        17 => found.transport + 6,
+        _ => return,
+    };
+    if at + 2 > found.end || (found.protocol == 17 && frame[at..at + 2] == [0, 0]) {
+        return;
+    }
+    frame[at..at + 2].fill(0);
+    let data = &frame[found.transport..found.end];
+    let check = match !fold(add(data, pseudo(frame, &found, data.len()))) {
+        // 0 means that there is none (RFC 768).
+        0 if found.protocol == 17 => 0xffff,
+        check => check,
+    };
+    frame[at..at + 2].copy_from_slice(&check.to_be_bytes());
+}
+
+/// Writes the checksum of an IPv4 header (RFC 791), the whole of `header`.
+pub fn finish_header(header: &mut [u8]) {
+    if header.len() >= 20 {
+        header[10..12].fill(0);
+        let check = !fold(add(header, 0));
+        header[10..12].copy_from_slice(&check.to_be_bytes());
+    }
 }
 
 /// Describes an outgoing frame of `len` bytes whose first bytes are `head` (at least [`HEAD`] of them, or the
@@ -148,6 +193,33 @@ mod tests {
     }
 
     #[test]
+    fn a_begun_checksum_is_finished_here_as_the_kernel_would() {
+        for payload in [&b""[..], b"x", b"hello, world"] {
+            let mut frame = tcp_frame(payload);
+            let len = frame.len();
+            describe(&mut frame, len, 0);
+            finish_checksum(&mut frame);
+            assert!(is_intact(&[0; LEN], &frame), "{payload:?}");
+        }
+        let mut datagram = tcp_frame(&[0; 8]);
+        datagram[23] = 17;
+        let without = datagram.clone();
+        finish_checksum(&mut datagram);
+        assert_eq!(datagram, without);
+        datagram[40] = 1;
+        finish_checksum(&mut datagram);
+        assert!(is_intact(&[0; LEN], &datagram) && datagram != without);
+    }
+
+    #[test]
+    fn a_merged_frame_says_how_long_its_pieces_were() {
+        let size = 1448u16.to_ne_bytes();
+        assert_eq!(segment_size(&[0, GSO_V4, 0, 0, size[0], size[1], 0, 0, 0, 0]), 1448);
+        assert_eq!(segment_size(&[0, 0, 0, 0, size[0], size[1], 0, 0, 0, 0]), 0);
+        assert_eq!(segment_size(&[1]), 0);
+    }
+
+    #[test]
     fn short_and_foreign_frames_are_left_alone() {
         let whole = tcp_frame(b"x");
         for len in 0..whole.len() {
@@ -157,6 +229,7 @@ mod tests {
                 assert_eq!(cut, before);
             }
             let _ = is_intact(&[], &cut);
+            finish_checksum(&mut cut);
         }
         let mut arp = vec![0; 42];
         arp[12..14].copy_from_slice(&[8, 6]);

@@ -148,7 +148,7 @@ fn options_read_back_and_unknown_ones_are_told() {
             assert_eq!(get(OptionName::ReceiveBuffer), SocketOption::ReceiveBuffer(receive));
         }
     }
-    assert_eq!(stack.set_option(tcp, SocketOption::Congestion("bbr".into())), Err(Error::NotFound));
+    assert_eq!(stack.set_option(tcp, SocketOption::Congestion("vegas".into())), Err(Error::NotFound));
     assert_eq!(stack.set_option(tcp, SocketOption::KeepCount(1000)), Err(Error::Invalid));
     assert_eq!(stack.set_option(udp, SocketOption::NoDelay(true)), Err(Error::UnknownOption));
     assert_eq!(stack.set_option(tcp, SocketOption::V6Only(true)), Err(Error::UnknownOption));
@@ -256,10 +256,10 @@ fn closed_connections_leave_nothing() {
 #[test]
 fn configurations_that_cannot_work_are_refused() {
     let config = |addresses: &[&str], gateways: &[&str]| StackConfig {
-        link: netgraft_plugin::LinkConfig::Tap("ng0".into()),
+        link: netgraft_plugin::LinkConfig::tap("ng0".parse().unwrap()),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         gateways: gateways.iter().map(|g| g.parse().unwrap()).collect(),
-        argument: None,
+        ..StackConfig::default()
     };
     assert!(SmoltcpStack::new(config(&["192.0.2.2/24"], &["192.0.2.1"])).is_ok());
     for (addresses, gateways) in [

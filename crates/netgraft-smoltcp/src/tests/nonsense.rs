@@ -96,7 +96,11 @@ fn data_beyond_the_receive_buffer_is_not_taken() {
         world.stacks[end] = SmoltcpStack::with_link(config, link).unwrap();
         world.stacks[end].init(InitStackArgs::default()).unwrap();
     }
-    let (client, server) = world.pair();
+    let listener = world.listen(1, TCP4, "0.0.0.0:80", 16);
+    // A buffer that does not grow: what is moved ahead stays beyond it.
+    world.stacks[1].set_option(listener, SocketOption::ReceiveBuffer(131_072)).unwrap();
+    let client = world.connect(0, TCP4, "192.0.2.2:80");
+    let (server, _) = world.stacks[1].accept(listener).unwrap();
     let data: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
     let (mut sent, mut got) = (0, Vec::new());
     while got.len() < data.len() {
@@ -111,7 +115,7 @@ fn data_beyond_the_receive_buffer_is_not_taken() {
             got.extend(some);
         }
     }
-    assert_eq!(got, data);
+    assert!(got == data);
 }
 
 #[test]

@@ -296,9 +296,9 @@ fn cork_holds_back_parts_of_segments_for_200_ms() {
     world.stacks[0].set_option(client, SocketOption::Cork(true)).unwrap();
     world.send(0, client, &[1; 2000]).unwrap();
     world.pass(Duration::from_millis(100));
-    assert_eq!(world.recv(1, server).unwrap().len(), 1460);
+    assert_eq!(world.recv(1, server).unwrap().len(), 1448);
     world.pass(Duration::from_millis(150));
-    assert_eq!(world.recv(1, server).unwrap().len(), 540);
+    assert_eq!(world.recv(1, server).unwrap().len(), 552);
     world.send(0, client, b"abc").unwrap();
     world.settle();
     assert_eq!(world.recv(1, server), Err(Error::Again));
@@ -375,7 +375,11 @@ fn a_small_maximum_segment_is_kept() {
     world.pass(Duration::from_secs(1));
     assert_eq!(world.recv(0, client).unwrap().len(), 3000);
     assert_eq!(world.recv(1, server).unwrap().len(), 3000);
-    assert_eq!(world.stacks[1].get_option(server, OptionName::MaxSegment), Ok(SocketOption::MaxSegment(500)));
+    assert_eq!(
+        world.stacks[1].get_option(server, OptionName::MaxSegment),
+        Ok(SocketOption::MaxSegment(488)),
+        "as on Linux, less 12 bytes of timestamps"
+    );
 }
 
 #[test]
@@ -455,7 +459,7 @@ fn a_peer_whose_numbers_do_not_grow_connects_again_with_its_second_syn() {
     let mut world = World::new();
     let listener = world.listen(1, TCP4, "0.0.0.0:80", 16);
     let mut late = 0;
-    for _ in 0..20 {
+    for _ in 0..60 {
         let began = world.now;
         once_from_the_same_port(&mut world, listener).unwrap();
         late += usize::from(world.now > began);
@@ -463,7 +467,7 @@ fn a_peer_whose_numbers_do_not_grow_connects_again_with_its_second_syn() {
         world.stacks[0].core_mut().unwrap().initial = crate::isn::InitialNumbers::new();
         world.pass(Duration::from_millis(1));
     }
-    assert!((1..20).contains(&late), "{late} of 20 numbers seemed old");
+    assert!((1..60).contains(&late), "{late} of 60 numbers seemed old");
 }
 
 #[test]
@@ -485,11 +489,14 @@ fn round_trips_and_repetitions_are_told() {
     }
     let off = info(&world).rtt.abs_diff(Duration::from_millis(40));
     assert!(off < Duration::from_millis(2), "{:?}", info(&world));
-    assert_eq!((info(&world).rto, info(&world).retransmits), (Duration::from_secs(1), 0));
+    // 200 ms above the round trip, as on Linux.
+    let off = info(&world).rto.abs_diff(Duration::from_millis(240));
+    assert!(off < Duration::from_millis(2) && info(&world).retransmits == 0, "{:?}", info(&world));
     let mut lost = 3;
-    world.filter(move |_, frame| {
-        lost -= usize::from(lost > 0 && is_tcp(frame));
-        lost == 0 || !is_tcp(frame)
+    world.filter(move |end, frame| {
+        let ours = end == 0 && frame.ends_with(b"again");
+        lost -= usize::from(lost > 0 && ours);
+        lost == 0 || !ours
     });
     world.send(0, client, b"again").unwrap();
     world.pass(Duration::from_secs(10));
@@ -500,4 +507,30 @@ fn round_trips_and_repetitions_are_told() {
     world.stacks[0].set_option(client, SocketOption::KeepAlive(true)).unwrap();
     world.pass(Duration::from_secs(20));
     assert_eq!(info(&world).retransmits, 2);
+}
+
+#[test]
+fn a_flood_of_syns_takes_no_memory_and_a_client_still_connects() {
+    // RFC 4987 section 3.6. Nobody who floods acknowledges the answer.
+    let mut world = World::filtered(|end, frame| !(end == 0 && is_tcp(frame) && frame[47] & 0x12 == 0x10));
+    let listener = world.listen(1, TCP4, "0.0.0.0:80", 2);
+    for _ in 0..50 {
+        world.connect(0, TCP4, "192.0.2.2:80");
+    }
+    let half_open = world.stacks[1].core().unwrap().connections.len();
+    assert_eq!(half_open, 3, "the backlog and one more");
+    world.filter(|_, _| true);
+    let client = world.connect(0, TCP4, "192.0.2.2:80");
+    assert_eq!(world.ready(0, client), Events::OUT);
+    assert_eq!(world.send(0, client, b"hello"), Ok(5));
+    world.settle();
+    let (server, peer) = world.stacks[1].accept(listener).unwrap();
+    assert_eq!(peer, world.stacks[0].local_addr(client).unwrap());
+    assert_eq!(world.recv(1, server).unwrap(), b"hello");
+    assert_eq!(world.stacks[1].tcp_info(server).unwrap().state, TcpState::Established);
+    // An acknowledgement of something else is refused.
+    world.stacks[1].close(listener, world.now).unwrap();
+    world.settle();
+    let late = world.connect(0, TCP4, "192.0.2.2:80");
+    assert_eq!(world.stacks[0].take_error(late), Some(Error::ConnectionRefused));
 }

@@ -12,8 +12,9 @@ use netgraft_plugin::{
 
 use super::{Check, Checks, Outcome, Path, Subject, Time, equal};
 use crate::clock::{FakeClock, RealClock};
-use crate::prng::Prng;
-use crate::wire::{self, Dial, Impaired, Impairments};
+use netgraft_link::random::Random;
+use netgraft_link::{Dial, Faulty, wire};
+use netgraft_plugin::faults::LinkFaults;
 
 /// MTU of the simulated wire.
 const MTU: usize = 1500;
@@ -66,7 +67,7 @@ pub struct Bench {
     pub stacks: Vec<Box<dyn PluginStack>>,
     /// The family that the case is about.
     pub domain: Domain,
-    /// The impairments of the wire, at the client's and at the server's end, if there is one.
+    /// The faults of the wire, at the client's and at the server's end, if there is one.
     pub dials: Vec<Dial>,
     /// What the stacks reported and the case has not taken.
     pub events: Vec<(usize, Event)>,
@@ -97,7 +98,7 @@ impl Bench {
             (Path::Wire, Some(linked)) => {
                 let (left, right) = wire::pair(MTU);
                 for (side, end, seed) in [(Side::Client, left, 1), (Side::Server, right, 2)] {
-                    let (end, dial) = Impaired::new(end, Impairments::default(), seed);
+                    let (end, dial) = Faulty::new(end, LinkFaults::default(), seed);
                     bench.dials.push(dial);
                     let stack = linked(&wire_config(side), Box::new(end), now).map_err(setup)?;
                     bench.stacks.push(stack);
@@ -471,7 +472,7 @@ impl Bench {
 /// `len` bytes that no two positions are likely to share.
 #[must_use]
 pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
-    let mut random = Prng::new(seed);
+    let mut random = Random::new(seed);
     let mut data = Vec::with_capacity(len + 8);
     while data.len() < len {
         data.extend_from_slice(&random.bits().to_le_bytes());

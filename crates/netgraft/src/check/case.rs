@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use netgraft_abi::Level;
-use netgraft_linux::process;
 use netgraft_linux::signal::Signals;
+use netgraft_linux::{jail, process};
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{Call, InitStackArgs, Observer, PluginStack, PreInitStackArgs, Watched};
 use netgraft_smoltcp::SmoltcpStack;
@@ -20,8 +20,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 use super::{Cases, Examined, place};
-use crate::trace;
 use netgraft_launch::{self as launch, stacks};
+use netgraft_sentry::trace;
 
 /// A line of the process.
 #[derive(Serialize, Deserialize)]
@@ -97,17 +97,11 @@ fn subject(examined: &Examined, lines: &Lines) -> Subject {
         let linked = object.level() == Level::Zero;
         let single = move |now| {
             place::enter()?;
-            let (config, holder) = if linked {
-                let config = place::link_config(&config);
-                let holder = place::make_link(&config)?;
-                (config, Some(holder))
-            } else {
-                (config.clone(), None)
-            };
+            let holder = linked.then(place::make_link).transpose()?;
             let pid = holder.as_ref().map_or_else(std::process::id, |holder| holder.pid());
             let pre = factory(&config)?.pre_init(PreInitStackArgs { pid })?;
             holder.map_or(Ok(()), |holder| holder.settle())?;
-            launch::leave_all_behind().map_err(SetupError::new)?;
+            jail::enter().map_err(|e| SetupError::host("the stack's process cannot be confined", e))?;
             let mut stack = watch(factory(&config)?);
             launch::confine_for(stack.as_mut(), true, &allowed, &vitals).map_err(SetupError::new)?;
             stack.init(InitStackArgs { init_str: pre.init_str, fds: pre.fds, now })?;

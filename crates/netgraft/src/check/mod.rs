@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netgraft_abi::{Loaded, printable};
+use netgraft_abi::Loaded;
 use netgraft_launch::vitals::Vitals;
-use netgraft_launch::{self as launch, RunError, Step, stacks};
+use netgraft_launch::{self as launch, RunError, Step, printable, stacks};
 use netgraft_linux::cage::{Cage, Ids, Rest};
 use netgraft_linux::fdpass::wait_readable;
 use netgraft_linux::process::Change;
@@ -36,6 +36,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(250);
 /// After so many hangs in a row the others are not waited for.
 const HANGS: usize = 3;
+/// The most rows that a report has: many times what the suite has cases.
+const ROWS: usize = 20_000;
 /// The most bytes of a line of the child.
 const LINE_LIMIT: usize = 1 << 20;
 /// How many calls before its end a case that failed shows.
@@ -76,6 +78,8 @@ pub struct CheckOptions {
     pub cases: Cases,
     /// Whether each call is told as it is made.
     pub trace: bool,
+    /// Whether the pre-init of a shared object has the caller's rights, to open devices itself.
+    pub trust_pre_init: bool,
     /// System calls, by their numbers, that the stack may make beyond the base and its own rules.
     pub allowed_calls: Vec<i64>,
     /// A file of failures that are known, each with its reason, as [`Skips`] reads them.
@@ -179,7 +183,7 @@ fn read_known(path: &Path) -> Result<Skips, RunError> {
 }
 
 fn failed(source: io::Error) -> RunError {
-    RunError::Step { step: Step::Start, source }
+    RunError::step(Step::Start, source)
 }
 
 /// The stack that is examined.
@@ -199,7 +203,7 @@ impl Examined {
         let allowed = launch::allowed_calls(&options.allowed_calls);
         let plugin = options.stack.as_str();
         if stacks::is_path(plugin) {
-            let object = Arc::new(netgraft_abi::load(Path::new(plugin))?);
+            let object = Arc::new(stacks::load(Path::new(plugin), options.trust_pre_init)?);
             for text in object.doubts() {
                 tracing::warn!("the stack {} {text}", object.object());
             }
@@ -238,6 +242,21 @@ impl Examined {
             (End::Nonsense, _) => "nonsense where the suite reports".to_owned(),
         }
     }
+}
+
+/// A row as the child gave it, which may run hostile code: no text of it is more than a part of a line.
+fn clean(row: Row) -> Row {
+    let outcome = match row.outcome {
+        Outcome::Fail { call, expected, actual } => Outcome::Fail {
+            call: printable(&call),
+            expected: printable(&expected),
+            actual: printable(&actual),
+        },
+        Outcome::Unsupported { says } => Outcome::Unsupported { says: printable(&says) },
+        other => other,
+    };
+    let (group, name, setting) = (printable(&row.group), printable(&row.name), printable(&row.setting));
+    Row { group, name, setting, outcome, ..row }
 }
 
 /// How a child came to its end.
@@ -390,6 +409,7 @@ impl<'a> Run<'a> {
             let line: Vec<u8> = self.heard.drain(..=length).collect();
             match serde_json::from_slice(&line).ok()? {
                 Line::Begins(id) => {
+                    let id = printable(&id);
                     if self.trace {
                         tell(&format!("{id}:"));
                     }
@@ -407,7 +427,10 @@ impl<'a> Run<'a> {
                         row.calls.clear();
                     }
                     self.since = Instant::now();
-                    report.rows.push(row);
+                    if report.rows.len() == ROWS {
+                        return None;
+                    }
+                    report.rows.push(clean(row));
                 }
             }
         }

@@ -1,9 +1,9 @@
 //! Where a case of a stack in a shared object runs: nothing that the object does there reaches the caller's network.
 //!
-//! Pre-init has the caller's files and rights, but a network namespace of the case's own, with a loopback. A level 0
-//! object, which looks for its interface itself, is given a process that holds one more: the other end of a veth pair
-//! with an address and a default route, as `run --link veth:NAME` has it. After pre-init the process has no more than a
-//! sentry has.
+//! A case has a network namespace of its own, with a loopback; pre-init is in it if it is trusted with the caller's
+//! rights. A level 0 object, which looks for its interface itself, is given a process that holds one more: the other end of
+//! a veth pair with an address and a default route, as `run --link veth:NAME` has it. After pre-init the process has
+//! nothing of the host's ([`netgraft_linux::jail`]).
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use netgraft_linux::namespace::{Namespaces, unshare};
 use netgraft_linux::netdev::{self, Changes, index_of};
 use netgraft_linux::nsfd::Namespace;
 use netgraft_plugin::stack::SetupError;
-use netgraft_plugin::{Cidr, LinkConfig, StackConfig};
+use netgraft_plugin::{Cidr, StackConfig};
 
 use netgraft_launch::veth::{self, Holder};
 
@@ -32,7 +32,7 @@ fn cannot(what: &str) -> impl FnOnce(io::Error) -> SetupError {
 pub(super) fn enter() -> Result<(), SetupError> {
     unshare(Namespaces::NET | Namespaces::MOUNT).map_err(cannot("namespaces of its own"))?;
     netdev::loopback_up().map_err(cannot("a loopback"))?;
-    mount::make_private(Path::new("/")).map_err(cannot("mounts of its own"))?;
+    mount::make_private().map_err(cannot("mounts of its own"))?;
     // Objects look for a process under its number in /proc.
     let known = std::fs::read_link("/proc/self").ok();
     if known.and_then(|link| link.to_str()?.parse().ok()) != Some(std::process::id()) {
@@ -45,19 +45,18 @@ pub(super) fn enter() -> Result<(), SetupError> {
     Ok(())
 }
 
-/// What a level 0 object is told: it has a link.
-pub(super) fn link_config(config: &StackConfig) -> StackConfig {
-    StackConfig {
-        link: LinkConfig::Veth(LINK.to_owned()),
+/// Makes the link of a level 0 object, and the process that holds its far end.
+pub(super) fn make_link() -> Result<Holder, SetupError> {
+    let name = LINK.parse().map_err(|_| SetupError::new("the link has a name that cannot be"))?;
+    let ends = StackConfig {
         addresses: Cidr::new(FAR.into(), PREFIX).into_iter().collect(),
         gateways: vec![NEAR.into()],
-        ..config.clone()
-    }
-}
-
-/// Makes the link, and the process that holds its far end.
-pub(super) fn make_link(config: &StackConfig) -> Result<Holder, SetupError> {
-    let (pair, holder) = veth::make(LINK, config)?;
+        ..StackConfig::default()
+    };
+    let (_, Some(plan)) = veth::plan(Some(name), ends) else {
+        return Err(SetupError::new("the link cannot be planned"));
+    };
+    let (pair, holder) = veth::make(&plan)?;
     let index = index_of(LINK).map_err(cannot("a link"))?;
     let near = Cidr::new(NEAR.into(), PREFIX).ok_or_else(|| SetupError::new("the link's address is none"))?;
     let mut changes = Changes::new();

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use netgraft_link::Way;
 use netgraft_plugin::{Domain, Error, Events, SocketOption, TcpState, inet};
 
 use super::super::bench::{Bench, Side, Sock};
@@ -221,7 +222,7 @@ fn to_group(b: &mut Bench) -> Check {
 /// A socket that connects over a wire which carries nothing any more, between stacks that know each other.
 fn connecting_socket(b: &mut Bench) -> Check<(Sock, SocketAddr)> {
     let pair = b.connection()?;
-    b.dials.iter().for_each(|dial| dial.cut());
+    b.dials.iter().for_each(|dial| dial.cut(Way::In));
     let sock = b.tcp(Side::Client)?;
     b.connect(sock, pair.addr).must_fail("connect", &[Error::InProgress])?;
     b.settle();
@@ -269,7 +270,7 @@ fn no_answer(b: &mut Bench) -> Check {
 fn lost_syn(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     let before = b.dials[1].get();
-    b.dials[1].cut();
+    b.dials[1].cut(Way::In);
     let sock = b.tcp(Side::Client)?;
     b.start_connect(sock, pair.addr)?;
     b.run_for(Duration::from_millis(100));

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use netgraft_link::Way;
 use netgraft_plugin::{Error, Events, SocketOption};
 
 use super::super::bench::{Bench, Pair, Side, Sock, pattern};
@@ -280,7 +281,7 @@ fn orphans(b: &mut Bench) -> Check {
     let before = sockets(b);
     let pair = b.connection()?;
     let local = b.local_addr(pair.client).must("local_addr")?;
-    b.dials.iter().for_each(|dial| dial.cut());
+    b.dials.iter().for_each(|dial| dial.cut(Way::In));
     b.send_all(pair.client, b"into the void")?;
     for sock in [pair.client, pair.server, pair.listener] {
         b.close(sock).must("close")?;

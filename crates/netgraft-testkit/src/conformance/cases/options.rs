@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use netgraft_link::Way;
 use netgraft_plugin::{Domain, Error, Events, OptionName, SocketOption};
 
 use super::super::bench::{Bench, Side, Sock, unexpected};
@@ -372,7 +373,7 @@ fn keepalive_dead(b: &mut Bench) -> Check {
     ] {
         keep(b, pair.client, option)?;
     }
-    b.dials.iter().for_each(|dial| dial.cut());
+    b.dials.iter().for_each(|dial| dial.cut(Way::In));
     let took = times_out(b, pair.client, seconds(100))?;
     // 10 s of silence, then three probes 5 s apart.
     holds("keep-alive", "about 25 s", (seconds(20)..seconds(32)).contains(&took), took)
@@ -393,7 +394,7 @@ fn keepalive_alive(b: &mut Bench) -> Check {
 fn user_timeout(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     keep(b, pair.client, SocketOption::UserTimeout(seconds(5)))?;
-    b.dials.iter().for_each(|dial| dial.cut());
+    b.dials.iter().for_each(|dial| dial.cut(Way::In));
     b.send_all(pair.client, b"into the void")?;
     let took = times_out(b, pair.client, seconds(60))?;
     holds("user timeout", "about 5 s", (seconds(4)..seconds(15)).contains(&took), took)
@@ -401,7 +402,7 @@ fn user_timeout(b: &mut Bench) -> Check {
 
 fn syn_count(b: &mut Bench) -> Check {
     let pair = b.connection()?;
-    b.dials.iter().for_each(|dial| dial.cut());
+    b.dials.iter().for_each(|dial| dial.cut(Way::In));
     let sock = b.tcp(Side::Client)?;
     keep(b, sock, SocketOption::SynCount(1))?;
     b.start_connect(sock, pair.addr)?;

@@ -6,13 +6,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use netgraft_link::random::Random;
+use netgraft_plugin::faults::{Faults, LinkFaults, Loss, Share};
 use netgraft_plugin::{Error, Events, OptionName, RecvFlags, Shutdown, SocketOption};
 
 use super::super::bench::{Bench, Side, Sock, pattern};
 use super::super::check::{Check, Checks, Outcome, equal, holds};
 use super::group;
-use crate::prng::Prng;
-use crate::wire::Impairments;
 
 group! { "random":
     "calls in any order keep the stack's word", All, any_order;
@@ -42,14 +42,17 @@ fn any_order(b: &mut Bench) -> Check {
 
 fn bad_wire(b: &mut Bench) -> Check {
     let delay = Duration::from_millis(3);
-    let how = Impairments { delay, loss: 50_000, reorder: 50_000, duplicate: 50_000, rate: None };
-    b.dials.iter().for_each(|dial| dial.set(how));
+    let share = Share::from_percent(5);
+    let loss = Loss::Random(share);
+    let how =
+        Faults { delay, loss, reorder: share, reorder_by: delay, duplicate: share, ..Faults::default() };
+    b.dials.iter().for_each(|dial| dial.set(LinkFaults::only_incoming(how)));
     seeds(b).try_for_each(|seed| seeded(seed, sequence(b, 100 + seed)))
 }
 
 /// One sequence: makes calls at random on a handful of sockets, then closes all of them.
 fn sequence(b: &mut Bench, seed: u64) -> Check {
-    let mut random = Prng::new(seed);
+    let mut random = Random::new(seed);
     let before: u64 = b.stacks.iter().map(|stack| stack.statistics().sockets).sum();
     let mut socks: Vec<Sock> = Vec::new();
     for _ in 0..300 {
@@ -96,7 +99,7 @@ fn sequence(b: &mut Bench, seed: u64) -> Check {
 }
 
 /// Lets no time, a little or much pass.
-fn step_in_time(b: &mut Bench, random: &mut Prng) {
+fn step_in_time(b: &mut Bench, random: &mut Random) {
     match random.below(4) {
         0 => b.step(),
         1 => b.run_for(Duration::from_millis(2)),
@@ -107,7 +110,7 @@ fn step_in_time(b: &mut Bench, random: &mut Prng) {
 }
 
 /// A call that may fail in any way that is no panic.
-fn any_call(b: &mut Bench, sock: Sock, random: &mut Prng) {
+fn any_call(b: &mut Bench, sock: Sock, random: &mut Random) {
     let side = if random.below(2) == 0 { Side::Client } else { Side::Server };
     let addr = b.addr(side, [0, 0, 9, 40_001][random.below(4) as usize]);
     let mut buf = vec![7; random.below(5_000) as usize];
@@ -162,7 +165,7 @@ fn streams(b: &mut Bench) -> Check {
 
 /// A connection that sends and reads pieces of random sizes, and whose halves end at random.
 fn stream(b: &mut Bench, seed: u64) -> Check {
-    let mut random = Prng::new(seed);
+    let mut random = Random::new(seed);
     let pair = b.connection()?;
     let ends = [(pair.client, pair.server), (pair.server, pair.client)];
     let data = [pattern(400_000, seed + 1000), pattern(400_000, seed + 2000)];
@@ -223,7 +226,7 @@ fn datagrams(b: &mut Bench) -> Check {
 
 /// Sockets that send each other datagrams of random sizes; each is heard once, by whom it was meant for.
 fn exchange(b: &mut Bench, seed: u64) -> Check {
-    let mut random = Prng::new(seed);
+    let mut random = Random::new(seed);
     let mut socks = Vec::new();
     for side in [Side::Client, Side::Server, Side::Client, Side::Server] {
         socks.push(b.udp_bound(side)?);

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use netgraft_link::Way;
+use netgraft_plugin::faults::{Faults, LinkFaults, Loss, Rate, Share};
 use netgraft_plugin::{Error, Events, RecvFlags, SendFlags, SocketOption};
 
 use super::super::bench::{Bench, Pair, Sock, pattern, unexpected};
 use super::super::check::{Check, Checks, equal, holds};
 use super::group;
-use crate::wire::Impairments;
 
 group! { "stream":
     "questions and answers", All, ping_pong;
@@ -312,9 +313,9 @@ fn idle_hour(b: &mut Bench) -> Check {
 }
 
 /// A transfer each way over a wire that is impaired both ways.
-fn impaired(b: &mut Bench, how: Impairments, len: usize) -> Check {
+fn impaired(b: &mut Bench, how: Faults, len: usize) -> Check {
     let pair = b.connection()?;
-    b.dials.iter().for_each(|dial| dial.set(how));
+    b.dials.iter().for_each(|dial| dial.set(LinkFaults::only_incoming(how)));
     b.transfer(pair.client, pair.server, &pattern(len, 7), "transfer to the server")?;
     b.transfer(pair.server, pair.client, &pattern(len, 8), "transfer to the client")?;
     b.close(pair.client).must("close")?;
@@ -323,31 +324,35 @@ fn impaired(b: &mut Bench, how: Impairments, len: usize) -> Check {
 
 fn lossy(b: &mut Bench) -> Check {
     let delay = Duration::from_millis(5);
-    impaired(b, Impairments { delay, loss: 20_000, ..Impairments::default() }, 300_000)
+    impaired(b, Faults { delay, loss: Loss::Random(Share::from_percent(2)), ..Faults::default() }, 300_000)
 }
 
 fn reordering(b: &mut Bench) -> Check {
     let delay = Duration::from_millis(5);
-    impaired(b, Impairments { delay, reorder: 100_000, ..Impairments::default() }, 300_000)
+    impaired(
+        b,
+        Faults { delay, reorder: Share::from_percent(10), reorder_by: delay, ..Faults::default() },
+        300_000,
+    )
 }
 
 fn doubling(b: &mut Bench) -> Check {
-    impaired(b, Impairments { duplicate: 300_000, ..Impairments::default() }, 300_000)
+    impaired(b, Faults { duplicate: Share::from_percent(30), ..Faults::default() }, 300_000)
 }
 
 fn long_wire(b: &mut Bench) -> Check {
     let start = b.now();
-    impaired(b, Impairments { delay: Duration::from_millis(50), ..Impairments::default() }, 1 << 20)?;
+    impaired(b, Faults { delay: Duration::from_millis(50), ..Faults::default() }, 1 << 20)?;
     let took = b.now().since(start);
     // 100 ms there and back: a window of 64 KiB moves a megabyte in less than 2 s.
     holds("transfer", "a megabyte each way within 10 s", took < Duration::from_secs(10), took)
 }
 
 fn narrow(b: &mut Bench) -> Check {
-    let rate = Some(1_000_000);
+    let rate = Rate::from_bits(8_000_000);
     let delay = Duration::from_millis(1);
     let start = b.now();
-    impaired(b, Impairments { delay, rate, ..Impairments::default() }, 500_000)?;
+    impaired(b, Faults { delay, rate, ..Faults::default() }, 500_000)?;
     let took = b.now().since(start);
     holds("transfer", "what takes a second done within four", took < Duration::from_secs(4), took)
 }
@@ -357,7 +362,7 @@ fn healed(b: &mut Bench) -> Check {
     b.send_all(pair.client, b"before")?;
     b.recv_exact(pair.server, 6)?;
     let before: Vec<_> = b.dials.iter().map(|dial| dial.get()).collect();
-    b.dials.iter().for_each(|dial| dial.cut());
+    b.dials.iter().for_each(|dial| dial.cut(Way::In));
     b.send_all(pair.client, b"during")?;
     b.run_for(Duration::from_secs(8));
     b.recv(pair.server, &mut [0; 8]).must_fail("recv", &[Error::Again])?;
@@ -391,7 +396,7 @@ fn lost_update(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     let sent = fill(b, &pair)?;
     let before: Vec<_> = b.dials.iter().map(|dial| dial.get()).collect();
-    b.dials.iter().for_each(|dial| dial.cut());
+    b.dials.iter().for_each(|dial| dial.cut(Way::In));
     // What has arrived is read, and nobody hears of the room.
     let mut buf = vec![0; sent];
     let mut got = 0;
@@ -414,7 +419,7 @@ fn lost_update(b: &mut Bench) -> Check {
 
 fn gives_up(b: &mut Bench) -> Check {
     let pair = b.connection()?;
-    b.dials.iter().for_each(|dial| dial.cut());
+    b.dials.iter().for_each(|dial| dial.cut(Way::In));
     b.send_all(pair.client, b"into the void")?;
     let start = b.now();
     b.until_within(Duration::from_secs(7200), "readiness", "ERR", |b| {
@@ -434,7 +439,7 @@ fn lost_end(b: &mut Bench) -> Check {
     b.recv_exact(pair.server, 1)?;
     b.settle();
     let before: Vec<_> = b.dials.iter().map(|dial| dial.get()).collect();
-    b.dials.iter().for_each(|dial| dial.cut());
+    b.dials.iter().for_each(|dial| dial.cut(Way::In));
     b.close(pair.client).must("close")?;
     b.run_for(Duration::from_secs(2));
     b.recv(pair.server, &mut [0; 8]).must_fail("recv", &[Error::Again])?;

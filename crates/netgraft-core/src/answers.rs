@@ -1,0 +1,93 @@
+//! Answers to calls, and those that their callers did not get.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use crate::core::{Core, Kernel};
+use crate::program::{Caller, Gone};
+use crate::surrogate::Cookie;
+use crate::uapi::{self, Errno};
+
+/// What a call comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The value that the call returns.
+    Value(i64),
+    /// Nothing is to be sent: it was answered (a descriptor was injected), or parked.
+    Done,
+    /// The kernel is to do it: the descriptor is not one that the sentry serves.
+    Kernel,
+}
+
+/// The result of a call.
+pub(crate) type Outcome = Result<Answer, Errno>;
+
+/// How many threads are remembered at most, so that the entries of dead ones do not pile up.
+const REMEMBERED: usize = 256;
+
+/// An answer that was not delivered, since a signal interrupted the caller.
+struct Lost {
+    number: i64,
+    args: [u64; 6],
+    result: Result<i64, Errno>,
+    /// Which of the threads that have this number ([`crate::program::Program::incarnation`]).
+    incarnation: u64,
+}
+
+/// What is remembered of threads between their calls.
+#[derive(Default)]
+pub(crate) struct Answers {
+    lost: HashMap<u32, Lost>,
+    /// Threads whose last call was a `bind` with success: of which open file, to which address.
+    bound: HashMap<u32, (Cookie, SocketAddr)>,
+}
+
+impl Answers {
+    /// Notes that a thread has bound the socket with this cookie.
+    pub(crate) fn note_bind(&mut self, tid: u32, cookie: Cookie, addr: SocketAddr) {
+        if self.bound.len() >= REMEMBERED {
+            self.bound.clear();
+        }
+        self.bound.insert(tid, (cookie, addr));
+    }
+
+    /// Takes what a thread has just bound, if that was its last call.
+    pub(crate) fn take_bound(&mut self, tid: u32) -> Option<(Cookie, SocketAddr)> {
+        self.bound.remove(&tid)
+    }
+}
+
+impl<K: Kernel> Core<K> {
+    /// Sends an outcome to its caller.
+    pub(crate) fn answer(&mut self, caller: &Caller, outcome: Outcome) {
+        let result = match outcome {
+            // Its caller was gone before anything was done for it: if it only was interrupted, it calls again.
+            Ok(Answer::Done) | Err(uapi::ESRCH) => return,
+            Ok(Answer::Kernel) => return self.kernel.let_kernel(caller),
+            Ok(Answer::Value(value)) => Ok(value),
+            Err(errno) => Err(errno),
+        };
+        tracing::trace!(tid = caller.tid, ?result);
+        if self.kernel.answer(caller, result) == Err(Gone)
+            && let Some(incarnation) = self.kernel.incarnation(caller.tid)
+        {
+            if self.answers.lost.len() >= REMEMBERED {
+                self.answers.lost.clear();
+            }
+            let lost = Lost { number: caller.number, args: caller.args, result, incarnation };
+            self.answers.lost.insert(caller.tid, lost);
+        }
+    }
+
+    /// A caller that was interrupted before it got its answer, and now asks the same again, gets that answer: what it
+    /// asked for was done and must not be done twice. Says whether that was so.
+    pub(crate) fn repeat_lost(&mut self, caller: &Caller) -> bool {
+        let Some(lost) = self.answers.lost.remove(&caller.tid) else { return false };
+        let same = lost.number == caller.number && lost.args == caller.args;
+        if !same || self.kernel.incarnation(caller.tid) != Some(lost.incarnation) {
+            return false;
+        }
+        self.answer(caller, lost.result.map(Answer::Value));
+        true
+    }
+}

@@ -1,0 +1,152 @@
+//! Which function serves which call.
+
+use netgraft_plugin::Domain;
+
+use crate::answers::{Answer, Outcome};
+use crate::codec::call::Call;
+use crate::core::{Core, Kernel, Request, Subject};
+use crate::program::Caller;
+use crate::route::{Denial, Flow, Route};
+use crate::socket::Seen;
+use crate::table::SocketId;
+use crate::uapi::{self, Errno};
+
+/// What a descriptor of the program stands for.
+pub(crate) enum Target<K: Kernel> {
+    /// A socket of the table.
+    Socket(Subject<K>),
+    /// A socket of the host's.
+    Host(K::File, Domain),
+    /// Nothing that the sentry serves.
+    Foreign,
+}
+
+impl<K: Kernel> Core<K> {
+    /// Serves a call that was received.
+    pub fn call(&mut self, caller: &Caller) {
+        self.counts.calls += 1;
+        // A thread waits in one call: what it was parked for was interrupted.
+        self.parked.forget_thread(caller.tid);
+        self.host.forget_thread(caller.tid);
+        let bound_before = self.answers.take_bound(caller.tid);
+        if self.repeat_lost(caller) {
+            return;
+        }
+        let outcome = match Call::parse(caller.number, caller.args) {
+            Some(call) => {
+                tracing::trace!(tid = caller.tid, ?call);
+                self.serve(&Request { bound_before, ..Request::new(*caller, call) })
+            }
+            None => Err(uapi::ENOSYS),
+        };
+        self.answer(caller, outcome);
+    }
+
+    /// Serves a call. When this returns, no duplicate of the program's file is held any more: the program may close it
+    /// as soon as it is answered.
+    pub(crate) fn serve(&mut self, request: &Request) -> Outcome {
+        let caller = &request.caller;
+        let Some(fd) = request.call.fd() else {
+            let Call::Socket { domain, kind, protocol } = request.call else { return Err(uapi::ENOSYS) };
+            return self.socket(caller, domain, kind, protocol);
+        };
+        if takes_address(&request.call) {
+            // The address of a socket that was just closed is free, and its listener answers no more.
+            self.harvest_closes();
+        }
+        match self.resolve(caller, fd)? {
+            Target::Socket(mut subject) => {
+                let outcome = self.serve_socket(request, fd, &mut subject);
+                self.watch_close(subject.id, &subject.file);
+                self.journal(subject.id, &request.call);
+                outcome
+            }
+            Target::Host(file, domain) => self.serve_host(request, file, domain),
+            Target::Foreign => Ok(Answer::Kernel),
+        }
+    }
+
+    fn serve_socket(&mut self, request: &Request, fd: i32, subject: &mut Subject<K>) -> Outcome {
+        let caller = &request.caller;
+        match request.call {
+            Call::Socket { .. } => Err(uapi::ENOSYS),
+            Call::Bind { addr, .. } => self.bind(request, subject, fd, addr),
+            Call::Listen { backlog, .. } => self.listen(caller, subject, fd, backlog),
+            Call::Accept { addr, flags, .. } => self.accept(request, subject, addr, flags),
+            Call::Connect { addr, .. } => self.connect(request, subject, fd, addr),
+            Call::GetSockName { addr, .. } => self.getsockname(caller, subject, addr),
+            Call::GetPeerName { addr, .. } => self.getpeername(caller, subject, addr),
+            Call::Shutdown { how, .. } => self.shutdown(subject, how),
+            Call::GetSockOpt { level, name, value, len, .. } => {
+                self.getsockopt(caller, subject, (level, name), value, len)
+            }
+            Call::SetSockOpt { level, name, value, .. } => {
+                self.setsockopt(caller, subject, (level, name), value)
+            }
+            Call::SendTo { data, flags, addr, .. } => self.sendto(request, subject, data, flags, addr),
+            Call::RecvFrom { data, flags, addr, .. } => self.recvfrom(request, subject, data, flags, addr),
+            Call::SendMsg { message, flags, .. } => self.sendmsg(request, subject, message, flags),
+            Call::RecvMsg { message, flags, .. } => self.recvmsg(request, subject, message, flags),
+            Call::SendMMsg { messages, count, flags, .. } => {
+                self.sendmmsg(request, subject, messages, count, flags)
+            }
+            Call::RecvMMsg { messages, count, flags, timeout, .. } => {
+                self.recvmmsg(request, subject, (messages, count), flags, timeout)
+            }
+            Call::Ioctl { request: number, argument, .. } => self.ioctl(caller, subject, number, argument),
+        }
+    }
+
+    /// Duplicates a descriptor of the caller and finds what stands behind it. The kernel answers only for what is known
+    /// not to be the sentry's: a descriptor that could not be looked at is an error.
+    fn resolve(&mut self, caller: &Caller, fd: i32) -> Result<Target<K>, Errno> {
+        let file = match self.kernel.duplicate(caller, fd) {
+            Ok(file) => file,
+            // The kernel knows what to say of a bad descriptor.
+            Err(uapi::EBADF) => return Ok(Target::Foreign),
+            Err(errno) => return Err(errno),
+        };
+        if let Some(domain) = self.kernel.host_domain(&file) {
+            return Ok(Target::Host(file, domain));
+        }
+        match self.identify(&file).or_else(|| self.adopt(caller.program, &file)) {
+            Some(id) => Ok(Target::Socket(self.subject(caller, id, file, fd))),
+            None => {
+                self.kernel.dispose(file);
+                Ok(Target::Foreign)
+            }
+        }
+    }
+
+    fn subject(&mut self, caller: &Caller, id: SocketId, file: K::File, fd: i32) -> Subject<K> {
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.seen = Some(Seen { tid: caller.tid, fd });
+        }
+        self.restore_send_buffer(id, &file);
+        Subject { id, file }
+    }
+
+    /// Asks where a flow of a surrogate goes, and refuses what is denied.
+    pub(crate) fn require_stack(&mut self, flow: &Flow) -> Result<(), Errno> {
+        match self.router.route(flow) {
+            Route::Stack => Ok(()),
+            Route::Denied(denial) => Err(denial.errno()),
+            // A socket that was made for the stack stays there.
+            Route::Host => Err(Denial::AccessDenied.errno()),
+        }
+    }
+
+    /// The same for a socket of the host's.
+    pub(crate) fn require_host(&mut self, flow: &Flow) -> Result<(), Errno> {
+        match self.router.route(flow) {
+            Route::Host => Ok(()),
+            Route::Denied(denial) => Err(denial.errno()),
+            Route::Stack => Err(Denial::AccessDenied.errno()),
+        }
+    }
+}
+
+/// Whether a call takes an address that another socket may just have given up, or reaches one.
+fn takes_address(call: &Call) -> bool {
+    matches!(call, Call::Bind { .. } | Call::Listen { .. } | Call::Connect { .. })
+}

@@ -1,0 +1,197 @@
+//! `socket`, and the end of sockets.
+
+use netgraft_plugin::{Error, Handle, Kind};
+
+use crate::answers::{Answer, Outcome};
+use crate::codec::call::{self, Call, NewSocket};
+use crate::core::{Core, Kernel, Subject};
+use crate::datagram::Datagram;
+use crate::program::{Caller, InjectError, Privilege};
+use crate::pump::Work;
+use crate::route::{Flow, Route};
+use crate::socket::{Seen, Socket, State};
+use crate::stream::Stream;
+use crate::surrogate::Interest;
+use crate::table::SocketId;
+use crate::uapi::{self, Errno};
+
+impl<K: Kernel> Core<K> {
+    /// socket(2)
+    pub(crate) fn socket(&mut self, caller: &Caller, domain: i32, kind: i32, protocol: i32) -> Outcome {
+        if !self.kernel.is_in_sandbox(caller) {
+            // A process that has moved to another network namespace has the network of that one.
+            return Ok(Answer::Kernel);
+        }
+        let new = call::new_socket(domain, kind, protocol)?;
+        match self.router.route(&Flow::Socket(new.spec)) {
+            Route::Denied(denial) => return Err(denial.errno()),
+            Route::Host => return self.host_socket(caller, &new),
+            Route::Stack => {}
+        }
+        if new.spec.kind == Kind::Raw && !self.kernel.has_privilege(caller, Privilege::NetRaw) {
+            return Err(uapi::EPERM);
+        }
+        self.make_room()?;
+        let (id, file) = match new.spec.kind {
+            Kind::Stream => self.new_stream(caller, &new)?,
+            Kind::Datagram | Kind::Raw => self.new_datagram(caller, &new)?,
+        };
+        self.counts.sockets += 1;
+        let subject = Subject { id, file };
+        let outcome = self.inject(caller, &subject, new.close_on_exec);
+        self.watch_close(subject.id, &subject.file);
+        self.journal(subject.id, &Call::Socket { domain, kind, protocol });
+        outcome
+    }
+
+    /// Refuses a socket that is beyond the budget, unless sockets that were closed unnoticed make room.
+    fn make_room(&mut self) -> Result<(), Errno> {
+        self.sweep_nursery();
+        if self.is_full() {
+            self.harvest_closes();
+            self.forget_closed();
+        }
+        if self.is_full() { Err(uapi::ENFILE) } else { Ok(()) }
+    }
+
+    /// Whether the budget allows no more sockets.
+    pub(crate) fn is_full(&self) -> bool {
+        self.table.len() >= self.budget.sockets
+    }
+
+    fn new_stream(&mut self, caller: &Caller, new: &NewSocket) -> Result<(SocketId, K::File), Errno> {
+        let file = self.kernel.new_stream(new.spec.domain, new.nonblocking)?;
+        let cookie = self.kernel.cookie(&file).ok_or(uapi::EIO)?;
+        let id = self.table.insert(Socket::new(new.spec, caller.program, None, State::Fresh));
+        self.table.set_cookie(id, cookie);
+        // Not held: when the program closes its last descriptor, the entry is gone.
+        self.kernel.shelter(&file, id);
+        Ok((id, file))
+    }
+
+    fn new_datagram(&mut self, caller: &Caller, new: &NewSocket) -> Result<(SocketId, K::File), Errno> {
+        let handle = self.stack.socket(new.spec).map_err(Error::errno)?;
+        let made = self.kernel.new_datagram(new.spec.domain, new.nonblocking).and_then(|(file, end)| {
+            let cookie = self.kernel.cookie(&file).ok_or(uapi::EIO)?;
+            Ok((file, end, cookie))
+        });
+        let (file, end, cookie) = match made {
+            Ok(made) => made,
+            Err(errno) => {
+                self.stack.close(handle, self.time.now);
+                return Err(errno);
+            }
+        };
+        let state = State::Datagram(Datagram::new(end));
+        let id = self.table.insert(Socket::new(new.spec, caller.program, Some(handle), state));
+        self.table.set_cookie(id, cookie);
+        if let Some(datagram) = self.table.get(id).and_then(Socket::datagram) {
+            self.kernel.watch_end(&datagram.end, id, Interest::Input);
+        }
+        self.observe(handle);
+        Ok((id, file))
+    }
+
+    /// Puts a new socket into the program's table and answers the call. If the caller was interrupted the socket never
+    /// was.
+    fn inject(&mut self, caller: &Caller, subject: &Subject<K>, close_on_exec: bool) -> Outcome {
+        match self.kernel.inject(caller, &subject.file, close_on_exec) {
+            Ok(fd) => {
+                if let Some(socket) = self.table.get_mut(subject.id) {
+                    socket.seen = Some(Seen { tid: caller.tid, fd });
+                }
+                Ok(Answer::Done)
+            }
+            Err(error) => {
+                self.discard(subject.id);
+                match error {
+                    InjectError::Full(errno) => Err(errno),
+                    InjectError::Gone => Ok(Answer::Done),
+                }
+            }
+        }
+    }
+
+    /// The socket's handle in the stack, made now if it has none.
+    pub(crate) fn handle_of(&mut self, id: SocketId) -> Result<Handle, Errno> {
+        let socket = self.table.get(id).ok_or(uapi::EBADF)?;
+        if let Some(handle) = socket.handle {
+            return Ok(handle);
+        }
+        let handle = self.stack.socket(socket.spec).map_err(Error::errno)?;
+        for option in &socket.setup.options {
+            // It was taken before: what the stack refuses now, it refuses because of what it knows now.
+            if let Err(error) = self.stack.set_option(handle, option.clone()) {
+                tracing::debug!(?option, %error, "an option did not outlive a connection");
+            }
+        }
+        if let Some(address) = socket.setup.bound
+            && let Err(error) = self.stack.bind(handle, address)
+        {
+            self.stack.close(handle, self.time.now);
+            return Err(error.errno());
+        }
+        self.table.set_handle(id, Some(handle));
+        self.observe(handle);
+        Ok(handle)
+    }
+
+    /// The program has closed its last descriptor of a socket: what it sent before still goes out.
+    pub(crate) fn file_closed(&mut self, id: SocketId) {
+        match self.table.get(id).map(|s| &s.state) {
+            Some(State::Datagram(_)) => {
+                self.pump_datagram_out(id);
+                // What was sent leaves before the socket goes.
+                self.stack.poll(self.time.now);
+            }
+            Some(State::Connected(_)) => return self.closed_after_shutdown(id),
+            _ => {}
+        }
+        self.discard(id);
+    }
+
+    /// A stream that had been shut down was closed: from now on a hang-up of the sentry's end means just that.
+    fn closed_after_shutdown(&mut self, id: SocketId) {
+        if let Some(watch) = self.table.take_watch(id) {
+            self.kernel.unwatch_close(watch);
+        }
+        let Some(stream) = self.table.get_mut(id).and_then(Socket::stream_mut) else { return };
+        stream.note_closed_after_shutdown();
+        if stream.is_open_out() {
+            // Ends the socket when the last byte has been read, which may have to wait for room in the stack.
+            self.pump(id, Work::OutToEnd);
+        } else {
+            self.discard(id);
+        }
+    }
+
+    /// Ends a socket and everything that belongs to it. A connected stream is closed in an orderly way.
+    pub(crate) fn discard(&mut self, id: SocketId) {
+        for parked in self.parked.take_all(id) {
+            self.answer(&parked.caller, Err(uapi::EBADF));
+        }
+        self.journal_end(id);
+        let Some((socket, _)) = self.table.remove(id) else { return };
+        if let Some(watch) = socket.watch {
+            self.kernel.unwatch_close(watch);
+        }
+        self.held = self.held.saturating_sub(socket.stream().map_or(0, Stream::buffered));
+        if let State::Listening(listening) = socket.state
+            && let Some(held) = listening.held
+        {
+            self.stack.abort(held, self.time.now);
+        }
+        if let Some(handle) = socket.handle {
+            self.stack.close(handle, self.time.now);
+        }
+    }
+
+    /// Ends a socket with a reset of its connection.
+    pub(crate) fn discard_with_reset(&mut self, id: SocketId) {
+        tracing::debug!(?id, "the program closed a connection with bytes unread");
+        if let Some(handle) = self.table.set_handle(id, None) {
+            self.stack.abort(handle, self.time.now);
+        }
+        self.discard(id);
+    }
+}

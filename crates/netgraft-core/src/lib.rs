@@ -1,0 +1,57 @@
+//! Linux socket semantics on a plugin stack: what a program sees when it makes, connects, reads, writes, shuts down
+//! and closes internet sockets that a stack of its sandbox serves.
+//!
+//! There is no I/O here, no clock and no system call. A [`Core`] is told what has happened, and works on the world
+//! through small traits: [`Program`] (the threads that make calls), [`Surrogate`] (the AF_UNIX sockets that stand for
+//! internet sockets), [`Watcher`] (what reports events on them), [`HostSocket`] (sockets of the host's) and [`Journal`]
+//! (what a later sentry is to know). The crate `netgraft-sentry` has these for the real kernel, and the tests here have
+//! fakes of them.
+//!
+//! A call goes `calls` → one file for each kind of call (`create`, `connect`, `listen`, `shutdown`, `options`,
+//! `names`, `send`, `receive`, `host`); bytes and events go through `pump`. A socket's state is one variant of
+//! `socket::State` with its data.
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod route;
+pub mod uapi;
+
+mod answers;
+mod budget;
+mod calls;
+mod connect;
+mod core;
+mod counts;
+mod create;
+mod datagram;
+mod host;
+mod journal;
+mod listen;
+mod listener;
+mod names;
+mod options;
+mod parked;
+mod program;
+mod pump;
+mod receive;
+mod restore;
+mod send;
+mod shutdown;
+mod socket;
+mod stack;
+mod stream;
+mod surrogate;
+mod table;
+
+pub use crate::core::{Core, Kernel, Time};
+pub use budget::Budget;
+pub use counts::Counts;
+pub use host::{HostSocket, HostToken};
+pub use journal::{Journal, KEPT_OPTIONS, Kept, Role};
+pub use program::{Caller, Files, Gone, InjectError, Privilege, Program, ProgramId, total};
+pub use socket::Seen;
+pub use stack::Stack;
+pub use surrogate::{
+    Cookie, END_EVENTS, Found, Gate, Interest, Name, Shape, Shown, Surrogate, Watch, Watcher,
+};
+pub use table::SocketId;

@@ -1,0 +1,85 @@
+//! Where the traffic of a socket goes: one decision, asked in one place for each call that names an address.
+//!
+//! The flow that is decided on was copied from the program and checked before, and what is decided on is what is done:
+//! a program cannot change it in between.
+
+use std::net::SocketAddr;
+
+use netgraft_plugin::SocketSpec;
+
+use crate::uapi::{self, Errno};
+
+/// What is to be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Flow {
+    /// A socket is made (socket(2)): what will stand behind it.
+    Socket(SocketSpec),
+    /// A stream socket connects (connect(2)).
+    Connect(SocketSpec, SocketAddr),
+    /// A socket takes a local address (bind(2)).
+    Bind(SocketSpec, SocketAddr),
+    /// A stream socket listens (listen(2)).
+    Listen(SocketSpec),
+    /// A datagram goes to an address, or a datagram socket gets a peer (sendto(2), connect(2)).
+    Datagram(SocketSpec, SocketAddr),
+}
+
+/// The decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Route {
+    /// The sandbox's stack.
+    Stack,
+    /// A socket of the host's.
+    Host,
+    /// Nowhere.
+    Denied(Denial),
+}
+
+/// How the program is told that a flow is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// EACCES, as a firewall that rejects locally.
+    AccessDenied,
+    /// ECONNREFUSED, as a host on which nothing listens.
+    Refused,
+}
+
+impl Denial {
+    /// What the call answers.
+    #[must_use]
+    pub const fn errno(self) -> Errno {
+        match self {
+            Denial::AccessDenied => uapi::EACCES,
+            Denial::Refused => uapi::ECONNREFUSED,
+        }
+    }
+}
+
+/// Decides on flows.
+pub trait Router: Send {
+    /// The route of a flow.
+    fn route(&mut self, flow: &Flow) -> Route;
+}
+
+/// One route for everything.
+#[derive(Clone, Copy, Debug)]
+pub struct Always(pub Route);
+
+impl Router for Always {
+    fn route(&mut self, _flow: &Flow) -> Route {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_has_the_errno_that_it_names() {
+        assert_eq!(Denial::AccessDenied.errno(), 13);
+        assert_eq!(Denial::Refused.errno(), 111);
+    }
+}

@@ -1,0 +1,318 @@
+//! A connected stream: bytes between the sentry's end of the surrogate and the stack.
+//!
+//! The end is watched by edge, so each pump goes on until one side would block.
+
+use netgraft_plugin::{Error, Handle, Instant, RecvFlags, SendFlags, Shutdown};
+
+use crate::program::Files;
+use crate::stack::Stack;
+use crate::surrogate::{Interest, Surrogate};
+use crate::uapi;
+
+/// The most bytes that are moved at a time.
+pub(crate) const CHUNK: usize = 256 * 1024;
+/// The most bytes that one pump moves before others have their turn.
+pub(crate) const BUDGET: usize = 4 * CHUNK;
+
+/// From the program to the stack.
+#[derive(Debug)]
+enum Outbound {
+    /// The program may send.
+    Open {
+        /// Bytes that the stack had no room for.
+        rest: Vec<u8>,
+        /// Which side the next byte waits for.
+        waits_for: Side,
+    },
+    /// The program sends no more, and the stack knows.
+    Finished,
+}
+
+/// What a direction waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// The program: for its bytes.
+    Program,
+    /// The stack: for room. It reports when it has some.
+    Stack,
+}
+
+/// From the stack to the program.
+#[derive(Debug)]
+enum Inbound {
+    /// The peer may send.
+    Open {
+        /// Bytes that the surrogate had no room for.
+        rest: Vec<u8>,
+        /// How many of them have gone.
+        gone: usize,
+    },
+    /// The peer sends no more and the program knows, or the program reads no more.
+    Finished,
+}
+
+/// What is left of a non-blocking `connect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// Nothing: it was blocking, or accepted, or all of it is done.
+    Done,
+    /// It has succeeded, and the program has not called `connect` again: the next call says so, and only those after it
+    /// that the socket is connected.
+    Unreported,
+}
+
+/// Whether the program's send buffer is still as small as the gate made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SendBuffer {
+    /// It is as the program knows it.
+    Restored,
+    /// It is the smallest: restored at the next call.
+    Clamped,
+}
+
+/// What it means that the sentry's end hangs up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HangUp {
+    /// The program has closed its last descriptor.
+    Closed,
+    /// Both directions are over, since the program has called shutdown(2); a watch tells of its close.
+    Shut,
+}
+
+/// A connected stream socket.
+#[derive(Debug)]
+pub(crate) struct Stream<E> {
+    end: E,
+    outbound: Outbound,
+    inbound: Inbound,
+    hang_up: HangUp,
+    /// What the sentry is told of the end.
+    interest: Interest,
+    pub(crate) opening: Opening,
+    pub(crate) send_buffer: SendBuffer,
+}
+
+/// What a pump ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pumped {
+    /// One side would block.
+    Idle,
+    /// The budget was used up: more can be moved at once.
+    More,
+    /// The program closed the socket with bytes unread: the connection is to be reset.
+    ResetByProgram,
+    /// The program sends no more; this is said once.
+    EndOfProgram,
+    /// The connection has failed.
+    Failed(Error),
+}
+
+/// What a pump works with.
+pub(crate) struct Pump<'a, K> {
+    pub(crate) kernel: &'a mut K,
+    pub(crate) stack: &'a mut Stack,
+    pub(crate) handle: Handle,
+    pub(crate) now: Instant,
+    pub(crate) scratch: &'a mut [u8],
+    /// Bytes that were moved.
+    pub(crate) moved: u64,
+}
+
+impl<E> Stream<E> {
+    /// A stream on the sentry's end of a surrogate.
+    pub(crate) fn new(end: E) -> Stream<E> {
+        Stream {
+            end,
+            outbound: Outbound::Open { rest: Vec::new(), waits_for: Side::Program },
+            inbound: Inbound::Open { rest: Vec::new(), gone: 0 },
+            hang_up: HangUp::Closed,
+            interest: Interest::Input,
+            opening: Opening::Done,
+            send_buffer: SendBuffer::Restored,
+        }
+    }
+
+    /// The sentry's end.
+    pub(crate) fn end(&self) -> &E {
+        &self.end
+    }
+
+    /// Gives up the stream for its end.
+    pub(crate) fn into_end(self) -> E {
+        self.end
+    }
+
+    /// Whether the program may still send.
+    pub(crate) fn is_open_out(&self) -> bool {
+        matches!(self.outbound, Outbound::Open { .. })
+    }
+
+    /// Whether bytes of the program wait for room in the stack.
+    pub(crate) fn waits_for_stack(&self) -> bool {
+        matches!(self.outbound, Outbound::Open { waits_for: Side::Stack, .. })
+    }
+
+    /// Whether bytes for the program wait for room in the surrogate.
+    pub(crate) fn waits_for_program(&self) -> bool {
+        matches!(&self.inbound, Inbound::Open { rest, .. } if !rest.is_empty())
+    }
+
+    /// Bytes that the sentry itself holds for either side.
+    pub(crate) fn buffered(&self) -> usize {
+        let out = if let Outbound::Open { rest, .. } = &self.outbound { rest.len() } else { 0 };
+        let inward = if let Inbound::Open { rest, .. } = &self.inbound { rest.len() } else { 0 };
+        out + inward
+    }
+
+    /// What the sentry is told of the end.
+    pub(crate) fn interest(&self) -> Interest {
+        self.interest
+    }
+
+    /// Changes what the sentry is told of the end; says whether that is a change.
+    pub(crate) fn set_interest(&mut self, interest: Interest) -> bool {
+        std::mem::replace(&mut self.interest, interest) != interest
+    }
+
+    /// Whether the program has called shutdown(2), so that only a watch tells of its close.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.hang_up == HangUp::Shut
+    }
+
+    /// The program has called shutdown(2).
+    pub(crate) fn note_shut(&mut self) {
+        self.hang_up = HangUp::Shut;
+    }
+
+    /// The program has closed its last descriptor after a shutdown(2).
+    pub(crate) fn note_closed_after_shutdown(&mut self) {
+        self.hang_up = HangUp::Closed;
+    }
+
+    /// Whether the program has closed its last descriptor.
+    pub(crate) fn program_is_gone<K: Surrogate + Files<End = E>>(&self, kernel: &mut K) -> bool {
+        self.hang_up == HangUp::Closed && kernel.is_hung_up(&self.end)
+    }
+
+    /// Moves bytes from the program to the stack; `to_end` if the end of the stream is known to be behind them, so that
+    /// no new edge will tell of it.
+    pub(crate) fn pump_out<K: Surrogate + Files<End = E>>(
+        &mut self,
+        pump: &mut Pump<'_, K>,
+        to_end: bool,
+    ) -> Pumped {
+        let Outbound::Open { rest, waits_for } = &mut self.outbound else { return Pumped::Idle };
+        // Until the stack has shown that it has room.
+        *waits_for = Side::Stack;
+        if !rest.is_empty() {
+            match pump.stack.send(pump.handle, rest, None, SendFlags::empty(), pump.now) {
+                Ok(n) => drop(rest.drain(..n)),
+                Err(Error::Again) => return Pumped::Idle,
+                Err(error) => return Pumped::Failed(error),
+            }
+            if !rest.is_empty() {
+                return Pumped::Idle;
+            }
+            rest.clear();
+        }
+        let mut budget = BUDGET;
+        while budget > 0 {
+            let room = pump.stack.send_room(pump.handle).min(pump.scratch.len());
+            if room == 0 {
+                return Pumped::Idle;
+            }
+            let open_in = matches!(self.inbound, Inbound::Open { .. });
+            if self.hang_up == HangUp::Shut && open_in && pump.kernel.is_at_mark(&self.end) {
+                // Nothing comes behind it. Left unread, it makes a failure look like one.
+                self.outbound = Outbound::Finished;
+                return Pumped::EndOfProgram;
+            }
+            let n = match pump.kernel.receive(&self.end, &mut pump.scratch[..room]) {
+                Ok(0) => {
+                    self.outbound = Outbound::Finished;
+                    return Pumped::EndOfProgram;
+                }
+                Ok(n) => n.min(room),
+                Err(uapi::EAGAIN) => {
+                    *waits_for = Side::Program;
+                    return Pumped::Idle;
+                }
+                Err(_) => return Pumped::ResetByProgram,
+            };
+            budget = budget.saturating_sub(n);
+            pump.moved += n as u64;
+            let data = &pump.scratch[..n];
+            let taken = match pump.stack.send(pump.handle, data, None, SendFlags::empty(), pump.now) {
+                Ok(taken) => taken,
+                Err(Error::Again) => 0,
+                Err(error) => return Pumped::Failed(error),
+            };
+            if taken < n {
+                rest.extend_from_slice(&data[taken..]);
+                return Pumped::Idle;
+            }
+            if n < room && !to_end {
+                // The surrogate is empty; what comes now is a new edge.
+                *waits_for = Side::Program;
+                return Pumped::Idle;
+            }
+        }
+        // It goes on by itself.
+        *waits_for = Side::Program;
+        Pumped::More
+    }
+
+    /// Moves bytes from the stack to the program.
+    pub(crate) fn pump_in<K: Surrogate + Files<End = E>>(&mut self, pump: &mut Pump<'_, K>) -> Pumped {
+        let Inbound::Open { rest, gone } = &mut self.inbound else { return Pumped::Idle };
+        if !rest.is_empty() {
+            match pump.kernel.send(&self.end, &rest[*gone..]) {
+                Ok(n) => *gone = (*gone + n).min(rest.len()),
+                Err(uapi::EAGAIN) => return Pumped::Idle,
+                // The program reads no more.
+                Err(_) => *gone = rest.len(),
+            }
+            if *gone < rest.len() {
+                return Pumped::Idle;
+            }
+            rest.clear();
+            *gone = 0;
+        }
+        let mut budget = BUDGET;
+        while budget > 0 {
+            let n = match pump.stack.recv(pump.handle, pump.scratch, RecvFlags::empty(), pump.now) {
+                Ok(received) if received.len == 0 => {
+                    pump.kernel.shut_end(&self.end);
+                    self.inbound = Inbound::Finished;
+                    if !self.is_open_out() {
+                        // Both directions are over, in an orderly way: the mark goes.
+                        pump.kernel.clear_mark(&self.end);
+                    }
+                    return Pumped::Idle;
+                }
+                Ok(received) => received.len,
+                Err(Error::Again) => return Pumped::Idle,
+                Err(error) => return Pumped::Failed(error),
+            };
+            budget = budget.saturating_sub(n);
+            pump.moved += n as u64;
+            let data = &pump.scratch[..n];
+            let sent = match pump.kernel.send(&self.end, data) {
+                Ok(sent) => sent.min(n),
+                Err(uapi::EAGAIN) => 0,
+                Err(_) => n,
+            };
+            if sent < n {
+                rest.extend_from_slice(&data[sent..]);
+                return Pumped::Idle;
+            }
+        }
+        Pumped::More
+    }
+
+    /// Tells the stack that the program sends no more.
+    pub(crate) fn finish_out(&mut self, stack: &mut Stack, handle: Handle, now: Instant) {
+        // A stream that is not connected any more has nothing to finish.
+        let _ = stack.shutdown(handle, Shutdown::Write, now);
+    }
+}

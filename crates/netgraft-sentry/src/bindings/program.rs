@@ -1,0 +1,135 @@
+//! [`Program`]: memory through process_vm_readv(2), descriptors through pidfd_getfd(2), answers through the listener.
+//!
+//! A thread's number may be another's as soon as it has died. What was read or duplicated counts only if the call still
+//! waits afterwards. Nothing is written unless the call waits, or a signal has interrupted it and its thread lives: what
+//! was taken for it, such as a datagram, it gets when it calls again, and the bytes are in place by then.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use netgraft_core::{Caller, Gone, InjectError, Privilege, Program};
+use netgraft_linux::task;
+
+use super::{Bindings, errno};
+
+/// CAP_NET_BIND_SERVICE and CAP_NET_RAW (capabilities(7)).
+const NET_BIND_SERVICE: u8 = 10;
+const NET_RAW: u8 = 13;
+
+impl Bindings {
+    fn is_valid(&self, caller: &Caller) -> bool {
+        self.programs.listener(caller.program).is_some_and(|listener| listener.is_waiting(caller.id))
+    }
+
+    fn still_waits(&self, caller: &Caller) -> Result<(), i32> {
+        if self.is_valid(caller) { Ok(()) } else { Err(libc::ESRCH) }
+    }
+}
+
+/// All of a buffer, or EFAULT.
+fn whole(moved: io::Result<usize>, len: usize) -> Result<(), i32> {
+    match moved {
+        Ok(n) if n == len => Ok(()),
+        Ok(_) => Err(libc::EFAULT),
+        Err(error) => Err(error.raw_os_error().unwrap_or(libc::EFAULT)),
+    }
+}
+
+fn inject_error(error: &io::Error) -> InjectError {
+    match error.raw_os_error() {
+        Some(code @ (libc::EMFILE | libc::ENFILE)) => InjectError::Full(code),
+        _ => InjectError::Gone,
+    }
+}
+
+impl Program for Bindings {
+    fn read_memory(&mut self, caller: &Caller, address: u64, buf: &mut [u8]) -> Result<(), i32> {
+        if buf.is_empty() {
+            return Ok(());
+        }
+        let len = buf.len();
+        whole(task::read_memory(caller.tid, address, buf), len)?;
+        self.still_waits(caller)
+    }
+
+    fn write_memory(&mut self, caller: &Caller, address: u64, data: &[u8]) -> Result<(), i32> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        if !self.is_valid(caller) && !self.programs.tasks.is_alive(caller.tid) {
+            return Err(libc::ESRCH);
+        }
+        whole(task::write_memory(caller.tid, address, data), data.len())
+    }
+
+    fn duplicate(&mut self, caller: &Caller, fd: i32) -> Result<OwnedFd, i32> {
+        if self.disposal.is_stuck() && !task::is_socket(caller.tid, fd, self.own.as_fd()) {
+            return Err(libc::EBADF);
+        }
+        let file = self.duplicate_of(caller.tid, fd)?;
+        match self.still_waits(caller) {
+            Ok(()) => Ok(file),
+            Err(errno) => {
+                self.dispose(file);
+                Err(errno)
+            }
+        }
+    }
+
+    fn duplicate_of(&mut self, tid: u32, fd: i32) -> Result<OwnedFd, i32> {
+        self.programs.tasks.duplicate(tid, fd).map_err(|error| errno(&error))
+    }
+
+    fn dispose(&mut self, file: OwnedFd) {
+        self.disposal.close(file);
+    }
+
+    fn answer(&mut self, caller: &Caller, result: Result<i64, i32>) -> Result<(), Gone> {
+        let listener = self.programs.listener(caller.program).ok_or(Gone)?;
+        listener.answer(caller.id, result).map_err(|_| Gone)
+    }
+
+    fn let_kernel(&mut self, caller: &Caller) {
+        if let Some(listener) = self.programs.listener(caller.program) {
+            // If the caller is gone there is nothing to let through.
+            let _ = listener.let_through(caller.id);
+        }
+    }
+
+    fn inject(&mut self, caller: &Caller, file: &OwnedFd, close_on_exec: bool) -> Result<i32, InjectError> {
+        let listener = self.programs.listener(caller.program).ok_or(InjectError::Gone)?;
+        listener.answer_with_fd(caller.id, file.as_fd(), close_on_exec).map_err(|error| inject_error(&error))
+    }
+
+    fn replace(&mut self, caller: &Caller, fd: i32, file: &OwnedFd) -> Result<(), InjectError> {
+        let listener = self.programs.listener(caller.program).ok_or(InjectError::Gone)?;
+        let number = u32::try_from(fd).map_err(|_| InjectError::Full(libc::EBADF))?;
+        let close_on_exec = task::is_closed_on_exec(caller.tid, fd);
+        listener
+            .replace_fd(caller.id, file.as_fd(), number, close_on_exec)
+            .map_err(|error| inject_error(&error))
+    }
+
+    fn is_waiting(&mut self, caller: &Caller) -> bool {
+        self.is_valid(caller)
+    }
+
+    fn is_in_sandbox(&mut self, caller: &Caller) -> bool {
+        // A caller that cannot be looked at is dying: whatever it is answered.
+        task::namespace(caller.tid, "net").is_ok_and(|network| network == self.programs.home.network)
+    }
+
+    fn has_privilege(&mut self, caller: &Caller, privilege: Privilege) -> bool {
+        let capability = match privilege {
+            Privilege::NetRaw => NET_RAW,
+            Privilege::NetBindService => NET_BIND_SERVICE,
+        };
+        task::namespace(caller.tid, "user").is_ok_and(|user| user == self.programs.home.user)
+            && task::has_capability(caller.tid, capability)
+            && self.is_valid(caller)
+    }
+
+    fn incarnation(&mut self, tid: u32) -> Option<u64> {
+        task::started(tid)
+    }
+}

@@ -1,0 +1,315 @@
+//! [`Surrogate`] with AF_UNIX sockets (unix(7)). No call here waits.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use netgraft_core::{Cookie, Found, Gate, Name, Shape, Shown, Surrogate};
+use netgraft_linux::{inet_socket, unix};
+use netgraft_plugin::{Domain, Shutdown};
+
+use super::{Bindings, errno, from_unix, to_unix};
+use crate::names::domain_of;
+
+/// Bytes that close the gate of a socket whose send buffer has the smallest size (4,608 bytes as the kernel counts
+/// them, of which each message takes more than its length).
+const GATE: usize = 4096;
+
+/// The smallest send buffer, as the kernel counts it: that of a surrogate whose gate is closed.
+const GATED: i32 = 4608;
+
+/// The most that UDP over IPv4 carries (udp(7)).
+const MAX_PAYLOAD: i32 = 65_507;
+
+/// Half of what `SO_SNDBUF` shows: the kernel doubles what is set.
+fn settable(shown: i32) -> i32 {
+    shown / 2
+}
+
+/// Lets a later sentry see the address family of a surrogate.
+fn show_domain(file: BorrowedFd<'_>, domain: Domain) -> std::io::Result<()> {
+    match domain {
+        Domain::V4 => Ok(()),
+        Domain::V6 => unix::set_flag(file),
+    }
+}
+
+impl Surrogate for Bindings {
+    fn new_stream(&mut self, domain: Domain, nonblocking: bool) -> Result<OwnedFd, i32> {
+        let file = unix::stream(nonblocking).map_err(|e| errno(&e))?;
+        show_domain(file.as_fd(), domain).map_err(|e| errno(&e))?;
+        Ok(file)
+    }
+
+    fn new_datagram(&mut self, domain: Domain, nonblocking: bool) -> Result<(OwnedFd, OwnedFd), i32> {
+        let (file, end) = unix::datagram_pair(nonblocking).map_err(|e| errno(&e))?;
+        show_domain(file.as_fd(), domain).map_err(|e| errno(&e))?;
+        // The kernel refuses a datagram of more than this less 32 bytes: what UDP carries, to a byte.
+        unix::set_send_buffer(file.as_fd(), (MAX_PAYLOAD + 33) / 2).map_err(|e| errno(&e))?;
+        Ok((file, end))
+    }
+
+    fn cookie(&mut self, file: &OwnedFd) -> Option<Cookie> {
+        unix::cookie(file.as_fd()).ok().map(Cookie)
+    }
+
+    fn peer_name(&mut self, file: &OwnedFd) -> Option<Name> {
+        unix::peer_name(file.as_fd()).map(from_unix)
+    }
+
+    fn inspect(&mut self, file: &OwnedFd) -> Option<Found> {
+        let file = file.as_fd();
+        // The program has no AF_UNIX socket of its own in the sentry's network namespace.
+        if self.serves_host || unix::network(file).ok()? != self.network {
+            return None;
+        }
+        let inherited = unix::own_name(file).map(domain_of);
+        let domain = if unix::has_flag(file) { Domain::V6 } else { inherited.unwrap_or(Domain::V4) };
+        let shape = if !unix::is_stream(file).ok()? {
+            Shape::Datagram
+        } else if unix::is_fresh_stream(file) {
+            Shape::Fresh
+        } else if unix::is_listening(file).is_ok_and(|listens| listens) {
+            Shape::Listener
+        } else if unix::send_buffer(file).is_ok_and(|size| size <= GATED) {
+            Shape::Gated
+        } else {
+            Shape::Stream
+        };
+        Some(Found { domain, shape })
+    }
+
+    fn is_nonblocking(&mut self, file: &OwnedFd) -> Result<bool, i32> {
+        unix::is_nonblocking(file.as_fd()).map_err(|e| errno(&e))
+    }
+
+    /// The surrogate is connected to a listener that exists for it alone, under a name that nobody knows, and that is
+    /// closed before any call of the program is looked at again. So nothing else can be in its queue, and nothing of
+    /// this surrogate can stay there. The kernel's word on who connected (`SO_PEERCRED`) is asked all the same.
+    fn join(&mut self, file: &OwnedFd) -> Result<OwnedFd, i32> {
+        // Before the surrogate is touched, a descriptor for its end is put aside.
+        let listener = unix::stream(true).map_err(|e| errno(&e))?;
+        let reserved = listener.try_clone().map_err(|e| errno(&e))?;
+        let name = self.names.fresh();
+        unix::bind(listener.as_fd(), name).map_err(|e| errno(&e))?;
+        unix::listen(listener.as_fd(), 1).map_err(|e| errno(&e))?;
+        unix::connect(file.as_fd(), name).map_err(|e| errno(&e))?;
+        drop(reserved);
+        let end = unix::accept(listener.as_fd(), true).map_err(|e| errno(&e))?;
+        match unix::peer_process(end.as_fd()) {
+            Ok(process) if process == std::process::id() => Ok(end),
+            Ok(process) => {
+                tracing::warn!(process, "another process connected to a listener of the sentry's");
+                Err(libc::ECONNABORTED)
+            }
+            Err(error) => Err(errno(&error)),
+        }
+    }
+
+    fn gate(&mut self, file: &OwnedFd, _end: &OwnedFd) -> Result<Gate, i32> {
+        unix::set_send_buffer(file.as_fd(), 0).map_err(|e| errno(&e))?;
+        // More than the smallest buffer holds: neither poll nor a write gets past it.
+        let fill = unix::send(file.as_fd(), &[0; GATE]).map_err(|e| errno(&e))?;
+        Ok(Gate { fill })
+    }
+
+    fn ungate(&mut self, file: Option<&OwnedFd>, end: &OwnedFd, gate: Gate) {
+        if let Some(file) = file {
+            self.restore_send_buffer(file, end);
+        }
+        // Reading what fills it makes the program's socket writable: it wakes. The program may have written since the
+        // size was restored: no byte more is read.
+        let mut junk = [0; GATE];
+        let mut left = gate.fill.min(GATE);
+        while left > 0 {
+            match unix::recv(end.as_fd(), &mut junk[..left], 0) {
+                Ok(n @ 1..) => left = left.saturating_sub(n),
+                _ => break,
+            }
+        }
+    }
+
+    fn restore_send_buffer(&mut self, file: &OwnedFd, end: &OwnedFd) -> bool {
+        // The sentry's end was never changed: its size is the default.
+        let size = unix::send_buffer(end.as_fd());
+        size.is_ok_and(|size| unix::set_send_buffer(file.as_fd(), settable(size)).is_ok())
+    }
+
+    fn wake(&mut self, file: &OwnedFd, end: &OwnedFd) {
+        // A byte that is sent and read: waiters see the edge.
+        let _ = unix::send(file.as_fd(), b"c");
+        let _ = unix::recv(end.as_fd(), &mut [0], 0);
+    }
+
+    fn mark(&mut self, file: &OwnedFd) {
+        let _ = unix::mark(file.as_fd());
+    }
+
+    fn is_at_mark(&mut self, end: &OwnedFd) -> bool {
+        unix::is_at_mark(end.as_fd())
+    }
+
+    fn clear_mark(&mut self, end: &OwnedFd) {
+        let _ = unix::recv(end.as_fd(), &mut [0], 0);
+    }
+
+    fn shut(&mut self, file: &OwnedFd, how: Shutdown) -> Result<(), i32> {
+        let how = match how {
+            Shutdown::Read => libc::SHUT_RD,
+            Shutdown::Write => libc::SHUT_WR,
+            Shutdown::Both => libc::SHUT_RDWR,
+        };
+        unix::shutdown(file.as_fd(), how).map_err(|e| errno(&e))
+    }
+
+    fn shut_end(&mut self, end: &OwnedFd) {
+        let _ = unix::shutdown(end.as_fd(), libc::SHUT_WR);
+    }
+
+    fn reset(&mut self, end: OwnedFd, file: Option<&OwnedFd>) -> Shown {
+        if let Some(file) = file {
+            // AF_UNIX reports a reset if bytes are left unread. If the buffer is full there are such bytes.
+            let _ = unix::send(file.as_fd(), b"x");
+        }
+        drop(end);
+        shown(file.is_some_and(|file| unix::has_error(file.as_fd())))
+    }
+
+    fn take_error(&mut self, file: &OwnedFd) -> bool {
+        unix::clear_error(file.as_fd())
+    }
+
+    fn is_hung_up(&mut self, end: &OwnedFd) -> bool {
+        unix::is_hung_up(end.as_fd())
+    }
+
+    fn has_input(&mut self, end: &OwnedFd) -> bool {
+        unix::readable(end.as_fd()).unwrap_or(false)
+    }
+
+    fn receive(&mut self, end: &OwnedFd, buf: &mut [u8]) -> Result<usize, i32> {
+        unix::recv(end.as_fd(), buf, 0).map_err(|e| errno(&e))
+    }
+
+    fn send(&mut self, end: &OwnedFd, data: &[u8]) -> Result<usize, i32> {
+        unix::send(end.as_fd(), data).map_err(|e| errno(&e))
+    }
+
+    fn receive_as_program(&mut self, file: &OwnedFd, buf: &mut [u8], flags: i32) -> Result<usize, i32> {
+        unix::recv(file.as_fd(), buf, flags).map_err(|e| errno(&e))
+    }
+
+    fn send_as_program(&mut self, file: &OwnedFd, data: &[u8]) -> Result<usize, i32> {
+        unix::send(file.as_fd(), data).map_err(|e| errno(&e))
+    }
+
+    fn listen(
+        &mut self,
+        file: &OwnedFd,
+        named: Option<Name>,
+        domain: Domain,
+        backlog: u32,
+    ) -> Result<Name, i32> {
+        let name = match named {
+            Some(name) => to_unix(name),
+            None => {
+                let name = self.names.fresh_for_listener(domain);
+                unix::bind(file.as_fd(), name).map_err(|e| errno(&e))?;
+                name
+            }
+        };
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        unix::listen(file.as_fd(), backlog).map_err(|e| errno(&e))?;
+        Ok(from_unix(name))
+    }
+
+    fn offer(&mut self, listener: Name) -> Result<(OwnedFd, Name), i32> {
+        let name = self.names.fresh();
+        let end = unix::stream(true).map_err(|e| errno(&e))?;
+        unix::bind(end.as_fd(), name).map_err(|e| errno(&e))?;
+        unix::connect(end.as_fd(), to_unix(listener)).map_err(|e| errno(&e))?;
+        Ok((end, from_unix(name)))
+    }
+
+    fn accept(&mut self, file: &OwnedFd, nonblocking: bool) -> Result<OwnedFd, i32> {
+        match unix::accept_bounded(file.as_fd(), nonblocking) {
+            Ok(connection) => Ok(connection),
+            // The timer had to help: nothing waits any more.
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => Err(libc::EAGAIN),
+            Err(error) => Err(errno(&error)),
+        }
+    }
+
+    fn set_nonblocking(&mut self, file: &OwnedFd, on: bool) -> Result<(), i32> {
+        unix::set_nonblocking(file.as_fd(), on).map_err(|e| errno(&e))
+    }
+
+    fn aim(&mut self, file: &OwnedFd, end: &OwnedFd) -> Result<(), i32> {
+        let name = match unix::own_name(end.as_fd()) {
+            Some(name) => name,
+            None => {
+                let name = self.names.fresh();
+                unix::bind(end.as_fd(), name).map_err(|e| errno(&e))?;
+                name
+            }
+        };
+        unix::connect(file.as_fd(), name).map_err(|e| errno(&e))
+    }
+
+    fn unaim(&mut self, file: &OwnedFd) -> Result<(), i32> {
+        unix::disconnect(file.as_fd()).map_err(|e| errno(&e))
+    }
+
+    fn is_drained(&mut self, end: &OwnedFd) -> bool {
+        // The kernel counts one byte of a datagram that was read until just after it has said that there is room.
+        unix::unread(end.as_fd()).is_ok_and(|n| n <= 1)
+    }
+
+    /// An AF_UNIX datagram socket whose peer turns away with bytes of it unread gets an error.
+    fn show_datagram_error(&mut self, end: &OwnedFd, file: &OwnedFd) -> Shown {
+        if unix::send(file.as_fd(), b"x").is_err() {
+            return Shown::No;
+        }
+        let _ = unix::disconnect(end.as_fd());
+        let reconnected = self.connect_end(end, file);
+        if let Err(error) = reconnected {
+            tracing::warn!(%error, "a datagram socket receives no more");
+        }
+        Shown::Yes
+    }
+
+    fn replace_end(&mut self, file: &OwnedFd, aimed: bool) -> Result<OwnedFd, i32> {
+        let end = unix::datagram(true).map_err(|e| errno(&e))?;
+        // A surrogate that is connected to its former end takes datagrams from no other.
+        if aimed {
+            self.aim(file, &end)?;
+        }
+        self.connect_end(&end, file).map_err(|e| errno(&e))?;
+        Ok(end)
+    }
+
+    fn set_option(&mut self, file: &OwnedFd, level: i32, name: i32, value: &[u8]) -> Result<(), i32> {
+        inet_socket::setsockopt(file.as_fd(), level, name, value).map_err(|e| errno(&e))
+    }
+
+    fn get_option(&mut self, file: &OwnedFd, level: i32, name: i32, value: &mut [u8]) -> Result<usize, i32> {
+        inet_socket::getsockopt(file.as_fd(), level, name, value).map_err(|e| errno(&e))
+    }
+}
+
+impl Bindings {
+    /// Connects an end to a datagram surrogate, which gets a name for it unless it has one.
+    fn connect_end(&mut self, end: &OwnedFd, file: &OwnedFd) -> std::io::Result<()> {
+        let name = match unix::own_name(file.as_fd()) {
+            Some(name) => name,
+            None => {
+                let name = self.names.fresh();
+                unix::bind(file.as_fd(), name)?;
+                name
+            }
+        };
+        unix::connect(end.as_fd(), name)
+    }
+}
+
+fn shown(yes: bool) -> Shown {
+    if yes { Shown::Yes } else { Shown::No }
+}
