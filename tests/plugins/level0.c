@@ -13,10 +13,12 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -46,6 +48,13 @@ static char interfaces[4096], addresses[4096];
 static uint64_t data_of[LAST]; /* what was registered with a handle */
 static int so_error[LAST];
 static bool write_shut[LAST];
+static bool hung_up[LAST]; /* HUP was seen */
+static struct attempt {
+    struct sockaddr_in to;
+    struct timespec due;
+    enum { NONE, WAITS, SENT } state;
+} attempts[LAST]; /* connection attempts that wait for their timer */
+static pthread_mutex_t timers = PTHREAD_MUTEX_INITIALIZER;
 static volatile int late_handle = -1;
 static volatile uint64_t late_data;
 
@@ -61,6 +70,15 @@ static volatile uint64_t late_data;
  *   closed       readiness of a closed stream is all that was asked for, and HUP and ERR
  *   claims       readiness claims IN and OUT, whatever there is
  *   late         events of closed handles come after the close
+ *   refused      an orderly end is HUP in readiness once all is read, and SO_ERROR says ECONNREFUSED from then on
+ *   timers       the wait comes back when its time is over, and timers fire only as it begins: a connection attempt goes
+ *                out with the first of them
+ *   empty        the wait comes back at once and with nothing, 1,500 times
+ *   old          init makes system calls in their older form, and those of an environment such as DPDK's
+ *   vhost        init makes a vhost ioctl
+ *   address      pre-init enters the network namespace of the process that it is given, looks for the first interface
+ *                that is up and has an IPv4 address, and takes that away; without one it fails
+ *   priority     a socket is made with a system call that nothing allows: getpriority
  *   twice        every socket is the same handle
  *   long-read, long-write, long-option, bad-address, bad-error, many-events, bad-json: nonsense
  *   heavy        init reserves 1 GiB, maps shared memory at a fixed address and starts a thread; the wait belongs to the
@@ -136,6 +154,33 @@ static void describe(char *links, char *addrs, size_t size) {
     if (all) freeifaddrs(all);
 }
 
+/* What real ones do first: the address is theirs now, and the kernel must not answer for it. */
+static void *take_address(void *argument) {
+    int *pid = argument, control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/ns/net", *pid);
+    *pid = -1;
+    int namespace = open(path, O_RDONLY | O_CLOEXEC);
+    if (namespace < 0 || setns(namespace, CLONE_NEWNET) < 0) return NULL;
+    close(namespace), close(control);
+    control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct ifaddrs *all, *at;
+    if (getifaddrs(&all) < 0) return NULL;
+    for (at = all; at; at = at->ifa_next)
+        if (at->ifa_addr && at->ifa_addr->sa_family == AF_INET && (at->ifa_flags & (IFF_UP | IFF_LOOPBACK)) == IFF_UP)
+            break;
+    struct ifreq request = {0};
+    if (at) {
+        memcpy(request.ifr_name, at->ifa_name, strnlen(at->ifa_name, IFNAMSIZ - 1));
+        request.ifr_addr.sa_family = AF_INET;
+        if (ioctl(control, SIOCSIFADDR, &request) == 0) *pid = 0;
+    } else {
+        printf("no interface is up and has an address\n"), fflush(stdout);
+    }
+    freeifaddrs(all), close(control);
+    return NULL;
+}
+
 EXPORT int plugin_preinitstack(int pid, char **init_str, int **fds, int *num) {
     const char *asked = getenv("NETGRAFT_QUIRKS");
     if (asked) snprintf(quirks, sizeof quirks, "%s", asked);
@@ -143,6 +188,12 @@ EXPORT int plugin_preinitstack(int pid, char **init_str, int **fds, int *num) {
     if (quirk("abort-pre")) abort();
     if (quirk("hang-pre")) for (;;) pause();
     if (quirk("fail-pre")) return -1;
+    if (quirk("address")) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, take_address, &pid) != 0) return -1;
+        pthread_join(thread, NULL);
+        if (pid < 0) return -7;
+    }
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) return -1;
     pid_t child = fork();
@@ -195,6 +246,33 @@ static int take_memory(void) {
     return pthread_create(&thread, NULL, rest, NULL) == 0 ? 0 : -1;
 }
 
+/* System calls in the form in which they came first, and what an environment for packets does as it starts. */
+static int old_calls(void) {
+#ifdef __x86_64__
+    int ends[2];
+    struct timeval nothing = {0, 0};
+    struct pollfd none = {.fd = -1};
+    int poller = (int)syscall(SYS_epoll_create, 1);
+    if (poller < 0 || syscall(SYS_pipe, ends) < 0 || syscall(SYS_dup2, ends[0], ends[1]) != ends[1]) return -1;
+    if (syscall(SYS_select, 0, NULL, NULL, NULL, &nothing) < 0 || syscall(SYS_poll, &none, 0, 0) < 0) return -1;
+    if (syscall(SYS_epoll_wait, poller, &(struct epoll_event){0}, 1, 0) < 0) return -1;
+    if (syscall(SYS_pselect6, 0, NULL, NULL, NULL, &(struct timespec){0}, NULL) < 0) return -1;
+    int event = (int)syscall(SYS_eventfd, 0), watch = (int)syscall(SYS_inotify_init);
+    if (event < 0 || watch < 0 || syscall(SYS_alarm, 0) < 0) return -1;
+    syscall(SYS_getdents, ends[0], NULL, 0);
+    syscall(SYS_mkdir, "/dpdk", 0700);
+    syscall(SYS_unlink, "/dpdk");
+    syscall(SYS_iopl, 3);
+    for (int *fd = (int[]){poller, ends[0], ends[1], event, watch, -1}; *fd >= 0; fd++) close(*fd);
+#endif
+    /* Whether the kernel has them is not the question. */
+    syscall(SYS_set_mempolicy, 0, NULL, 0);
+    syscall(SYS_mlockall, 0);
+    syscall(SYS_flock, -1, 0);
+    syscall(SYS_fallocate, -1, 0, 0, 0);
+    return 0;
+}
+
 EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
     value(init_str, "RELAY_QUIRKS=", quirks, sizeof quirks, '+', ',');
     value(init_str, "RELAY_IF=", interfaces, sizeof interfaces, '|', ',');
@@ -203,7 +281,10 @@ EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
     if (quirk("fail-init")) return -1;
     if (quirk("exit-init")) exit(7);
     if (quirk("heavy") && take_memory() < 0) return -3;
+    if (quirk("old") && old_calls() < 0) return -4;
     if (num != 2 || fds[0] != -1) return -2;
+    /* VHOST_SET_OWNER; this is no such device, and says so. */
+    if (quirk("vhost") && ioctl(fds[1], 0xaf01, NULL) == 0) return -5;
     broker = fds[1];
     /* QUIRK: it sets environment variables. */
     setenv("RELAY_UP", "1", 1);
@@ -223,7 +304,25 @@ EXPORT int plugin_epoll_create(void) {
     /* QUIRK: more than two handles abort the process. */
     if (++epolls > 2) abort();
     driver = pthread_self();
-    return epoll_handle = epoll_create1(EPOLL_CLOEXEC);
+    return epoll_handle = quirk("old") ? epoll_create(1) : epoll_create1(EPOLL_CLOEXEC);
+}
+
+static bool is_due(struct timespec at, struct timespec now) {
+    return now.tv_sec > at.tv_sec || (now.tv_sec == at.tv_sec && now.tv_nsec >= at.tv_nsec);
+}
+
+/* What is due by now goes out. */
+static void fire_timers(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    pthread_mutex_lock(&timers);
+    for (int h = 0; h < LAST; h++) {
+        if (attempts[h].state != WAITS) continue;
+        if (!is_due(attempts[h].due, now)) continue;
+        attempts[h].state = SENT;
+        connect(h, (struct sockaddr *)&attempts[h].to, sizeof attempts[h].to);
+    }
+    pthread_mutex_unlock(&timers);
 }
 
 EXPORT int plugin_epoll_ctl(int epfd, int op, int handle, struct epoll_event *event) {
@@ -235,12 +334,18 @@ EXPORT int plugin_epoll_ctl(int epfd, int op, int handle, struct epoll_event *ev
 
 EXPORT int plugin_epoll_wait(int epfd, struct epoll_event *events, int max, int timeout) {
     enter("plugin_epoll_wait");
-    (void)timeout; /* QUIRK: it comes back only with events. */
     if (quirk("heavy") && !pthread_equal(driver, pthread_self())) abort();
     if (quirk("fail-wait")) return -1;
     if (quirk("many-events")) return max + 5;
+    static int empty;
+    if (quirk("empty") && empty++ < 1500) return 0;
     int count;
-    do count = epoll_wait(epfd, events, max, quirk("late") ? 20 : -1);
+    if (quirk("timers")) {
+        fire_timers();
+        count = epoll_wait(epfd, events, max, timeout);
+    }
+    /* QUIRK: else it comes back only with events, whatever the time-out. */
+    else do count = epoll_wait(epfd, events, max, quirk("late") ? 20 : -1);
     while (count == 0 && late_handle < 0);
     if (late_handle >= 0 && count < max) {
         /* For a handle that was closed, and may be another socket's now. */
@@ -255,6 +360,12 @@ EXPORT int plugin_epoll_wait(int epfd, struct epoll_event *events, int max, int 
     return count;
 }
 
+static bool is_stream(int handle) {
+    int type = 0;
+    socklen_t length = sizeof type;
+    return getsockopt(handle, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == SOCK_STREAM;
+}
+
 EXPORT int plugin_readiness(int handle, int events) {
     enter("plugin_readiness");
     struct pollfd entry = {.fd = handle, .events = (short)events};
@@ -263,14 +374,29 @@ EXPORT int plugin_readiness(int handle, int events) {
     if (quirk("claims")) ready |= events & (EPOLLIN | EPOLLOUT);
     if (quirk("closed") && ready & EPOLLHUP) ready = events | EPOLLHUP | EPOLLERR;
     if (quirk("hup") && ready & EPOLLRDHUP) ready = (ready & ~EPOLLRDHUP) | EPOLLIN;
+    if (handle >= 0 && handle < LAST && quirk("timers") && attempts[handle].state == WAITS) return 0;
+    if (handle >= 0 && handle < LAST && quirk("refused")) {
+        int queued = 0;
+        if (entry.revents & EPOLLRDHUP && ioctl(handle, FIONREAD, &queued) == 0 && queued == 0) ready |= EPOLLHUP;
+        hung_up[handle] |= (ready & EPOLLHUP) != 0;
+    }
     return ready;
 }
 
 /* ---- Control ---------------------------------------------------------------------------------------------- */
 
+/* A number that is used again. */
+static void forget(int handle) {
+    if (handle < 0 || handle >= LAST) return;
+    so_error[handle] = 0;
+    write_shut[handle] = hung_up[handle] = false;
+    attempts[handle].state = NONE;
+}
+
 EXPORT int plugin_socket(int domain, int type, int protocol, uint64_t *err) {
     enter("plugin_socket");
     static int only = -1;
+    if (quirk("priority")) syscall(SYS_getpriority, 0, 0);
     /* QUIRK: what is not supported becomes a real socket of the host, if the process may make one. */
     if (domain != AF_INET || (type != SOCK_STREAM && type != SOCK_DGRAM))
         return (int)done(socket(domain, type, protocol), err);
@@ -288,7 +414,7 @@ EXPORT int plugin_socket(int domain, int type, int protocol, uint64_t *err) {
     }
     int handle;
     memcpy(&handle, CMSG_DATA(header), sizeof handle);
-    if (handle < LAST) so_error[handle] = 0, write_shut[handle] = false;
+    forget(handle);
     only = handle;
     return (int)done(handle, err);
 }
@@ -314,12 +440,29 @@ static int spoil(int result, struct sockaddr *addr, socklen_t *len) {
 EXPORT int plugin_accept(int h, struct sockaddr *addr, socklen_t *len, uint64_t *err) {
     enter("plugin_accept");
     int new = accept4(h, addr, len, SOCK_CLOEXEC);
-    if (new >= 0 && new < LAST) so_error[new] = 0, write_shut[new] = false;
+    forget(new);
     return (int)done(spoil(new, addr, len), err);
 }
 
 EXPORT int plugin_connect(int h, const struct sockaddr *addr, socklen_t len, uint64_t *err) {
     enter("plugin_connect");
+    if (quirk("timers") && h >= 0 && h < LAST && len == sizeof(struct sockaddr_in) && is_stream(h)) {
+        struct attempt *attempt = &attempts[h];
+        pthread_mutex_lock(&timers);
+        int state = attempt->state;
+        if (state == NONE) {
+            memcpy(&attempt->to, addr, len);
+            clock_gettime(CLOCK_MONOTONIC, &attempt->due);
+            attempt->due.tv_nsec += 20 * 1000 * 1000;
+            if (attempt->due.tv_nsec >= 1000000000) attempt->due.tv_sec++, attempt->due.tv_nsec -= 1000000000;
+            attempt->state = WAITS;
+        }
+        pthread_mutex_unlock(&timers);
+        if (state != SENT) {
+            errno = state == NONE ? EINPROGRESS : EALREADY;
+            return (int)done(-1, err);
+        }
+    }
     return (int)done(connect(h, addr, len), err);
 }
 
@@ -335,6 +478,10 @@ EXPORT int plugin_getpeername(int h, struct sockaddr *addr, socklen_t *len, uint
 
 EXPORT int plugin_getsockopt(int h, int level, int name, void *out, socklen_t *len, uint64_t *err) {
     enter("plugin_getsockopt");
+    if (quirk("refused") && level == SOL_SOCKET && name == SO_ERROR && h >= 0 && h < LAST && hung_up[h]) {
+        *(int *)out = ECONNREFUSED;
+        return (int)done(0, err);
+    }
     int result = getsockopt(h, level, name, out, len);
     if (result == 0 && quirk("long-option") && name != SO_ERROR) *len = 1 << 20;
     if (result == 0 && quirk("sticky") && level == SOL_SOCKET && name == SO_ERROR && h < LAST) {

@@ -21,7 +21,7 @@ struct datagram {
     unsigned char bytes[];
 };
 
-enum state { FRESH, LISTENING, CONNECTED, RESET };
+enum state { FRESH, LISTENING, TRYING /* for a listener with room */, CONNECTED, RESET };
 
 struct sock {
     uint64_t handle;
@@ -79,16 +79,41 @@ static bool is_ours(const struct netgraft_ip *ip) {
     return ip->family == NETGRAFT_FAMILY_V4 && (ip->bytes[0] == 127 || is_any(ip));
 }
 
-/* The socket that an address reaches: of the same kind, on the port; a listener or a datagram socket. */
-static struct sock *bound_to(struct stack *stack, uint8_t kind, const struct netgraft_address *address) {
+static bool same(const struct netgraft_address *a, const struct netgraft_address *b) {
+    return a->port == b->port && memcmp(a->ip.bytes, b->ip.bytes, 4) == 0;
+}
+
+/* Whether a socket hears on an address: bound to its port, and to the address itself or to any. */
+static bool hears(const struct sock *sock, uint8_t kind, const struct netgraft_address *address) {
+    if (sock->spec.kind != kind || sock->local.port != address->port || address->port == 0) return false;
+    if (kind == NETGRAFT_KIND_STREAM && sock->state != LISTENING && sock->state != FRESH) return false;
+    return is_any(&sock->local.ip) || is_any(&address->ip) ||
+           memcmp(sock->local.ip.bytes, address->ip.bytes, 4) == 0;
+}
+
+/* A socket that keeps another one from an address. Two that both ask for it share one, but listeners never do. */
+static struct sock *in_the_way(struct stack *stack, const struct sock *of, const struct netgraft_address *address) {
     for (struct sock *sock = stack->all; sock; sock = sock->all_next) {
-        if (sock->spec.kind != kind || sock->local.port != address->port || address->port == 0) continue;
-        if (kind == NETGRAFT_KIND_STREAM && sock->state != LISTENING && sock->state != FRESH) continue;
-        if (is_any(&sock->local.ip) || is_any(&address->ip) ||
-            memcmp(sock->local.ip.bytes, address->ip.bytes, 4) == 0)
-            return sock;
+        bool share = sock->options[NETGRAFT_O_REUSE_ADDRESS] && of->options[NETGRAFT_O_REUSE_ADDRESS] &&
+                     sock->state != LISTENING && of->state != LISTENING;
+        if (sock != of && !share && hears(sock, of->spec.kind, address)) return sock;
     }
     return NULL;
+}
+
+/* The socket that what comes from `from` to `to` reaches. Of several the one that fits best: connected to who sends,
+ * bound to the very address, listening, or the last that was made. */
+static struct sock *reached(struct stack *stack, uint8_t kind, const struct netgraft_address *to,
+                            const struct netgraft_address *from) {
+    struct sock *best = NULL;
+    int best_fit = -1;
+    for (struct sock *sock = stack->all; sock; sock = sock->all_next) {
+        bool connected = sock->remote.ip.family != NETGRAFT_FAMILY_NONE;
+        if (!hears(sock, kind, to) || (connected && !same(&sock->remote, from))) continue;
+        int fit = 4 * connected + 2 * (sock->state == LISTENING) + !is_any(&sock->local.ip);
+        if (fit > best_fit) best_fit = fit, best = sock;
+    }
+    return best;
 }
 
 static struct sock *make(struct stack *stack, const struct netgraft_socket_spec *spec) {
@@ -141,7 +166,7 @@ static int32_t choose_port(struct stack *stack, struct sock *sock) {
         struct netgraft_address address = sock->local;
         address.port = stack->next_port++;
         if (stack->next_port > 60999 || stack->next_port < 32768) stack->next_port = 32768;
-        if (address.port >= 32768 && !bound_to(stack, sock->spec.kind, &address)) {
+        if (address.port >= 32768 && !in_the_way(stack, sock, &address)) {
             sock->local.port = address.port;
             return NETGRAFT_OK;
         }
@@ -159,6 +184,8 @@ static uint32_t level(const struct sock *sock) {
     switch (sock->state) {
     case FRESH:
         return ready | NETGRAFT_READY_OUT | NETGRAFT_READY_HUP;
+    case TRYING:
+        return ready;
     case LISTENING:
         return ready | (sock->waiting_first ? NETGRAFT_READY_IN : 0);
     case RESET:
@@ -252,9 +279,43 @@ static int32_t loop_bind(void *self, uint64_t handle, const struct netgraft_addr
     if (address->ip.family != NETGRAFT_FAMILY_V4) return NETGRAFT_E_FAMILY_NOT_SUPPORTED;
     if (sock->local.port || sock->state != FRESH) return NETGRAFT_E_INVALID;
     if (!is_ours(&address->ip)) return NETGRAFT_E_ADDRESS_NOT_AVAILABLE;
-    if (address->port && bound_to(self, sock->spec.kind, address)) return NETGRAFT_E_ADDRESS_IN_USE;
+    if (address->port && in_the_way(self, sock, address)) return NETGRAFT_E_ADDRESS_IN_USE;
     sock->local = *address;
     return address->port ? NETGRAFT_OK : choose_port(self, sock);
+}
+
+/* An attempt to connect meets the listener on its address: it is queued there, waits until there is room, as one whose
+ * SYN was dropped would, or is refused. */
+static void try_listener(struct stack *stack, struct sock *sock) {
+    struct sock *listener = reached(stack, NETGRAFT_KIND_STREAM, &sock->remote, &sock->local);
+    bool listens = listener && listener->state == LISTENING;
+    if (listens && listener->waiting >= listener->backlog) return;
+    struct sock *end = listens ? make(stack, &sock->spec) : NULL;
+    if (!end) {
+        sock->state = RESET;
+        sock->error = NETGRAFT_E_CONNECTION_REFUSED;
+        changed(stack, sock);
+        return;
+    }
+    stack->statistics.tcp_passive_opens++;
+    sock->state = end->state = CONNECTED;
+    end->local = sock->remote;
+    end->remote = sock->local;
+    memcpy(end->options, listener->options, sizeof end->options);
+    sock->other = end;
+    end->other = sock;
+    if (listener->waiting_last) listener->waiting_last->waiting_next = end;
+    else listener->waiting_first = end;
+    listener->waiting_last = end;
+    listener->waiting++;
+    changed(stack, listener);
+    changed(stack, sock);
+}
+
+/* A listener has room, or is gone. */
+static void try_again(struct stack *stack) {
+    for (struct sock *sock = stack->all; sock; sock = sock->all_next)
+        if (sock->state == TRYING) try_listener(stack, sock);
 }
 
 static int32_t loop_listen(void *self, uint64_t handle, uint32_t backlog) {
@@ -266,8 +327,12 @@ static int32_t loop_listen(void *self, uint64_t handle, uint32_t backlog) {
         int32_t result = choose_port(self, sock);
         if (result) return result;
     }
+    for (struct sock *other = ((struct stack *)self)->all; other; other = other->all_next)
+        if (other != sock && other->state == LISTENING && hears(other, NETGRAFT_KIND_STREAM, &sock->local))
+            return NETGRAFT_E_ADDRESS_IN_USE;
     sock->state = LISTENING;
     sock->backlog = backlog ? backlog : 1;
+    try_again(self);
     return NETGRAFT_OK;
 }
 
@@ -280,6 +345,7 @@ static int32_t loop_accept(void *self, uint64_t handle, uint64_t *connection, st
     sock->waiting_first = first->waiting_next;
     if (!sock->waiting_first) sock->waiting_last = NULL;
     sock->waiting--;
+    try_again(self);
     *connection = first->handle;
     *peer = first->remote;
     return NETGRAFT_OK;
@@ -292,8 +358,18 @@ static int32_t take_error(struct sock *sock) {
     return error;
 }
 
+/* A simultaneous open of one socket with itself (RFC 9293 section 3.5): what it sends it receives. */
+static int32_t connect_to_itself(struct stack *stack, struct sock *sock) {
+    sock->state = CONNECTED;
+    sock->remote = sock->local;
+    sock->other = sock;
+    changed(stack, sock);
+    return NETGRAFT_E_IN_PROGRESS;
+}
+
 static int32_t connect_stream(struct stack *stack, struct sock *sock, const struct netgraft_address *to) {
     if (sock->error) return take_error(sock);
+    if (sock->state == TRYING) return NETGRAFT_E_ALREADY;
     if (sock->state == CONNECTED) return NETGRAFT_E_IS_CONNECTED;
     if (sock->state == LISTENING) return NETGRAFT_E_IS_CONNECTED;
     if (is_any(&sock->local.ip)) memcpy(sock->local.ip.bytes, (uint8_t[]){127, 0, 0, 1}, 4);
@@ -301,32 +377,15 @@ static int32_t connect_stream(struct stack *stack, struct sock *sock, const stru
         int32_t result = choose_port(stack, sock);
         if (result) return result;
     }
+    for (struct sock *other = stack->all; other; other = other->all_next)
+        if (other->state == CONNECTED && same(&other->local, &sock->local) && same(&other->remote, to))
+            return NETGRAFT_E_ADDRESS_NOT_AVAILABLE;
     stack->statistics.tcp_active_opens++;
-    struct sock *listener = bound_to(stack, NETGRAFT_KIND_STREAM, to);
-    bool open = listener && listener->state == LISTENING && listener->waiting < listener->backlog;
-    struct sock *end = open ? make(stack, &sock->spec) : NULL;
-    if (!end) {
-        sock->state = RESET;
-        sock->error = NETGRAFT_E_CONNECTION_REFUSED;
-        changed(stack, sock);
-        return NETGRAFT_E_IN_PROGRESS;
-    }
-    stack->statistics.tcp_passive_opens++;
-    sock->state = end->state = CONNECTED;
-    sock->remote = end->local = *to;
-    if (is_any(&to->ip)) {
-        memcpy(sock->remote.ip.bytes, (uint8_t[]){127, 0, 0, 1}, 4);
-        end->local = sock->remote;
-    }
-    end->remote = sock->local;
-    sock->other = end;
-    end->other = sock;
-    if (listener->waiting_last) listener->waiting_last->waiting_next = end;
-    else listener->waiting_first = end;
-    listener->waiting_last = end;
-    listener->waiting++;
-    changed(stack, listener);
-    changed(stack, sock);
+    if (same(&sock->local, to)) return connect_to_itself(stack, sock);
+    sock->state = TRYING;
+    sock->remote = *to;
+    if (is_any(&to->ip)) memcpy(sock->remote.ip.bytes, (uint8_t[]){127, 0, 0, 1}, 4);
+    try_listener(stack, sock);
     return NETGRAFT_E_IN_PROGRESS;
 }
 
@@ -365,7 +424,9 @@ static int32_t loop_local_addr(void *self, uint64_t handle, struct netgraft_addr
 static int32_t loop_peer_addr(void *self, uint64_t handle, struct netgraft_address *address) {
     struct sock *sock = find(self, handle);
     if (!sock) return NETGRAFT_E_BAD_HANDLE;
-    if (sock->remote.ip.family == NETGRAFT_FAMILY_NONE || sock->state == RESET) return NETGRAFT_E_NOT_CONNECTED;
+    bool stream = sock->spec.kind == NETGRAFT_KIND_STREAM;
+    if (sock->remote.ip.family == NETGRAFT_FAMILY_NONE) return NETGRAFT_E_NOT_CONNECTED;
+    if (stream && sock->state != CONNECTED) return NETGRAFT_E_NOT_CONNECTED;
     if (sock->fin_received && sock->fin_sent) return NETGRAFT_E_NOT_CONNECTED;
     *address = sock->remote;
     return NETGRAFT_OK;
@@ -411,15 +472,14 @@ static int64_t send_datagram(struct stack *stack, struct sock *sock, const unsig
         if (result) return result;
     }
     stack->statistics.udp_sent++;
-    struct sock *other = bound_to(stack, NETGRAFT_KIND_DATAGRAM, to);
     struct netgraft_address from = sock->local;
     if (is_any(&from.ip)) memcpy(from.ip.bytes, (uint8_t[]){127, 0, 0, 1}, 4);
+    struct sock *other = reached(stack, NETGRAFT_KIND_DATAGRAM, to, &from);
     if (!other) {
         stack->statistics.udp_no_port++;
         if (sock->remote.ip.family) sock->error = NETGRAFT_E_CONNECTION_REFUSED, changed(stack, sock);
         return (int64_t)length;
     }
-    if (other->remote.ip.family && other->remote.port != from.port) return (int64_t)length;
     struct datagram *datagram = other->datagrams < DATAGRAMS ? malloc(sizeof *datagram + length) : NULL;
     if (!datagram) {
         stack->statistics.udp_receive_overflows++;
@@ -498,6 +558,28 @@ static int32_t loop_recv(void *self, uint64_t handle, void *buffer, size_t capac
     return NETGRAFT_OK;
 }
 
+static void reset_other(struct stack *stack, struct sock *sock) {
+    struct sock *other = sock->other;
+    if (!other) return;
+    other->state = RESET;
+    other->error = NETGRAFT_E_CONNECTION_RESET;
+    other->other = NULL;
+    sock->other = NULL;
+    changed(stack, other);
+}
+
+/* Connections that nobody has accepted are reset with their listener. */
+static void drop_waiting(struct stack *stack, struct sock *sock) {
+    while (sock->waiting_first) {
+        struct sock *next = sock->waiting_first->waiting_next;
+        reset_other(stack, sock->waiting_first);
+        unmake(stack, sock->waiting_first);
+        sock->waiting_first = next;
+    }
+    sock->waiting_last = NULL;
+    sock->waiting = 0;
+}
+
 static void send_fin(struct stack *stack, struct sock *sock) {
     if (sock->fin_sent) return;
     sock->fin_sent = true;
@@ -512,7 +594,17 @@ static int32_t loop_shutdown(void *self, uint64_t handle, uint32_t how, uint64_t
     struct sock *sock = find(self, handle);
     if (!sock) return NETGRAFT_E_BAD_HANDLE;
     bool stream = sock->spec.kind == NETGRAFT_KIND_STREAM;
+    if (sock->state == LISTENING) {
+        /* It stops listening and keeps its address; it has no half to send with. */
+        if (how == NETGRAFT_SHUTDOWN_WRITE) return NETGRAFT_OK;
+        drop_waiting(self, sock);
+        sock->state = FRESH;
+        try_again(self);
+        changed(self, sock);
+        return NETGRAFT_OK;
+    }
     if (stream ? sock->state != CONNECTED : sock->remote.ip.family == 0) return NETGRAFT_E_NOT_CONNECTED;
+    if (sock->fin_received && sock->fin_sent) return NETGRAFT_E_NOT_CONNECTED;
     if (!stream) {
         sock->fin_sent |= how != NETGRAFT_SHUTDOWN_READ;
         return NETGRAFT_OK;
@@ -523,25 +615,10 @@ static int32_t loop_shutdown(void *self, uint64_t handle, uint32_t how, uint64_t
     return NETGRAFT_OK;
 }
 
-static void reset_other(struct stack *stack, struct sock *sock) {
-    struct sock *other = sock->other;
-    if (!other) return;
-    other->state = RESET;
-    other->error = NETGRAFT_E_CONNECTION_RESET;
-    other->other = NULL;
-    sock->other = NULL;
-    changed(stack, other);
-}
-
 static int32_t end(struct stack *stack, uint64_t handle, bool reset) {
     struct sock *sock = find(stack, handle);
     if (!sock) return NETGRAFT_E_BAD_HANDLE;
-    while (sock->waiting_first) {
-        struct sock *next = sock->waiting_first->waiting_next;
-        reset_other(stack, sock->waiting_first);
-        unmake(stack, sock->waiting_first);
-        sock->waiting_first = next;
-    }
+    drop_waiting(stack, sock);
     /* What is left unread, and a linger time of zero, make a reset. */
     if (reset || sock->used || sock->options[NETGRAFT_O_LINGER] == 0) reset_other(stack, sock);
     if (sock->other) {
@@ -549,7 +626,9 @@ static int32_t end(struct stack *stack, uint64_t handle, bool reset) {
         sock->other->other = NULL;
         changed(stack, sock->other);
     }
+    bool listened = sock->state == LISTENING;
     unmake(stack, sock);
+    if (listened) try_again(stack);
     return NETGRAFT_OK;
 }
 
@@ -589,12 +668,24 @@ static bool known(const struct sock *sock, uint32_t name) {
     return false;
 }
 
+/* What Linux takes (tcp(7)): from 1 to 32767 s, from 1 to 127 probes. */
+static bool in_range(const struct netgraft_option *option) {
+    switch (option->name) {
+    case NETGRAFT_O_KEEP_IDLE:
+    case NETGRAFT_O_KEEP_INTERVAL:
+        return option->value.number >= 1000000000 && option->value.number <= 32767 * (uint64_t)1000000000;
+    case NETGRAFT_O_KEEP_COUNT:
+        return option->value.number >= 1 && option->value.number <= 127;
+    default:
+        return true;
+    }
+}
+
 static int32_t loop_set_option(void *self, uint64_t handle, const struct netgraft_option *option) {
     struct sock *sock = find(self, handle);
     if (!sock) return NETGRAFT_E_BAD_HANDLE;
     if (!known(sock, option->name)) return NETGRAFT_E_UNKNOWN_OPTION;
-    if (option->name >= NETGRAFT_O_KEEP_IDLE && option->name <= NETGRAFT_O_KEEP_COUNT && !option->value.number)
-        return NETGRAFT_E_INVALID;
+    if (!in_range(option)) return NETGRAFT_E_INVALID;
     sock->options[option->name] = option->value.number;
     return NETGRAFT_OK;
 }

@@ -502,7 +502,7 @@ struct netgraft_handover {
  */
 struct netgraft_stack_v1 {
     /* These two never move, in any version. */
-    uint32_t size;    /* sizeof(struct netgraft_stack_v1) of the stack */
+    uint32_t size;    /* sizeof(struct netgraft_stack_v1), exactly */
     uint32_t version; /* NETGRAFT_VERSION of the stack */
 
     uint64_t flags;           /* set of enum netgraft_stack_flag */
@@ -545,10 +545,16 @@ struct netgraft_stack_v1 {
     /* Makes a socket. The stack chooses the handle, and never uses a number again: a counter will do.
      * FAMILY_, KIND_, PROTOCOL_NOT_SUPPORTED, TOO_MANY_SOCKETS. */
     int32_t (*socket)(void *self, const struct netgraft_socket_spec *spec, uint64_t *handle);
-    /* Binds to a local address; port 0 asks for a free one. ADDRESS_IN_USE, ADDRESS_NOT_AVAILABLE, INVALID. */
+    /* Binds to a local address; port 0 asks for a free one. ADDRESS_IN_USE, ADDRESS_NOT_AVAILABLE, INVALID if it is bound.
+     * Two sockets share an address and port if both have O_REUSE_ADDRESS and neither listens. The port of a connection that
+     * this side closed first stays taken for TIME-WAIT (60 s on Linux), but for who has O_REUSE_ADDRESS; a stack in memory,
+     * where nothing lingers, may do without and lists that case as known. A datagram socket may bind to a group's address:
+     * then it hears only what is sent to the group. */
     int32_t (*bind)(void *self, uint64_t handle, const struct netgraft_address *address);
-    /* Connects. A stream answers IN_PROGRESS and reports OUT later, or ERR with the reason in take_error; asked
-     * again it answers ALREADY, then IS_CONNECTED. A datagram socket only notes the peer. */
+    /* Connects. A stream answers IN_PROGRESS, also where the outcome is known at once, and reports OUT later, or ERR and HUP
+     * with the reason in take_error (CONNECTION_REFUSED, TIMED_OUT, ...). Asked again it answers ALREADY, then
+     * IS_CONNECTED, as a listener does at once; after a failure the pending error once, and then it tries anew. To a group or
+     * a broadcast address a stream answers NETWORK_UNREACHABLE or ACCESS_DENIED. A datagram socket only notes the peer. */
     int32_t (*connect)(void *self, uint64_t handle, const struct netgraft_address *address, uint64_t now);
     /* The local address; unspecified with port 0 before the socket is bound. */
     int32_t (*local_addr)(void *self, uint64_t handle, struct netgraft_address *address);
@@ -556,11 +562,14 @@ struct netgraft_stack_v1 {
     int32_t (*peer_addr)(void *self, uint64_t handle, struct netgraft_address *address);
     /* Sends; returns the bytes taken: of a stream as many as there is room for, at least 1, or AGAIN; of a datagram
      * all or none. `to` is null, or the destination of a datagram. The bytes may leave with the next poll.
-     * NOT_CONNECTED, DESTINATION_REQUIRED, BROKEN_PIPE, MESSAGE_TOO_LONG, or the pending error. */
+     * A stream that was never connected, a listener, and one that is shut down for sending answer BROKEN_PIPE. A datagram
+     * without a destination answers DESTINATION_REQUIRED, one that is too long MESSAGE_TOO_LONG, one to a broadcast address
+     * without O_BROADCAST ACCESS_DENIED (only where that option is declared). A pending error comes first, once. */
     int64_t (*send)(void *self, uint64_t handle, const void *data, size_t length,
                     const struct netgraft_address *to, uint32_t flags, uint64_t now);
-    /* Receives into `buffer`, and fills `received`, which is all zero before the call. AGAIN, NOT_CONNECTED, or the
-     * pending error. */
+    /* Receives into `buffer`, and fills `received`, which is all zero before the call. AGAIN if nothing is there yet. A
+     * stream that was never connected, and a listener, answer NOT_CONNECTED. After a reset what had come before is received,
+     * then CONNECTION_RESET once, then `len` 0, the end. */
     int32_t (*recv)(void *self, uint64_t handle, void *buffer, size_t capacity, uint32_t flags, uint64_t now,
                     struct netgraft_received *received);
     /* Closes one or both halves: enum netgraft_how. NOT_CONNECTED. */
@@ -571,7 +580,9 @@ struct netgraft_stack_v1 {
     /* What the socket is ready for now: a set of enum netgraft_ready, or an error. */
     int64_t (*readiness)(void *self, uint64_t handle);
 
-    /* ---- Optional functions: null, or beyond `size`, if the stack has not got them ---- */
+    /* ---- Optional functions: null, or beyond `size`, if the stack has not got them. A stack that declares TCP sockets
+     * must have listen, accept and take_error, and one that declares options set_option and get_option. Of the options
+     * redis-server and python3's http.server need O_REUSE_ADDRESS, and redis O_NO_DELAY. ---- */
 
     /* Runs in a process of its own, before the sentry, and with no more rights than the sentry has: it can open nothing. Only
      * with --trust-pre-init it has the launcher's rights, and no link is opened for it: then it may open devices of its own,
@@ -585,7 +596,10 @@ struct netgraft_stack_v1 {
     /* Listens; at most `backlog` connections wait to be accepted; a second call changes it. A socket that is not
      * bound gets a free port. ADDRESS_IN_USE, INVALID, NOT_SUPPORTED. */
     int32_t (*listen)(void *self, uint64_t handle, uint32_t backlog);
-    /* Takes the first waiting connection: its handle and its peer. AGAIN, INVALID if it does not listen. */
+    /* Takes the first waiting connection: its handle and its peer. AGAIN, INVALID if it does not listen. The new socket is
+     * connected, bound to the address that the peer called, not added to the notifier, and has the values that all options
+     * had on the listener when the connection came. One that was reset meanwhile is accepted all the same; its first recv
+     * says so. */
     int32_t (*accept)(void *self, uint64_t handle, uint64_t *connection, struct netgraft_address *peer);
     /* Forgets a datagram socket's peer. */
     int32_t (*disconnect)(void *self, uint64_t handle);
@@ -597,9 +611,11 @@ struct netgraft_stack_v1 {
     int64_t (*queued_in)(void *self, uint64_t handle);
     /* Bytes sent and not yet acknowledged. */
     int64_t (*queued_out)(void *self, uint64_t handle);
-    /* Takes the pending error: it is cleared. NETGRAFT_OK if there is none. Absent: there never is. */
+    /* Takes the pending error: it is cleared. NETGRAFT_OK if there is none. Required with TCP sockets. Absent: there never is
+     * one. */
     int32_t (*take_error)(void *self, uint64_t handle);
-    /* Sets an option: never a silent success. UNKNOWN_OPTION, INVALID. */
+    /* Sets an option: never a silent success. UNKNOWN_OPTION, INVALID. Joining a group twice answers ADDRESS_IN_USE, leaving
+     * one that was not joined ADDRESS_NOT_AVAILABLE; a socket hears only the groups that it has joined. */
     int32_t (*set_option)(void *self, uint64_t handle, const struct netgraft_option *option);
     /* Reads the option `out->name`; the caller has filled in name and type. UNKNOWN_OPTION. */
     int32_t (*get_option)(void *self, uint64_t handle, struct netgraft_option *out);

@@ -227,7 +227,7 @@ fn show_output(object: &str, output: &mut io::PipeReader) {
     // The error at the end is that nothing more is there.
     let _ = output.take(OUTPUT_LIMIT).read_to_end(&mut bytes);
     for line in String::from_utf8_lossy(&bytes).lines() {
-        tracing::info!(stack = object, "{}", crate::log::printable(line));
+        tracing::info!("{object}: {}", crate::log::printable(line));
     }
 }
 

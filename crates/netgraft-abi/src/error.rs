@@ -55,10 +55,16 @@ pub enum Fault {
     #[error("is no complete level 0 stack: it does not export {}", .0.join(", "))]
     MissingSymbols(Vec<String>),
     /// Its entry point returned null.
-    #[error("does not speak version {0} of the interface: netgraft_stack returned null")]
+    #[error(
+        "does not speak version {0} of the interface: netgraft_stack returned null (it is to return its table for every \
+         request of the same major version)"
+    )]
     Refused(String),
     /// It is built for another major version.
-    #[error("speaks version {theirs} of the interface, and this netgraft {ours}")]
+    #[error(
+        "speaks version {theirs} of the interface, and this netgraft {ours}: build it against the netgraft.h of this \
+         netgraft"
+    )]
     Version {
         /// What the object speaks.
         theirs: String,
@@ -73,6 +79,20 @@ pub enum Fault {
         /// The mandatory functions that are not in it.
         missing: Vec<String>,
     },
+    /// Its table has another size than its version.
+    #[error(
+        "has a table of {size} bytes, which is not the size of version {version}: set .size to sizeof(struct \
+         netgraft_stack_v1), and build it against one netgraft.h"
+    )]
+    Size {
+        /// The size that the table says it has.
+        size: u32,
+        /// The version that it says it has.
+        version: String,
+    },
+    /// Its table lacks what its own declarations call for.
+    #[error("declares TCP sockets, so its table is to have {}, too: without them programs wait in vain", .0.join(", "))]
+    Lacks(Vec<String>),
     /// Its table says what cannot be.
     #[error("has a table with nonsense in it: {0}")]
     Nonsense(String),

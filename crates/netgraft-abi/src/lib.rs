@@ -60,6 +60,8 @@ use std::time::Duration;
 use netgraft_plugin::SyscallRule;
 
 pub use error::{Fault, LoadError};
+pub use level0::forbid_clone3;
+pub use log::printable;
 pub use object::{Care, Level, Loaded, factory_for_path, load};
 
 /// What a process must be allowed beyond the sentry's base, and beyond the stack's own rules, while

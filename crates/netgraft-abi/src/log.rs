@@ -13,7 +13,8 @@ const LINE_LIMIT: usize = 4096;
 const NO_REASON: &str = "it does not say why";
 
 /// A text of a stack, without what could move a terminal's cursor or forge a line.
-pub(crate) fn printable(text: &str) -> String {
+#[must_use]
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 

@@ -17,6 +17,7 @@ use crate::error::{Fault, LoadError};
 use crate::level0::Level0Stack;
 use crate::level1::Level1Stack;
 use crate::library::{self, Library};
+use crate::log::printable;
 use crate::needed;
 use crate::probe::{self, Seen};
 use crate::watch::{Call, Caller, Watch};
@@ -66,6 +67,7 @@ pub struct Loaded {
     info: StackInfo,
     host_fds: bool,
     rules: Vec<SyscallRule>,
+    doubts: Vec<String>,
     file: OwnedFd,
     /// What it needs beside what this process has, itself excluded.
     dependencies: Vec<OwnedFd>,
@@ -112,6 +114,7 @@ pub fn load(path: &Path, care: &Care) -> Result<Loaded, LoadError> {
         })
     })?;
     let Seen { level, report } = probe::understand(&report).map_err(named)?;
+    let doubts = report.as_ref().map(|report| report.doubts.iter().map(|text| printable(text)).collect());
     let (info, host_fds, rules) = match (level, report) {
         (Level::One, Some(report)) => report.into_parts().map_err(named)?,
         _ => {
@@ -127,6 +130,7 @@ pub fn load(path: &Path, care: &Care) -> Result<Loaded, LoadError> {
         info,
         host_fds,
         rules,
+        doubts: doubts.unwrap_or_default(),
         file,
         dependencies,
         watch,
@@ -178,6 +182,12 @@ impl Loaded {
     #[must_use]
     pub fn rules(&self) -> &[SyscallRule] {
         &self.rules
+    }
+
+    /// What programs will stumble over, each as the end of a sentence: "does not declare the option …".
+    #[must_use]
+    pub fn doubts(&self) -> &[String] {
+        &self.doubts
     }
 
     pub(crate) const fn offers_host_fds(&self) -> bool {

@@ -33,6 +33,8 @@ enum Message {
     Refused,
     Version(u32),
     Truncated(u32, Vec<String>),
+    Size(u32, u32),
+    Lacks(Vec<String>),
     Nonsense(String),
     Zero,
     One(Report),
@@ -52,6 +54,7 @@ pub(crate) struct Report {
     sockets: Vec<(u16, u8, u8, u8)>,
     options: Vec<u32>,
     rules: Vec<RuleText>,
+    pub(crate) doubts: Vec<String>,
 }
 
 /// The most elements of a list in a table, and bytes of a text.
@@ -75,11 +78,19 @@ fn examine(library: &Library) -> Message {
     // SAFETY: `netgraft.h` says what the symbol of this name is.
     if let Some(entry) = unsafe { library.symbol::<raw::Entry>(c"netgraft_stack") } {
         return match table::fetch(entry) {
-            Ok(table) => describe(&table).map_or_else(Message::Nonsense, Message::One),
+            Ok(table) => {
+                let lacks = lacks(&table);
+                if lacks.is_empty() {
+                    describe(&table).map_or_else(Message::Nonsense, Message::One)
+                } else {
+                    Message::Lacks(lacks)
+                }
+            }
             Err(fault) => match fault {
                 table::Bad::Refused => Message::Refused,
                 table::Bad::Version(version) => Message::Version(version),
                 table::Bad::Truncated { size, missing } => Message::Truncated(size, missing),
+                table::Bad::Size { size, version } => Message::Size(size, version),
             },
         };
     }
@@ -88,6 +99,49 @@ fn examine(library: &Library) -> Message {
         Err(missing) if missing.iter().any(|name| name == "plugin_initstack") => Message::NoEntryPoint,
         Err(missing) => Message::Missing(missing),
     }
+}
+
+/// What a table with TCP sockets must have beyond what every one must: without it a client's connection is never
+/// accepted, and one that fails looks made.
+fn lacks(table: &raw::Table) -> Vec<String> {
+    let sockets = list(table.sockets, table.socket_count).unwrap_or_default();
+    if !sockets.iter().any(|spec| spec.kind == codes::KIND_STREAM) {
+        return Vec::new();
+    }
+    let all = [
+        ("listen", table.listen.is_none()),
+        ("accept", table.accept.is_none()),
+        ("take_error", table.take_error.is_none()),
+    ];
+    all.iter().filter(|(_, absent)| *absent).map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// What an operator and an author should know of a table that can be used: programs will stumble over it.
+fn doubts(table: &raw::Table) -> Vec<String> {
+    let sockets = list(table.sockets, table.socket_count).unwrap_or_default();
+    let options = list(table.options, table.option_count).unwrap_or_default();
+    let known = |name: OptionName| options.iter().any(|number| codes::option_of(*number) == Some(name));
+    let mut doubts = Vec::new();
+    if sockets.is_empty() && table.flags & codes::STACK_HOST_FDS == 0 {
+        doubts.push("declares no sockets: programs that look for a family first find none".to_owned());
+    }
+    let functions = [("set_option", table.set_option.is_none()), ("get_option", table.get_option.is_none())];
+    for (name, absent) in functions {
+        if absent && !options.is_empty() {
+            doubts.push(format!("declares options and has no {name}"));
+        }
+    }
+    if sockets.iter().any(|spec| spec.kind == codes::KIND_STREAM) {
+        for (name, text, programs) in [
+            (OptionName::ReuseAddress, "SO_REUSEADDR", "redis-server and python3's http.server do not start"),
+            (OptionName::NoDelay, "TCP_NODELAY", "redis-server and redis-cli drop connections"),
+        ] {
+            if !known(name) {
+                doubts.push(format!("does not declare the option {text}: {programs} without it"));
+            }
+        }
+    }
+    doubts
 }
 
 fn describe(table: &raw::Table) -> Result<Report, String> {
@@ -116,6 +170,7 @@ fn describe(table: &raw::Table) -> Result<Report, String> {
         sockets: sockets.iter().map(|s| (s.family, s.kind, s.protocol, s.number)).collect(),
         options: options.to_vec(),
         rules,
+        doubts: doubts(table),
     })
 }
 
@@ -154,6 +209,8 @@ pub(crate) fn understand(bytes: &[u8]) -> Result<Seen, Fault> {
             Err(Fault::Version { theirs: version(theirs), ours: version(raw::VERSION) })
         }
         Message::Truncated(size, missing) => Err(Fault::Truncated { size, missing }),
+        Message::Size(size, theirs) => Err(Fault::Size { size, version: version(theirs) }),
+        Message::Lacks(names) => Err(Fault::Lacks(names)),
         Message::Nonsense(text) => Err(Fault::Nonsense(text)),
         Message::Zero => seen(Level::Zero, None),
         Message::One(report) => seen(Level::One, Some(report)),

@@ -9,6 +9,7 @@ pub(crate) enum Bad {
     Refused,
     Version(u32),
     Truncated { size: u32, missing: Vec<String> },
+    Size { size: u32, version: u32 },
 }
 
 /// The first two fields, which every version has.
@@ -39,7 +40,14 @@ pub(crate) fn fetch(entry: Entry) -> Result<Box<Table>, Bad> {
     // fields: numbers, raw pointers and optional functions, which are only called if the table is what it says.
     unsafe { ptr::copy_nonoverlapping(theirs.cast::<u8>(), ptr::from_mut(&mut *ours).cast::<u8>(), length) };
     let missing = missing(&ours);
-    if missing.is_empty() { Ok(ours) } else { Err(Bad::Truncated { size: head.size, missing }) }
+    if !missing.is_empty() {
+        return Err(Bad::Truncated { size: head.size, missing });
+    }
+    // Each version has functions that the one before did not have.
+    if head.version.cmp(&VERSION) != (head.size as usize).cmp(&size_of::<Table>()) {
+        return Err(Bad::Size { size: head.size, version: head.version });
+    }
+    Ok(ours)
 }
 
 fn empty() -> Table {

@@ -29,11 +29,13 @@ const BASE: &[Entry] = &[
     any(libc::SYS_epoll_pwait),
     any(libc::SYS_epoll_pwait2),
     any(libc::SYS_ppoll),
+    any(libc::SYS_pselect6),
     any(libc::SYS_eventfd2),
     any(libc::SYS_timerfd_create),
     any(libc::SYS_timerfd_settime),
     any(libc::SYS_timerfd_gettime),
     any(libc::SYS_setitimer),
+    any(libc::SYS_getitimer),
     any(libc::SYS_inotify_init1),
     any(libc::SYS_inotify_add_watch),
     any(libc::SYS_inotify_rm_watch),
@@ -64,6 +66,7 @@ const BASE: &[Entry] = &[
     any(libc::SYS_connect),
     any(libc::SYS_bind),
     any(libc::SYS_listen),
+    any(libc::SYS_accept),
     any(libc::SYS_accept4),
     any(libc::SYS_shutdown),
     any(libc::SYS_getsockname),
@@ -136,16 +139,26 @@ const BASE: &[Entry] = &[
     (libc::SYS_prctl, &[(0, INT, libc::PR_SET_NAME as u64)]),
     (libc::SYS_prctl, &[(0, INT, libc::PR_SET_TIMERSLACK as u64)]),
     (libc::SYS_prlimit64, &[(0, INT, 0), (2, u64::MAX, 0)]), // its own limits, read only
+    any(libc::SYS_getrlimit),
     any(libc::SYS_tgkill),
     any(libc::SYS_exit),
     any(libc::SYS_exit_group),
 ];
 
-/// Older forms of the same calls, which only some architectures have.
+/// Older forms of the same calls, which only some architectures have: each does what a call of the base with other
+/// arguments does, and nothing else.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[Entry] = &[
+    any(libc::SYS_epoll_create),
     any(libc::SYS_epoll_wait),
+    any(libc::SYS_eventfd),
+    any(libc::SYS_inotify_init),
     any(libc::SYS_poll),
+    any(libc::SYS_select),
+    any(libc::SYS_pause),
+    any(libc::SYS_alarm),
+    any(libc::SYS_pipe),
+    any(libc::SYS_getdents),
     any(libc::SYS_open),
     any(libc::SYS_stat),
     any(libc::SYS_lstat),
@@ -171,6 +184,21 @@ fn of_stack(rule: &SyscallRule) -> Allow {
 /// Of signals the base allows all that there is to have: a stack cannot have SIGSYS.
 pub(super) fn rules(stack: &[SyscallRule]) -> Vec<Allow> {
     base().chain(stack.iter().map(of_stack).filter(|r| r.number != libc::SYS_rt_sigaction)).collect()
+}
+
+/// What --allow-syscall adds: calls with any arguments.
+#[must_use]
+pub fn allowed_calls(numbers: &[i64]) -> Vec<SyscallRule> {
+    numbers.iter().copied().map(SyscallRule::any).collect()
+}
+
+/// How an operator allows a system call that a stack was killed for.
+#[must_use]
+pub fn remedy(number: i64) -> String {
+    match syscall::name(number) {
+        Some(name) => format!("--allow-syscall {name} allows it"),
+        None => format!("--allow-syscall {number} allows it"),
+    }
 }
 
 /// The rules of a stack that the base does not contain, as texts.
@@ -229,6 +257,7 @@ mod tests {
             libc::SYS_tkill,
             libc::SYS_open_by_handle_at,
             libc::SYS_seccomp,
+            libc::SYS_setrlimit,
         ];
         assert!(base().all(|rule| !forbidden.contains(&rule.number)));
         let may = |signal: u64| {

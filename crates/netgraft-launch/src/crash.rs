@@ -8,7 +8,7 @@ use netgraft_linux::process::Change;
 use netgraft_linux::shared::Thread;
 use netgraft_plugin::Call;
 
-use super::allow::call_text;
+use super::allow::{call_text, remedy};
 use super::watchdog;
 use crate::vitals::Vitals;
 
@@ -104,10 +104,10 @@ pub(super) fn text(stack: &str, cause: &Cause, vitals: &Vitals, object: Option<&
             format!("the stack {stack} was killed: {} hung for {limit} s", named(name))
         }
         (Cause::Died(Change::Signaled(libc::SIGSYS)), Some(number)) => {
-            let what = call_text(number);
+            let (what, remedy) = (call_text(number), remedy(number));
             format!(
                 "the stack {stack} was killed by signal 31 (SIGSYS){place} for the {what}, which its allow-list \
-                 does not have"
+                 does not have ({remedy})"
             )
         }
         (Cause::Died(_), _) if vitals.was_cut_off() => {

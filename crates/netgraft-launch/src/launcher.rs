@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use netgraft_abi::Level;
 use netgraft_linux::fdpass::{self, wait_readable};
 use netgraft_linux::listener::Listener;
 use netgraft_linux::nsfd::Namespace;
@@ -18,6 +19,7 @@ use super::crash::Cause;
 use super::jobs::{AfterStop, Jobs};
 use super::keeper;
 use super::mirror::{self, Mirror};
+use super::output::Output;
 use super::programs::{self, Further, Home, ProgramId};
 use super::pty::Pty;
 use super::report::{Report, Role, Step};
@@ -67,6 +69,8 @@ pub(super) struct Launcher {
     /// `None` once the sandbox is being ended: the first processes of both namespaces then end too.
     pub(super) ends: Option<LauncherEnds>,
     reports_open: bool,
+    /// The beginning of a line that the stack prints.
+    printed: Vec<u8>,
     /// Warnings that wait until the program is started: if it is not, the reason is told alone.
     warnings: Vec<String>,
     pub(super) control_open: bool,
@@ -133,6 +137,7 @@ impl Launcher {
             stack_name,
             ends: Some(ends),
             reports_open: true,
+            printed: Vec::new(),
             warnings: Vec::new(),
             control_open: true,
             ear: Ear::new(),
@@ -199,8 +204,14 @@ impl Launcher {
                 self.reports_open.then(|| ends.reports.as_fd()),
                 self.control_open.then(|| ends.control.as_fd()),
                 Some(self.signals.as_fd()),
+                self.plan.sentry.output.as_ref().map(Output::reader),
             ];
-            let [report, sentry, signal] = wait_readable(fds, wait).map_err(step(Step::Supervise))?;
+            let [report, sentry, signal, printed] =
+                wait_readable(fds, wait).map_err(step(Step::Supervise))?;
+            if printed {
+                self.show_output();
+            }
+            let ends = self.ends()?;
             if report {
                 let received = Report::receive(ends.reports.as_fd()).map_err(step(Step::Supervise))?;
                 self.reports_open = received.is_some();
@@ -228,6 +239,13 @@ impl Launcher {
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Logs what the stack has printed.
+    fn show_output(&mut self) {
+        if let Some(output) = &self.plan.sentry.output {
+            output.show(&mut self.printed);
         }
     }
 
@@ -290,6 +308,11 @@ impl Launcher {
             message => return Ok(Some(Incoming::Sentry(message))),
         }
         Ok(None)
+    }
+
+    /// Says something when the program is started.
+    pub(super) fn warn(&mut self, text: String) {
+        self.warnings.push(text);
     }
 
     /// Brings the sandbox up to the point where the program is executed.
@@ -363,6 +386,13 @@ impl Launcher {
     /// Calls `pre_init`, with the program's process, or where the stack has a link of its own, with that one's.
     fn prepare_stack(&mut self, stack: &mut dyn PluginStack, program: u32) -> Result<PreInitStack, RunError> {
         let Some(plan) = &self.plan.veth else {
+            if self.plan.sentry.object.as_ref().is_some_and(|object| object.level() == Level::Zero) {
+                tracing::warn!(
+                    "the level 0 stack {} is run without a link: the network namespace that its pre-init looks \
+                     into is empty (give it --link veth:NAME --address CIDR --gateway ADDR)",
+                    self.stack_name
+                );
+            }
             let prepared = stack.pre_init(PreInitStackArgs { pid: program });
             return prepared.map_err(|error| self.interruption(error));
         };
@@ -576,6 +606,7 @@ impl Launcher {
 
     /// Ends and reaps every process. The order matters: see [`Role::ALL`].
     fn end(&mut self) {
+        self.show_output();
         self.jobs.take_back();
         self.mirror.reap_maker();
         let Some(ends) = self.ends.take() else { return };

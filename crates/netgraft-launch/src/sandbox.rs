@@ -6,18 +6,21 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use netgraft_abi::Loaded;
 use netgraft_linux::capability::{self, Capability};
 use netgraft_linux::namespace::IdMaps;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Signals};
 use netgraft_linux::{confine, filter};
-use netgraft_plugin::NetworkType;
+use netgraft_plugin::{NetworkType, PluginStack, SyscallRule};
 
+use crate::allow;
 use crate::control::Summary;
 use crate::crash::OnCrash;
 use crate::error::{RunError, signal_status};
 use crate::jobs::Jobs;
 use crate::launcher::Launcher;
+use crate::output::Output;
 use crate::programs::{ProgramId, ProgramPlan};
 use crate::report::Step;
 use crate::sentry::{NOBODY, SentryMain, SentryPlan};
@@ -26,6 +29,9 @@ use crate::stacks;
 use crate::tree::{self, InheritedSignals, Plan};
 use crate::veth;
 use crate::vitals::Vitals;
+
+/// How many system calls beyond the base are listed in a warning.
+const FEW: usize = 4;
 
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +116,13 @@ impl Sandbox {
             return Err(RunError::Kernel(missing));
         }
         let choice = stacks::choose(network)?;
+        let of_tree = network.kind != NetworkType::Plugin;
+        if of_tree && !network.allowed_calls.is_empty() {
+            return Err(RunError::Options(format!(
+                "--allow-syscall goes with --network plugin, not with --network {}",
+                network.kind
+            )));
+        }
         let (config, veth) = veth::plan(network.veth.clone(), network.config.clone());
         let mut stack = (choice.factory)(&config)?;
         stacks::check_wrappers(&config, &stack.info())?;
@@ -135,7 +148,13 @@ impl Sandbox {
                 become_nobody: matches!(maps, IdMaps::All { .. })
                     && maps.has_user(NOBODY)
                     && maps.has_group(NOBODY),
-                warn_of_rules: network.kind == NetworkType::Plugin,
+                allowed: allow::allowed_calls(&network.allowed_calls),
+                output: choice
+                    .object
+                    .as_ref()
+                    .map(|object| Output::new(object.object()))
+                    .transpose()
+                    .map_err(failed)?,
                 object: choice.object,
                 vitals: Vitals::new().map_err(failed)?,
                 journal: network.on_crash == OnCrash::Restart,
@@ -158,7 +177,11 @@ impl Sandbox {
         .map_err(failed)?;
         drop(child_ends);
         let Some(launcher_ends) = launcher_ends else { return Err(failed(io::ErrorKind::Other.into())) };
+        // The rules of the stacks in this tree are reviewed with them.
+        let wider = if of_tree { None } else { wider(stack.as_ref(), &plan.sentry.allowed) };
+        let doubts: Vec<String> = plan.sentry.object.iter().flat_map(|object| doubts(object)).collect();
         let mut launcher = Launcher::new(plan, stack.info().name, launcher_ends, helper, jobs)?;
+        wider.into_iter().chain(doubts).for_each(|text| launcher.warn(text));
         launcher.start(stack.as_mut())?;
         Ok(Sandbox { launcher, restore })
     }
@@ -205,6 +228,27 @@ impl Sandbox {
         self.launcher.last_words()
     }
 }
+
+/// What programs will stumble over, as warnings.
+fn doubts(object: &Loaded) -> impl Iterator<Item = String> {
+    object.doubts().iter().map(|text| format!("the stack {} {text}", object.object()))
+}
+
+/// What a stack may do beyond the base, as a warning.
+fn wider(stack: &dyn PluginStack, allowed: &[SyscallRule]) -> Option<String> {
+    let wider = allow::wider_than_base(&[stack.seccomp_filters(), allowed.to_vec()].concat());
+    let what = "the stack widens the sentry's allow-list by";
+    let all = wider.join(", ");
+    match wider.len() {
+        0 => None,
+        1..=FEW => Some(format!("{what} {all}")),
+        count => {
+            tracing::info!("{what} {all}");
+            Some(format!("{what} {count} system calls: -v lists them"))
+        }
+    }
+}
+
 /// Root keeps every id that it has here, so that servers which change users work; an ordinary user has only
 /// its own.
 fn id_maps() -> io::Result<IdMaps> {

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{allow, keeper};
 use crate::clock;
 use crate::control::{self, FromSentry, Kept, Network};
+use crate::output::Output;
 use crate::vitals::Vitals;
 
 /// The user that the sentry becomes where it may ("nobody").
@@ -77,11 +78,12 @@ pub(super) struct SentryPlan {
     pub(super) config: StackConfig,
     /// Whether it becomes [`NOBODY`].
     pub(super) become_nobody: bool,
-    /// Whether rules of the stack beyond the base are worth a warning: those of the stacks in this tree are
-    /// reviewed with them.
-    pub(super) warn_of_rules: bool,
+    /// What the operator allows the stack beyond its own rules.
+    pub(super) allowed: Vec<SyscallRule>,
     /// The shared object that the stack comes from.
     pub(super) object: Option<Arc<Loaded>>,
+    /// Where what it prints goes.
+    pub(super) output: Option<Output>,
     /// The words that the launcher looks at.
     pub(super) vitals: Vitals,
     /// Whether the launcher is told which sockets are to outlive the stack.
@@ -160,8 +162,12 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>) -> Result<(), String> {
     let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
     let null = File::options().read(true).write(true).open("/dev/null").map_err(cannot("open /dev/null"))?;
-    process::replace_stdin_and_stdout(null.as_fd()).map_err(cannot("replace its input and output"))?;
     let mut kept = vec![0, 1, control.as_raw_fd()];
+    let placed = match &plan.output {
+        Some(output) => output.take_place(null.as_fd()),
+        None => process::replace_stdin_and_stdout(null.as_fd()).map(|()| None),
+    };
+    kept.extend(placed.map_err(cannot("replace its input and output"))?);
     kept.extend(plan.object.iter().flat_map(|object| object.descriptors()));
     if let SentryNetwork::Former(namespace) = network {
         namespace.enter(Namespaces::NET).map_err(cannot("enter the network namespace of the one before"))?;
@@ -222,30 +228,32 @@ fn start_stack(
     vitals.end();
     let own_control = control.try_clone_to_owned().map_err(|e| e.to_string())?;
     let mut stack = (plan.main.watch)(made, vitals, own_control);
-    if plan.warn_of_rules {
-        let wider = allow::wider_than_base(&stack.seccomp_filters());
-        if !wider.is_empty() {
-            let text = format!("the stack widens the sentry's allow-list by {}", wider.join(", "));
-            control::send(control, &FromSentry::Warning(text)).map_err(|e| e.to_string())?;
-        }
-    }
-    confine_for(stack.as_mut(), plan.object.is_some(), &plan.vitals)?;
+    confine_for(stack.as_mut(), plan.object.is_some(), &plan.allowed, &plan.vitals)?;
     stack.init(args).map_err(|e| e.to_string())?;
     Ok(stack)
 }
 
-/// Links a stack and leaves the process no system call but those of the base and the stack's own, for good. One that
-/// is refused is named in `vitals`.
+/// Links a stack and leaves the process no system call but those of the base, the stack's own and those of `allowed`,
+/// for good. One that is refused is named in `vitals`.
 ///
 /// # Errors
 /// One line: what the stack says, or what cannot be done.
-pub fn confine_for(stack: &mut dyn PluginStack, of_object: bool, vitals: &Vitals) -> Result<(), String> {
+pub fn confine_for(
+    stack: &mut dyn PluginStack,
+    of_object: bool,
+    allowed: &[SyscallRule],
+    vitals: &Vitals,
+) -> Result<(), String> {
     let confine = |rules: &[SyscallRule]| {
         let list = AllowList::compile_with_names(&allow::rules(rules));
         list.and_then(|list| list.install())
             .map_err(|e| format!("the sentry cannot install its allow-list: {e}"))
     };
-    let own = stack.seccomp_filters();
+    let own = [stack.seccomp_filters(), allowed.to_vec()].concat();
+    // Its flags are where no filter sees them, so the C library is made to use clone(2), which can be allowed by itself.
+    if allowed.iter().any(|rule| rule.number == libc::SYS_clone3) {
+        netgraft_abi::forbid_clone3().map_err(|e| format!("the sentry cannot forbid clone3: {e}"))?;
+    }
     vitals.report_ends().map_err(|e| e.to_string())?;
     // An object's constructors are code from outside, too. Their list can only become shorter.
     if of_object {

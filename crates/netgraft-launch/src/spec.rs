@@ -90,6 +90,9 @@ pub struct NetworkSpec {
     pub name_servers: Vec<IpAddr>,
     /// What happens when the stack crashes, hangs or makes a system call that it may not make.
     pub on_crash: OnCrash,
+    /// System calls, by their numbers, that the stack may make beside those of the base and its own rules: with any
+    /// arguments. For [`NetworkType::Plugin`] only.
+    pub allowed_calls: Vec<i64>,
     /// Whether the `pre_init` of a shared object runs with the caller's rights, to open devices itself.
     pub trust_pre_init: bool,
     /// Which ids of the host there are.

@@ -32,7 +32,7 @@ const REPORT_LIMIT: usize = 4096;
 
 /// A pair that is to be made.
 #[derive(Clone, Debug)]
-pub(super) struct VethPlan {
+pub struct VethPlan {
     /// Of both ends.
     name: InterfaceName,
     /// Of the end that the stack takes over.
@@ -42,7 +42,8 @@ pub(super) struct VethPlan {
 }
 
 /// Splits an operator's choice into what the stack is told, and the pair that is made for a stack which is told nothing.
-pub(super) fn plan(name: Option<InterfaceName>, config: StackConfig) -> (StackConfig, Option<VethPlan>) {
+#[must_use]
+pub fn plan(name: Option<InterfaceName>, config: StackConfig) -> (StackConfig, Option<VethPlan>) {
     let Some(name) = name else { return (config, None) };
     let StackConfig { addresses, gateways, .. } = config;
     let left = StackConfig { addresses: Vec::new(), gateways: Vec::new(), ..config };
@@ -50,7 +51,7 @@ pub(super) fn plan(name: Option<InterfaceName>, config: StackConfig) -> (StackCo
 }
 
 /// A pair that exists. Dropping it removes it.
-pub(super) struct Veth {
+pub struct Veth {
     /// Of the caller's end.
     index: u32,
     /// The other end's.
@@ -67,7 +68,7 @@ impl Drop for Veth {
 }
 
 /// The process whose network namespace holds the other end while pre-init runs.
-pub(super) struct Holder {
+pub struct Holder {
     pid: i32,
     socket: OwnedFd,
 }
@@ -83,7 +84,7 @@ impl Drop for Holder {
 ///
 /// # Errors
 /// A text for the operator; nothing is left behind then.
-pub(super) fn make(plan: &VethPlan) -> Result<(Veth, Holder), SetupError> {
+pub fn make(plan: &VethPlan) -> Result<(Veth, Holder), SetupError> {
     let name = plan.name.as_str();
     let failed = |what: &str| {
         let what = format!("the veth pair of --link veth:{name} cannot be {what}");
@@ -113,7 +114,7 @@ pub(super) fn make(plan: &VethPlan) -> Result<(Veth, Holder), SetupError> {
 
 impl Holder {
     /// The process that pre-init is to be given.
-    pub(super) const fn pid(&self) -> u32 {
+    pub const fn pid(&self) -> u32 {
         self.pid.unsigned_abs()
     }
 
@@ -122,7 +123,7 @@ impl Holder {
     ///
     /// # Errors
     /// As rtnetlink(7).
-    pub(super) fn settle(self) -> Result<(), SetupError> {
+    pub fn settle(self) -> Result<(), SetupError> {
         self.go_on().map_err(|e| SetupError::host("the stack's interface keeps its addresses", e))
     }
 

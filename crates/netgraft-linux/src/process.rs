@@ -285,6 +285,18 @@ pub fn replace_stdin_and_stdout(source: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Puts `input` in the place of standard input, and `output` in those of standard output and standard error (dup2(2)).
+///
+/// # Errors
+/// As dup2(2).
+pub fn replace_standard(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<()> {
+    for (source, target) in [(input, 0), (output, 1), (output, 2)] {
+        // SAFETY: as in `replace_stdin_and_stdout`; std does not own 2 either.
+        check(unsafe { libc::dup2(source.as_raw_fd(), target) })?;
+    }
+    Ok(())
+}
+
 /// Puts `source` in the place of standard input, output and error (dup2(2)).
 ///
 /// # Errors

@@ -13,6 +13,7 @@ mod observer;
 mod poller;
 mod restore;
 mod sentry;
+pub mod trace;
 
 use std::io;
 

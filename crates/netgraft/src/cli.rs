@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
-use netgraft::{NetworkSpec, OnCrash, ProgramSpec};
+use netgraft::{Cases, CheckOptions, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec};
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{Cidr, NetworkType, StackConfig, StackInfo, get_plugin_stack};
 use tracing::{Event, Level, Subscriber};
@@ -56,18 +57,35 @@ enum Subcommands {
     },
     /// Print the system call profile that programs have by default, to be changed and given to --seccomp
     Seccomp,
+    /// Write a small stack that is whole, with build files and its test: to begin a stack of your own with
+    NewStack(NewStackArgs),
     /// Run the conformance suite on a stack: what passes, what fails, what the stack says it cannot do
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
 }
 
 const CHECK_HELP: &str = "\
-A stack in a file runs in processes of its own, which have no rights and may make only the system calls that it may make
-in 'netgraft run'. A crash, a hang or a forbidden call fails its case, and the next one goes on; after three
-hangs in a row the rest does not run.
+A stack in a file runs in processes of its own for each case, which have no rights, files and network of yours, and may
+make only the system calls that it may make in 'netgraft run'. A level 0 stack is given a link of the case's own. A crash, a hang or a forbidden call fails its case, and the next one
+goes on; after three hangs in a row the rest does not run. A case that fails shows what was said of the stack's answers,
+and the last calls before.
 
 Exit status: 0 if all passed that is not known to fail, 1 if something failed, 125 if netgraft itself failed or there is
 no such stack, 128+N if signal N ended it.";
+
+#[derive(Args)]
+struct NewStackArgs {
+    /// A directory that is not there yet; its last part is the stack's name
+    dir: PathBuf,
+
+    /// The language: c or rust
+    #[arg(long = "lang", value_name = "LANG", default_value = "c")]
+    language: Language,
+
+    /// netgraft's sources, for a stack in Rust, if they are not where this command was built
+    #[arg(long, value_name = "DIR")]
+    source: Option<PathBuf>,
+}
 
 #[derive(Args)]
 struct CheckArgs {
@@ -75,12 +93,37 @@ struct CheckArgs {
     stack: String,
 
     /// Only the cases whose name contains this text
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    filter: String,
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["only", "trace"])]
+    filter: Option<String>,
+
+    /// Only the case of this name, "group/name [v4]", or without the setting in all that it has
+    #[arg(long, value_name = "CASE", conflicts_with = "trace")]
+    only: Option<String>,
+
+    /// Only this case, with each call of the stack: the time of the case in seconds, arguments and answer
+    #[arg(long, value_name = "CASE", conflicts_with = "json")]
+    trace: Option<String>,
+
+    /// Print what failed, and nothing else
+    #[arg(long, conflicts_with = "json")]
+    failures_only: bool,
+
+    /// A TOML file of failures that are known: a table of the stack's name, in it the cases and a reason for each. They
+    /// do not make the check fail; an entry that explains nothing does
+    #[arg(long, value_name = "FILE")]
+    known: Option<PathBuf>,
 
     /// Print one JSON object instead of the table
     #[arg(long)]
     json: bool,
+
+    /// A system call, by its name, that a stack in a file may make beside those of the base and its own rules; repeatable
+    #[arg(long = "allow-syscall", value_name = "NAME", value_parser = system_call)]
+    allowed_calls: Vec<i64>,
+
+    /// Show what the stack prints and logs
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
 
     /// A text that the stack is given as it is
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -138,6 +181,11 @@ struct RunArgs {
     #[arg(long, value_name = "WHAT", default_value_t)]
     on_crash: OnCrash,
 
+    /// A system call, by its name, that the stack may make beside those of the base and its own rules, with any
+    /// arguments; repeatable. The message of a stack that was killed for one has the name
+    #[arg(long = "allow-syscall", value_name = "NAME", value_parser = system_call)]
+    allowed_calls: Vec<i64>,
+
     /// Say at the end what went through the stack
     #[arg(long)]
     summary: bool,
@@ -178,19 +226,28 @@ pub(crate) enum Command {
         /// Those in files instead of the registered ones.
         files: Vec<String>,
     },
+    /// Write a new stack.
+    NewStack(NewStack),
     /// Run the conformance suite.
     Check {
-        /// On which stack.
-        stack: String,
-        /// The stack's text.
-        argument: Option<String>,
-        /// Whether an object's pre-init has the caller's rights.
-        trust_pre_init: bool,
-        /// Which cases.
-        filter: String,
-        /// For programs.
-        json: bool,
+        /// What, and how.
+        options: CheckOptions,
+        /// How the report is printed.
+        style: Style,
+        /// How often -v was given.
+        verbosity: u8,
     },
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// For people.
+    Table,
+    /// For people who want what failed alone.
+    Failures,
+    /// For programs.
+    Json,
 }
 
 /// Why there is no command.
@@ -210,8 +267,10 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Subcommands::Seccomp => {
             return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
         }
-        Subcommands::Check(CheckArgs { stack, filter, json, plugin_arg, trust_pre_init }) => {
-            return Ok(Command::Check { stack, argument: plugin_arg, trust_pre_init, filter, json });
+        Subcommands::Check(args) => return Ok(check(args)),
+        Subcommands::NewStack(NewStackArgs { dir, language, source }) => {
+            let command = std::env::current_exe().unwrap_or_else(|_| "netgraft".into());
+            return Ok(Command::NewStack(NewStack { dir, language, source, command }));
         }
         Subcommands::Run(run) => *run,
     };
@@ -239,6 +298,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.trust_pre_init = run.trust_pre_init;
     network.name_servers = run.dns;
     network.on_crash = run.on_crash;
+    network.allowed_calls = run.allowed_calls;
     let mut program = ProgramSpec::new(program);
     program.args = command.collect();
     run.program.apply(&mut network, &mut program).map_err(Stop::Error)?;
@@ -248,6 +308,32 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         summary: run.summary,
         verbosity: run.verbose,
     })
+}
+
+fn check(args: CheckArgs) -> Command {
+    let mut options = CheckOptions::new(args.stack);
+    options.argument = args.plugin_arg;
+    options.trace = args.trace.is_some();
+    options.cases = match (args.trace.or(args.only), args.filter) {
+        (Some(name), _) => Cases::Named(name),
+        (None, Some(part)) => Cases::Containing(part),
+        (None, None) => Cases::All,
+    };
+    options.trust_pre_init = args.trust_pre_init;
+    options.allowed_calls = args.allowed_calls;
+    options.known = args.known;
+    let style = match (args.json, args.failures_only) {
+        (true, _) => Style::Json,
+        (false, true) => Style::Failures,
+        (false, false) => Style::Table,
+    };
+    Command::Check { options, style, verbosity: args.verbose }
+}
+
+/// A system call's number, of its name.
+fn system_call(text: &str) -> Result<i64, String> {
+    netgraft_linux::syscall::number(text)
+        .ok_or_else(|| format!("'{text}' is no system call that is known: use a name of syscalls(2)"))
 }
 
 fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
@@ -269,7 +355,7 @@ fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
         String::new()
     } else {
         let command = args.get(1).and_then(|arg| arg.to_str());
-        let command = command.filter(|arg| ["run", "stacks", "check", "seccomp"].contains(arg));
+        let command = command.filter(|arg| ["run", "stacks", "check", "new-stack", "seccomp"].contains(arg));
         format!(" (see 'netgraft {}--help')", command.map(|name| format!("{name} ")).unwrap_or_default())
     };
     Stop::Error(format!("{what}{hint}"))
@@ -283,7 +369,7 @@ pub(crate) fn stacks_text() -> String {
             factory(&StackConfig::default()).map(|stack| stack.info()).map_err(|e| e.to_string())
         });
         let _ = match made {
-            Ok(info) => write!(text, "{}", StackText(&info)),
+            Ok(info) => write!(text, "{}", StackText(&info, true)),
             Err(error) => writeln!(text, "{name}: {error}"),
         };
     }
@@ -304,12 +390,18 @@ pub(crate) fn object_text(files: &[String]) -> Result<String, netgraft_abi::Load
             _ => "a later level",
         };
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{}  object:  {file}, {level}", StackText(object.info()));
+        // Level 0 has no way to say which options it knows: those that its adapter would ask for are no promise.
+        let said = object.level() != netgraft_abi::Level::Zero;
+        let _ = writeln!(text, "{}  object:  {file}, {level}", StackText(object.info(), said));
+        for doubt in object.doubts() {
+            let _ = writeln!(text, "  beware:  it {doubt}");
+        }
     }
     Ok(text)
 }
 
-struct StackText<'a>(&'a StackInfo);
+/// A stack, and whether it says itself which options it knows.
+struct StackText<'a>(&'a StackInfo, bool);
 
 impl fmt::Display for StackText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -320,13 +412,30 @@ impl fmt::Display for StackText<'_> {
         sockets.dedup();
         writeln!(f, "  sockets: {}", sockets.join(", "))?;
         let options: Vec<String> = info.options.iter().map(|name| format!("{name:?}")).collect();
-        writeln!(
-            f,
-            "  options: {}",
-            if options.is_empty() { "none".to_owned() } else { options.join(", ") }
-        )?;
+        let options = match options.join(", ") {
+            _ if !self.1 => "not said before it is asked (level 0)".to_owned(),
+            none if none.is_empty() => "none".to_owned(),
+            options => options,
+        };
+        writeln!(f, "  options: {options}")?;
         writeln!(f, "  needs:   {}", if info.needs.is_empty() { "nothing" } else { &info.needs })
     }
+}
+
+/// What to do with a new stack, for people.
+pub(crate) fn new_stack_text(new: &NewStack, object: &str) -> String {
+    let dir = new.dir.display();
+    let (build, test) = match new.language {
+        Language::Rust => ("cargo build --release".to_owned(), format!("./test.sh {object}")),
+        _ => ("make".to_owned(), "make test".to_owned()),
+    };
+    format!(
+        "{dir}: a stack that is whole. README.md says where to begin; then:\n  \
+         cd {dir} && {build}\n  \
+         netgraft check --known known.toml ./{object}\n  \
+         netgraft run --network plugin --plugin ./{object} -- redis-server\n  \
+         {test}\n"
+    )
 }
 
 /// What happened in a sandbox, for people.
@@ -334,13 +443,18 @@ pub(crate) fn summary_text(summary: Option<&Summary>) -> String {
     let Some(s) = summary else {
         return "netgraft: the sentry did not say in time what happened\n".to_owned();
     };
+    let packets = match s.packets {
+        // A stack that does not count them says none, and so does one that had none.
+        (0, 0) => String::new(),
+        (received, sent) => format!("netgraft: IP packets   {sent} sent, {received} received\n"),
+    };
     format!(
         "netgraft: stack        {}\n\
          netgraft: sockets      {} ({} calls answered)\n\
          netgraft: connections  {} out, {} in\n\
          netgraft: bytes        {} sent, {} received\n\
          netgraft: datagrams    {} sent, {} received\n\
-         netgraft: IP packets   {} sent, {} received\n",
+         {packets}",
         s.stack,
         s.sockets,
         s.calls,
@@ -350,8 +464,6 @@ pub(crate) fn summary_text(summary: Option<&Summary>) -> String {
         s.bytes_received,
         s.datagrams_sent,
         s.datagrams_received,
-        s.packets.1,
-        s.packets.0,
     )
 }
 
@@ -365,7 +477,7 @@ pub(crate) fn log_to_stderr(verbosity: u8) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(LogWriter::new)
         .with_ansi(false)
         .event_format(Line)
         .init();
@@ -465,6 +577,8 @@ mod tests {
             ("netgraft run --gateway here -- p", "--gateway"),
             ("netgraft run --dns 1.2.3 -- p", "--dns"),
             ("netgraft run --on-crash retry -- p", "use fail or restart"),
+            ("netgraft run --allow-syscall opn -- p", "use a name of syscalls(2)"),
+            ("netgraft new-stack x --lang go", "use c or rust"),
             ("netgraft run --bogus p", "unknown option '--bogus'"),
             ("netgraft run", "PROGRAM"),
             ("netgraft run --", "PROGRAM"),
@@ -484,6 +598,7 @@ mod tests {
             ("netgraft stacks --odd", "(see 'netgraft stacks --help')"),
             ("netgraft check", "(see 'netgraft check --help')"),
             ("netgraft check --odd ./x.so", "(see 'netgraft check --help')"),
+            ("netgraft new-stack", "(see 'netgraft new-stack --help')"),
             ("netgraft walk", "(see 'netgraft --help')"),
         ] {
             let text = error(line);
@@ -514,6 +629,8 @@ mod tests {
         let text = summary_text(Some(&summary));
         assert!(text.contains("smoltcp 0.1") && text.contains("4 sent, 3 received"));
         assert!(text.lines().all(|line| line.starts_with("netgraft: ")));
+        let silent = Summary { packets: (0, 0), ..summary };
+        assert!(!summary_text(Some(&silent)).contains("IP packets"));
         assert!(summary_text(None).contains("did not say"));
     }
 }

@@ -16,18 +16,20 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod new_stack;
 
 use netgraft_plugin::register_plugin_stack;
 use netgraft_plugin::registry::RegistryError;
 
-pub use check::{Checked, check};
+pub use check::{Cases, CheckOptions, Checked, check};
 pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub use netgraft_launch::{
-    Bind, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, Files, Ids,
+    Bind, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, Files, Ids, LogWriter,
     NetworkSpec, OnCrash, Profile, ProgramId, ProgramSpec, RunError, Sandbox, Seccomp, SentryMain, Stacks,
     Step, Terminal, User, clock, control,
 };
 pub use netgraft_sentry::SENTRY;
+pub use new_stack::{Language, NewStack, new_stack};
 
 /// Registers the stacks that netgraft brings: [`SMOLTCP`] and [`HOST`].
 ///

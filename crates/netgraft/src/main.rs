@@ -8,8 +8,8 @@ mod program_args;
 
 use std::process::ExitCode;
 
-use cli::Command;
-use netgraft::{EXIT_FAILURE, NetworkSpec, ProgramSpec, RunError};
+use cli::{Command, Style};
+use netgraft::{Cases, CheckOptions, EXIT_FAILURE, NetworkSpec, ProgramSpec, RunError};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().collect()) {
@@ -50,37 +50,60 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_FAILURE)
             }
         },
-        Command::Check { stack, argument, trust_pre_init, filter, json } => {
-            check(&stack, argument, trust_pre_init, &filter, json)
+        Command::NewStack(new) => match netgraft::new_stack(&new) {
+            Ok(object) => {
+                print!("{}", cli::new_stack_text(&new, &object));
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                tell(&error);
+                ExitCode::from(error.exit_status())
+            }
+        },
+        Command::Check { options, style, verbosity } => {
+            cli::log_to_stderr(verbosity);
+            check(&options, style)
         }
     }
 }
 
-fn check(stack: &str, argument: Option<String>, trust_pre_init: bool, filter: &str, json: bool) -> ExitCode {
-    let checked = match netgraft::check(stack, argument, trust_pre_init, filter) {
+fn check(options: &CheckOptions, style: Style) -> ExitCode {
+    let checked = match netgraft::check(options, &mut |line| println!("{line}")) {
         Ok(checked) => checked,
         Err(error) => {
             tell(&error);
             return ExitCode::from(error.exit_status());
         }
     };
-    if json {
-        match checked.report.json() {
+    if checked.report.rows.is_empty() {
+        let told = match &options.cases {
+            Cases::Named(name) => {
+                format!("no case is named '{name}': --filter TEXT runs those whose name contains a text")
+            }
+            Cases::Containing(part) => format!("no case's name contains '{part}'"),
+            _ => "the suite has no cases".to_owned(),
+        };
+        eprintln!("netgraft: {told}");
+        return ExitCode::from(EXIT_FAILURE);
+    }
+    match style {
+        Style::Json => match checked.report.json() {
             Ok(text) => println!("{text}"),
             Err(error) => {
                 eprintln!("netgraft: the report cannot be written: {error}");
                 return ExitCode::from(EXIT_FAILURE);
             }
-        }
-    } else {
-        print!("{}", checked.report.table());
-        if checked.known > 0 {
-            println!("{} of these lines are known deviations of a stack of this tree", checked.known);
+        },
+        Style::Failures => print!("{}", checked.report.failures_text()),
+        Style::Table => {
+            print!("{}", checked.report.table());
+            if checked.known > 0 {
+                println!("{} of the cases that do not pass are known", checked.known);
+            }
         }
     }
-    if checked.report.rows.is_empty() {
-        eprintln!("netgraft: no case's name contains '{filter}'");
-        return ExitCode::from(EXIT_FAILURE);
+    for entry in &checked.stale {
+        eprintln!("netgraft: '{entry}' is listed as known, and explains nothing: remove it");
     }
     if let Some(text) = checked.stopped {
         eprintln!("netgraft: {text}");

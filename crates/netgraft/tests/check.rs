@@ -100,7 +100,147 @@ fn what_a_stack_does_not_have_is_no_failure() {
     let ran = netgraft(&["check", loops.to_str().unwrap(), "--filter", "create/"]);
     let table = text(&ran.stdout);
     assert_eq!(ran.status.code(), Some(0), "{table}");
-    assert!(table.contains("unsupported create/kinds and protocols that do not fit"), "{table}");
+    let family: Vec<&str> = table.lines().filter(|line| line.contains("IPv6")).collect();
+    assert_eq!(family, ["unsupported 8 cases: it has no sockets of IPv6"], "once, and not for each case");
+}
+
+/// An interface with an address and a default route, in a network namespace of the test's own, while netgraft runs:
+/// what netgraft says, and what is left of the address.
+fn beside_an_interface(quirks: &str, args: &[&str]) -> (Output, String) {
+    let script = "ip link set lo up && ip link add ngt0 type veth peer name ngt1 && ip link set ngt1 up && \
+                  ip link set ngt0 up && ip address add 198.51.100.2/24 dev ngt0 && \
+                  ip route add default via 198.51.100.1 && \"$@\"; status=$?; \
+                  ip -4 -o address show dev ngt0 >&2; ip route show default >&2; exit $status";
+    let output = Command::new("unshare")
+        .args(["--net", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_netgraft")])
+        .args(args)
+        .env("NETGRAFT_QUIRKS", quirks)
+        .output()
+        .unwrap();
+    let told = text(&output.stderr);
+    (output, told)
+}
+
+/// Its pre-init takes the address of the first interface that it finds: never the caller's. Needs root.
+#[test]
+fn pre_init_of_a_level_0_object_has_a_link_of_its_own() {
+    let relay = object("librelay.so", "level0.c", &[]);
+    let relay = relay.to_str().unwrap();
+    let (ran, told) =
+        beside_an_interface("address", &["check", relay, "--trust-pre-init", "--filter", "create/handles"]);
+    assert_eq!(ran.status.code(), Some(0), "{}{told}", text(&ran.stdout));
+    assert!(told.contains("198.51.100.2/24") && told.contains("default via 198.51.100.1"), "{told}");
+}
+
+/// Without a link it finds nothing, and the line before that says why.
+#[test]
+fn a_level_0_object_without_a_link_is_told_of_before_pre_init() {
+    let relay = object("librelaylone.so", "level0.c", &[]);
+    let relay = relay.to_str().unwrap();
+    let run = ["run", "--network", "plugin", "--trust-pre-init", "--plugin", relay, "--", "true"];
+    let (ran, told) = beside_an_interface("address", &run);
+    assert_eq!(ran.status.code(), Some(125), "{told}");
+    let lines: Vec<&str> = told.lines().filter(|line| line.starts_with("netgraft: ")).collect();
+    assert_eq!(lines.len(), 2, "{told}");
+    assert!(lines[0].starts_with("netgraft: warning: ") && lines[0].contains("--link veth:NAME"), "{told}");
+    assert!(lines[1].contains("plugin_preinitstack answers -7"), "{told}");
+    assert!(told.contains("198.51.100.2/24"), "{told}");
+}
+
+#[test]
+fn the_relay_does_what_is_known_of_it() {
+    let relay = object("libcheckrelay.so", "level0.c", &[]);
+    let known = Path::new(env!("CARGO_TARGET_TMPDIR")).join("relay.toml");
+    let all = include_str!("../../netgraft-abi/tests/all/deviations.toml");
+    std::fs::write(&known, all.replace("[relay]", "[checkrelay]")).unwrap();
+    let ran =
+        netgraft(&["check", relay.to_str().unwrap(), "--trust-pre-init", "--known", known.to_str().unwrap()]);
+    assert_eq!(ran.status.code(), Some(0), "{}{}", text(&ran.stdout), text(&ran.stderr));
+}
+
+/// What the adapter finds wrong with an answer, as `run` logs it, and the calls before.
+#[test]
+fn a_failure_says_what_was_wrong_and_what_came_before() {
+    let hostile = object("libchecknonsense.so", "hostile.c", &[]);
+    let case = "stream/questions and answers [v4]";
+    for (argument, said) in [
+        ("recv:length", "the stack libchecknonsense.so breaks its contract in recv: "),
+        (
+            "socket:again",
+            "the stack libchecknonsense.so breaks its contract in socket: the handle 1 is given twice",
+        ),
+        ("send:error", "the stack libchecknonsense.so breaks its contract in send: "),
+        ("drain_events:length", "the stack libchecknonsense.so breaks its contract in drain_events: "),
+    ] {
+        let ran = netgraft(&["check", hostile.to_str().unwrap(), "--plugin-arg", argument, "--only", case]);
+        let table = text(&ran.stdout);
+        assert_eq!(ran.status.code(), Some(1), "{argument}: {table}");
+        assert!(table.contains(&format!("     {said}")), "{argument}: {table}");
+        let calls = table.lines().filter(|line| line.starts_with("     ") && line.contains("(#"));
+        assert!(calls.count() > 3, "the calls: {table}");
+    }
+    let ran =
+        netgraft(&["check", hostile.to_str().unwrap(), "--plugin-arg", "recv:segfault", "--only", case]);
+    let table = text(&ran.stdout);
+    let last = table.lines().rev().find(|line| line.starts_with("     ")).unwrap();
+    assert!(table.contains("recv: expected a return") && last.contains(" send(#"), "before a crash: {table}");
+}
+
+/// Every call of a case, in order, with the time of the case; and nothing of it twice.
+#[test]
+fn a_case_is_traced() {
+    let ran = netgraft(&["check", "smoltcp", "--trace", "stream/questions and answers [v4]"]);
+    let told = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(0), "{told}{}", text(&ran.stderr));
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines[0], "stream/questions and answers [v4]:");
+    for part in ["connect(#", "recv(#", ") = Ok(", "destroy()"] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part}: {told}");
+    }
+    let times: Vec<f64> =
+        lines.iter().filter_map(|line| line.trim_start().split(' ').next()?.parse().ok()).collect();
+    assert!(times.len() > 100 && times.is_sorted(), "{told}");
+    let ran = netgraft(&["check", "smoltcp", "--trace", "no such case"]);
+    assert_eq!(ran.status.code(), Some(125));
+    assert!(text(&ran.stderr).contains("no case is named 'no such case'"));
+}
+
+/// For an author's own tests: what is known does not fail, what is listed in vain does, and only failures are printed.
+#[test]
+fn known_failures_are_a_file() {
+    let hostile = object("libcheckknown.so", "hostile.c", &[]);
+    let known = Path::new(env!("CARGO_TARGET_TMPDIR")).join("known.toml");
+    let check = |more: &[&str]| {
+        let mut args =
+            vec!["check", hostile.to_str().unwrap(), "--plugin-arg", "send:error", "--failures-only"];
+        args.extend(more);
+        args.extend(["--known", known.to_str().unwrap()]);
+        netgraft(&args)
+    };
+    let only = ["--only", "stream/questions and answers"];
+    std::fs::write(&known, "[hostile]\n\"stream/questions and answers\" = \"send is broken\"\n").unwrap();
+    let ran = check(&only);
+    let table = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(0), "{table}{}", text(&ran.stderr));
+    assert!(table.lines().all(|line| line.starts_with("FAIL ") || line.starts_with("     ")), "{table}");
+    std::fs::write(&known, "[hostile]\n\"stream/questions and answers\" = \"\"\n").unwrap();
+    let ran = check(&only);
+    assert_eq!((ran.status.code(), text(&ran.stderr).lines().count()), (Some(125), 1));
+    assert!(text(&ran.stderr).contains("gives no reason"), "{}", text(&ran.stderr));
+}
+
+/// After pre-init there is no file system, as in the sentry; and what a stack prints or logs is shown when asked for.
+#[test]
+fn a_case_has_no_more_than_a_sentry() {
+    let hostile = object("libcheckplace.so", "hostile.c", &[]);
+    let one = ["check", hostile.to_str().unwrap(), "--only", "create/handles are not used again [v4]"];
+    let with = |more: &[&str]| netgraft(&[&one[..], more].concat());
+    let ran = with(&["--plugin-arg", "init:open", "-v"]);
+    assert!(text(&ran.stderr).contains("open: errno 2"), "{}", text(&ran.stderr));
+    let ran = with(&["--plugin-arg", "socket:print", "-v"]);
+    assert!(text(&ran.stderr).contains("netgraft: info: libcheckplace.so: the stack prints\n"));
+    let ran = with(&["--plugin-arg", "socket:print"]);
+    assert!(!text(&ran.stderr).contains("prints"), "{}", text(&ran.stderr));
 }
 
 #[test]

@@ -36,9 +36,15 @@ impl Ended {
 
 /// Runs a python program on the relay with some quirks.
 fn run(quirks: &str, on_crash: &str, program: &str) -> Ended {
+    run_with(&[], quirks, on_crash, program)
+}
+
+/// The same with more options.
+fn run_with(options: &[&str], quirks: &str, on_crash: &str, program: &str) -> Ended {
     let output = Command::new(env!("CARGO_BIN_EXE_netgraft"))
         .args(["run", "--network", "plugin", "--trust-pre-init", "--on-crash", on_crash, "--plugin"])
         .arg(relay())
+        .args(options)
         .args(["--", "python3", "-c", &format!("{COMMON}{program}")])
         .env("NETGRAFT_QUIRKS", quirks)
         .stdin(Stdio::null())
@@ -148,15 +154,70 @@ print("got", there.recv(10).decode())
     assert_eq!(ended.told(), Vec::<&str>::new());
 }
 
+/// A missing event is seen: what the stack is asked, what it answers, and what it reports.
+#[test]
+fn each_call_of_the_stack_can_be_seen() {
+    let program = "a = socket.create_server(('127.0.0.1', 0))\nb = socket.create_connection(a.getsockname())";
+    let ended = run_with(&["-vvv"], "", "fail", program);
+    assert_eq!(ended.status, Some(0));
+    for part in ["stack: connect(#", ") = Err(InProgress)", "stack: events: [Event { #", "stack: listen(#"] {
+        assert!(ended.stderr.contains(part), "{part}");
+    }
+    assert!(!run_with(&["-vv"], "", "fail", program).stderr.contains("stack: listen"));
+}
+
 #[test]
 fn what_it_prints_is_not_the_program_s_output() {
     works_with("print");
+    for (options, shown) in [(&["-v"][..], true), (&[], false)] {
+        let ended = run_with(options, "print", "fail", "socket.socket(2, 2).close()");
+        let lines = ended.stderr.lines().filter(|line| line.contains("plugin_")).count();
+        let prefix = "netgraft: info: librelay.so: plugin_";
+        let named = ended.stderr.lines().filter(|line| line.starts_with(prefix)).count();
+        assert!((lines > 0) == shown && lines == named, "{}", ended.stderr);
+        assert_eq!(ended.stderr.contains("librelay.so: plugin_preinitstack"), shown);
+    }
+}
+
+/// A row of zeros where the stack counts nothing would say that nothing was sent.
+#[test]
+fn the_summary_leaves_out_what_nobody_counts() {
+    let program = "a = socket.create_server(('127.0.0.1', 0))\nsocket.create_connection(a.getsockname())";
+    let ended = run_with(&["--summary"], "", "fail", program);
+    assert!(ended.stderr.contains("netgraft: connections  1 out, 1 in\n"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("IP packets"), "{}", ended.stderr);
 }
 
 /// The allow-list has what packet stacks do in init, and the thread that waits is the one that made the handle.
 #[test]
 fn memory_and_threads_are_as_packet_stacks_want_them() {
     works_with("heavy");
+}
+
+/// What an object built years ago calls, and what an environment such as DPDK's does.
+#[test]
+fn system_calls_in_their_older_form_are_the_same_calls() {
+    works_with("old");
+    works_with("vhost");
+}
+
+/// The message of the kill says what to type, and that works.
+#[test]
+fn a_call_beyond_is_named_with_its_option() {
+    let program = "socket.socket(2, 2).close()\nprint('made')";
+    let ended = run("priority", "fail", "print(outcome(socket.socket, 2, 2))");
+    let told = ended.told();
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "ENETDOWN\n"));
+    let promised = "for the system call getpriority, which its allow-list does not have (--allow-syscall getpriority \
+                    allows it)";
+    assert!(told.len() == 1 && told[0].contains(promised), "{told:?}");
+    let ended = run_with(&["--allow-syscall", "getpriority"], "priority", "fail", program);
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "made\n"));
+    let warned: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("allow-list")).collect();
+    assert_eq!(warned.len(), 1, "once, and one line: {}", ended.stderr);
+    assert!(warned[0].contains("system calls: -v lists them") && warned[0].len() < 120, "{warned:?}");
+    let ended = run_with(&["-v", "--allow-syscall", "getpriority"], "priority", "fail", program);
+    assert_eq!(ended.stderr.matches("system call getpriority").count(), 1, "{}", ended.stderr);
 }
 
 #[test]

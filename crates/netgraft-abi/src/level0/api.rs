@@ -267,6 +267,11 @@ impl Api {
         self.at_most(call, len, self.outcome(call, result, err))
     }
 
+    /// Looks whether a byte is there: 1, 0 at the end of a stream, or what is wrong with it. Nothing is taken.
+    pub(super) fn peek(&self, h: c_int) -> Outcome {
+        self.read(h, &mut [0], true)
+    }
+
     /// A datagram: its bytes in the buffer, whether it was cut, and its sender.
     pub(super) fn read_datagram(
         &self,

@@ -1,14 +1,15 @@
 //! The thread that drives a level 0 object.
 //!
-//! One thread makes the object's epoll handle and waits on it for ever: packets and timers move only in that call,
-//! and the object keeps state of its own for that thread. What comes out is queued for the sentry's loop, which an
-//! eventfd wakes. The wait may never return, so the thread is never stopped: it ends with the process.
+//! One thread makes the object's epoll handle and waits on it for ever, [`WAIT`] at a time: packets and timers move
+//! only in that call, timers often only as it begins, and the object keeps state of its own for that thread. What comes
+//! out is queued for the sentry's loop, which an eventfd wakes. A wait without events is normal. One may also never
+//! return, so the thread is never stopped: it ends with the process.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, mem, thread};
 
 use netgraft_linux::signal::Signals;
@@ -21,8 +22,14 @@ use crate::watch::{Call, Caller};
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// Events that are waited for at a time.
 const BATCH: usize = 256;
-/// How long the thread rests after a wait that failed, so that it does not spin.
+/// How long a wait takes at most, in milliseconds: what the system waits that this interface comes from, so what
+/// objects are made for.
+const WAIT: i32 = 100;
+/// How long the thread rests after a wait that failed, or did not wait, so that it does not spin.
 const REST: Duration = Duration::from_millis(1);
+/// So many waits in a row may find nothing in less than [`REST`] before the thread rests: an object that polls its
+/// device is often only early.
+const EARLY: u32 = 64;
 /// Failed waits in a row, after which the object is given up: a second's worth.
 const PATIENCE: u32 = 1000;
 
@@ -132,15 +139,23 @@ fn drive(loaded: &Loaded, symbols: &Symbols, shared: &Shared, ready: &Sender<i32
         return;
     }
     let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; BATCH];
-    let mut failed = 0;
+    let (mut failed, mut early) = (0, 0);
     loop {
+        let began = Instant::now();
         let count = {
             let _inside = loaded.watch().enter(Caller::Driver, Call::plugin_epoll_wait);
-            // SAFETY: room for `BATCH` events. Without a time-out: the object may ignore one anyhow.
-            unsafe { (symbols.plugin_epoll_wait)(epoll, events.as_mut_ptr(), BATCH as i32, -1) }
+            // SAFETY: room for `BATCH` events.
+            unsafe { (symbols.plugin_epoll_wait)(epoll, events.as_mut_ptr(), BATCH as i32, WAIT) }
         };
         match usize::try_from(count).ok().map(|count| events.get(..count)) {
-            Some(Some([])) | None => {
+            Some(Some([])) => {
+                failed = 0;
+                early = if began.elapsed() < REST { early + 1 } else { 0 };
+                if early > EARLY {
+                    thread::sleep(REST);
+                }
+            }
+            None => {
                 failed += 1;
                 if failed > PATIENCE {
                     return shared.give_up(format!(
@@ -150,7 +165,7 @@ fn drive(loaded: &Loaded, symbols: &Symbols, shared: &Shared, ready: &Sender<i32
                 thread::sleep(REST);
             }
             Some(Some(events)) => {
-                failed = 0;
+                (failed, early) = (0, 0);
                 shared.push(events.iter().map(|event| (event.u64, event.events)));
             }
             Some(None) => {

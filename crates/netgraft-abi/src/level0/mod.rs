@@ -33,7 +33,8 @@ use netgraft_plugin::{
     WaitQueue, WakeFd,
 };
 
-pub(crate) use seccomp::{forbid_clone3, rules};
+pub use seccomp::forbid_clone3;
+pub(crate) use seccomp::rules;
 
 use crate::child::{self, Answer, Failure};
 use crate::library::Library;

@@ -7,8 +7,16 @@ use netgraft_plugin::SyscallRule;
 /// The flags of clone(2) that every thread has and no process: shared memory, and the thread group.
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
 
-/// Rules for threads, their scheduling and their memory. Packets need none: the base has what reads and writes
-/// descriptors, and shared anonymous mappings at fixed addresses, as long as they are not executable.
+/// The type byte of an ioctl number (ioctl(2)), and that of vhost's requests (`VHOST_VIRTIO` in linux/vhost.h).
+const IOCTL_TYPE: u64 = 0xff00;
+const VHOST: u64 = 0xaf00;
+
+/// Rules for threads, their scheduling and their memory, and for what an environment such as DPDK's does as it starts
+/// (`strace -f dpdk-testpmd --no-huge --no-pci`). Packets need none: the base has what reads and writes descriptors,
+/// and shared anonymous mappings at fixed addresses, as long as they are not executable.
+///
+/// A device behind vhost-net is driven with ioctls. The sentry can open no such device, so that rule is worth
+/// something only for a descriptor that pre-init opened.
 ///
 /// clone3(2) passes its flags in memory, where no filter looks: [`forbid_clone3`] answers it with ENOSYS, and the
 /// C library then makes its threads with clone(2).
@@ -29,24 +37,46 @@ pub(crate) fn rules() -> Vec<SyscallRule> {
         libc::SYS_membarrier,
         // Where memory lies.
         libc::SYS_mlock,
+        libc::SYS_mlock2,
+        libc::SYS_mlockall,
         libc::SYS_munlock,
+        libc::SYS_munlockall,
         libc::SYS_mincore,
+        libc::SYS_mbind,
         libc::SYS_get_mempolicy,
+        libc::SYS_set_mempolicy,
+        libc::SYS_fallocate,
+        // Files of the environment's own. The sentry's file system is empty and read-only: all but locks of its own
+        // memory files fail there, and such an environment goes on without.
+        libc::SYS_flock,
+        libc::SYS_fstatfs,
+        libc::SYS_statfs,
+        libc::SYS_mkdirat,
+        libc::SYS_unlinkat,
         // What the machine has.
         libc::SYS_uname,
         libc::SYS_sysinfo,
         libc::SYS_clock_getres,
     ];
     let threads = SyscallRule::masked(libc::SYS_clone, 0, THREAD, THREAD);
-    std::iter::once(threads).chain(any.into_iter().map(SyscallRule::any)).collect()
+    let vhost = SyscallRule::masked(libc::SYS_ioctl, 1, IOCTL_TYPE, VHOST);
+    let any = any.iter().chain(OLDER).map(|number| SyscallRule::any(*number));
+    [threads, vhost].into_iter().chain(any).collect()
 }
+
+/// The same, of calls that only this architecture has. `iopl` needs CAP_SYS_RAWIO, which no sentry has: it fails, where
+/// drivers that are linked in try it, and do without.
+#[cfg(target_arch = "x86_64")]
+const OLDER: &[i64] = &[libc::SYS_mkdir, libc::SYS_unlink, libc::SYS_iopl];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER: &[i64] = &[];
 
 /// Makes clone3(2) answer ENOSYS in this process, for good, if the process is one that gains no privileges any more:
 /// a sentry on its way to its allow-list.
 ///
 /// # Errors
 /// As seccomp(2).
-pub(crate) fn forbid_clone3() -> io::Result<()> {
+pub fn forbid_clone3() -> io::Result<()> {
     // SAFETY: the operation takes no memory; unused arguments are zero.
     if unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) } != 1 {
         return Ok(());
@@ -109,6 +139,12 @@ mod tests {
         let clone = rules.iter().find(|r| r.number == libc::SYS_clone).unwrap();
         let fork = libc::SIGCHLD as u64;
         assert!(clone.conditions.iter().any(|c| fork & c.mask != c.value));
+        let ioctls: Vec<_> = rules.iter().filter(|r| r.number == libc::SYS_ioctl).collect();
+        let may = |request: u64| {
+            ioctls.iter().any(|r| r.conditions.iter().all(|c| c.index == 1 && request & c.mask == c.value))
+        };
+        // VHOST_SET_OWNER, VHOST_NET_SET_BACKEND; and a terminal's input.
+        assert!(may(0xaf01) && may(0x4008_af30) && !may(libc::TIOCSTI) && !may(libc::TUNSETIFF));
         for number in [libc::SYS_socket, libc::SYS_execve, libc::SYS_ptrace, libc::SYS_setns, libc::SYS_mmap]
         {
             assert!(rules.iter().all(|r| r.number != number));

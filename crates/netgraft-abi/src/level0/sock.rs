@@ -7,6 +7,27 @@ use netgraft_plugin::{Error, EventInfo, Events, Kind, SocketSpec};
 
 use super::api::{Api, error_of};
 
+/// What readiness says of a stream that may be over. HUP comes with a plain FIN as well.
+const ENDS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
+
+/// Whether a data call that fails with this says that the connection is over. What else it may say, such as that it
+/// knows no flags, is of the call alone.
+pub(super) fn is_an_end(errno: c_int) -> bool {
+    matches!(
+        errno,
+        libc::ECONNRESET
+            | libc::ECONNABORTED
+            | libc::ECONNREFUSED
+            | libc::EPIPE
+            | libc::ETIMEDOUT
+            | libc::ENETRESET
+            | libc::ENETUNREACH
+            | libc::EHOSTUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENETDOWN
+    )
+}
+
 /// Where a socket stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -84,9 +105,9 @@ impl Sock {
         match self.phase {
             Phase::Connecting(addr) => self.look_at_attempt(api, addr),
             Phase::Connected if self.is_stream() => {
-                let ends = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
-                if api.readiness(self.raw).is_some_and(|bits| bits & ends != 0)
-                    && let Some(error) = self.pending(api)
+                if let Some(bits) = api.readiness(self.raw)
+                    && bits & ENDS != 0
+                    && let Some(error) = self.error_at_end(api, bits)
                 {
                     self.fail(error);
                 }
@@ -97,17 +118,62 @@ impl Sock {
 
     fn look_at_attempt(&mut self, api: &Api, addr: SocketAddr) {
         // Nothing at all means that it goes on.
-        if api.readiness(self.raw).is_none_or(|bits| bits == 0) {
+        let Some(bits @ 1..) = api.readiness(self.raw) else { return };
+        // An error that is told may be that of an attempt before, unless the object says that this one has ended.
+        if bits & ENDS != 0
+            && let Some(error) = self.pending(api)
+        {
+            if !self.has_connected(api, addr, bits) {
+                self.fail(error);
+            }
             return;
-        }
-        if let Some(error) = self.pending(api) {
-            return self.fail(error);
         }
         // Asking again tells the rest: 0 once, or EISCONN, when it has succeeded.
         match api.connect(self.raw, addr) {
             Ok(_) | Err(libc::EISCONN) => self.phase = Phase::Connected,
-            Err(libc::EALREADY | libc::EINPROGRESS | libc::EAGAIN | libc::EINTR) => {}
+            Err(libc::EALREADY | libc::EINPROGRESS | libc::EAGAIN | libc::EINTR) => {
+                if let Some(error) = self.pending(api) {
+                    self.fail(error);
+                }
+            }
             Err(errno) => self.fail(error_of(errno)),
+        }
+    }
+
+    /// Whether an attempt of which `SO_ERROR` tells an error has succeeded all the same, and the connection has come to
+    /// an orderly end since: with that some objects say that it was refused. HUP without ERR leaves it open.
+    fn has_connected(&mut self, api: &Api, addr: SocketAddr, bits: u32) -> bool {
+        let orderly = bits & (libc::EPOLLHUP | libc::EPOLLERR) as u32 == libc::EPOLLHUP as u32;
+        let connected = matches!(api.ioctl(self.raw, libc::FIONREAD, 0), Ok(1..))
+            || orderly && matches!(api.connect(self.raw, addr), Ok(_) | Err(libc::EISCONN));
+        if connected {
+            self.phase = Phase::Connected;
+        }
+        connected
+    }
+
+    /// Why a connection has ended, if that was no orderly end.
+    ///
+    /// HUP comes with a plain FIN, and some objects say with it that the connection was refused, which one that was made
+    /// cannot be. So an error is one only if a data call says so, or ERR with an `SO_ERROR` that can be true.
+    fn error_at_end(&mut self, api: &Api, bits: u32) -> Option<Error> {
+        if bits & libc::EPOLLERR as u32 != 0
+            && let Some(error) = self.pending(api).filter(|error| *error != Error::ConnectionRefused)
+        {
+            return Some(error);
+        }
+        // With data in the queue there is nothing to ask yet; and without, nothing that a look could take away.
+        if self.ended || api.ioctl(self.raw, libc::FIONREAD, 0) != Ok(0) {
+            return None;
+        }
+        match api.peek(self.raw) {
+            // Its end is here, whether or not the object's events say more than HUP.
+            Ok(0) | Err(libc::ESHUTDOWN) => {
+                self.ended = true;
+                None
+            }
+            Err(errno) if is_an_end(errno) => Some(error_of(errno)),
+            _ => None,
         }
     }
 

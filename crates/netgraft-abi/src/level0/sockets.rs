@@ -10,7 +10,7 @@ use netgraft_plugin::{
 };
 
 use super::api::error_of;
-use super::sock::{Phase, Sock};
+use super::sock::{Phase, Sock, is_an_end};
 use super::{Level0Stack, Live, TCP, UDP, options};
 use crate::watch::Call;
 
@@ -48,9 +48,14 @@ impl Live {
         if let Some(error) = sock.error.take() {
             return Err(error);
         }
+        // What cannot be connected is not asked.
+        if sock.phase == Phase::Listening || sock.phase == Phase::Connected && sock.spec.kind == Kind::Stream
+        {
+            return Err(Error::IsConnected);
+        }
         let result = match self.api.connect(sock.raw, addr) {
             // The end of the attempt before, which was told already.
-            Err(libc::ECONNABORTED) if sock.phase == Phase::Failed => self.api.connect(sock.raw, addr),
+            Err(errno) if sock.phase == Phase::Failed && is_an_end(errno) => self.api.connect(sock.raw, addr),
             other => other,
         };
         if sock.spec.kind == Kind::Datagram {
@@ -328,7 +333,9 @@ impl Sockets for Level0Stack {
         let sock = live.socks.get_mut(&handle.0)?;
         sock.look(&live.api);
         let datagram = sock.spec.kind == Kind::Datagram;
-        sock.error.take().or_else(|| if datagram { sock.pending(&live.api) } else { None })
+        // Reading it may not clear it: only ERR says that there is one.
+        let pending = datagram && sock.level(&live.api).contains(Events::ERR);
+        sock.error.take().or_else(|| if pending { sock.pending(&live.api) } else { None })
     }
 
     fn set_option(&mut self, handle: Handle, option: SocketOption) -> Result<()> {

@@ -41,6 +41,14 @@ fn the_existing_c_functions_on_the_kernel_s_sockets() {
     conforms("relay", &crate::common::build("conform_relay", "level0.c", &[]), DEVIATIONS);
 }
 
+/// The same with the quirks that were seen on an object which nobody here wrote, all at once: what fails beyond the
+/// relay's own deviations is what such an object does not tell in time.
+#[test]
+fn the_existing_c_functions_as_they_were_found() {
+    let quirks = "-DQUIRKS=\"refused,hup,sticky,closed,eshutdown,inprogress,zero,old\"";
+    conforms("found", &crate::common::build("conform_found", "level0.c", &[quirks]), DEVIATIONS);
+}
+
 /// `plugins/lwip`, with the list of what lwIP does otherwise.
 #[test]
 fn lwip() {

@@ -44,3 +44,12 @@ fn the_first_two_steps_are_told_as_the_guide_says() {
         assert_eq!(told, promised.replace('\n', " "));
     }
 }
+
+/// The line of Rust is that of the stack which `netgraft new-stack` writes, and that is built here (example loop_stack).
+#[test]
+fn the_export_in_rust_compiles_as_written() {
+    let written = include_str!("../../../netgraft/templates/rust/src/lib.rs");
+    let line = written.lines().find(|line| line.starts_with("netgraft_abi::export_stack!")).unwrap();
+    let line = line.replace("\"loop\"", "\"mine\"").replace("LoopStack", "Mine");
+    assert!(blocks("rust").iter().any(|block| block.contains(&line)), "{line}");
+}

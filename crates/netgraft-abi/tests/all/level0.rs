@@ -123,6 +123,84 @@ fn a_refusal_is_told_once_though_so_error_stays() {
     assert_eq!(rig.stack.take_error(socket), None);
 }
 
+/// The interface's first user waits 100 ms at a time: what an object does when its time comes, it does as the next
+/// wait begins. Waited for without a limit it does nothing any more.
+#[test]
+fn timers_live_from_waits_that_come_back() {
+    let mut rig = rig("timers");
+    let (client, server) = rig.connection();
+    rig.transfer(client, server, b"on time");
+}
+
+/// A wait that finds nothing is no failure, however often.
+#[test]
+fn empty_waits_are_normal() {
+    let mut rig = rig("empty");
+    let (client, server) = rig.connection();
+    assert_eq!(rig.recv(server, &mut [0; 16]), Err(Error::Again));
+    rig.send(client, b"after all of them").unwrap();
+    // The claim of readiness does not count any more: only an event of a later wait does.
+    rig.wait(server, Events::IN);
+    assert_eq!(rig.stack.failure(), None);
+}
+
+/// HUP comes with a plain FIN, and SO_ERROR is wrong after it: the data, then the end, and no error.
+#[test]
+fn an_orderly_end_is_no_refusal() {
+    for quirks in ["refused", "refused,hup", "refused,hup,sticky,eshutdown"] {
+        let mut rig = rig(quirks);
+        let (client, server) = rig.connection();
+        let data = vec![5; 100_000];
+        let mut sent = 0;
+        let mut got = Vec::new();
+        let mut buf = vec![0; 65536];
+        rig.until("the data, and then the end", |rig| {
+            while sent < data.len() {
+                match again(rig.send(server, &data[sent..])) {
+                    Some(count) => sent += count,
+                    None => break,
+                }
+                if sent == data.len() {
+                    rig.stack.close(server, NOW).unwrap();
+                }
+            }
+            // Whatever has happened since, it is no error of this stream.
+            assert_eq!(rig.stack.take_error(client), None, "{quirks} after {} bytes", got.len());
+            let received = again(rig.recv(client, &mut buf))?;
+            got.extend_from_slice(&buf[..received.len]);
+            (received.len == 0).then_some(())
+        });
+        assert!(got == data, "{quirks}: {} bytes", got.len());
+        assert_eq!(rig.stack.take_error(client), None, "{quirks}");
+        let level = rig.stack.readiness(client).unwrap();
+        assert!(level.contains(Events::IN | Events::RDHUP) && !level.contains(Events::ERR), "{level:?}");
+    }
+}
+
+/// So it is for a connection that has ended before it was looked at.
+#[test]
+fn a_connection_that_ended_at_once_was_one() {
+    let mut rig = rig("refused,hup");
+    let (listener, addr) = rig.listener();
+    let client = rig.stack.socket(TCP).unwrap();
+    let _ = rig.stack.connect(client, addr, NOW);
+    let (server, _) = rig.until("a connection", |rig| again(rig.stack.accept(listener)));
+    rig.stack.close(server, NOW).unwrap();
+    rig.stack.add_fd(client, Events::IN | Events::OUT).unwrap();
+    rig.wait(client, Events::OUT);
+    assert_eq!(rig.stack.take_error(client), None);
+    assert_eq!(rig.recv(client, &mut [0; 4]).map(|received| received.len), Ok(0));
+    // What really is refused is still told.
+    rig.stack.close(listener, NOW).unwrap();
+    let client = rig.stack.socket(TCP).unwrap();
+    let first = rig.stack.connect(client, addr, NOW);
+    rig.stack.add_fd(client, Events::OUT).unwrap();
+    if first == Err(Error::InProgress) {
+        rig.wait(client, Events::ERR);
+        assert_eq!(rig.stack.take_error(client), Some(Error::ConnectionRefused));
+    }
+}
+
 #[test]
 fn events_of_closed_sockets_reach_nobody() {
     let mut rig = rig("late");

@@ -74,9 +74,14 @@ fn with_table(name: &str, change: &str) -> PathBuf {
 #[test]
 fn tables_that_are_not_what_they_should_be() {
     let text = refusal(&with_table("future", "t.version = 2u << 16"));
-    assert_eq!(text, "speaks version 2.0 of the interface, and this netgraft 1.1");
+    assert_eq!(
+        text,
+        "speaks version 2.0 of the interface, and this netgraft 1.1: build it against the netgraft.h of this netgraft"
+    );
     let text = refusal(&with_table("null", "if (v) return 0"));
-    assert_eq!(text, "does not speak version 1.1 of the interface: netgraft_stack returned null");
+    let told = "does not speak version 1.1 of the interface: netgraft_stack returned null (it is to return its table for \
+                every request of the same major version)";
+    assert_eq!(text, told);
     let text = refusal(&with_table("short", "t.size = offsetof(struct netgraft_stack_v1, recv) + 3"));
     assert!(text.ends_with("bytes that lacks recv, shutdown, close, readiness"), "{text}");
     let text = refusal(&with_table("hole", "t.poll = 0"));
@@ -91,13 +96,45 @@ fn tables_that_are_not_what_they_should_be() {
     assert_eq!(text, "died of SIGSEGV in its constructors");
 }
 
-/// A later minor version may have more, and a stack may have less than all: both are fine.
+/// A size that is not that of the version would hide functions, or show what is none.
+#[test]
+fn a_table_has_the_size_of_its_version() {
+    for (name, change) in [("larger", "t.size += 8"), ("smaller", "t.size -= 8")] {
+        let text = refusal(&with_table(name, change));
+        assert!(text.contains("which is not the size of version 1.") && text.contains("sizeof"), "{text}");
+    }
+}
+
+/// What is required follows from what is declared.
+#[test]
+fn tcp_sockets_need_their_functions() {
+    let text = refusal(&with_table("deaf", "t.listen = 0; t.accept = 0; t.take_error = 0"));
+    let told = "declares TCP sockets, so its table is to have listen, accept, take_error, too: without them programs wait \
+                in vain";
+    assert_eq!(text, told);
+    // Without TCP they are optional.
+    let udp = "t.sockets = SOCKETS + 1; t.socket_count = 1; t.listen = 0; t.accept = 0; t.take_error = 0";
+    assert!(load(&with_table("datagrams", udp)).is_ok());
+    let doubts = |name: &str, change: &str| load(&with_table(name, change)).unwrap().doubts().to_vec();
+    assert!(doubts("no_doubt", "").is_empty());
+    let told = doubts("bare_options", "t.option_count = 0; t.options = 0");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].contains("SO_REUSEADDR")
+            && told[0].contains("redis-server")
+            && told[1].contains("TCP_NODELAY")
+    );
+    assert_eq!(doubts("no_setter", "t.set_option = 0"), ["declares options and has no set_option"]);
+}
+
+/// A later minor version has more, and what is optional may be null.
 #[test]
 fn tables_of_other_minor_versions() {
     let newer = load(&with_table("newer", "t.version += 5; t.size += 8")).unwrap();
     assert_eq!((newer.level(), newer.info().name.as_str()), (Level::One, "loop"));
-    let small = "t.size = offsetof(struct netgraft_stack_v1, pre_init)";
-    assert!(load(&with_table("smaller", small)).is_ok());
+    let null = "memset((char *)&t + offsetof(struct netgraft_stack_v1, interfaces), 0, \
+                sizeof t - offsetof(struct netgraft_stack_v1, interfaces))";
+    assert!(load(&with_table("without", null)).is_ok());
 }
 
 #[test]

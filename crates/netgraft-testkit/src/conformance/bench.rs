@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use netgraft_linux::inet_socket;
 use netgraft_plugin::{
-    Cidr, Domain, Error, Event, Events, Handle, Instant, Kind, PluginStack, Protocol, Received, Result,
-    SocketSpec, StackConfig,
+    Cidr, Domain, Error, Event, Events, Handle, Instant, Kind, OptionName, PluginStack, Protocol, Received,
+    Result, SocketSpec, StackConfig, inet::Interface,
 };
 
 use super::{Check, Checks, Outcome, Path, Subject, Time, equal};
@@ -140,6 +140,29 @@ impl Bench {
     #[must_use]
     pub fn has_family(&self, side: Side) -> bool {
         self.stacks[self.stack_of(side)].info().sockets.iter().any(|spec| spec.domain == self.domain)
+    }
+
+    /// The case is about an option that the stack must say it knows: without it there is nothing to try.
+    ///
+    /// # Errors
+    /// [`Outcome::Unsupported`] if it does not say so.
+    pub fn declares(&self, side: Side, name: OptionName) -> Check {
+        if self.stacks[self.stack_of(side)].info().options.contains(&name) {
+            return Ok(());
+        }
+        Err(Outcome::Unsupported { says: format!("it does not declare the option {name:?}") })
+    }
+
+    /// The interfaces of a side's stack, if it tells of any.
+    ///
+    /// # Errors
+    /// [`Outcome::Unsupported`] if it does not.
+    pub fn interfaces(&mut self, side: Side) -> Check<Vec<Interface>> {
+        let interfaces = self.stack(side).interfaces();
+        if interfaces.is_empty() {
+            return Err(Outcome::Unsupported { says: "interfaces: it tells of none".to_owned() });
+        }
+        Ok(interfaces)
     }
 
     /// The stack of a side, for the calls that have no socket.

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use netgraft_plugin::link::Link;
 use netgraft_plugin::registry::Factory;
-use netgraft_plugin::stack::SetupError;
+use netgraft_plugin::stack::{SetupError, StackInfo};
 use netgraft_plugin::{Domain, InitStackArgs, Instant, PluginStack, PreInitStackArgs, StackConfig};
 
 pub use bench::{Bench, Side, Sock};
@@ -61,6 +61,8 @@ pub struct Subject {
     pub single: Box<Make>,
     /// Makes one on a link, if it speaks packets.
     pub linked: Option<Box<MakeLinked>>,
+    /// The families that it says it has no sockets of: what is about them is not tried.
+    pub lacks: Vec<Domain>,
 }
 
 impl Subject {
@@ -68,14 +70,33 @@ impl Subject {
     /// this process.
     #[must_use]
     pub fn from_factory(name: &str, factory: Arc<Factory>, config: StackConfig, time: Time) -> Subject {
+        // One that cannot be made says so in each case.
+        let lacks = factory(&config).map(|stack| lacking(&stack.info())).unwrap_or_default();
         let single = move |now| {
             let pre = factory(&config)?.pre_init(PreInitStackArgs { pid: std::process::id() })?;
             let mut stack = factory(&config)?;
             stack.init(InitStackArgs { init_str: pre.init_str, fds: pre.fds, now })?;
             Ok(stack)
         };
-        Subject { name: name.to_owned(), time, single: Box::new(single), linked: None }
+        Subject { name: name.to_owned(), time, single: Box::new(single), linked: None, lacks }
     }
+}
+
+/// The families that a stack has no sockets of, by its own word; none if it speaks of no sockets at all.
+#[must_use]
+pub fn lacking(info: &StackInfo) -> Vec<Domain> {
+    let has = |domain: &Domain| info.sockets.iter().any(|spec| spec.domain == *domain);
+    let lacks = [Domain::V4, Domain::V6].into_iter().filter(|domain| !has(domain));
+    if info.sockets.is_empty() { Vec::new() } else { lacks.collect() }
+}
+
+/// What is said of a case about a family that a stack has no sockets of.
+pub(crate) fn no_family(domain: Domain) -> Outcome {
+    let family = match domain {
+        Domain::V4 => "IPv4",
+        Domain::V6 => "IPv6",
+    };
+    Outcome::Unsupported { says: format!("it has no sockets of {family}") }
 }
 
 /// On what a case is run.
@@ -148,6 +169,31 @@ pub fn cases() -> Vec<Case> {
     cases::all()
 }
 
+/// Which cases are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice<'a> {
+    /// Those whose `group/name [setting]` contains this; an empty text is in all.
+    Containing(&'a str),
+    /// The one that is named so, `group/name [setting]`, or without the setting in all that it has.
+    Named(&'a str),
+}
+
+impl Choice<'_> {
+    /// Whether it means the case that [`Row::id`] names so.
+    #[must_use]
+    pub fn takes(&self, id: &str) -> bool {
+        match self {
+            Choice::Containing(part) => id.contains(part),
+            Choice::Named(name) => is_named(id, name),
+        }
+    }
+}
+
+/// Whether a name, with a setting or without, means the case of an id.
+pub(crate) fn is_named(id: &str, name: &str) -> bool {
+    id == name || id.strip_prefix(name).is_some_and(|rest| rest.starts_with(" ["))
+}
+
 /// Runs the cases whose `group/name [setting]` contains `filter`; an empty filter takes all.
 ///
 /// A stack that panics fails the case. A stack that does not return hangs the suite.
@@ -161,19 +207,19 @@ pub fn run(subject: &Subject, filter: &str) -> Report {
 pub enum Progress<'a> {
     /// A case begins, `group/name [setting]`: the last one that is heard of if the stack does not return.
     Begins(&'a str),
-    /// It has ended.
+    /// It has ended. One that is not tried, since the stack says that it lacks the family, ends without a beginning.
     Ended(&'a Row),
 }
 
 /// The same, and tells how it goes on: a case that waits in vain takes five seconds of real time.
 pub fn run_each(subject: &Subject, filter: &str, tell: &mut dyn FnMut(Progress<'_>)) -> Report {
-    run_rest(subject, filter, 0, tell)
+    run_rest(subject, Choice::Containing(filter), 0, tell)
 }
 
-/// The same without the first `done` cases that the filter takes: goes on after a stack that ended the process.
+/// The same of a choice, without the first `done` cases that it takes: goes on after a stack that ended the process.
 pub fn run_rest(
     subject: &Subject,
-    filter: &str,
+    choice: Choice<'_>,
     mut done: usize,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Report {
@@ -182,15 +228,22 @@ pub fn run_rest(
         for (path, domain) in case.settings(subject.linked.is_some()) {
             let row = Row::new(&case, path, domain);
             let id = row.id();
-            if id.contains(filter) && done > 0 {
-                done -= 1;
-            } else if id.contains(filter) {
-                tell(Progress::Begins(&id));
-                let outcome = run_one(subject, &case, path, domain);
-                let row = Row { outcome, ..row };
-                tell(Progress::Ended(&row));
-                rows.push(row);
+            if !choice.takes(&id) {
+                continue;
             }
+            if done > 0 {
+                done -= 1;
+                continue;
+            }
+            let outcome = if subject.lacks.contains(&domain) {
+                no_family(domain)
+            } else {
+                tell(Progress::Begins(&id));
+                run_one(subject, &case, path, domain)
+            };
+            let row = Row { outcome, ..row };
+            tell(Progress::Ended(&row));
+            rows.push(row);
         }
     }
     Report { stack: subject.name.clone(), rows }

@@ -19,6 +19,12 @@ pub struct Row {
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
+    /// What was said of the stack's answers meanwhile: of those that break its contract.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<String>,
+    /// The last calls before the end of a case that failed, where somebody wrote them down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
 }
 
 impl Row {
@@ -31,7 +37,12 @@ impl Row {
             Path::Loopback => family.to_owned(),
             Path::Wire => format!("{family} wire"),
         };
-        Row { group: case.group.to_owned(), name: case.name.to_owned(), setting, outcome: Outcome::Pass }
+        Row::of(case.group, case.name, &setting, Outcome::Pass)
+    }
+
+    pub(crate) fn of(group: &str, name: &str, setting: &str, outcome: Outcome) -> Row {
+        let (group, name, setting) = (group.to_owned(), name.to_owned(), setting.to_owned());
+        Row { group, name, setting, outcome, said: Vec::new(), calls: Vec::new() }
     }
 
     /// The row of a case, by what [`Row::id`] says of it, in which the stack ended the process in a call or did not
@@ -40,12 +51,18 @@ impl Row {
     pub fn lost(id: &str, call: &str, actual: &str) -> Row {
         let (case, setting) = id.split_once(" [").unwrap_or((id, ""));
         let (group, name) = case.split_once('/').unwrap_or(("", case));
-        Row {
-            group: group.to_owned(),
-            name: name.to_owned(),
-            setting: setting.trim_end_matches(']').to_owned(),
-            outcome: Outcome::fail(call, "a return", actual),
+        Row::of(group, name, setting.trim_end_matches(']'), Outcome::fail(call, "a return", actual))
+    }
+
+    /// What failed, for people: a line, what was said, and the calls before. Empty if it did not fail.
+    #[must_use]
+    pub fn failure_text(&self) -> String {
+        let Outcome::Fail { call, expected, actual } = &self.outcome else { return String::new() };
+        let mut text = format!("FAIL {}: {call}: expected {expected}, got {actual}\n", self.id());
+        for line in self.said.iter().chain(&self.calls) {
+            let _ = writeln!(text, "     {line}");
         }
+        text
     }
 
     /// `group/name [setting]`: what filters and skips name.
@@ -100,14 +117,36 @@ impl Report {
             line(&mut text, group, Report { stack: String::new(), rows }.counts());
         }
         line(&mut text, "all", self.counts());
+        for row in self.failures() {
+            text.push_str(&row.failure_text());
+        }
+        text.push_str(&self.unsupported_text());
+        text
+    }
+
+    /// For people who want nothing but what failed.
+    #[must_use]
+    pub fn failures_text(&self) -> String {
+        self.failures().map(Row::failure_text).collect()
+    }
+
+    /// What is not supported: a line for each case, and one alone for cases that the same is said of.
+    fn unsupported_text(&self) -> String {
+        let mut reasons = Vec::<(&str, Vec<&Row>)>::new();
         for row in &self.rows {
-            let _ = match &row.outcome {
-                Outcome::Pass => Ok(()),
-                Outcome::Fail { call, expected, actual } => {
-                    writeln!(text, "FAIL {}: {call}: expected {expected}, got {actual}", row.id())
-                }
-                Outcome::Unsupported { says } => writeln!(text, "unsupported {}: {says}", row.id()),
-            };
+            let Outcome::Unsupported { says } = &row.outcome else { continue };
+            match reasons.iter_mut().find(|(known, _)| known == says) {
+                Some((_, rows)) => rows.push(row),
+                None => reasons.push((says, vec![row])),
+            }
+        }
+        let mut text = String::new();
+        for (says, rows) in reasons {
+            if let [row] = rows.as_slice() {
+                let _ = writeln!(text, "unsupported {}: {says}", row.id());
+            } else {
+                let _ = writeln!(text, "unsupported {} cases: {says}", rows.len());
+            }
         }
         text
     }
@@ -127,8 +166,7 @@ mod tests {
 
     #[test]
     fn a_report_is_read_back_and_tells_what_failed() {
-        let row =
-            |name: &str, outcome| Row { group: "g".into(), name: name.into(), setting: "v4".into(), outcome };
+        let row = |name: &str, outcome| Row::of("g", name, "v4", outcome);
         let report = Report {
             stack: "s".into(),
             rows: vec![
@@ -141,6 +179,17 @@ mod tests {
         assert_eq!(serde_json::from_str::<Report>(&report.json().unwrap()).unwrap(), report);
         assert!(report.table().contains("FAIL g/b [v4]: bind: expected success, got Io"));
         assert_eq!(report.failures().count(), 1);
+        let family = Row::of("g", "d", "v6", crate::conformance::no_family(Domain::V6));
+        let rows = vec![family.clone(), family, report.rows[2].clone()];
+        let without = Report { stack: "s".into(), rows };
+        let told: Vec<String> = without.table().lines().skip(3).map(str::to_owned).collect();
+        assert_eq!(told, ["unsupported 2 cases: it has no sockets of IPv6", "unsupported g/c [v4]: no"]);
+        assert_eq!(without.failures_text(), "");
+        let mut failed = report.rows[1].clone();
+        failed.said.push("nonsense".into());
+        failed.calls.push("bind(#1) = Err(Io)".into());
+        let told = "FAIL g/b [v4]: bind: expected success, got Io\n     nonsense\n     bind(#1) = Err(Io)\n";
+        assert_eq!(failed.failure_text(), told);
         let id = report.rows[1].id();
         assert_eq!(Row::lost(&id, "bind", "died").id(), id);
     }

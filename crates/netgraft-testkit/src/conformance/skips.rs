@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Outcome, Report, Row};
+use super::{Outcome, Report, Row, is_named};
 
 /// A file of skips that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,9 @@ impl Skips {
         open.filter(|row| !self.explains(report, row)).collect()
     }
 
-    fn explains(&self, report: &Report, row: &Row) -> bool {
+    /// Whether a skip means this row of a report.
+    #[must_use]
+    pub fn explains(&self, report: &Report, row: &Row) -> bool {
         self.0.get(&report.stack).is_some_and(|cases| cases.keys().any(|key| names(key, row)))
     }
 
@@ -75,8 +77,7 @@ impl Skips {
 
 /// Whether a skip's key means a row.
 fn names(key: &str, row: &Row) -> bool {
-    let id = row.id();
-    key == id || id.strip_prefix(key).is_some_and(|rest| rest.starts_with(" ["))
+    is_named(&row.id(), key)
 }
 
 #[cfg(test)]
@@ -85,8 +86,7 @@ mod tests {
 
     #[test]
     fn skips_explain_failures_and_go_stale() {
-        let row =
-            |name: &str, outcome| Row { group: "g".into(), name: name.into(), setting: "v4".into(), outcome };
+        let row = |name: &str, outcome| Row::of("g", name, "v4", outcome);
         let fail = || Outcome::fail("c", "e", "a");
         let rows = vec![row("a", fail()), row("b", fail()), row("c", Outcome::Pass)];
         let report = Report { stack: "s".into(), rows };

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netgraft_plugin::{Domain, Error, Events, RecvFlags, SocketOption};
+use netgraft_plugin::{Domain, Error, Events, OptionName, RecvFlags, SocketOption};
 
 use super::super::bench::{Bench, Side, Sock, pattern, unexpected};
 use super::super::check::{Check, Checks, equal, holds};
@@ -296,7 +296,7 @@ fn details(b: &mut Bench) -> Check {
     let got = b.datagram(server)?.1;
     equal("recv: to", got.to, Some(to.ip()))?;
     equal("recv: hop_limit, traffic_class", (got.hop_limit, got.traffic_class), (33, 0x20))?;
-    let interfaces = b.stack(Side::Server).interfaces();
+    let interfaces = b.interfaces(Side::Server)?;
     let iface = interfaces.iter().find(|i| i.addresses.iter().any(|a| a.addr() == to.ip()));
     equal("recv: interface", Some(got.interface), iface.map(|i| i.index))
 }
@@ -356,6 +356,7 @@ fn shared_port(b: &mut Bench) -> Check {
 }
 
 fn broadcast_denied(b: &mut Bench) -> Check {
+    b.declares(Side::Client, OptionName::Broadcast)?;
     let client = b.udp(Side::Client)?;
     let to = SocketAddr::new(Ipv4Addr::new(127, 255, 255, 255).into(), 9);
     b.send_to(client, b"x", to).must_fail("send_to", &[Error::AccessDenied])?;
@@ -363,6 +364,7 @@ fn broadcast_denied(b: &mut Bench) -> Check {
 }
 
 fn broadcast(b: &mut Bench) -> Check {
+    b.declares(Side::Client, OptionName::Broadcast)?;
     let server = b.udp(Side::Server)?;
     let any = b.any(0);
     b.bind(server, any).must("bind(any)")?;
@@ -379,6 +381,7 @@ fn broadcast(b: &mut Bench) -> Check {
 }
 
 fn multicast(b: &mut Bench) -> Check {
+    b.declares(Side::Server, OptionName::JoinGroup)?;
     let group = Ipv4Addr::new(239, 255, 77, 1);
     let (IpAddr::V4(here), IpAddr::V4(there)) = (b.addr(Side::Client, 0).ip(), b.addr(Side::Server, 0).ip())
     else {

@@ -8,7 +8,8 @@ use netgraft_plugin::inet::{BufferSizes, Route};
 use netgraft_plugin::{Cidr, Domain, Error, Events};
 
 use super::super::bench::{Bench, Side, unexpected};
-use super::super::check::{Check, Checks, Outcome, counted, equal, holds};
+use super::super::check::{Check, Checks, counted, equal, holds};
+use super::super::no_family;
 use super::group;
 
 group! { "settings":
@@ -37,7 +38,7 @@ group! { "settings":
 
 fn loopback(b: &mut Bench) -> Check {
     for side in [Side::Client, Side::Server] {
-        let interfaces = b.stack(side).interfaces();
+        let interfaces = b.interfaces(side)?;
         let Some(lo) = interfaces.first() else {
             return Err(unexpected("interfaces", "a loopback", &interfaces));
         };
@@ -49,7 +50,7 @@ fn loopback(b: &mut Bench) -> Check {
         };
         let addressed = lo.addresses.iter().any(|a| a.addr().is_ipv6() == local.is_ipv6());
         if !addressed && !b.has_family(side) {
-            return Err(Outcome::Unsupported { says: format!("no sockets of {:?}", b.domain) });
+            return Err(no_family(b.domain));
         }
         holds("interfaces", "its address", lo.addresses.iter().any(|a| a.addr() == local), &lo.addresses)?;
     }
@@ -57,7 +58,7 @@ fn loopback(b: &mut Bench) -> Check {
 }
 
 fn interfaces(b: &mut Bench) -> Check {
-    let interfaces = b.stack(Side::Client).interfaces();
+    let interfaces = b.interfaces(Side::Client)?;
     let (mut names, mut numbers) = (HashSet::new(), HashSet::new());
     for iface in &interfaces {
         holds("interfaces", "a name of 1 to 15 bytes", (1..16).contains(&iface.name.len()), &iface.name)?;
