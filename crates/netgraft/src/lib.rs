@@ -23,7 +23,7 @@ use netgraft_plugin::registry::RegistryError;
 pub use check::{Checked, check};
 pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub use netgraft_launch::{
-    Bind, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, Files, Ids,
+    Bind, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, Files, Ids, Limits,
     NetworkSpec, OnCrash, Profile, ProgramId, ProgramSpec, RunError, Sandbox, Seccomp, SentryMain, Stacks,
     Step, Terminal, User, clock, control,
 };
