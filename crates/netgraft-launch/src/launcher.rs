@@ -530,11 +530,29 @@ impl Launcher {
         }
     }
 
+    /// The sentry has ended: takes what it said before, and then decides what becomes of the program. The signal of its end
+    /// may arrive before its last words are read.
+    fn hear_last_words(&mut self) -> Result<(), RunError> {
+        for _ in 0..IN_A_ROW {
+            let control = [Some(self.ends()?.control.as_fd())];
+            if wait_readable(control, Some(Duration::ZERO)).map_err(step(Step::Supervise))? != [true] {
+                break;
+            }
+            match self.hear_sentry()? {
+                Some(gone @ Incoming::SentryGone(_)) => return self.take(gone),
+                Some(incoming) => self.take(incoming)?,
+                None => {}
+            }
+        }
+        self.survive(None);
+        Ok(())
+    }
+
     fn signal(&mut self, arrived: Arrived) -> Result<(), RunError> {
         if arrived.signal == libc::SIGCHLD {
             self.look()?;
             if self.end_of(self.foreground).is_none() && self.sentry_has_ended() {
-                self.survive(None);
+                return self.hear_last_words();
             }
             return Ok(());
         }
