@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::core::{Core, Kernel};
 use crate::program::{Caller, Gone};
 use crate::surrogate::Cookie;
-use crate::uapi::{self, Errno};
+use crate::uapi::Errno;
 
 /// What a call comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,12 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
+    /// Of how many threads something is remembered.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.lost.len() + self.bound.len()
+    }
+
     /// Notes that a thread has bound the socket with this cookie.
     pub(crate) fn note_bind(&mut self, tid: u32, cookie: Cookie, addr: SocketAddr) {
         if self.bound.len() >= REMEMBERED {
@@ -61,8 +67,7 @@ impl<K: Kernel> Core<K> {
     /// Sends an outcome to its caller.
     pub(crate) fn answer(&mut self, caller: &Caller, outcome: Outcome) {
         let result = match outcome {
-            // Its caller was gone before anything was done for it: if it only was interrupted, it calls again.
-            Ok(Answer::Done) | Err(uapi::ESRCH) => return,
+            Ok(Answer::Done) => return,
             Ok(Answer::Kernel) => return self.kernel.let_kernel(caller),
             Ok(Answer::Value(value)) => Ok(value),
             Err(errno) => Err(errno),

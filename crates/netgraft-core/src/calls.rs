@@ -17,8 +17,8 @@ pub(crate) enum Target<K: Kernel> {
     Socket(Subject<K>),
     /// A socket of the host's.
     Host(K::File, Domain),
-    /// Nothing that the sentry serves.
-    Foreign,
+    /// Nothing that the sentry serves: an open file, if it could be looked at.
+    Foreign(Option<K::File>),
 }
 
 impl<K: Kernel> Core<K> {
@@ -27,7 +27,7 @@ impl<K: Kernel> Core<K> {
         self.counts.calls += 1;
         // A thread waits in one call: what it was parked for was interrupted.
         self.parked.forget_thread(caller.tid);
-        self.host.forget_thread(caller.tid);
+        self.forget_host_wait(caller.tid);
         let bound_before = self.answers.take_bound(caller.tid);
         if self.repeat_lost(caller) {
             return;
@@ -62,8 +62,33 @@ impl<K: Kernel> Core<K> {
                 outcome
             }
             Target::Host(file, domain) => self.serve_host(request, file, domain),
-            Target::Foreign => Ok(Answer::Kernel),
+            Target::Foreign(None) => match request.call {
+                Call::GetSockName { .. } | Call::GetPeerName { .. } => Err(uapi::ENOTSOCK),
+                _ => Ok(Answer::Kernel),
+            },
+            Target::Foreign(Some(file)) => {
+                let outcome = self.serve_foreign(request, &file);
+                self.kernel.dispose(file);
+                outcome
+            }
         }
+    }
+
+    /// A call on a file that is not the sentry's is the kernel's, but for those that would tell a name if the descriptor
+    /// stood for a surrogate by the time that the kernel looks.
+    fn serve_foreign(&mut self, request: &Request, file: &K::File) -> Outcome {
+        let (of_peer, addr) = match request.call {
+            Call::GetSockName { addr, .. } => (false, addr),
+            Call::GetPeerName { addr, .. } => (true, addr),
+            _ => return Ok(Answer::Kernel),
+        };
+        let Some(name) = self.kernel.name_of_foreign(file, of_peer) else { return Ok(Answer::Kernel) };
+        let name = name?;
+        if addr.address == 0 {
+            return Err(uapi::EFAULT);
+        }
+        self.kernel.write_address(&request.caller, addr, &name)?;
+        Ok(Answer::Value(0))
     }
 
     fn serve_socket(&mut self, request: &Request, fd: i32, subject: &mut Subject<K>) -> Outcome {
@@ -102,8 +127,8 @@ impl<K: Kernel> Core<K> {
     fn resolve(&mut self, caller: &Caller, fd: i32) -> Result<Target<K>, Errno> {
         let file = match self.kernel.duplicate(caller, fd) {
             Ok(file) => file,
-            // The kernel knows what to say of a bad descriptor.
-            Err(uapi::EBADF) => return Ok(Target::Foreign),
+            // The kernel knows what to say of a file that must not be touched.
+            Err(uapi::ENOTSOCK) => return Ok(Target::Foreign(None)),
             Err(errno) => return Err(errno),
         };
         if let Some(domain) = self.kernel.host_domain(&file) {
@@ -111,10 +136,7 @@ impl<K: Kernel> Core<K> {
         }
         match self.identify(&file).or_else(|| self.adopt(caller.program, &file)) {
             Some(id) => Ok(Target::Socket(self.subject(caller, id, file, fd))),
-            None => {
-                self.kernel.dispose(file);
-                Ok(Target::Foreign)
-            }
+            None => Ok(Target::Foreign(Some(file))),
         }
     }
 

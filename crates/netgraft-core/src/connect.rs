@@ -223,7 +223,7 @@ impl<K: Kernel> Core<K> {
         let waiting = self.parked.take_all(id);
         let found = waiting.iter().find_map(|parked| {
             let file = self.kernel.duplicate(&parked.caller, parked.call.fd()?).ok()?;
-            (self.identify(&file) == Some(id)).then_some(file)
+            self.only_of(id, file)
         });
         let file = found.or_else(|| self.find_file(id));
         let result = match &file {
@@ -299,15 +299,23 @@ impl<K: Kernel> Core<K> {
             Some(State::Connecting(Attempt::Blocking)) => self.begin_anew(id),
             _ => {
                 self.fail_stream(id, error);
-                if !waiting.is_empty()
-                    && let Some(socket) = self.table.get_mut(id)
-                {
-                    socket.pending = Pending::None;
+                if !waiting.is_empty() {
+                    self.forget_error(id);
                 }
             }
         }
         for parked in waiting {
             self.answer(&parked.caller, Err(error.errno()));
+        }
+    }
+
+    /// A blocking call tells the error that waits: nothing else is to tell it again.
+    fn forget_error(&mut self, id: SocketId) {
+        if let Some(file) = self.find_file(id) {
+            self.kernel.take_error(&file);
+        }
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.pending = Pending::None;
         }
     }
 

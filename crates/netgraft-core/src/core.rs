@@ -275,7 +275,16 @@ impl<K: Kernel> Core<K> {
     pub(crate) fn find_file(&mut self, id: SocketId) -> Option<K::File> {
         let Seen { tid, fd } = self.table.get(id)?.seen?;
         let file = self.kernel.duplicate_of(tid, fd).ok()?;
-        (self.identify(&file) == Some(id)).then_some(file)
+        self.only_of(id, file)
+    }
+
+    /// The file, if it is this socket's.
+    pub(crate) fn only_of(&mut self, id: SocketId, file: K::File) -> Option<K::File> {
+        if self.identify(&file) == Some(id) {
+            return Some(file);
+        }
+        self.kernel.dispose(file);
+        None
     }
 
     /// Takes care that the last close of a socket is noticed: watches its file if nothing else tells of it.

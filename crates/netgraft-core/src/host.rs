@@ -87,6 +87,11 @@ pub trait HostSocket: Files {
 
     /// Stops reporting.
     fn unwatch_host(&mut self, file: &Self::File);
+
+    /// Closes a duplicate of a host socket. If it is the last, the close must not wait all the same (`SO_LINGER`).
+    fn release(&mut self, file: Self::File) {
+        drop(file);
+    }
 }
 
 /// A call that waits for its socket.
@@ -115,11 +120,11 @@ impl<F> HostCalls<F> {
         self.waiting.values().filter_map(|w| w.deadline).min()
     }
 
-    /// Drops what a thread waited for: its call was interrupted.
-    pub(crate) fn forget_thread(&mut self, tid: u32) {
-        if !self.waiting.is_empty() {
-            self.waiting.retain(|_, w| w.caller.tid != tid);
-        }
+    /// Takes out what a thread waited for: its call was interrupted.
+    fn take_thread(&mut self, tid: u32) -> Option<F> {
+        // Nothing waits most of the time.
+        let (&token, _) = self.waiting.iter().find(|(_, w)| w.caller.tid == tid)?;
+        self.waiting.remove(&token).map(|waiting| waiting.file)
     }
 
     fn fresh_token(&mut self) -> HostToken {
@@ -130,6 +135,14 @@ impl<F> HostCalls<F> {
             }
         }
     }
+}
+
+/// How far a call on a host socket has come.
+enum Step {
+    /// It is answered so.
+    Answer(Answer),
+    /// It waits for its socket.
+    Wait,
 }
 
 /// What a send on a host socket is made of.
@@ -163,40 +176,62 @@ impl<K: Kernel> Core<K> {
         }
     }
 
+    /// Forgets what a thread waited for on a host socket: its call was interrupted.
+    pub(crate) fn forget_host_wait(&mut self, tid: u32) {
+        while let Some(file) = self.host.take_thread(tid) {
+            self.kernel.unwatch_host(&file);
+            self.kernel.release(file);
+        }
+    }
+
     /// Serves a call on a host socket.
     pub(crate) fn serve_host(&mut self, request: &Request, file: K::File, domain: Domain) -> Outcome {
+        match self.serve_host_call(request, &file, domain) {
+            Ok(Step::Wait) => self.host_wait(request, file),
+            Ok(Step::Answer(answer)) => {
+                self.kernel.release(file);
+                Ok(answer)
+            }
+            Err(errno) => {
+                self.kernel.release(file);
+                Err(errno)
+            }
+        }
+    }
+
+    fn serve_host_call(&mut self, request: &Request, file: &K::File, domain: Domain) -> Result<Step, Errno> {
         let caller = &request.caller;
         match request.call {
-            Call::Bind { addr, .. } => self.host_bind(request, domain, &file, addr),
+            Call::Bind { addr, .. } => self.host_bind(request, domain, file, addr).map(Step::Answer),
             Call::Listen { backlog, .. } => {
                 self.require_host(&Flow::Listen(host_spec(domain, Kind::Stream)))?;
-                self.kernel.host_listen(&file, backlog)?;
-                Ok(Answer::Value(0))
+                self.kernel.host_listen(file, backlog)?;
+                Ok(Step::Answer(Answer::Value(0)))
             }
             Call::Connect { addr, .. } => self.host_connect(request, domain, file, addr),
             Call::SendTo { data, flags, addr, .. } => {
                 let message = HostMessage { parts: &[data], name: addr, control: &[], flags };
-                let sent = self.host_send(caller, domain, &file, &message);
-                self.host_sent_or_waiting(request, file, flags, sent)
+                let sent = self.host_send(caller, domain, file, &message);
+                self.host_sent_or_waiting(file, flags, sent)
             }
             Call::SendMsg { message, flags, .. } => {
-                if self.ignores_address(&file, flags) {
-                    return Ok(Answer::Kernel);
+                if self.ignores_address(file, flags) {
+                    return Ok(Step::Answer(Answer::Kernel));
                 }
-                let sent = self.host_send_message(caller, domain, &file, message, flags);
-                self.host_sent_or_waiting(request, file, flags, sent)
+                let sent = self.host_send_message(caller, domain, file, message, flags);
+                self.host_sent_or_waiting(file, flags, sent)
             }
             Call::SendMMsg { messages, count, flags, .. } => {
-                if self.ignores_address(&file, flags) {
-                    return Ok(Answer::Kernel);
+                if self.ignores_address(file, flags) {
+                    return Ok(Step::Answer(Answer::Kernel));
                 }
                 let sent = self.send_each(caller, messages, count, |core, at| {
-                    core.host_send_message(caller, domain, &file, at, flags)
+                    core.host_send_message(caller, domain, file, at, flags)
                 });
-                self.host_sent_or_waiting(request, file, flags, sent)
+                self.host_sent_or_waiting(file, flags, sent)
             }
             // The filter leaves the other calls to the kernel.
-            _ => Ok(Answer::Kernel),
+            _ => Ok(Step::Answer(Answer::Kernel)),
         }
     }
 
@@ -229,30 +264,34 @@ impl<K: Kernel> Core<K> {
         Ok(Answer::Value(0))
     }
 
-    fn host_connect(&mut self, request: &Request, domain: Domain, file: K::File, addr: Buffer) -> Outcome {
+    fn host_connect(
+        &mut self,
+        request: &Request,
+        domain: Domain,
+        file: &K::File,
+        addr: Buffer,
+    ) -> Result<Step, Errno> {
         let (bytes, len) = self.kernel.read_address(&request.caller, addr)?;
         let addr = match sockaddr::parse(domain, &bytes[..len])? {
             Given::Inet(addr) => addr,
             Given::Unspecified => {
-                self.kernel.host_connect(&file, None)?;
-                return Ok(Answer::Value(0));
+                self.kernel.host_connect(file, None)?;
+                return Ok(Step::Answer(Answer::Value(0)));
             }
         };
-        if !self.kernel.is_stream(&file) {
+        if !self.kernel.is_stream(file) {
             self.require_host(&Flow::Datagram(host_spec(domain, Kind::Datagram), addr))?;
-            self.kernel.host_connect(&file, Some(addr))?;
-            return Ok(Answer::Value(0));
+            self.kernel.host_connect(file, Some(addr))?;
+            return Ok(Step::Answer(Answer::Value(0)));
         }
         self.require_host(&Flow::Connect(host_spec(domain, Kind::Stream), addr))?;
-        match self.kernel.host_connect(&file, Some(addr)) {
+        match self.kernel.host_connect(file, Some(addr)) {
             Ok(()) => {
                 self.counts.connections_out += 1;
-                Ok(Answer::Value(0))
+                Ok(Step::Answer(Answer::Value(0)))
             }
             // Asked again after it has become writable, the kernel says how the attempt went.
-            Err(uapi::EINPROGRESS | uapi::EALREADY) if !self.kernel.is_nonblocking(&file)? => {
-                self.host_wait(request, file)
-            }
+            Err(uapi::EINPROGRESS | uapi::EALREADY) if !self.kernel.is_nonblocking(file)? => Ok(Step::Wait),
             Err(errno) => Err(errno),
         }
     }
@@ -264,7 +303,10 @@ impl<K: Kernel> Core<K> {
             None => self.kernel.send_timeout(&file).map(|t| self.time.now + t),
         };
         let token = self.host.fresh_token();
-        self.kernel.watch_host(&file, token)?;
+        if let Err(errno) = self.kernel.watch_host(&file, token) {
+            self.kernel.release(file);
+            return Err(errno);
+        }
         let waiting = Waiting { caller: request.caller, call: request.call, file, deadline };
         self.host.waiting.insert(token, waiting);
         Ok(Answer::Done)
@@ -276,11 +318,11 @@ impl<K: Kernel> Core<K> {
         let Waiting { caller, call, file, deadline } = waiting;
         self.kernel.unwatch_host(&file);
         if !self.kernel.is_waiting(&caller) {
-            return;
+            return self.kernel.release(file);
         }
         let was_shut = matches!(call, Call::Connect { .. }) && self.kernel.was_attempt_shut(&file);
         // The duplicate goes first: the program may close its own as soon as it is answered.
-        drop(file);
+        self.kernel.release(file);
         if was_shut {
             return self.answer(&caller, Err(uapi::ECONNRESET));
         }
@@ -301,7 +343,7 @@ impl<K: Kernel> Core<K> {
         for token in due {
             let Some(waiting) = self.host.waiting.remove(&token) else { continue };
             self.kernel.unwatch_host(&waiting.file);
-            drop(waiting.file);
+            self.kernel.release(waiting.file);
             let connecting = matches!(waiting.call, Call::Connect { .. });
             let errno = if connecting { uapi::EINPROGRESS } else { uapi::EAGAIN };
             self.answer(&waiting.caller, Err(errno));
@@ -356,14 +398,13 @@ impl<K: Kernel> Core<K> {
 
     fn host_sent_or_waiting(
         &mut self,
-        request: &Request,
-        file: K::File,
+        file: &K::File,
         flags: i32,
         sent: Result<usize, Errno>,
-    ) -> Outcome {
+    ) -> Result<Step, Errno> {
         match sent {
-            Err(uapi::EAGAIN) if !self.must_not_wait(&file, flags)? => self.host_wait(request, file),
-            sent => sent.map(|n| Answer::Value(n as i64)),
+            Err(uapi::EAGAIN) if !self.must_not_wait(file, flags)? => Ok(Step::Wait),
+            sent => sent.map(|n| Step::Answer(Answer::Value(n as i64))),
         }
     }
 }

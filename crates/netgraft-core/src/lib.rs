@@ -43,6 +43,9 @@ mod stream;
 mod surrogate;
 mod table;
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::core::{Core, Kernel, Time};
 pub use budget::Budget;
 pub use counts::Counts;

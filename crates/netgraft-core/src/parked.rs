@@ -98,6 +98,12 @@ impl ParkingLot {
         queue
     }
 
+    /// How many calls are parked.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.by_socket.values().map(VecDeque::len).sum()
+    }
+
     /// The earliest deadline.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)

@@ -81,6 +81,13 @@ pub trait Program: Files {
     /// As [`Program::duplicate`].
     fn duplicate_of(&mut self, tid: u32, fd: i32) -> Result<Self::File, Errno>;
 
+    /// The address of a socket that is not the sentry's, or of its peer (getsockname(2), getpeername(2)); `None` if the
+    /// kernel is to answer. It would answer for the file that the descriptor stands for by then, which may be a
+    /// surrogate, whose name is nobody's to know.
+    fn name_of_foreign(&mut self, _file: &Self::File, _of_peer: bool) -> Option<Result<Vec<u8>, Errno>> {
+        None
+    }
+
     /// Closes a duplicate that turned out to be no socket: closing some files waits for a server that the program may be
     /// (fuse(4)), and the sentry must not.
     fn dispose(&mut self, file: Self::File);

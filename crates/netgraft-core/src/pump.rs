@@ -319,6 +319,9 @@ impl<K: Kernel> Core<K> {
             socket.pending = Pending::new(error, shown);
         }
         self.watch_close(id, &file);
+        // The program may close its descriptor as soon as it is answered: then none must be left.
+        drop(file);
+        self.serve_parked_receive(id);
     }
 
     /// Begins to move bytes of a stream whose end and handle are in place.
@@ -431,10 +434,14 @@ impl<K: Kernel> Core<K> {
             self.parked.forget_thread(parked.caller.tid);
             return self.answer(&parked.caller, Err(error.errno()));
         }
+        // To show it, the end drops what the program has sent: that leaves first.
+        self.pump(id, Work::Datagrams);
         let file = self.find_file(id);
         let Some(socket) = self.table.get_mut(id) else { return };
         let shown = match (&file, &socket.state) {
-            (Some(file), State::Datagram(datagram)) => self.kernel.show_datagram_error(&datagram.end, file),
+            (Some(file), State::Datagram(datagram)) if !self.kernel.has_input(&datagram.end) => {
+                self.kernel.show_datagram_error(&datagram.end, file)
+            }
             _ => Shown::No,
         };
         socket.pending = Pending::new(error, shown);

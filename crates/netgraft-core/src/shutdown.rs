@@ -54,6 +54,10 @@ impl<K: Kernel> Core<K> {
             }
             State::Fresh | State::Ended(_) => return Err(uapi::ENOTCONN),
         }
+        if how != Shutdown::Write {
+            // A receive that waits gets nothing any more.
+            self.serve_parked_receive(id);
+        }
         Ok(Answer::Value(0))
     }
 

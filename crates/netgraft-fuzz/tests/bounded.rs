@@ -29,7 +29,7 @@ fn objects() {
 
 #[test]
 fn frames() {
-    bounded("frames", 2_000).unwrap();
+    bounded("frames", 5_000).unwrap();
 }
 
 /// Each target has its file for cargo-fuzz, and its corpus, and nothing else has.

@@ -76,7 +76,7 @@ pub(super) struct Launcher {
     pub(super) control_open: bool,
     /// What the sentry says is heard with this.
     pub(super) ear: Ear,
-    /// How many messages of the sentry were taken since a signal was looked for.
+    /// How many messages of the sentry were taken while a signal waited.
     in_a_row: u32,
     signals: OwnedFd,
     /// The processes by [`Role`].
@@ -221,8 +221,8 @@ impl Launcher {
             if let Some(call) = self.look_at_sentry() {
                 return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(call)))));
             }
-            if sentry && !(signal && self.in_a_row >= IN_A_ROW) {
-                self.in_a_row += 1;
+            self.in_a_row = if signal { self.in_a_row + 1 } else { 0 };
+            if sentry && self.in_a_row <= IN_A_ROW {
                 if let Some(incoming) = self.hear_sentry()? {
                     return Ok(Some(incoming));
                 }
@@ -514,11 +514,29 @@ impl Launcher {
         }
     }
 
+    /// The sentry has ended: what it said before, and then what is to become of the program. Its end may be heard of before
+    /// its last words are.
+    fn hear_the_dead(&mut self) -> Result<(), RunError> {
+        for _ in 0..IN_A_ROW {
+            let control = [Some(self.ends()?.control.as_fd())];
+            if wait_readable(control, Some(Duration::ZERO)).map_err(step(Step::Supervise))? != [true] {
+                break;
+            }
+            match self.hear_sentry()? {
+                Some(gone @ Incoming::SentryGone(_)) => return self.take(gone),
+                Some(incoming) => self.take(incoming)?,
+                None => {}
+            }
+        }
+        self.survive(None);
+        Ok(())
+    }
+
     fn signal(&mut self, arrived: Arrived) -> Result<(), RunError> {
         if arrived.signal == libc::SIGCHLD {
             self.look()?;
             if self.end_of(self.foreground).is_none() && self.sentry_has_ended() {
-                self.survive(None);
+                return self.hear_the_dead();
             }
             return Ok(());
         }

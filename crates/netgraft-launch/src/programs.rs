@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use netgraft_linux::confine::{Action, Allow, CallFilter};
 use netgraft_linux::fdpass;
 use netgraft_linux::listener::Listener;
 use netgraft_linux::namespace::Namespaces;
@@ -17,8 +18,9 @@ use netgraft_linux::process::{self, Change, Exec, Wait};
 use crate::control::{self, FromSentry, ToSentry};
 use crate::error::RunError;
 use crate::launcher::{Incoming, Launcher, reap, step};
+use crate::profile::Profile;
 use crate::report::{Report, Role, Step};
-use crate::spec::{ProgramSpec, Terminal, User};
+use crate::spec::{Descriptors, Files, ProgramSpec, Seccomp, Terminal, User};
 use crate::tree;
 use crate::vitals::MAX_LISTENERS;
 
@@ -51,6 +53,12 @@ pub(super) struct ProgramPlan {
     pub(super) user: Option<User>,
     /// Its terminal.
     pub(super) terminal: Terminal,
+    /// What takes system calls away from it.
+    pub(super) filters: Vec<CallFilter>,
+    /// The files that it sees.
+    pub(super) files: Files,
+    /// The descriptors that it gets.
+    pub(super) descriptors: Descriptors,
 }
 
 impl ProgramPlan {
@@ -58,7 +66,22 @@ impl ProgramPlan {
     ///
     /// # Errors
     /// Why it cannot be executed, as far as that is known.
-    pub(super) fn new(spec: &ProgramSpec) -> Result<ProgramPlan, RunError> {
+    pub(super) fn new(spec: &ProgramSpec, contained: bool) -> Result<ProgramPlan, RunError> {
+        let filters = match &spec.seccomp {
+            Seccomp::ByIds { user_namespaces } if contained => Profile::contained(*user_namespaces).filters(),
+            Seccomp::ByIds { .. } | Seccomp::All => Ok(Vec::new()),
+            Seccomp::Profile(profile) => profile.filters(),
+        };
+        let told = |e| RunError::Options(format!("the seccomp profile cannot be used: {e}"));
+        let mut filters = filters.map_err(told)?;
+        if let Descriptors::Only(kept) = &spec.descriptors
+            && let Some(fd) = kept.iter().find(|fd| **fd > 2 && !process::is_inherited(**fd))
+        {
+            return Err(RunError::Options(format!("descriptor {fd} cannot be kept: it is not open")));
+        }
+        if spec.files.no_path_sockets {
+            filters.push(no_unix_sockets().map_err(step(Step::Profile))?);
+        }
         let name = spec.program.clone();
         let path = spec.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.clone());
         let exec = Exec::new(name.clone(), spec.args.clone(), spec.environment.iter().cloned(), path)
@@ -69,8 +92,18 @@ impl ProgramPlan {
             directory: spec.directory.clone(),
             user: spec.user,
             terminal: spec.terminal,
+            filters,
+            files: spec.files.clone(),
+            descriptors: spec.descriptors.clone(),
         })
     }
+}
+
+/// Refuses AF_UNIX sockets, which could be connected to those of the host's file system. A pair is connected already.
+fn no_unix_sockets() -> io::Result<CallFilter> {
+    // The kernel reads an int.
+    let unix = Allow { number: libc::SYS_socket, conditions: vec![(0, 0xffff_ffff, libc::AF_UNIX as u64)] };
+    CallFilter::compile(&[unix], Action::Errno(libc::EACCES), Action::Allow)
 }
 
 /// A program that came later.
@@ -82,7 +115,7 @@ pub(super) enum Further {
 
 /// The namespaces of a sandbox's programs, and the directory that they were started in.
 pub(super) struct Home {
-    namespaces: [(Namespace, Namespaces); 6],
+    namespaces: [(Namespace, Namespaces); 7],
     directory: Option<PathBuf>,
 }
 
@@ -98,6 +131,7 @@ impl Home {
                 of("ipc", Namespaces::IPC)?,
                 of("uts", Namespaces::UTS)?,
                 of("pid", Namespaces::PID)?,
+                of("cgroup", Namespaces::CGROUP)?,
                 of("mnt", Namespaces::MOUNT)?,
             ],
             directory: std::env::current_dir().ok(),
@@ -117,7 +151,8 @@ impl Home {
 
 impl Launcher {
     /// Starts a further program.
-    pub(super) fn spawn(&mut self, program: &ProgramPlan) -> Result<ProgramId, RunError> {
+    pub(super) fn spawn(&mut self, program: &ProgramSpec) -> Result<ProgramId, RunError> {
+        let program = &ProgramPlan::new(program, self.plan.is_contained())?;
         if program.terminal == Terminal::Own {
             let text = "a terminal of its own is for the program that the sandbox is made for";
             return Err(RunError::Options(text.to_owned()));

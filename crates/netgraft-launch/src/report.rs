@@ -77,10 +77,18 @@ steps! {
     Dns = "cover /etc/resolv.conf for --dns (the file must exist)";
     /// The network interfaces in /sys.
     Sys = "show the sandbox's own interfaces in /sys/class/net";
+    /// The system call profile.
+    Profile = "install the program's system call profile";
+    /// What the kernel shows of the host.
+    KernelFiles = "make /proc/sys and /sys read-only";
     /// A /proc of the program's own.
     Proc = "mount a /proc of the sandbox's own";
     /// The namespaces of a sandbox that runs.
     Join = "enter the sandbox's namespaces";
+    /// The program's files.
+    Files = "lay out the program's files";
+    /// The descriptors that the program gets.
+    Descriptors = "hand descriptors on to the program";
     /// A terminal of the program's own.
     Terminal = "give the program a terminal of its own (--pty)";
     /// The program's working directory.

@@ -24,7 +24,7 @@ use crate::output::Output;
 use crate::programs::{ProgramId, ProgramPlan};
 use crate::report::Step;
 use crate::sentry::{NOBODY, SentryMain, SentryPlan};
-use crate::spec::{NetworkSpec, ProgramSpec, Terminal};
+use crate::spec::{Ids, NetworkSpec, ProgramSpec, Terminal};
 use crate::stacks;
 use crate::tree::{self, InheritedSignals, Plan};
 use crate::veth;
@@ -54,10 +54,12 @@ pub struct ExitStatus {
 pub fn run(network: &NetworkSpec, program: &ProgramSpec, sentry: SentryMain) -> Result<ExitStatus, RunError> {
     let result = run_once(network, program, sentry);
     // An outer sandbox refuses steps for reasons of its own: its listener is the reason to tell.
-    if let Err(RunError::Step { step, .. }) = &result
-        && *step != Step::Filter
-        && has_listener()
-    {
+    let refused = match &result {
+        Err(RunError::Step { step, .. }) => *step != Step::Filter,
+        Err(RunError::Kernel(_)) => true,
+        _ => false,
+    };
+    if refused && has_listener() {
         let source = io::Error::from_raw_os_error(libc::EBUSY);
         return Err(RunError::step(Step::Filter, source));
     }
@@ -124,9 +126,12 @@ impl Sandbox {
         let (config, veth) = veth::plan(network.veth.clone(), network.config.clone());
         let mut stack = (choice.factory)(&config)?;
         stacks::check_wrappers(&config, &stack.info())?;
-        let program = program.map(ProgramPlan::new).transpose()?;
         let failed = |source| RunError::step(Step::Start, source);
         let maps = id_maps().map_err(|source| RunError::step(Step::IdMaps, source))?;
+        let apart = if network.ids == Ids::Apart { apart(&maps) } else { None };
+        let contained = apart.is_some();
+        let program_maps = apart.unwrap_or_else(|| maps.clone());
+        let program = program.map(|program| ProgramPlan::new(program, contained)).transpose()?;
         let (launcher_ends, child_ends) = tree::ends().map_err(failed)?;
 
         let jobs = match program.as_ref().map(|program| program.terminal) {
@@ -158,6 +163,7 @@ impl Sandbox {
             veth,
             host_network: network.kind == NetworkType::Host,
             maps,
+            program_maps,
             program,
             host_sockets: stack.offers_host_fds(),
             resolv_conf: resolv_conf(&network.name_servers),
@@ -186,7 +192,7 @@ impl Sandbox {
     /// # Errors
     /// What could not be done; the sandbox goes on without this program.
     pub fn spawn(&mut self, program: &ProgramSpec) -> Result<ProgramId, RunError> {
-        self.launcher.spawn(&ProgramPlan::new(program)?)
+        self.launcher.spawn(program)
     }
 
     /// Lets the sentry serve the listener (seccomp_unotify(2)) of processes that somebody else has made in the
@@ -254,6 +260,38 @@ fn id_maps() -> io::Result<IdMaps> {
     }
 }
 
+/// How many ids a sandbox has that has none of the host's.
+const IDS: u32 = 65_536;
+/// The last range that programs which make containers take ids from; nothing on the host is these ids'.
+const FIRST: u32 = 1_878_982_656;
+
+/// The ids of the programs' user namespace, none of which is somebody's on the host: those that the host has set aside for
+/// root (subuid(5)), or some that are set aside for containers, or where this user namespace has no such ids, one. `None` for
+/// an ordinary user, and for root of a user namespace that has none of them: that is not the host's root.
+fn apart(have: &IdMaps) -> Option<IdMaps> {
+    let of = |file: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().find_map(subordinate)
+    };
+    let ranges = [(of("/etc/subuid"), of("/etc/subgid")), (Some(FIRST), Some(FIRST))];
+    let whole = ranges.into_iter().find_map(|range| match range {
+        (Some(user), Some(group)) if have.has_range(user, IDS) && have.has_range(group, IDS) => {
+            Some(IdMaps::Apart { user, group, count: IDS })
+        }
+        _ => None,
+    });
+    let one = || have.has_range(NOBODY, 1).then_some(IdMaps::Apart { user: NOBODY, group: NOBODY, count: 1 });
+    whole.or_else(one)
+}
+
+/// The first id of root's range in a line of subuid(5), if it has as many as are needed.
+fn subordinate(line: &str) -> Option<u32> {
+    let mut words = line.trim().split(':');
+    let (user, first, count) =
+        (words.next()?, words.next()?.parse().ok()?, words.next()?.parse::<u32>().ok()?);
+    (matches!(user, "root" | "0") && count >= IDS).then_some(first)
+}
+
 /// Blocks every signal, and gives those that the launcher needs their default action.
 fn take_signals() -> io::Result<InheritedSignals> {
     let mask = Signals::all_but_faults().block_exactly()?;
@@ -293,4 +331,24 @@ fn resolv_conf(servers: &[IpAddr]) -> Option<String> {
         let _ = writeln!(text, "nameserver {server}");
     }
     Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_apart_are_root_s_or_the_containers_or_one() {
+        assert_eq!(subordinate("root:100000:65536"), Some(100_000));
+        assert_eq!(subordinate("0:100000:165536"), Some(100_000));
+        for line in ["root:100000:65535", "alice:100000:65536", "root:x:65536", "root", ""] {
+            assert_eq!(subordinate(line), None, "{line}");
+        }
+        let all = |count| IdMaps::All { users: vec![(0, count)], groups: vec![(0, count)] };
+        let count = |have| match apart(&have) {
+            Some(IdMaps::Apart { count, .. }) => count,
+            _ => 0,
+        };
+        assert_eq!((count(all(u32::MAX)), count(all(65_536)), count(all(100))), (IDS, 1, 0));
+    }
 }

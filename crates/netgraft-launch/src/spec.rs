@@ -10,6 +10,7 @@ use netgraft_plugin::registry::{Factory, Registry, RegistryError};
 use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack};
 
 use crate::crash::OnCrash;
+use crate::profile::Profile;
 
 /// The stacks that a name is looked up in.
 #[derive(Clone, Default)]
@@ -43,6 +44,34 @@ impl fmt::Debug for Stacks {
     }
 }
 
+/// Which ids and rights of the host the programs of a sandbox have when root starts it. An ordinary user's have its own id and
+/// no more in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ids {
+    /// None: root inside is nobody outside. It has the capabilities that root in a container has, mounts nothing, and may write
+    /// what concerns its own network in `/proc/sys`, and nothing else there or in `/sys`.
+    #[default]
+    Apart,
+    /// All: root inside is the host's root, with all capabilities in the sandbox's namespaces.
+    Host,
+}
+
+/// The system calls that a program may make beside those that its network is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Seccomp {
+    /// [`Profile::contained`] with [`Ids::Apart`] if root starts it, and all else.
+    ByIds {
+        /// Whether that profile lets it make user namespaces of its own.
+        user_namespaces: bool,
+    },
+    /// All.
+    All,
+    /// Those that a profile leaves.
+    Profile(Profile),
+}
+
 /// The network of a sandbox.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -66,6 +95,8 @@ pub struct NetworkSpec {
     pub allowed_calls: Vec<i64>,
     /// Whether the `pre_init` of a shared object runs with the caller's rights, to open devices itself.
     pub trust_pre_init: bool,
+    /// Which ids of the host there are.
+    pub ids: Ids,
     /// Where names of stacks are looked up.
     pub stacks: Stacks,
 }
@@ -98,6 +129,51 @@ pub enum Terminal {
     Own,
 }
 
+/// A file or directory of the host that a program sees at another place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// What is shown.
+    pub source: PathBuf,
+    /// Where, which must exist.
+    pub target: PathBuf,
+    /// Whether it cannot be changed there.
+    pub read_only: bool,
+}
+
+/// The files that a program sees. The default is what the caller sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Files {
+    /// Its root directory, if not the host's. It gets a /proc, /sys and /dev where it has directories of these names.
+    pub root: Option<PathBuf>,
+    /// Whether nothing can be changed but below `tmpfs` and `binds`; enforced by read-only mounts and, where the kernel has
+    /// it, by Landlock.
+    pub read_only: bool,
+    /// What is shown from the host.
+    pub binds: Vec<Bind>,
+    /// Directories that are empty, writable and in memory.
+    pub tmpfs: Vec<PathBuf>,
+    /// Whether it can make AF_UNIX sockets, which reach those of the host's file system. Pairs it can make in any case.
+    pub no_path_sockets: bool,
+}
+
+impl Files {
+    /// Whether mounts are to be made.
+    pub(crate) fn has_mounts(&self) -> bool {
+        self.root.is_some() || self.read_only || !self.binds.is_empty() || !self.tmpfs.is_empty()
+    }
+}
+
+/// The caller's descriptors beside input, output and error that a program gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Descriptors {
+    /// All that are not closed by execve(2).
+    All,
+    /// These.
+    Only(Vec<i32>),
+}
+
 /// A program that runs in a sandbox.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -114,10 +190,17 @@ pub struct ProgramSpec {
     pub user: Option<User>,
     /// Its terminal.
     pub terminal: Terminal,
+    /// The system calls that it may make.
+    pub seccomp: Seccomp,
+    /// The files that it sees.
+    pub files: Files,
+    /// The descriptors that it gets.
+    pub descriptors: Descriptors,
 }
 
 impl ProgramSpec {
-    /// A program with the caller's environment, working directory and user.
+    /// A program with the caller's environment, working directory, files and user, and none of its descriptors but input,
+    /// output and error.
     #[must_use]
     pub fn new(program: impl Into<OsString>) -> ProgramSpec {
         ProgramSpec {
@@ -127,6 +210,9 @@ impl ProgramSpec {
             directory: None,
             user: None,
             terminal: Terminal::default(),
+            seccomp: Seccomp::ByIds { user_namespaces: false },
+            files: Files::default(),
+            descriptors: Descriptors::Only(Vec::new()),
         }
     }
 }

@@ -10,22 +10,27 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use netgraft_linux::capability::Capability;
+use netgraft_linux::confine::CallFilter;
 use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{IdMaps, Namespaces, unshare};
 use netgraft_linux::process::{self, clone_sibling};
 use netgraft_linux::signal::{self, Signals};
 use netgraft_linux::{capability, confine, fdpass, filter, netdev, task, terminal};
 
+use super::files;
 use super::programs::{Home, ProgramPlan};
 use super::report::{Report, Role, Step};
 use super::sentry::{self, SentryNetwork, SentryPlan};
-use super::spec::Terminal;
+use super::spec::{Descriptors, Terminal, User};
 use super::veth::VethPlan;
 
 /// What the children work from; decided before the first fork.
 pub(super) struct Plan {
     /// The ids that the sandbox's user namespaces have.
     pub(super) maps: IdMaps,
+    /// Those of the programs' user namespace.
+    pub(super) program_maps: IdMaps,
     /// What the sentry does.
     pub(super) sentry: SentryPlan,
     /// The interface that is made for the stack.
@@ -40,6 +45,13 @@ pub(super) struct Plan {
     pub(super) resolv_conf: Option<String>,
     /// The signal state that programs get.
     pub(super) signals: InheritedSignals,
+}
+
+impl Plan {
+    /// Whether root started the sandbox and its programs have neither root's ids nor all capabilities.
+    pub(super) const fn is_contained(&self) -> bool {
+        matches!(self.program_maps, IdMaps::Apart { .. })
+    }
 }
 
 /// The signal state that the launcher was started with.
@@ -144,7 +156,7 @@ pub(super) fn sentry_helper(plan: &Plan, ends: ChildEnds) -> i32 {
             sentry::main(&plan.sentry, ends.control.as_fd(), &network)
         };
         clone_sibling(Namespaces::NONE, sentry).map_err(at(Step::Start))?;
-        plan.maps.write(program).map_err(at(Step::IdMaps))?;
+        plan.program_maps.write(program).map_err(at(Step::IdMaps))?;
         match ends.map_program.take() {
             Some(mut pipe) => pipe.write_all(&[1]).map_err(at(Step::Start)),
             None => Err(Failure::Alone),
@@ -160,10 +172,16 @@ fn program_helper(plan: &Plan, ends: &ChildEnds) -> i32 {
         drop(ends.map_program.take());
         confine::die_with_parent().map_err(at(Step::Start))?;
         // Possible before the ids are mapped, and the longest step: it runs beside the sentry's.
-        let all = Namespaces::NET | Namespaces::MOUNT | Namespaces::IPC | Namespaces::UTS | Namespaces::PID;
+        let all = Namespaces::NET
+            | Namespaces::MOUNT
+            | Namespaces::IPC
+            | Namespaces::UTS
+            | Namespaces::PID
+            | Namespaces::CGROUP;
         unshare(all).map_err(at(Step::ProgramNamespaces))?;
         netdev::loopback_up().map_err(at(Step::Loopback))?;
         wait_for_byte(&ends.program_mapped)?;
+        become_root_inside(plan)?;
         if let Some(text) = &plan.resolv_conf {
             cover_resolv_conf(text).map_err(at(Step::Dns))?;
         }
@@ -173,6 +191,16 @@ fn program_helper(plan: &Plan, ends: &ChildEnds) -> i32 {
         Ok(())
     };
     status(work(), &ends.reports)
+}
+
+/// Where the host's ids are not there, root of the host is nobody who could make files or mounts: becomes root inside.
+fn become_root_inside(plan: &Plan) -> Result<(), Failure> {
+    if plan.is_contained() {
+        capability::become_user(0, 0).map_err(at(Step::IdMaps))?;
+        // A change of user resets both.
+        confine::dumpable().and_then(|()| confine::die_with_parent()).map_err(at(Step::Start))?;
+    }
+    Ok(())
 }
 
 /// The first process of a process-id namespace: takes over orphans, and ends the namespace with the launcher.
@@ -234,6 +262,7 @@ pub(super) fn newcomer(
     let work = || {
         confine::die_with_parent().map_err(at(Step::Start))?;
         home.enter().map_err(at(Step::Join))?;
+        become_root_inside(plan)?;
         let process = || {
             Report::Made(Role::Program).send(reports);
             status(become_program(plan, program, reports, go), reports)
@@ -250,6 +279,19 @@ fn become_program(
     reports: &File,
     go: &PipeReader,
 ) -> Result<(), Failure> {
+    if program.files.has_mounts() {
+        // A further program shares the mounts of the first up to here.
+        unshare(Namespaces::MOUNT).map_err(at(Step::Files))?;
+        files::lay_out(&program.files, plan.is_contained()).map_err(at(Step::Files))?;
+        if program.directory.is_none() {
+            // Where the caller's is not there any more, it begins at the root.
+            let here = std::env::current_dir().ok().filter(|_| program.files.root.is_none());
+            let there = here.is_some_and(|here| std::env::set_current_dir(here).is_ok());
+            if !there {
+                std::env::set_current_dir("/").map_err(at(Step::Directory))?;
+            }
+        }
+    }
     if program.terminal == Terminal::Own {
         take_terminal(reports).map_err(at(Step::Terminal))?;
     }
@@ -260,13 +302,21 @@ fn become_program(
         signal::set_ignored(signal, ignored).map_err(at(Step::Start))?;
     }
     plan.signals.mask.block_exactly().map_err(at(Step::Start))?;
+    if plan.is_contained() {
+        capability::keep(Capability::OF_CONTAINED_ROOT).map_err(at(Step::User))?;
+    }
     if let Some(user) = program.user {
-        capability::become_user(user.user, user.group).map_err(at(Step::User))?;
+        become_user(user).map_err(at(Step::User))?;
     }
     confine::no_new_privileges().map_err(at(Step::NoNewPrivileges))?;
+    files::restrict(&program.files).map_err(at(Step::Files))?;
+    if let Descriptors::Only(kept) = &program.descriptors {
+        process::inherit_only(kept).map_err(at(Step::Descriptors))?;
+    }
     // From here on only calls that the filter lets through: the sentry does not serve yet.
     let listener = filter::install(plan.host_sockets).map_err(at(Step::Filter))?;
     Report::Listener(listener.as_raw_fd()).send(reports);
+    program.filters.iter().try_for_each(CallFilter::install).map_err(at(Step::Profile))?;
     wait_for_byte(go)?;
     drop(listener);
     let error = program.exec.run();
@@ -308,6 +358,18 @@ fn cover_kernel_files(plan: &Plan, reports: &File) {
     if let Err(error) = mount::mount_new(c"proc", Path::new("/proc"), Access::Data, c"") {
         skipped(Step::Proc, &error);
     }
+    if let Err(error) = files::protect(plan.is_contained()) {
+        skipped(Step::KernelFiles, &error);
+    }
+}
+
+/// Becomes a user of the sandbox, unless that is the caller: an ordinary user can be nobody else.
+fn become_user(user: User) -> io::Result<()> {
+    let (_, own, _, group) = process::ids();
+    if (own, group) == (user.user, user.group) && own != 0 {
+        return Ok(());
+    }
+    capability::become_user(user.user, user.group)
 }
 
 /// Shows the interfaces of the sandbox's network namespace in /sys, which is otherwise the host's. A sysfs shows those of

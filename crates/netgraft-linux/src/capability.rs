@@ -10,6 +10,29 @@ use crate::result::{check, check_long};
 pub struct Capability(u32);
 
 impl Capability {
+    /// What root in a container usually has: the ids, files and processes of its namespace, its network, and nothing that
+    /// mounts, traces, loads or configures.
+    pub const OF_CONTAINED_ROOT: &'static [Capability] = &[
+        Capability(0),  // CAP_CHOWN
+        Capability(1),  // CAP_DAC_OVERRIDE
+        Capability(2),  // CAP_DAC_READ_SEARCH
+        Capability(3),  // CAP_FOWNER
+        Capability(4),  // CAP_FSETID
+        Capability(5),  // CAP_KILL
+        Capability(6),  // CAP_SETGID
+        Capability(7),  // CAP_SETUID
+        Capability(8),  // CAP_SETPCAP
+        Capability(10), // CAP_NET_BIND_SERVICE
+        Capability(11), // CAP_NET_BROADCAST
+        Capability(12), // CAP_NET_ADMIN
+        Capability(13), // CAP_NET_RAW
+        Capability(14), // CAP_IPC_LOCK
+        Capability(15), // CAP_IPC_OWNER
+        Capability(18), // CAP_SYS_CHROOT
+        Capability(23), // CAP_SYS_NICE
+        Capability(29), // CAP_AUDIT_WRITE
+        Capability(31), // CAP_SETFCAP
+    ];
     /// Arbitrary group ids.
     pub const SETGID: Capability = Capability(6);
     /// Arbitrary user ids.
@@ -98,6 +121,23 @@ pub fn keep_only(capability: Capability) -> io::Result<()> {
         }
     }
     set(capability.bit())
+}
+
+/// Keeps these capabilities and gives up all others for good, in the bounding set too, so that execve(2) as root gives no
+/// others.
+///
+/// # Errors
+/// EPERM without CAP_SETPCAP.
+pub fn keep(capabilities: &[Capability]) -> io::Result<()> {
+    let kept = capabilities.iter().fold(0, |bits, capability| bits | capability.bit());
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL)?;
+    for other in (0..=LAST).filter(|other| kept & (1 << other) == 0) {
+        match prctl(libc::PR_CAPBSET_DROP, other as libc::c_int) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break, // past the last one of this kernel
+            result => result?,
+        }
+    }
+    set(kept)
 }
 
 /// Gives up every capability for good, in the bounding, ambient and inheritable sets too as far as the caller may.

@@ -212,29 +212,7 @@ impl AllowList {
     }
 
     fn compile_for(rules: &[Allow], otherwise: SeccompAction) -> io::Result<AllowList> {
-        let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-        let anything: std::collections::BTreeSet<i64> =
-            rules.iter().filter(|r| r.conditions.is_empty()).map(|r| r.number).collect();
-        for rule in rules {
-            let entry = table.entry(rule.number).or_default();
-            // An empty list is how the compiler is told "with any arguments".
-            if anything.contains(&rule.number) {
-                continue;
-            }
-            let conditions = rule
-                .conditions
-                .iter()
-                .map(|&(index, mask, value)| {
-                    let compare = SeccompCmpOp::MaskedEq(mask);
-                    SeccompCondition::new(index, SeccompCmpArgLen::Qword, compare, value)
-                })
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(invalid)?;
-            entry.push(SeccompRule::new(conditions).map_err(invalid)?);
-        }
-        let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(invalid)?;
-        let filter = SeccompFilter::new(table, otherwise, SeccompAction::Allow, arch).map_err(invalid)?;
-        Ok(AllowList(filter.try_into().map_err(invalid)?))
+        program(rules, SeccompAction::Allow, otherwise).map(AllowList)
     }
 
     /// Installs the list on all threads of the process, for good: any other system call kills the process with
@@ -245,6 +223,80 @@ impl AllowList {
     /// As seccomp(2); one for a thread that has a filter of its own.
     pub fn install(&self) -> io::Result<()> {
         seccompiler::apply_filter_all_threads(&self.0).map_err(|e| match e {
+            seccompiler::Error::Prctl(e) | seccompiler::Error::Seccomp(e) => e,
+            other => io::Error::other(other),
+        })
+    }
+}
+
+/// Compiles rules to a program that does `matched` if one of them holds, and `otherwise` if not.
+fn program(rules: &[Allow], matched: SeccompAction, otherwise: SeccompAction) -> io::Result<BpfProgram> {
+    let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let anything: std::collections::BTreeSet<i64> =
+        rules.iter().filter(|r| r.conditions.is_empty()).map(|r| r.number).collect();
+    for rule in rules {
+        let entry = table.entry(rule.number).or_default();
+        // An empty list is how the compiler is told "with any arguments".
+        if anything.contains(&rule.number) {
+            continue;
+        }
+        let conditions = rule
+            .conditions
+            .iter()
+            .map(|&(index, mask, value)| {
+                let compare = SeccompCmpOp::MaskedEq(mask);
+                SeccompCondition::new(index, SeccompCmpArgLen::Qword, compare, value)
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(invalid)?;
+        entry.push(SeccompRule::new(conditions).map_err(invalid)?);
+    }
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(invalid)?;
+    let filter = SeccompFilter::new(table, otherwise, matched, arch).map_err(invalid)?;
+    filter.try_into().map_err(invalid)
+}
+
+/// What becomes of a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The kernel does it.
+    Allow,
+    /// It fails with this error.
+    Errno(i32),
+    /// It ends the process with SIGSYS.
+    Kill,
+}
+
+impl From<Action> for SeccompAction {
+    fn from(action: Action) -> SeccompAction {
+        match action {
+            Action::Allow => SeccompAction::Allow,
+            Action::Errno(errno) => SeccompAction::Errno(errno.unsigned_abs()),
+            Action::Kill => SeccompAction::KillProcess,
+        }
+    }
+}
+
+/// A compiled filter of system calls.
+pub struct CallFilter(BpfProgram);
+
+impl CallFilter {
+    /// Compiles rules: `matched` becomes of a call for which one of them holds, `otherwise` of all others.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] with the reason: an argument that does not exist, too many rules, two actions that
+    /// are the same.
+    pub fn compile(rules: &[Allow], matched: Action, otherwise: Action) -> io::Result<CallFilter> {
+        program(rules, matched.into(), otherwise.into()).map(CallFilter)
+    }
+
+    /// Installs the filter on the calling thread and what it starts, for good (seccomp(2)). Also sets `no_new_privs`. Of
+    /// several filters the strictest answer counts.
+    ///
+    /// # Errors
+    /// As seccomp(2).
+    pub fn install(&self) -> io::Result<()> {
+        seccompiler::apply_filter(&self.0).map_err(|e| match e {
             seccompiler::Error::Prctl(e) | seccompiler::Error::Seccomp(e) => e,
             other => io::Error::other(other),
         })

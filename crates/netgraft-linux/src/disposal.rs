@@ -5,63 +5,91 @@
 //! a thread that does nothing else.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 /// Files that may wait for their close.
 const ROOM: usize = 64;
 /// So many, and the thread counts as stuck.
 const STUCK: usize = 4;
 
-/// The way to the thread that closes files.
+/// The way to the threads that close files.
 #[derive(Debug)]
 pub struct Disposal {
+    files: Lane,
+    /// Devices have a thread of their own: one that waits for a file system's answer (fuse(4)) would keep its
+    /// `/dev/fuse` open behind it, and so wait for ever, and nobody could end it.
+    devices: Lane,
+}
+
+/// A thread, and the files that wait for it.
+#[derive(Debug)]
+struct Lane {
     files: SyncSender<OwnedFd>,
     waiting: Arc<AtomicUsize>,
 }
 
-impl Disposal {
-    /// Starts the thread. It needs no system call but futex(2), read(2) and close(2) later.
-    ///
-    /// # Errors
-    /// EAGAIN if the system allows no more threads.
-    pub fn start() -> io::Result<Disposal> {
+impl Lane {
+    fn start(name: &str) -> io::Result<Lane> {
         let (files, to_close) = sync_channel::<OwnedFd>(ROOM);
         let waiting = Arc::new(AtomicUsize::new(0));
         let done = Arc::clone(&waiting);
         let (started, starts) = sync_channel::<()>(1);
-        std::thread::Builder::new().name("netgraft-close".to_owned()).stack_size(64 * 1024).spawn(
-            move || {
-                let _ = started.send(());
-                while let Ok(file) = to_close.recv() {
-                    drop(file);
-                    done.fetch_sub(1, Ordering::Relaxed);
-                }
-            },
-        )?;
+        std::thread::Builder::new().name(name.to_owned()).stack_size(64 * 1024).spawn(move || {
+            let _ = started.send(());
+            while let Ok(file) = to_close.recv() {
+                drop(file);
+                done.fetch_sub(1, Ordering::Relaxed);
+            }
+        })?;
         // What a thread's start takes is done when it has said so.
         let _ = starts.recv();
-        Ok(Disposal { files, waiting })
+        Ok(Lane { files, waiting })
     }
 
-    /// Has a file closed. If the thread is stuck with as many as there is room for, it stays open.
-    pub fn close(&self, file: OwnedFd) {
+    fn close(&self, file: OwnedFd) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = self.files.try_send(file) {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            let (std::sync::mpsc::TrySendError::Full(file)
-            | std::sync::mpsc::TrySendError::Disconnected(file)) = error;
+            let (TrySendError::Full(file) | TrySendError::Disconnected(file)) = error;
             std::mem::forget(file);
         }
+    }
+}
+
+impl Disposal {
+    /// Starts the threads. They need no system call but futex(2), read(2) and close(2) later.
+    ///
+    /// # Errors
+    /// EAGAIN if the system allows no more threads.
+    pub fn start() -> io::Result<Disposal> {
+        Ok(Disposal { files: Lane::start("netgraft-close")?, devices: Lane::start("netgraft-close-d")? })
+    }
+
+    /// Has a file closed. If a thread is stuck with as many as there is room for, it stays open.
+    pub fn close(&self, file: OwnedFd) {
+        if is_device(file.as_fd()) { self.devices.close(file) } else { self.files.close(file) }
     }
 
     /// Whether files wait for one whose close does not return. No more files than necessary should be duplicated then.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) >= STUCK
+        [&self.files, &self.devices].iter().any(|lane| lane.waiting.load(Ordering::Relaxed) >= STUCK)
     }
+}
+
+/// Whether a file is a character device, without a question to the server of its file system (statx(2),
+/// `AT_STATX_DONT_SYNC`).
+fn is_device(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: the structure is plain data, for which zero is valid.
+    let mut status: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: the path is an empty string, and `status` is writable.
+    let done =
+        unsafe { libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_TYPE, &raw mut status) };
+    done == 0 && u32::from(status.stx_mode) & libc::S_IFMT == libc::S_IFCHR
 }
 
 #[cfg(test)]
@@ -76,5 +104,13 @@ mod tests {
         disposal.close(OwnedFd::from(writer));
         // The end comes when the last writer is closed.
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn devices_are_told_from_files() {
+        let device = std::fs::File::open("/dev/null").unwrap();
+        let (pipe, _writer) = std::io::pipe().unwrap();
+        assert!(is_device(device.as_fd()));
+        assert!(!is_device(pipe.as_fd()));
     }
 }

@@ -13,6 +13,7 @@ pub mod filter;
 pub mod inet_socket;
 pub mod inotify;
 pub mod jail;
+pub mod landlock;
 pub mod link;
 pub mod listener;
 pub mod mount;

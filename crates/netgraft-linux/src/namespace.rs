@@ -24,6 +24,8 @@ impl Namespaces {
     pub const MOUNT: Namespaces = Namespaces(libc::CLONE_NEWNS);
     /// System V IPC and message queues.
     pub const IPC: Namespaces = Namespaces(libc::CLONE_NEWIPC);
+    /// The root of the control groups that are seen.
+    pub const CGROUP: Namespaces = Namespaces(libc::CLONE_NEWCGROUP);
     /// Host name.
     pub const UTS: Namespaces = Namespaces(libc::CLONE_NEWUTS);
 
@@ -58,17 +60,27 @@ pub fn join(pidfd: BorrowedFd<'_>, namespaces: Namespaces) -> io::Result<()> {
     check(unsafe { libc::setns(pidfd.as_raw_fd(), namespaces.bits()) }).map(drop)
 }
 
-/// The user and group ids that a user namespace has, each the same inside and outside.
+/// The user and group ids that a user namespace has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdMaps {
-    /// Every id that these maps of the parent namespace have: pairs of first id and count.
+    /// Ids from 0 on, which are these of the parent namespace: nobody's there. The first id outside of users and of groups,
+    /// and how many there are.
+    Apart {
+        /// The first user id outside.
+        user: u32,
+        /// The first group id outside.
+        group: u32,
+        /// How many of each.
+        count: u32,
+    },
+    /// Every id that these maps of the parent namespace have, the same inside and outside: pairs of first id and count.
     All {
         /// User ids.
         users: Vec<(u32, u32)>,
         /// Group ids.
         groups: Vec<(u32, u32)>,
     },
-    /// One user and one group: all that a caller without CAP_SETUID may map.
+    /// One user and one group, the same inside and outside: all that a caller without CAP_SETUID may map.
     One {
         /// The user id.
         user: u32,
@@ -92,6 +104,7 @@ impl IdMaps {
     pub fn has_user(&self, id: u32) -> bool {
         match self {
             IdMaps::All { users, .. } => in_map(users, id),
+            IdMaps::Apart { count, .. } => id < *count,
             IdMaps::One { user, .. } => *user == id,
         }
     }
@@ -101,6 +114,7 @@ impl IdMaps {
     pub fn has_group(&self, id: u32) -> bool {
         match self {
             IdMaps::All { groups, .. } => in_map(groups, id),
+            IdMaps::Apart { count, .. } => id < *count,
             IdMaps::One { group, .. } => *group == id,
         }
     }
@@ -121,9 +135,23 @@ impl IdMaps {
         self.write_to("self")
     }
 
+    /// Whether a user namespace with these maps can have a range of them as its own.
+    #[must_use]
+    pub fn has_range(&self, first: u32, count: u32) -> bool {
+        let within = |map: &[(u32, u32)]| {
+            map.iter().any(|&(start, length)| {
+                first >= start && u64::from(first - start) + u64::from(count) <= u64::from(length)
+            })
+        };
+        matches!(self, IdMaps::All { users, groups } if within(users) && within(groups))
+    }
+
     fn write_to(&self, pid: &str) -> io::Result<()> {
         let (users, groups) = match self {
             IdMaps::All { users, groups } => (format_map(users), format_map(groups)),
+            IdMaps::Apart { user, group, count } => {
+                (format!("0 {user} {count}\n"), format!("0 {group} {count}\n"))
+            }
             IdMaps::One { user, group } => {
                 // Without this an ordinary user may not map a group (user_namespaces(7)).
                 fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
@@ -166,6 +194,14 @@ mod tests {
         assert_eq!(format_map(&map), "0 0 65536\n70000 70000 2\n");
         assert!(in_map(&map, 65535) && in_map(&map, 70001));
         assert!(!in_map(&map, 65536) && !in_map(&map, 70002));
+    }
+
+    #[test]
+    fn ranges_are_within_one_line_of_a_map() {
+        let maps = IdMaps::All { users: vec![(0, 100), (1000, 100)], groups: vec![(0, 2000)] };
+        assert!(maps.has_range(0, 100) && maps.has_range(1050, 50));
+        assert!(!maps.has_range(0, 101) && !maps.has_range(99, 2) && !maps.has_range(u32::MAX, 2));
+        assert!(!IdMaps::One { user: 5, group: 5 }.has_range(5, 1));
     }
 
     #[test]

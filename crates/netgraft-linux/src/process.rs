@@ -243,6 +243,29 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     close_range(first, u32::MAX)
 }
 
+/// Lets execve(2) close every descriptor but the standard ones and those in `keep` (close_range(2)).
+///
+/// # Errors
+/// As close_range(2); EBADF if one of `keep` is not open.
+pub fn inherit_only(keep: &[RawFd]) -> io::Result<()> {
+    const CLOEXEC: i64 = 4;
+    // SAFETY: only flags of descriptors change, and they stay open here.
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, 3_i64, i64::from(u32::MAX), CLOEXEC) })?;
+    for &fd in keep {
+        // SAFETY: a plain flag.
+        check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
+    }
+    Ok(())
+}
+
+/// Whether a descriptor is open and would be inherited by execve(2).
+#[must_use]
+pub fn is_inherited(fd: RawFd) -> bool {
+    // SAFETY: asks for a plain flag.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: only descriptor numbers are passed. Owners of closed descriptors exist only in frames that this
     // forked process never returns to (see `close_all_but`).

@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// `PIDFD_THREAD` of pidfd_open(2), Linux 6.9.
 const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
 
-/// How many threads' pidfds are kept.
-const CACHED: usize = 256;
+/// How many threads' pidfds are kept at most.
+pub const CACHED: usize = 256;
 
 /// Reads memory of a thread (process_vm_readv(2)) and returns how many bytes could be read.
 ///
@@ -141,16 +141,30 @@ fn pidfd_open(pid: u32, flags: u32) -> io::Result<OwnedFd> {
 }
 
 /// Duplicates descriptors of the program's threads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tasks {
     pidfds: HashMap<u32, OwnedFd>,
+    /// How many are kept.
+    room: usize,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Tasks {
     /// No thread is known yet.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self::with_room(CACHED)
+    }
+
+    /// The same, with fewer pidfds kept than [`CACHED`].
+    #[must_use]
+    pub fn with_room(room: usize) -> Self {
+        Tasks { pidfds: HashMap::new(), room: room.min(CACHED) }
     }
 
     /// Duplicates descriptor `fd` of thread `tid` (pidfd_getfd(2)): the same open file.
@@ -167,22 +181,11 @@ impl Tasks {
         }
         let pidfd = open_thread(tid)?;
         let result = get_fd(&pidfd, fd);
-        if self.pidfds.len() >= CACHED {
+        if self.pidfds.len() >= self.room {
             self.pidfds.clear();
         }
         self.pidfds.insert(tid, pidfd);
         result
-    }
-}
-
-impl Tasks {
-    /// Whether the thread that a descriptor was last duplicated of under this number lives: then the number still is its.
-    /// `false` if that is not known any more.
-    #[must_use]
-    pub fn is_alive(&self, tid: u32) -> bool {
-        // A thread that lives has no such descriptor; one that is gone has no table (pidfd_getfd(2)).
-        let looked_up = self.pidfds.get(&tid).map(|pidfd| get_fd(pidfd, -1));
-        matches!(looked_up, Some(Err(error)) if error.raw_os_error() == Some(libc::EBADF))
     }
 }
 
@@ -272,20 +275,5 @@ mod tests {
         std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
         assert_eq!(text, "x", "the duplicate had read it");
         assert_eq!(tasks.duplicate(me, -1).unwrap_err().raw_os_error(), Some(libc::EBADF));
-        assert!(tasks.is_alive(me));
-    }
-
-    #[test]
-    fn a_thread_that_has_ended_is_not_alive_though_its_number_is_known() {
-        let (reader, _writer) = std::io::pipe().unwrap();
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let mut tasks = Tasks::new();
-        assert!(!tasks.is_alive(child.id()), "no descriptor was duplicated of it");
-        assert!(tasks.duplicate(child.id(), reader.as_raw_fd()).is_err());
-        tasks.duplicate(child.id(), 0).unwrap();
-        assert!(tasks.is_alive(child.id()));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(!tasks.is_alive(child.id()));
     }
 }

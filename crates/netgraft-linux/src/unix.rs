@@ -16,6 +16,8 @@ use crate::result::{check, check_len};
 pub struct Name(pub u64);
 
 const NAME_LENGTH: usize = 9;
+/// `SO_PASSRIGHTS` (asm-generic/socket.h).
+const PASS_RIGHTS: libc::c_int = 83;
 /// `SIOCATMARK` (sockios.h).
 const AT_MARK: libc::c_ulong = 0x8905;
 
@@ -120,6 +122,21 @@ pub fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::connect(fd.as_raw_fd(), &raw const address, 16) }).map(drop)
 }
 
+/// The address of a socket, or of its peer, whatever its family (getsockname(2), getpeername(2)).
+///
+/// # Errors
+/// ENOTSOCK, ENOTCONN.
+pub fn any_address(fd: BorrowedFd<'_>, of_peer: bool) -> io::Result<Vec<u8>> {
+    let mut bytes = [0u8; size_of::<libc::sockaddr_storage>()];
+    let mut len = bytes.len() as libc::socklen_t;
+    let (fd, at, room) = (fd.as_raw_fd(), bytes.as_mut_ptr().cast(), &raw mut len);
+    // SAFETY: `bytes` is writable for `len` bytes, and `len` is writable.
+    check(unsafe {
+        if of_peer { libc::getpeername(fd, at, room) } else { libc::getsockname(fd, at, room) }
+    })?;
+    Ok(bytes[..bytes.len().min(len as usize)].to_vec())
+}
+
 /// Listens.
 ///
 /// # Errors
@@ -152,10 +169,43 @@ pub fn accept_bounded(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<Owned
     if is_nonblocking(fd)? {
         return accept(fd, nonblocking);
     }
+    bounded(|| accept(fd, nonblocking))
+}
+
+/// Makes a call that may wait, for some milliseconds at most. [`handle_alarm`] must have been called.
+///
+/// # Errors
+/// EINTR if the timer had to help, or what the call gives.
+pub fn bounded<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     set_timer(5_000)?;
-    let result = accept(fd, nonblocking);
+    let result = call();
     set_timer(0)?;
     result
+}
+
+/// Closes an internet socket, which waits for its unsent bytes if this is its last close and a program has asked for
+/// that (`SO_LINGER`, socket(7)): for some milliseconds at most, then the kernel goes on by itself.
+pub fn close_bounded(file: OwnedFd) {
+    // If there is no timer the socket is closed all the same.
+    let _ = set_timer(5_000);
+    drop(file);
+    let _ = set_timer(0);
+}
+
+/// Has the kernel refuse (EPERM) what is sent to this socket with descriptors in it (`SO_PASSRIGHTS`, Linux 6.16):
+/// who reads it would have to close them, and closing some files waits. Older kernels do not know the option.
+pub fn refuse_rights(fd: BorrowedFd<'_>) {
+    let off: libc::c_int = 0;
+    // SAFETY: `off` is readable for its length.
+    let _ = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            PASS_RIGHTS,
+            (&raw const off).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
 }
 
 fn set_timer(micros: libc::suseconds_t) -> io::Result<()> {

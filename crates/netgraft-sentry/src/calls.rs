@@ -31,9 +31,9 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// No programs yet.
-    pub(crate) fn new(vitals: Vitals, home: NamespaceIds) -> Programs {
-        Programs { listeners: Vec::new(), tasks: Tasks::new(), home, vitals }
+    /// No programs yet; as many threads are known by a descriptor.
+    pub(crate) fn new(vitals: Vitals, home: NamespaceIds, threads: usize) -> Programs {
+        Programs { listeners: Vec::new(), tasks: Tasks::with_room(threads), home, vitals }
     }
 
     /// Takes over the listener of a program, at its place in the vitals.

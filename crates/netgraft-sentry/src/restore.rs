@@ -45,8 +45,7 @@ fn file_of(bindings: &mut Bindings, kept: &Kept) -> Option<Found> {
     let file = bindings.duplicate_of(seen.tid, seen.fd).ok()?;
     match bindings.cookie(&file) {
         Some(cookie) if cookie == kept.cookie => Some((file, seen)),
-        Some(_) => None,
-        None => {
+        _ => {
             bindings.dispose(file);
             None
         }
@@ -68,8 +67,9 @@ fn search(bindings: &mut Bindings, kept: &[Kept], files: &mut [Option<Found>]) {
                 bindings.dispose(file);
                 continue;
             };
-            if let Some(at) = kept.iter().position(|k| k.cookie == cookie) {
-                files[at].get_or_insert((file, Seen { tid: process, fd }));
+            match kept.iter().position(|k| k.cookie == cookie) {
+                Some(at) if files[at].is_none() => files[at] = Some((file, Seen { tid: process, fd })),
+                _ => bindings.dispose(file),
             }
         }
     }

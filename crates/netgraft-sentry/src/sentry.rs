@@ -11,6 +11,7 @@ use netgraft_launch::clock;
 use netgraft_launch::control::{self, FromSentry, Summary, ToSentry};
 use netgraft_linux::confine;
 use netgraft_linux::epoll::EventBuffer;
+use netgraft_linux::task::CACHED;
 use netgraft_plugin::{Events, Instant};
 
 use crate::bindings::{Bindings, ToLauncher};
@@ -24,9 +25,9 @@ const CALLS_A_ROUND: usize = 64;
 /// How long the programs' last bytes may take to be delivered after their end: less than the launcher waits.
 const LAST_BYTES: Duration = Duration::from_millis(1500);
 
-/// Descriptors of the sentry that no socket gets: those that are open from the start, and those that serving a call
-/// takes for a moment.
-const RESERVED_DESCRIPTORS: usize = 128;
+/// Descriptors of the sentry that no socket gets: those that are open from the start, those that serving a call takes
+/// for a moment, and those of files that wait to be closed.
+const RESERVED_DESCRIPTORS: usize = 64;
 
 /// The sentry.
 pub(crate) struct Sentry {
@@ -52,11 +53,13 @@ impl Sentry {
         }
         let route = if stack.offers_host_fds() { Route::Host } else { Route::Stack };
         let info = stack.info();
-        let programs = Programs::new(vitals, home);
+        let descriptors = confine::descriptor_limit()?.saturating_sub(RESERVED_DESCRIPTORS);
+        // Where there are few, sockets need them more.
+        let threads = (descriptors / 8).max(1);
+        let programs = Programs::new(vitals, home, threads);
         let launcher = ToLauncher::new(control, journal);
         let bindings = Bindings::new(programs, poller, launcher, disposal, route == Route::Host)?;
-        let descriptors = confine::descriptor_limit()?.saturating_sub(RESERVED_DESCRIPTORS);
-        let budget = Budget { sockets: descriptors, bytes: 64 << 20 };
+        let budget = Budget { sockets: descriptors.saturating_sub(threads.min(CACHED)), bytes: 64 << 20 };
         let mut sentry = Sentry {
             core: Core::new(bindings, stack, Box::new(Always(route)), budget),
             calling: Vec::new(),

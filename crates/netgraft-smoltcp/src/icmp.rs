@@ -146,6 +146,9 @@ impl Core {
     /// After a packet that may have brought a neighbor's address: what waited for it can leave.
     pub(crate) fn neighbors_may_have_come(&mut self) {
         for handle in std::mem::take(&mut self.resolving) {
+            if let Some(Body::Conn(conn)) = self.socks.get_mut(handle).map(|s| &mut s.body) {
+                conn.resolving = false;
+            }
             self.mark_dirty(handle);
         }
         if self.conduits.is_empty() {

@@ -1,17 +1,16 @@
-//! The built-in stack of netgraft: the TCP/IP stack smoltcp behind the plugin contract.
+//! The built-in stack of netgraft: TCP by `netgraft-tcp`, everything else by smoltcp, behind the plugin contract.
 //!
-//! smoltcp looks at each socket for each packet, so every connection has a set of its own, and every packet is
-//! led to its connection by hash before smoltcp sees it. Sockets cost nothing while nothing happens to them.
+//! Every packet is led to its connection by hash. A connection has its own state and timer, and costs nothing while
+//! nothing happens to it. smoltcp does IP, ARP and NDP, ICMP, IGMP and MLD, fragmentation, and the sending of datagrams.
 //!
 //! # Where what is
 //! `demux` leads a packet to its socket; `service` is what a connection does after a packet, a call or a timer;
 //! `poll` is the loop around both. `stream`, `udp`, `icmp` and `raw` are the program's calls, `tcp` what Linux programs
-//! expect around smoltcp's socket. `device`, `iface` and `link` are the way out.
+//! expect around a connection, `cookies` a listener under a flood. `emit` is how segments leave, `neighbor` whom they leave
+//! to; `device`, `iface` and `link` are the way out.
 //!
 //! # Limits
-//! They are smoltcp 0.14's: a retransmission time-out of at least one second, a congestion window that begins
-//! at two segments of 1 KiB, no use of a peer's selective acknowledgements, no timestamps and no urgent data.
-//! Buffers keep the size that they had when the connection began. Nothing is forwarded.
+//! No Fast Open and no urgent data for programs, though `netgraft-tcp` has the latter. Nothing is forwarded.
 //!
 //! ```
 //! use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig, inet::Stack};

@@ -16,6 +16,9 @@ const TURN: usize = 16;
 /// When a connection that could not send tries again.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(1);
 
+/// When a connection whose route is gone looks for it again.
+const NO_ROUTE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// How a turn of sending ended.
 enum Turn {
     /// Nothing more to do, but for timers.
@@ -61,12 +64,12 @@ impl Core {
         if !ethernet {
             return Some([0; 6]);
         }
-        let hop = self.path(conn.remote.ip()).ok()?.hop;
-        let station = self.neighbors.station(hop, self.now);
+        let hop = self.path(conn.remote.ip()).ok().map(|path| path.hop);
         if let Some(Body::Conn(conn)) = self.socks.get_mut(handle).map(|s| &mut s.body) {
-            conn.hop = Some(hop);
+            conn.hop = hop;
         }
-        match station {
+        let hop = hop?;
+        match self.neighbors.station(hop, self.now) {
             Station::Known(mac, asks) => {
                 if asks {
                     self.solicit(hop);
@@ -91,8 +94,10 @@ impl Core {
         if let Life::Connecting { unresolved } = &mut conn.life {
             unresolved.get_or_insert(now);
         }
-        let again = conn.hop.map_or(now, |hop| self.neighbors.asks_at(hop, now));
-        if !self.resolving.contains(&handle) {
+        // Without a route there is nobody to ask: it may come back.
+        let again = conn.hop.map_or(now + NO_ROUTE, |hop| self.neighbors.asks_at(hop, now));
+        if !conn.resolving {
+            conn.resolving = true;
             self.resolving.push(handle);
         }
         Turn::Waits(again.max(now + RETRY))
@@ -119,11 +124,11 @@ impl Core {
             netif.push_segment(conn, &transmit, station);
         }
         let sent = (netif.tx.packets - before) as usize;
-        if sent > 0 {
-            if let Life::Connecting { unresolved } = &mut conn.life {
-                // After the first SYN the neighbor is known, and silence is the peer's.
-                *unresolved = None;
-            }
+        if sent > 0
+            && let Life::Connecting { unresolved } = &mut conn.life
+        {
+            // After the first SYN the neighbor is known, and silence is the peer's.
+            *unresolved = None;
         }
         (sent, turn)
     }

@@ -35,8 +35,9 @@ pub(crate) struct Conn {
     pub(crate) side: Side,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
-    /// The neighbor that its packets go to, and its Ethernet address.
+    /// The neighbor that its packets go to, and whether it waits for that neighbor's address.
     pub(crate) hop: Option<IpAddr>,
+    pub(crate) resolving: bool,
     pub(crate) life: Life,
     /// What the program shut down.
     pub(crate) shut_read: bool,
@@ -127,6 +128,8 @@ fn settings(options: &Options) -> Settings {
         user_timeout: (!options.user_timeout.is_zero()).then_some(options.user_timeout),
         syn_retries: options.syn_count,
         fin_timeout: options.fin_timeout,
+        // As `tcp_mtu_probing` of 0, Linux' default.
+        find_black_holes: false,
     }
 }
 
@@ -144,6 +147,7 @@ impl Conn {
             local: ends.0,
             remote: ends.1,
             hop: None,
+            resolving: false,
             life,
             shut_read: false,
             shut_write: false,

@@ -282,21 +282,21 @@ impl Bbr {
                 self.mode = Mode::ProbeRtt(Some((ack.now + PROBE_RTT, ack.total)));
                 self.model.start_round(ack.total);
             }
-            Mode::ProbeRtt(Some((until, begun))) => {
-                if ack.now >= until && ack.sample.prior_delivered >= begun {
-                    // "BBRExitProbeRTT".
-                    self.rtt_probed = ack.now;
-                    window.congestion = window.congestion.max(self.prior);
-                    if self.model.full {
-                        self.model.reset_lower_bounds();
-                        self.go_down(ack);
-                        self.mode = Mode::Cruise;
-                    } else {
-                        self.mode = Mode::Startup;
-                    }
+            // "BBRExitProbeRTT".
+            Mode::ProbeRtt(Some((until, begun)))
+                if ack.now >= until && ack.sample.prior_delivered >= begun =>
+            {
+                self.rtt_probed = ack.now;
+                window.congestion = window.congestion.max(self.prior);
+                if self.model.full {
+                    self.model.reset_lower_bounds();
+                    self.go_down(ack);
+                    self.mode = Mode::Cruise;
+                } else {
+                    self.mode = Mode::Startup;
                 }
             }
-            Mode::ProbeRtt(None) => {}
+            Mode::ProbeRtt(_) => {}
             _ if due && ack.limited => {
                 self.prior = window.congestion.max(self.prior);
                 self.mode = Mode::ProbeRtt(None);

@@ -166,12 +166,16 @@ impl Model {
     /// "BBRCheckFullBWReached", section 5.3.1.2.
     pub(crate) fn look_for_plateau(&mut self, ack: &Acknowledged) {
         let Some(rate) = ack.sample.rate() else { return };
-        if self.plateau || !self.round_start || ack.sample.app_limited {
+        if self.plateau || ack.sample.app_limited {
             return;
         }
+        // "Still growing?", with each acknowledgement; rounds without are counted.
         if rate as f64 >= self.level as f64 * GROWTH {
             self.level = rate;
             self.at_level = 0;
+            return;
+        }
+        if !self.round_start {
             return;
         }
         self.at_level += 1;

@@ -111,6 +111,9 @@ pub struct Settings {
     pub user_timeout: Option<Duration>,
     /// How often a SYN is sent again (`TCP_SYNCNT`, tcp(7)).
     pub syn_retries: u32,
+    /// Whether large segments that time out twice make way for smaller ones (`tcp_mtu_probing` of 1, ip-sysctl): for paths
+    /// whose routers do not say that packets are too large.
+    pub find_black_holes: bool,
     /// How long FIN-WAIT-2 lasts once nobody reads any more (`TCP_LINGER2`, tcp(7)).
     pub fin_timeout: Duration,
 }
@@ -124,6 +127,7 @@ impl Default for Settings {
             keep_alive: None,
             user_timeout: None,
             syn_retries: 6,
+            find_black_holes: false,
             fin_timeout: Duration::from_secs(60),
         }
     }

@@ -46,6 +46,8 @@ pub struct Acknowledged {
     pub now: Instant,
     /// Bytes that it delivered, in order or not.
     pub delivered: u64,
+    /// Positions that it newly acknowledged in order.
+    pub advanced: u64,
     /// Bytes that it showed to be lost.
     pub lost: u64,
     /// The round trip that it measured.

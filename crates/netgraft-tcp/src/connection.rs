@@ -8,6 +8,7 @@ use crate::config::{Config, Path, Settings};
 use crate::congestion::Algorithm;
 use crate::handshake::Handshake;
 use crate::options::Options;
+use crate::pmtu::Search;
 use crate::receiver::Receiver;
 use crate::segment::{Flags, Header};
 use crate::sender::Sender;
@@ -87,6 +88,7 @@ pub struct Connection {
     pub(crate) reason: Option<Reason>,
     pub(crate) settings: Settings,
     pub(crate) path: Path,
+    pub(crate) search: Search,
     pub(crate) handshake: Handshake,
     pub(crate) sender: Sender,
     pub(crate) receiver: Receiver,
@@ -131,13 +133,13 @@ impl Connection {
             config.receive.initial.clamp(1, 1 << 30),
             crate::tuning::Tuning::new(config.receive.most.min(1 << 30), usize::from(config.mss), now),
             0,
-            now,
         );
         let mut connection = Connection {
             state,
             reason: None,
             settings: config.settings,
             path: config.path,
+            search: Search { wide: config.path.mss, until: None },
             handshake,
             sender: Sender::new(initial, config.algorithm, mss, now),
             receiver,
@@ -450,47 +452,6 @@ impl Connection {
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.sender.controller.algorithm()
-    }
-
-    /// Takes up another path: another interface, or what a router says of it (RFC 9293 section 3.7.2).
-    pub fn set_path(&mut self, path: Path) {
-        self.path = path;
-        self.fit();
-    }
-
-    /// The path.
-    #[must_use]
-    pub fn path(&self) -> Path {
-        self.path
-    }
-
-    /// A router says that packets are too large: the path carries segments of `mss` bytes without options (RFC 1191, RFC
-    /// 8201). `quoted` is the number of the segment that it quotes; one that is not in flight is not believed (RFC 5927
-    /// section 7). What was lost by it is sent again at once. Answers whether it was believed.
-    pub fn narrow(&mut self, mss: u16, quoted: u32, now: Instant) -> bool {
-        let sender = &self.sender;
-        let position = sender.numbers.position(quoted, sender.una);
-        let flying = sender.una <= position && position < sender.next;
-        if !flying || mss >= self.path.mss {
-            return false;
-        }
-        self.path.mss = mss.max(1);
-        let large = self.sender.window.mss;
-        self.fit();
-        // Everything in flight was made for the old path. The window stays: nothing was lost to congestion.
-        if self.sender.window.mss < large && self.is_synchronized() {
-            self.sender.board.lose(|_| Some(true));
-            self.sender.set_timer(now);
-        }
-        true
-    }
-
-    /// The largest payload follows from what the path carries, the peer takes, and the options need (RFC 9293 section
-    /// 3.7.1, "Eff.snd.MSS", and RFC 6691).
-    pub(crate) fn fit(&mut self) {
-        let options = if self.stamps.is_some() { 12 } else { 0 };
-        let mss = self.path.mss.min(self.peer_mss).saturating_sub(options).max(1);
-        self.sender.set_mss(u64::from(mss));
     }
 
     /// The largest payload of a segment that is sent, in bytes.

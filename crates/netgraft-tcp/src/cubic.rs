@@ -74,7 +74,7 @@ impl Cubic {
 
 impl Control for Cubic {
     fn acknowledged(&mut self, window: &mut Window, ack: &Acknowledged) {
-        if ack.recovering {
+        if ack.recovering || ack.advanced == 0 {
             return;
         }
         if !ack.limited {
@@ -148,6 +148,7 @@ mod tests {
         Acknowledged {
             now,
             delivered,
+            advanced: delivered,
             lost: 0,
             rtt: Some(rtt),
             smoothed: rtt,

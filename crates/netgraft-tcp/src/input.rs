@@ -215,11 +215,10 @@ impl Connection {
         let offset = self.stamp_offset;
         let stamp = |at: Instant| (at.millis() as u32).wrapping_add(offset);
         self.sender.acknowledge(&told, stamp, now);
-        if matches!(self.sender.timer, Timer::Persist(_)) || moved {
-            self.sender.rtt.backoff = if self.sender.board.is_empty() { 0 } else { self.sender.rtt.backoff };
-            if self.sender.board.is_empty() {
-                self.sender.timer = Timer::Off;
-            }
+        if matches!(self.sender.timer, Timer::Persist(_)) && self.sender.edge > self.sender.next {
+            // The window is open.
+            self.sender.rtt.backoff = 0;
+            self.sender.timer = Timer::Off;
         }
         let mut arrival = Arrival::default();
         if self.sender.una > before {
@@ -287,7 +286,7 @@ impl Connection {
         // In CLOSE-WAIT and later "this should not occur since a FIN has been received from the remote side. Ignore".
         let open = matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
         if !open {
-            if segment.len() > 0 {
+            if !segment.is_empty() {
                 self.receiver.due = Due::Now;
             }
             return;

@@ -39,6 +39,7 @@ mod input;
 mod newreno;
 mod options;
 mod output;
+mod pmtu;
 mod prr;
 mod rack;
 mod rate;

@@ -12,7 +12,8 @@ pub(crate) struct NewReno;
 
 impl Control for NewReno {
     fn acknowledged(&mut self, window: &mut Window, ack: &Acknowledged) {
-        if ack.recovering || !ack.limited {
+        // Only new data acknowledged in order lets the window grow (RFC 5681 section 3.1).
+        if ack.recovering || !ack.limited || ack.advanced == 0 {
             return;
         }
         let mut bytes = ack.delivered;

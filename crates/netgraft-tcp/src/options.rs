@@ -49,7 +49,7 @@ impl Cookie {
     /// A cookie of these bytes; `None` if their number is odd, or neither 0 nor 4 to 16.
     #[must_use]
     pub fn new(from: &[u8]) -> Option<Self> {
-        if !matches!(from.len(), 0 | 4..=16) || from.len() % 2 != 0 {
+        if !matches!(from.len(), 0 | 4..=16) || !from.len().is_multiple_of(2) {
             return None;
         }
         let mut bytes = [0; 16];

@@ -14,6 +14,9 @@ use crate::time::Instant;
 /// How long a small segment is held back for more (tcp(7), `TCP_CORK`).
 pub(crate) const CORK: Duration = Duration::from_millis(200);
 
+/// How late a paced segment may be without a loss of rate, in nanoseconds.
+const SLACK: u64 = 1_000_000;
+
 /// A segment that leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transmit {
@@ -140,7 +143,11 @@ impl Connection {
     /// Most payload that leaves as one segment.
     fn whole(&self) -> u64 {
         let mss = self.sender.window.mss;
-        let whole = self.path.whole as u64;
+        let mut whole = self.path.whole as u64;
+        if let Some(rate) = self.sender.window.pacing {
+            // No more than leaves in a millisecond, so that the pace is not one of bursts.
+            whole = whole.min((rate / 1000).max(2 * mss));
+        }
         if whole < 2 * mss { mss } else { whole / mss * mss }
     }
 
@@ -251,7 +258,7 @@ impl Connection {
         }
         let mut len = unsent.min(usable).min(whole).min(room);
         let fin = fin && len == unsent && usable > len;
-        if len % mss != 0 && !self.may_send_small(len, fin, now) {
+        if !len.is_multiple_of(mss) && !self.may_send_small(len, fin, now) {
             len -= len % mss;
         }
         if len == 0 && !fin {
@@ -329,7 +336,7 @@ impl Connection {
         if new {
             sender.board.push(start, end, now, snapshot);
             sender.next = end;
-            if len % sender.window.mss != 0 {
+            if !len.is_multiple_of(sender.window.mss) {
                 sender.small_end = end;
             }
             if idle {
@@ -353,7 +360,9 @@ impl Connection {
         if let Some(rate) = sender.window.pacing.filter(|rate| *rate > 0) {
             let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
             let took = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            sender.pace = sender.pace.max(now) + took;
+            // Callers wake late; what could have left in the meantime may leave now.
+            let late = Instant::from_nanos(now.nanos().saturating_sub(SLACK));
+            sender.pace = sender.pace.max(late) + took;
         }
         sender.set_timer(now);
         let mss = sender.window.mss;

@@ -55,7 +55,8 @@ pub(crate) struct Receiver {
     quick: u8,
     /// Data goes both ways: acknowledgements can ride on it.
     interactive: bool,
-    heard: Instant,
+    /// When data came last.
+    heard: Option<Instant>,
     /// Whether acknowledgements never wait (`TCP_QUICKACK`, tcp(7)).
     pub(crate) at_once: bool,
     /// The program reads no more: what comes is counted and forgotten.
@@ -66,7 +67,7 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     /// A receiver with buffers of `capacity` bytes; windows are told in units of `1 << shift`.
-    pub(crate) fn new(capacity: usize, tuning: Tuning, shift: u8, now: Instant) -> Self {
+    pub(crate) fn new(capacity: usize, tuning: Tuning, shift: u8) -> Self {
         Receiver {
             numbers: Numbers { initial: 0 },
             next: FIRST,
@@ -83,7 +84,7 @@ impl Receiver {
             mss: LEAST_MSS,
             quick: QUICK,
             interactive: false,
-            heard: now,
+            heard: None,
             at_once: false,
             discards: false,
             urgent: FIRST,
@@ -111,11 +112,11 @@ impl Receiver {
 
     /// Takes the bytes of a segment, of which part may be known or not allowed. Answers how many are newly in order.
     pub(crate) fn take(&mut self, start: u64, data: &[u8], now: Instant, pool: &mut Pool) -> usize {
-        let idle = now.since(self.heard);
-        self.heard = now;
         if data.is_empty() {
             return 0;
         }
+        let idle = self.heard.map_or(Duration::ZERO, |at| now.since(at));
+        self.heard = Some(now);
         self.mss = self.mss.max(data.len().min(self.tuning.mss));
         let end = start + data.len() as u64;
         if start < self.next {
@@ -237,9 +238,10 @@ impl Receiver {
         self.bytes.release(self.read, true, pool);
     }
 
-    /// Where the window could end.
+    /// Where the window could end: 16 bits have to tell it.
     fn possible(&self) -> u64 {
-        self.next + self.capacity.saturating_sub(self.readable()) as u64
+        let most = u64::from(u16::MAX) << self.shift;
+        self.next + (self.capacity.saturating_sub(self.readable()) as u64).min(most)
     }
 
     /// Whether the program has read so much that the peer should hear of it: as Linux, if the window has doubled.
@@ -275,7 +277,7 @@ impl Receiver {
         if self.due != Due::Nothing {
             self.quick = self.quick.saturating_sub(1);
         }
-        if data && now.since(self.heard) < DELAY {
+        if data && self.heard.is_some_and(|at| now.since(at) < DELAY) {
             self.interactive = true;
         }
         self.told = self.next;

@@ -13,8 +13,9 @@ use crate::time::Instant;
 pub(crate) enum Phase {
     /// Nothing is missing, as far as is known.
     Open,
-    /// Losses are repaired while acknowledgements come: up to `recover`, the position that was next as they were found.
-    Recovery { recover: u64, prr: Prr },
+    /// The window shrinks, and losses are repaired if there are any, while acknowledgements come: up to `recover`, the
+    /// position that was next as it began.
+    Recovery { recover: u64, prr: Prr, losses: bool },
     /// The retransmission timer has run out.
     Loss { recover: u64, forward: Forward },
 }
@@ -88,7 +89,8 @@ impl Sender {
     pub(crate) fn enter_recovery(&mut self, what: Congestion, flight: u64, now: Instant) {
         self.note_undo();
         self.controller.get().congested(&mut self.window, what, flight, now);
-        self.phase = Phase::Recovery { recover: self.next, prr: Prr::new(flight) };
+        let losses = what == Congestion::Loss;
+        self.phase = Phase::Recovery { recover: self.next, prr: Prr::new(flight), losses };
         self.counts.recoveries += u32::from(what == Congestion::Loss);
         self.probe = None;
     }
@@ -139,7 +141,12 @@ impl Sender {
                 }
                 self.controller.get().recovered(&mut self.window);
             }
-            Phase::Recovery { .. } => self.reduce(news),
+            Phase::Recovery { .. } => {
+                if let Phase::Recovery { losses, .. } = &mut self.phase {
+                    *losses |= news.lost > 0;
+                }
+                self.reduce(news);
+            }
             Phase::Loss { recover, forward } => self.follow_loss(to, (recover, forward), news),
         }
     }

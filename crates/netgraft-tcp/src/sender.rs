@@ -363,9 +363,11 @@ impl Sender {
         } else {
             // RFC 6582 section 3.2: the third duplicate, and in recovery each partial acknowledgement, tell of the first
             // segment that is missing.
-            let third = !recovering && self.duplicates >= crate::rack::DUP_THRESHOLD;
-            let partial =
-                matches!(self.phase, Phase::Recovery { recover, .. } if advanced > 0 && self.una < recover);
+            let repairs = matches!(self.phase, Phase::Recovery { losses: true, .. } | Phase::Loss { .. });
+            let third = !repairs && self.duplicates >= crate::rack::DUP_THRESHOLD;
+            let within =
+                matches!(self.phase, Phase::Recovery { recover, losses: true, .. } if self.una < recover);
+            let partial = advanced > 0 && within;
             let lost = if third || partial { self.board.lose_first(self.window.mss) } else { 0 };
             (lost, None)
         };
@@ -390,6 +392,7 @@ impl Sender {
         let event = Acknowledged {
             now,
             delivered: news.delivered,
+            advanced: news.advanced,
             lost: news.lost,
             rtt,
             smoothed: self.smoothed(),

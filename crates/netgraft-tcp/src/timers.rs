@@ -34,6 +34,7 @@ impl Connection {
             self.stall_limit(),
             self.question_at(),
             self.half_closed_limit(),
+            self.search.until.filter(|_| self.is_synchronized()),
         ]
         .into_iter()
         .flatten()
@@ -54,6 +55,7 @@ impl Connection {
         if self.half_closed_limit().is_some_and(|at| at <= now) {
             return self.end(Some(Reason::TimedOut));
         }
+        self.widen(now);
         self.receiver.waited(now);
         if self.held.is_some_and(|since| since + CORK <= now) {
             self.push();
@@ -76,7 +78,10 @@ impl Connection {
                 sender.timer_base = now;
                 sender.set_timer(now);
             }
-            Timer::Retransmit(_) => sender.time_out(now),
+            Timer::Retransmit(_) => {
+                sender.time_out(now);
+                self.suspect_black_hole(now);
+            }
             Timer::Persist(_) => {
                 // "The first zero-window probe when a zero window has existed for the retransmission timeout period, and
                 // SHOULD increase exponentially the interval between successive probes."

@@ -190,13 +190,13 @@ fn random_programs_agree() {
         }
         for _ in 0..600 {
             world.pass(ms(500));
-            for end in 0..2 {
+            for (end, got) in got.iter_mut().enumerate() {
                 loop {
                     let len = world.recv(end, &mut buf);
                     if len == 0 {
                         break;
                     }
-                    got[end] += len;
+                    *got += len;
                 }
             }
         }

@@ -57,6 +57,8 @@ enum Subcommands {
     },
     /// Write a small stack that is whole, with build files and its test: to begin a stack of your own with
     NewStack(NewStackArgs),
+    /// Print the system call profile that programs have by default, to be changed and given to --seccomp
+    Seccomp,
     /// Run the conformance suite on a stack: what passes, what fails, what the stack says it cannot do
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
@@ -267,7 +269,10 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
             let command = std::env::current_exe().unwrap_or_else(|_| "netgraft".into());
             return Ok(Command::NewStack(NewStack { dir, language, source, command }));
         }
-        Subcommands::Run(run) => run,
+        Subcommands::Seccomp => {
+            return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
+        }
+        Subcommands::Run(run) => *run,
     };
     let mut command = run.command.into_iter();
     let program = command.next().unwrap_or_default();
@@ -296,7 +301,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.allowed_calls = run.allowed_calls;
     let mut program = ProgramSpec::new(program);
     program.args = command.collect();
-    run.program.apply(&mut program);
+    run.program.apply(&mut network, &mut program).map_err(Stop::Error)?;
     Ok(Command::Run {
         network: Box::new(network),
         program: Box::new(program),
@@ -325,9 +330,11 @@ fn check(args: CheckArgs) -> Command {
     Command::Check { options, style, verbosity: args.verbose }
 }
 
-/// A system call's number, of its name.
+/// A system call's number, of its name, or of a number for one that this version has no name of.
 fn system_call(text: &str) -> Result<i64, String> {
+    let number = text.parse().ok().filter(|number: &i64| *number >= 0);
     netgraft_linux::syscall::number(text)
+        .or(number)
         .ok_or_else(|| format!("'{text}' is no system call that is known: use a name of syscalls(2)"))
 }
 
@@ -350,7 +357,7 @@ fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
         String::new()
     } else {
         let command = args.get(1).and_then(|arg| arg.to_str());
-        let command = command.filter(|arg| ["run", "stacks", "check", "new-stack"].contains(arg));
+        let command = command.filter(|arg| ["run", "stacks", "check", "new-stack", "seccomp"].contains(arg));
         format!(" (see 'netgraft {}--help')", command.map(|name| format!("{name} ")).unwrap_or_default())
     };
     Stop::Error(format!("{what}{hint}"))

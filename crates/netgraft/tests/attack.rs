@@ -122,3 +122,17 @@ fn code_of_an_object_finds_no_rights_of_the_operator() {
         assert!(text.contains(&format!("exited with status {status_of_loot} in ")), "as {user:?}: {text}");
     }
 }
+
+#[test]
+fn root_of_a_sandbox_is_nobody_on_the_host() {
+    for &user in users() {
+        done(user, &script(user, "rooted.py", &[]));
+    }
+}
+
+#[test]
+fn an_untrusted_program_finds_no_files_sockets_or_descriptors() {
+    for &user in users() {
+        done(user, &script(user, "files.py", &[]));
+    }
+}

@@ -314,10 +314,16 @@ fn the_program_s_surroundings_are_as_without_netgraft() {
         };
         let direct = run(&["sh", "-c", script]);
         let name = binary().to_str().unwrap();
-        let inside = run(&[name, "run", "--network", "none", "--", "sh", "-c", script]);
+        let inside = run(&[name, "run", "--network", "none", "--keep-fd", "7", "--", "sh", "-c", script]);
         assert_eq!(text(&inside.stderr), "");
-        assert_eq!(text(&inside.stdout), text(&direct.stdout), "{user:?}");
-        assert!(text(&direct.stdout).contains("kept"));
+        let (inside, direct) = (text(&inside.stdout), text(&direct.stdout));
+        let (descriptors, inside) = inside.split_once('\n').unwrap();
+        let (inherited, direct) = direct.split_once('\n').unwrap();
+        // Those that are named, and the one that lists them; whatever else this test has inherited is closed.
+        assert_eq!(descriptors, "0 1 2 3 7", "{user:?}");
+        assert!(inherited.split(' ').any(|number| number == "7"), "{inherited}");
+        assert_eq!(inside, direct, "{user:?}");
+        assert!(direct.contains("kept"));
     }
 }
 

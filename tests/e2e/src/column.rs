@@ -156,8 +156,10 @@ impl Column {
     #[must_use]
     pub fn command(self, stage: &Stage, namespace: &Namespace, program: &[String]) -> Command {
         let netgraft = |network: &str| {
-            let mut words: Vec<String> =
-                ["run", "--network", network, "--"].iter().map(|word| (*word).to_owned()).collect();
+            let mut words: Vec<String> = ["run", "--network", network, "--host-ids", "--"]
+                .iter()
+                .map(|word| (*word).to_owned())
+                .collect();
             words.insert(0, stage.netgraft().display().to_string());
             words.extend_from_slice(program);
             words

@@ -108,7 +108,8 @@ impl Place<'_> {
     /// `netgraft run --network N OPTIONS -- PROGRAM`.
     fn netgraft(&self, options: &[&str], program: &[&str]) -> Command {
         let binary = self.stage.netgraft().display().to_string();
-        let mut words = vec![binary.as_str(), "run", "--network", self.network()];
+        // As root they keep files in folders of root's.
+        let mut words = vec![binary.as_str(), "run", "--network", self.network(), "--host-ids"];
         words.extend_from_slice(options);
         words.push("--");
         words.extend_from_slice(program);

@@ -55,11 +55,16 @@ impl HostSocket for Bindings {
         if blocking {
             unix::set_nonblocking(file, true).map_err(|e| errno(&e))?;
         }
-        let result = inet_socket::connect(file, &addr);
+        // Another thread of the program may change the mode back at once.
+        let result = unix::bounded(|| inet_socket::connect(file, &addr));
         if blocking {
             unix::set_nonblocking(file, false).map_err(|e| errno(&e))?;
         }
-        result.map_err(|e| errno(&e))
+        result.map_err(|e| match errno(&e) {
+            // The timer had to help: the attempt goes on.
+            libc::EINTR => libc::EINPROGRESS,
+            other => other,
+        })
     }
 
     fn host_send(
@@ -96,6 +101,10 @@ impl HostSocket for Bindings {
 
     fn watch_host(&mut self, file: &OwnedFd, token: HostToken) -> Result<(), i32> {
         self.poller.add(file.as_fd(), Events::OUT, Token::Host(token)).map_err(|e| errno(&e))
+    }
+
+    fn release(&mut self, file: OwnedFd) {
+        unix::close_bounded(file);
     }
 
     fn unwatch_host(&mut self, file: &OwnedFd) {

@@ -1,14 +1,13 @@
 //! [`Program`]: memory through process_vm_readv(2), descriptors through pidfd_getfd(2), answers through the listener.
 //!
-//! A thread's number may be another's as soon as it has died. What was read or duplicated counts only if the call still
-//! waits afterwards. Nothing is written unless the call waits, or a signal has interrupted it and its thread lives: what
-//! was taken for it, such as a datagram, it gets when it calls again, and the bytes are in place by then.
+//! A thread's number may be another's as soon as it has died. What was read, written or duplicated counts only if the
+//! call still waits afterwards; a write is not even tried if it does not.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use netgraft_core::{Caller, Gone, InjectError, Privilege, Program};
-use netgraft_linux::task;
+use netgraft_linux::{task, unix};
 
 use super::{Bindings, errno};
 
@@ -56,15 +55,14 @@ impl Program for Bindings {
         if data.is_empty() {
             return Ok(());
         }
-        if !self.is_valid(caller) && !self.programs.tasks.is_alive(caller.tid) {
-            return Err(libc::ESRCH);
-        }
+        self.still_waits(caller)?;
         whole(task::write_memory(caller.tid, address, data), data.len())
     }
 
     fn duplicate(&mut self, caller: &Caller, fd: i32) -> Result<OwnedFd, i32> {
         if self.disposal.is_stuck() && !task::is_socket(caller.tid, fd, self.own.as_fd()) {
-            return Err(libc::EBADF);
+            // Or a descriptor that there is not: the kernel says which.
+            return Err(libc::ENOTSOCK);
         }
         let file = self.duplicate_of(caller.tid, fd)?;
         match self.still_waits(caller) {
@@ -78,6 +76,10 @@ impl Program for Bindings {
 
     fn duplicate_of(&mut self, tid: u32, fd: i32) -> Result<OwnedFd, i32> {
         self.programs.tasks.duplicate(tid, fd).map_err(|error| errno(&error))
+    }
+
+    fn name_of_foreign(&mut self, file: &OwnedFd, of_peer: bool) -> Option<Result<Vec<u8>, i32>> {
+        Some(unix::any_address(file.as_fd(), of_peer).map_err(|error| errno(&error)))
     }
 
     fn dispose(&mut self, file: OwnedFd) {

@@ -16,9 +16,6 @@ const GATE: usize = 4096;
 /// The smallest send buffer, as the kernel counts it: that of a surrogate whose gate is closed.
 const GATED: i32 = 4608;
 
-/// The most that UDP over IPv4 carries (udp(7)).
-const MAX_PAYLOAD: i32 = 65_507;
-
 /// Half of what `SO_SNDBUF` shows: the kernel doubles what is set.
 fn settable(shown: i32) -> i32 {
     shown / 2
@@ -42,8 +39,7 @@ impl Surrogate for Bindings {
     fn new_datagram(&mut self, domain: Domain, nonblocking: bool) -> Result<(OwnedFd, OwnedFd), i32> {
         let (file, end) = unix::datagram_pair(nonblocking).map_err(|e| errno(&e))?;
         show_domain(file.as_fd(), domain).map_err(|e| errno(&e))?;
-        // The kernel refuses a datagram of more than this less 32 bytes: what UDP carries, to a byte.
-        unix::set_send_buffer(file.as_fd(), (MAX_PAYLOAD + 33) / 2).map_err(|e| errno(&e))?;
+        unix::refuse_rights(end.as_fd());
         Ok((file, end))
     }
 
@@ -87,6 +83,8 @@ impl Surrogate for Bindings {
     fn join(&mut self, file: &OwnedFd) -> Result<OwnedFd, i32> {
         // Before the surrogate is touched, a descriptor for its end is put aside.
         let listener = unix::stream(true).map_err(|e| errno(&e))?;
+        // The end has it from the listener.
+        unix::refuse_rights(listener.as_fd());
         let reserved = listener.try_clone().map_err(|e| errno(&e))?;
         let name = self.names.fresh();
         unix::bind(listener.as_fd(), name).map_err(|e| errno(&e))?;
@@ -224,6 +222,7 @@ impl Surrogate for Bindings {
     fn offer(&mut self, listener: Name) -> Result<(OwnedFd, Name), i32> {
         let name = self.names.fresh();
         let end = unix::stream(true).map_err(|e| errno(&e))?;
+        unix::refuse_rights(end.as_fd());
         unix::bind(end.as_fd(), name).map_err(|e| errno(&e))?;
         unix::connect(end.as_fd(), to_unix(listener)).map_err(|e| errno(&e))?;
         Ok((end, from_unix(name)))
@@ -278,6 +277,7 @@ impl Surrogate for Bindings {
 
     fn replace_end(&mut self, file: &OwnedFd, aimed: bool) -> Result<OwnedFd, i32> {
         let end = unix::datagram(true).map_err(|e| errno(&e))?;
+        unix::refuse_rights(end.as_fd());
         // A surrogate that is connected to its former end takes datagrams from no other.
         if aimed {
             self.aim(file, &end)?;

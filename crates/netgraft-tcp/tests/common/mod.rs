@@ -1,5 +1,10 @@
 //! Two ends and a wire between them, in virtual time.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    reason = "each test program uses a part of it"
+)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -99,7 +104,7 @@ impl World {
     }
 
     pub(crate) fn end(&mut self, index: usize) -> &mut Connection {
-        self.ends[index].as_mut().expect("there is a connection")
+        self.ends[index].as_mut().unwrap()
     }
 
     pub(crate) fn state(&self, index: usize) -> Option<State> {
@@ -108,12 +113,12 @@ impl World {
 
     pub(crate) fn send(&mut self, index: usize, data: &[u8]) -> usize {
         let (now, pool) = (self.now, &mut self.pools[index]);
-        self.ends[index].as_mut().expect("there is a connection").send(data, false, now, pool)
+        self.ends[index].as_mut().unwrap().send(data, false, now, pool)
     }
 
     pub(crate) fn recv(&mut self, index: usize, buf: &mut [u8]) -> usize {
         let (now, pool) = (self.now, &mut self.pools[index]);
-        self.ends[index].as_mut().expect("there is a connection").recv(buf, now, pool)
+        self.ends[index].as_mut().unwrap().recv(buf, now, pool)
     }
 
     /// Sends what both ends have to send now.
@@ -212,7 +217,7 @@ impl World {
     }
 
     fn deliver(&mut self, packet: &Packet) {
-        let mut segment = Segment::parse(&packet.bytes).expect("a whole segment");
+        let mut segment = Segment::parse(&packet.bytes).unwrap();
         segment.marked = packet.marked;
         let (now, pool) = (self.now, &mut self.pools[packet.to]);
         match &mut self.ends[packet.to] {

@@ -1,0 +1,108 @@
+"""Root's program, or an ordinary user's, tries to leave its sandbox by what root may do.
+
+Usage: rooted.py PATH-OF-NETGRAFT
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+NETGRAFT = sys.argv[1]
+ROOT = os.geteuid() == 0
+
+# Prints what it could do, one word each.
+ATTACK = r"""
+import ctypes, os, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def able(what, call):
+    try:
+        if call() is not False:
+            print(what)
+    except OSError:
+        pass
+def syscall(number, *args):
+    return libc.syscall(number, *args) >= 0
+def opens(path, flags):
+    os.close(os.open(path, flags))
+def wrote(path, text):
+    with open(path, 'w') as file:
+        file.write(text)
+def unshared(*command):
+    return subprocess.run(['unshare', *command], stderr=subprocess.DEVNULL).returncode == 0
+host_ids = [line.split() for line in open('/proc/self/uid_map')]
+if any(inside == outside == '0' for inside, outside, _ in host_ids):
+    print('is-host-root')
+able('umount', lambda: libc.umount2(b'/proc', 2) == 0)
+able('mount', lambda: libc.mount(b'none', b'/mnt', b'tmpfs', 0, None) == 0)
+able('sees-launcher', lambda: any('netgraft' in open(f'/proc/{p}/comm').read() and p != '1' for p in os.listdir('/proc') if p.isdigit()))
+able('shadow', lambda: opens('/etc/shadow', os.O_RDONLY))
+able('root-file', lambda: opens(sys.argv[1], os.O_RDWR))
+able('core-pattern', lambda: opens('/proc/sys/kernel/core_pattern', os.O_WRONLY))
+able('sysrq', lambda: opens('/proc/sysrq-trigger', os.O_WRONLY))
+able('sysfs', lambda: opens('/sys/kernel/mm/transparent_hugepage/enabled', os.O_WRONLY))
+able('group', lambda: [opens(os.path.join(d, 'cgroup.procs'), os.O_WRONLY) for d, _, f in os.walk('/sys/fs/cgroup') if 'cgroup.procs' in f and d.count('/') < 6] or False)
+able('sees-group', lambda: any(line.split(':', 2)[2] not in ('/\n',) for line in open('/proc/self/cgroup')))
+able('keyctl', lambda: syscall(250, 0, -3, 1))
+able('bpf', lambda: ctypes.get_errno() != 1 if not syscall(321, 0, 0, 0) else True)
+able('userns', lambda: unshared('-U', 'true'))
+able('userns-umount', lambda: unshared('-Urm', 'umount', '/proc'))
+able('ptrace', lambda: syscall(101, 16, os.getppid(), 0, 0))
+able('chroot', lambda: os.chroot('/'))
+able('own-network', lambda: wrote('/proc/sys/net/ipv4/ip_default_ttl', '65'))
+able('other-user', lambda: os.setresuid(1000, 1000, 1000))
+print('end')
+"""
+
+
+def able(secret, *options):
+    run = subprocess.run(
+        [NETGRAFT, "run", "--network", "none", *options, "--", "python3", "-c", ATTACK, secret],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60,
+    )
+    words = run.stdout.split()
+    if run.returncode != 0 or words[-1:] != ["end"]:
+        sys.exit(f"{options}: {run}")
+    return set(words[:-1])
+
+
+def check(got, expected, options):
+    if got != expected:
+        sys.exit(f"{options}: able to {sorted(got - expected)}, not able to {sorted(expected - got)}")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        secret = os.path.join(folder, "secret")
+        with open(secret, "w") as file:
+            file.write("of the one who started it")
+        os.chmod(secret, 0o600)
+        if ROOT:
+            # What root of a container may do, and nothing that leads out.
+            inside = {"chroot", "own-network", "other-user"}
+            check(able(secret), inside, "by default")
+            check(able(secret, "--allow-userns"), inside | {"userns"}, "--allow-userns")
+            got = able(secret, "--seccomp", "none")
+            check(got - {"ptrace", "bpf"}, inside | {"userns", "keyctl"}, "--seccomp none")
+            # Who wants the host's root has it: here the attacks are seen to work.
+            got = able(secret, "--host-ids")
+            must = inside | {"is-host-root", "umount", "mount", "shadow", "root-file", "core-pattern", "userns", "keyctl"}
+            check(got & must, must, "--host-ids")
+        else:
+            own = {"root-file", "userns", "keyctl"}
+            check(able(secret) - {"ptrace", "bpf"}, own, "by default")
+            check(able(secret, "--seccomp", "default"), {"root-file"}, "--seccomp default")
+        profile = os.path.join(folder, "profile.json")
+        printed = subprocess.run([NETGRAFT, "seccomp"], stdout=subprocess.PIPE, text=True, check=True).stdout
+        changed = json.loads(printed)
+        changed["syscalls"].append({"names": ["chroot", "setresuid"], "action": "SCMP_ACT_ERRNO"})
+        with open(profile, "w") as file:
+            json.dump(changed, file)
+        expected = {"own-network"} if ROOT else {"root-file"}
+        check(able(secret, "--seccomp", profile), expected, "a profile of one's own")
+
+
+main()
+print("done")

@@ -1,0 +1,155 @@
+//! The attacks, and one run of one of them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use netgraft_e2e::Outcome;
+use netgraft_e2e::column::{Column, Network};
+use netgraft_e2e::machine::run_tool;
+use netgraft_e2e::netns::Namespace;
+use netgraft_e2e::process::{Running, tail};
+use netgraft_e2e::stage::Stage;
+
+use crate::sentry::Usage;
+
+/// One of the programs.
+#[derive(Clone, Copy, Debug)]
+pub struct Attack {
+    /// Its name, by which the program knows it.
+    pub name: &'static str,
+    /// How long it goes on, in seconds.
+    pub seconds: u32,
+    /// The hard limit of descriptors (`RLIMIT_NOFILE`) under which netgraft and the program run.
+    pub descriptors: Option<u32>,
+    /// The points at which the sentry is looked at.
+    pub checkpoints: &'static [&'static str],
+}
+
+const fn attack(name: &'static str, seconds: u32) -> Attack {
+    Attack { name, seconds, descriptors: None, checkpoints: &[] }
+}
+
+/// All of them.
+pub const ATTACKS: [Attack; 10] = [
+    attack("takeover", 3),
+    Attack { descriptors: Some(120), ..attack("pressure", 3) },
+    attack("blocking", 3),
+    Attack { descriptors: Some(2000), checkpoints: &["base", "peak", "end"], ..attack("in_flight", 3) },
+    Attack { descriptors: Some(400), checkpoints: &["base", "peak", "end"], ..attack("flood", 5) },
+    attack("rights", 3),
+    attack("linger", 3),
+    attack("fuse", 3),
+    attack("reused", 3),
+    Attack { checkpoints: &["base", "half", "end"], ..attack("fuzz", 6) },
+];
+
+/// How many descriptors a sentry may have more than before an attack: those of threads that it knows are kept
+/// (`netgraft_linux::task::CACHED`).
+const MORE_DESCRIPTORS: usize = 256 + 16;
+/// How much memory it may have more than before, in KiB: tables and buffers keep some of what they had.
+const MORE_MEMORY: u64 = 8 * 1024;
+/// An attack may take so long beyond its own time.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Compiles the programs.
+///
+/// # Errors
+/// What the compiler printed.
+pub fn compile(stage: &Stage) -> Result<(), String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs");
+    let files = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let sources =
+        files.flatten().map(|file| file.path()).filter(|path| path.extension() == Some(OsStr::new("c")));
+    let mut sources: Vec<String> = sources.map(|path| path.display().to_string()).collect();
+    sources.sort();
+    let output = stage.bin("attack").display().to_string();
+    let mut words = vec!["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", &output];
+    words.extend(sources.iter().map(String::as_str));
+    run_tool("cc", &words).map(drop)
+}
+
+/// Runs an attack in a column. Its program says itself whether everything held; that the sentry is as before, and
+/// that nothing is left, is looked at here.
+///
+/// # Errors
+/// What did not hold.
+pub fn run(stage: &Stage, column: Column, attack: &Attack, seed: u64) -> Outcome {
+    let namespace = Namespace::new()?;
+    let scratch = stage.scratch(column)?;
+    let program = [
+        stage.bin("attack").display().to_string(),
+        attack.name.to_owned(),
+        attack.seconds.to_string(),
+        seed.to_string(),
+    ];
+    let mut command = limited(attack, &column.command(stage, &namespace, &program));
+    let mut running = Running::start(&mut command, &scratch, attack.name)?;
+    let limit = Duration::from_secs(attack.seconds.into()) + GRACE;
+    let seen = watch(&mut running, attack, column, &scratch.work(), scratch.mark(), Instant::now() + limit);
+    let ended = running.finish(Duration::from_secs(10))?;
+    let outcome = ended.success().and_then(|()| match ended.output.lines().any(|line| line == "HELD") {
+        true => Ok(()),
+        false => Err(format!("it did not come to its end\n{}", tail(&ended.output))),
+    });
+    let outcome =
+        outcome.and_then(|()| as_before(&seen?).map_err(|why| format!("{why}\n{}", tail(&ended.output))));
+    outcome.and(scratch.finish())
+}
+
+/// The same command under the attack's limit of descriptors.
+fn limited(attack: &Attack, command: &Command) -> Command {
+    let Some(descriptors) = attack.descriptors else {
+        let mut same = Command::new(command.get_program());
+        same.args(command.get_args());
+        return same;
+    };
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={descriptors}:{descriptors}")).arg(command.get_program());
+    limited.args(command.get_args());
+    limited
+}
+
+/// Looks at the sentry whenever the program says that it has come to a checkpoint, until it has ended.
+fn watch(
+    running: &mut Running,
+    attack: &Attack,
+    column: Column,
+    work: &Path,
+    mark: &str,
+    until: Instant,
+) -> Result<BTreeMap<&'static str, Usage>, String> {
+    let mut seen = BTreeMap::new();
+    while running.is_running() && Instant::now() < until {
+        let output = running.output();
+        for name in attack.checkpoints.iter().filter(|name| !seen.contains_key(**name)).collect::<Vec<_>>() {
+            if !output.lines().any(|line| line == format!("checkpoint {name}")) {
+                continue;
+            }
+            if column.network != Network::Native {
+                seen.insert(*name, Usage::now(mark)?);
+            }
+            let file = work.join(format!("seen-{name}"));
+            fs::write(&file, "").map_err(|error| format!("{}: {error}", file.display()))?;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(seen)
+}
+
+/// Asserts that a sentry has given back what it took.
+fn as_before(seen: &BTreeMap<&'static str, Usage>) -> Outcome {
+    let (Some(base), Some(end)) = (seen.get("base"), seen.get("end")) else { return Ok(()) };
+    let all: Vec<String> = seen.iter().map(|(name, usage)| format!("{name}: {usage}")).collect();
+    if end.descriptors > base.descriptors + MORE_DESCRIPTORS {
+        return Err(format!("the sentry keeps descriptors: {}", all.join("; ")));
+    }
+    if end.memory > base.memory + MORE_MEMORY {
+        return Err(format!("the sentry keeps memory: {}", all.join("; ")));
+    }
+    println!("     {}", all.join("; "));
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! Every attack on every kind of stack, by root and by an ordinary user.
+
+use std::process::ExitCode;
+
+use netgraft_attack::{ATTACKS, compile, run};
+use netgraft_e2e::column::{Column, Network, Object, User};
+use netgraft_e2e::report::{self, Job};
+use netgraft_e2e::stage::Stage;
+
+/// The built-in stack, the host's, and a shared object in C.
+const STACKS: [Network; 3] = [Network::Sandbox, Network::Host, Network::Object(Object::Lwip)];
+
+fn main() -> ExitCode {
+    report::main("attacks", jobs, Vec::new)
+}
+
+/// What the attacks' dice begin with: `NETGRAFT_ATTACK_SEED`, or the day's.
+fn seed() -> u64 {
+    let given = std::env::var("NETGRAFT_ATTACK_SEED").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or(20_261_128)
+}
+
+fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
+    compile(stage)?;
+    stage.build_objects()?;
+    let mut jobs = Vec::new();
+    for network in STACKS {
+        for user in [User::Root, User::Ordinary] {
+            let column = Column { network, user };
+            for attack in &ATTACKS {
+                let run = Box::new(move || run(stage, column, attack, seed()));
+                jobs.push(Job { name: attack.name.to_owned(), column: column.to_string(), skip: None, run });
+            }
+        }
+    }
+    Ok(jobs)
+}
