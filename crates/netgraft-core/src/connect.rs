@@ -220,7 +220,7 @@ impl<K: Kernel> Core<K> {
 
     /// The attempt of a blocking call has succeeded: only now is the surrogate connected.
     fn answer_connected(&mut self, id: SocketId) {
-        let waiting = self.parked.take_all(id);
+        let waiting = self.parked.take_connects(id);
         let found = waiting.iter().find_map(|parked| {
             let file = self.kernel.duplicate(&parked.caller, parked.call.fd()?).ok()?;
             self.only_of(id, file)
@@ -238,6 +238,7 @@ impl<K: Kernel> Core<K> {
         if result.is_err() {
             self.discard_with_reset(id);
         }
+        self.serve_data_calls(id);
     }
 
     /// Connects the surrogate of a stream that is connected in the stack.
@@ -264,7 +265,7 @@ impl<K: Kernel> Core<K> {
         }
         drop(file);
         // A thread that waited in a blocking call is answered too.
-        let waiting = self.parked.take_all(id);
+        let waiting = self.parked.take_connects(id);
         if waiting.is_empty() {
             stream.opening = Opening::Unreported;
         }
@@ -272,6 +273,7 @@ impl<K: Kernel> Core<K> {
             self.answer(&parked.caller, Ok(Answer::Value(0)));
         }
         self.become_stream(id, stream);
+        self.serve_data_calls(id);
     }
 
     /// Restores the send buffer of a stream whose file could not be found when its gate was opened.
@@ -293,7 +295,7 @@ impl<K: Kernel> Core<K> {
     }
 
     fn connect_failed(&mut self, id: SocketId, error: Error) {
-        let waiting = self.parked.take_all(id);
+        let waiting = self.parked.take_connects(id);
         match self.table.get(id).map(|s| &s.state) {
             // The surrogate is as it was: the program may try again.
             Some(State::Connecting(Attempt::Blocking)) => self.begin_anew(id),
@@ -307,6 +309,13 @@ impl<K: Kernel> Core<K> {
         for parked in waiting {
             self.answer(&parked.caller, Err(error.errno()));
         }
+        self.serve_data_calls(id);
+    }
+
+    /// Sends and receives that waited for the end of an attempt go on.
+    fn serve_data_calls(&mut self, id: SocketId) {
+        self.serve_parked_receive(id);
+        self.retry_sends(id);
     }
 
     /// A blocking call tells the error that waits: nothing else is to tell it again.

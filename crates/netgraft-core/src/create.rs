@@ -160,6 +160,8 @@ impl<K: Kernel> Core<K> {
         if stream.is_open_out() {
             // Ends the socket when the last byte has been read, which may have to wait for room in the stack.
             self.pump(id, Work::OutToEnd);
+        } else if self.kernel.receive(stream.end(), &mut [0]) == Err(uapi::ECONNRESET) {
+            self.discard_with_reset(id);
         } else {
             self.discard(id);
         }

@@ -33,7 +33,7 @@ pub trait HostSocket: Files {
     fn host_domain(&mut self, file: &Self::File) -> Option<Domain>;
 
     /// Takes over a descriptor that a stack gave.
-    fn from_host(&mut self, fd: OwnedFd) -> Self::File;
+    fn take_over(&mut self, fd: OwnedFd) -> Self::File;
 
     /// The descriptor, to be given to a stack.
     fn as_fd<'a>(&self, file: &'a Self::File) -> BorrowedFd<'a>;
@@ -162,7 +162,7 @@ impl<K: Kernel> Core<K> {
         }
         let handle = self.stack.socket(new.spec).map_err(Error::errno)?;
         let file = match self.stack.take_host_fd(handle) {
-            Ok(fd) => self.kernel.from_host(fd),
+            Ok(fd) => self.kernel.take_over(fd),
             Err(error) => {
                 self.stack.close(handle, self.time.now);
                 return Err(error.errno());

@@ -104,6 +104,20 @@ impl ParkingLot {
         self.by_socket.values().map(VecDeque::len).sum()
     }
 
+    /// Whether this call is parked.
+    #[cfg(test)]
+    pub(crate) fn has_call(&self, call: u64) -> bool {
+        self.by_socket.values().flatten().any(|parked| parked.caller.id == call)
+    }
+
+    /// Takes the calls of connect(2) that are parked on a socket, and leaves the others.
+    pub(crate) fn take_connects(&mut self, socket: SocketId) -> Vec<Parked> {
+        let Some(queue) = self.by_socket.get(&socket) else { return Vec::new() };
+        let connects = queue.iter().filter(|p| matches!(p.call, Call::Connect { .. }));
+        let threads: Vec<u32> = connects.map(|p| p.caller.tid).collect();
+        threads.into_iter().filter_map(|tid| self.forget_thread(tid)).map(|(_, parked)| parked).collect()
+    }
+
     /// The earliest deadline.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)

@@ -63,6 +63,11 @@ impl WorkList {
         }
     }
 
+    /// Whether a socket's turn comes again.
+    fn has(&self, id: SocketId, work: Work) -> bool {
+        self.again.contains(&(id, work))
+    }
+
     /// Takes what is to be done in this round, to be given back with [`WorkList::end_turn`].
     pub(crate) fn begin_turn(&mut self) -> Vec<(SocketId, Work)> {
         std::mem::swap(&mut self.again, &mut self.spare);
@@ -173,6 +178,7 @@ impl<K: Kernel> Core<K> {
         // A reset after the end of the stream is not seen by a receive.
         if event.events.contains(Events::ERR)
             && self.table.find_handle(event.handle).is_some()
+            && !self.has_input_before_end(id)
             && let Some(error) = self.stack.take_error(event.handle)
         {
             return self.fail_stream(id, error);
@@ -221,8 +227,24 @@ impl<K: Kernel> Core<K> {
                 self.work.push(id, rest);
             }
             Pumped::ResetByProgram => self.discard_with_reset(id),
-            Pumped::Failed(error) => self.fail_stream(id, error),
+            Pumped::Failed(error) if work == Work::In => self.fail_stream(id, error),
+            Pumped::Failed(error) => self.fail_after_input(id, error),
         }
+    }
+
+    /// A send has found that the connection has failed: the program first reads what came before that (tcp(7)).
+    fn fail_after_input(&mut self, id: SocketId, error: Error) {
+        self.with_stream(id, |stream, _| {
+            stream.note_failure(error);
+            Pumped::Idle
+        });
+        self.pump(id, Work::In);
+    }
+
+    /// Whether bytes wait that the program is to read before it sees how a connection ends.
+    fn has_input_before_end(&self, id: SocketId) -> bool {
+        self.table.get(id).and_then(Socket::stream).is_some_and(Stream::waits_for_program)
+            || self.work.has(id, Work::In)
     }
 
     /// Runs one pump of a connected stream, and says how many bytes it has moved.
@@ -263,6 +285,10 @@ impl<K: Kernel> Core<K> {
         });
         let Some((pumped, moved)) = ran else { return Pumped::Idle };
         self.counts.bytes_sent += moved;
+        if moved > 0 {
+            // There is room in the surrogate.
+            self.retry_sends(id);
+        }
         pumped
     }
 
@@ -322,6 +348,7 @@ impl<K: Kernel> Core<K> {
         // The program may close its descriptor as soon as it is answered: then none must be left.
         drop(file);
         self.serve_parked_receive(id);
+        self.retry_sends(id);
     }
 
     /// Begins to move bytes of a stream whose end and handle are in place.

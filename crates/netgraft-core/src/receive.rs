@@ -49,7 +49,8 @@ impl<K: Kernel> Core<K> {
                 Err(errno) => self.refused_or_parked(request, subject, flags, errno),
             },
             Carrier::Gone => Err(uapi::ENETDOWN),
-            Carrier::Connecting | Carrier::Unconnected => {
+            Carrier::Connecting => self.refused_or_parked(request, subject, flags, uapi::EAGAIN),
+            Carrier::Unconnected => {
                 self.receive_unconnected(subject)?;
                 self.kernel.write_address(caller, addr, &[])?;
                 Ok(Answer::Value(0))

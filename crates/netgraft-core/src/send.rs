@@ -68,8 +68,12 @@ impl<K: Kernel> Core<K> {
                 let sent = self.send_datagram(&request.caller, subject, &parts, name, flags);
                 self.sent_or_parked(request, subject, flags, sent)
             }
-            Carrier::Stream => self.send_stream(&request.caller, subject, &parts, flags),
-            Carrier::Connecting => Err(no_fast_open(flags).unwrap_or(uapi::EAGAIN)),
+            Carrier::Stream => self.send_stream(request, subject, &parts, flags),
+            Carrier::Connecting => match no_fast_open(flags) {
+                Some(errno) => Err(errno),
+                // It waits for the end of the attempt.
+                None => self.sent_or_parked(request, subject, flags, Err(uapi::EAGAIN)),
+            },
             Carrier::Gone => Err(uapi::ENETDOWN),
             Carrier::Unconnected => {
                 let errno = self.take_pending(subject).map_or(uapi::EPIPE, Error::errno);
@@ -97,7 +101,7 @@ impl<K: Kernel> Core<K> {
     /// A stream ignores the address (send(2)); urgent data does not exist here.
     fn send_stream(
         &mut self,
-        caller: &Caller,
+        request: &Request,
         subject: &Subject<K>,
         parts: &[Buffer],
         flags: i32,
@@ -110,8 +114,9 @@ impl<K: Kernel> Core<K> {
         }
         let chunk = self.budget.chunk(self.held);
         let payload = &mut self.buffers.payload;
-        self.kernel.gather(caller, parts, chunk, payload)?;
-        self.kernel.send_as_program(&subject.file, payload).map(|n| Answer::Value(n as i64))
+        self.kernel.gather(&request.caller, parts, chunk, payload)?;
+        let sent = self.kernel.send_as_program(&subject.file, payload);
+        self.sent_or_parked(request, subject, flags, sent)
     }
 
     /// Sends one datagram and says how long it was.
@@ -172,7 +177,7 @@ impl<K: Kernel> Core<K> {
                     return Ok(Answer::Kernel);
                 }
                 let parts = self.kernel.read_parts(caller, header.parts)?;
-                self.send_stream(caller, subject, &parts, flags)
+                self.send_stream(request, subject, &parts, flags)
             }
             // Waits until the gate opens, as for a connection.
             Carrier::Connecting => Ok(Answer::Kernel),

@@ -58,6 +58,9 @@ impl<K: Kernel> Core<K> {
             // A receive that waits gets nothing any more.
             self.serve_parked_receive(id);
         }
+        if how != Shutdown::Read {
+            self.retry_sends(id);
+        }
         Ok(Answer::Value(0))
     }
 

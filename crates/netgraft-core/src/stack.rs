@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Deref;
 
+use netgraft_plugin::data::{Fill, Spare, Streamed, Take};
 use netgraft_plugin::{
     Error, Event, Events, Handle, Instant, PluginStack, Received, RecvFlags, Result, SendFlags, Shutdown,
     SocketOption, SocketSpec,
@@ -124,6 +125,31 @@ impl Stack {
         let len = received.len.min(buf.len());
         self.due |= len > 0 && !flags.contains(RecvFlags::PEEK);
         Ok(Received { len, ..received })
+    }
+
+    /// [`netgraft_plugin::Sockets::send_with`]
+    pub fn send_with(
+        &mut self,
+        handle: Handle,
+        now: Instant,
+        spare: Spare<'_>,
+        fill: &mut Fill<'_>,
+    ) -> Result<usize> {
+        self.due = true;
+        self.inner.send_with(handle, SendFlags::empty(), now, spare, fill)
+    }
+
+    /// [`netgraft_plugin::Sockets::recv_with`]. Taking data may open a window.
+    pub fn recv_with(
+        &mut self,
+        handle: Handle,
+        now: Instant,
+        spare: Spare<'_>,
+        take: &mut Take<'_>,
+    ) -> Result<Streamed> {
+        let streamed = self.inner.recv_with(handle, now, spare, take)?;
+        self.due |= matches!(streamed, Streamed::Bytes(1..));
+        Ok(streamed)
     }
 
     /// [`netgraft_plugin::Sockets::shutdown`]

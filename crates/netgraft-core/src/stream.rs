@@ -2,7 +2,9 @@
 //!
 //! The end is watched by edge, so each pump goes on until one side would block.
 
-use netgraft_plugin::{Error, Handle, Instant, RecvFlags, SendFlags, Shutdown};
+use std::io::{IoSlice, IoSliceMut};
+
+use netgraft_plugin::{Error, Handle, Instant, Shutdown, Spare, Spill, Streamed};
 
 use crate::program::Files;
 use crate::stack::Stack;
@@ -19,8 +21,8 @@ pub(crate) const BUDGET: usize = 4 * CHUNK;
 enum Outbound {
     /// The program may send.
     Open {
-        /// Bytes that the stack had no room for.
-        rest: Vec<u8>,
+        /// Bytes that a stack which lends no memory had no room for.
+        spill: Spill,
         /// Which side the next byte waits for.
         waits_for: Side,
     },
@@ -28,12 +30,12 @@ enum Outbound {
     Finished,
 }
 
-/// What a direction waits for.
+/// What the next byte of a direction waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
-    /// The program: for its bytes.
+    /// The program: for its bytes, or for room in the surrogate.
     Program,
-    /// The stack: for room. It reports when it has some.
+    /// The stack: for room, or for bytes. It reports when it has some.
     Stack,
 }
 
@@ -42,10 +44,10 @@ enum Side {
 enum Inbound {
     /// The peer may send.
     Open {
-        /// Bytes that the surrogate had no room for.
-        rest: Vec<u8>,
-        /// How many of them have gone.
-        gone: usize,
+        /// Bytes of a stack which lends no memory that the surrogate had no room for.
+        spill: Spill,
+        /// Which side the next byte waits for.
+        waits_for: Side,
     },
     /// The peer sends no more and the program knows, or the program reads no more.
     Finished,
@@ -86,6 +88,8 @@ pub(crate) struct Stream<E> {
     outbound: Outbound,
     inbound: Inbound,
     hang_up: HangUp,
+    /// How the connection has failed, while bytes that came before the failure wait for the program to read.
+    failure: Option<Error>,
     /// What the sentry is told of the end.
     interest: Interest,
     pub(crate) opening: Opening,
@@ -123,9 +127,10 @@ impl<E> Stream<E> {
     pub(crate) fn new(end: E) -> Stream<E> {
         Stream {
             end,
-            outbound: Outbound::Open { rest: Vec::new(), waits_for: Side::Program },
-            inbound: Inbound::Open { rest: Vec::new(), gone: 0 },
+            outbound: Outbound::Open { spill: Spill::new(), waits_for: Side::Program },
+            inbound: Inbound::Open { spill: Spill::new(), waits_for: Side::Stack },
             hang_up: HangUp::Closed,
+            failure: None,
             interest: Interest::Input,
             opening: Opening::Done,
             send_buffer: SendBuffer::Restored,
@@ -154,13 +159,13 @@ impl<E> Stream<E> {
 
     /// Whether bytes for the program wait for room in the surrogate.
     pub(crate) fn waits_for_program(&self) -> bool {
-        matches!(&self.inbound, Inbound::Open { rest, .. } if !rest.is_empty())
+        matches!(self.inbound, Inbound::Open { waits_for: Side::Program, .. })
     }
 
     /// Bytes that the sentry itself holds for either side.
     pub(crate) fn buffered(&self) -> usize {
-        let out = if let Outbound::Open { rest, .. } = &self.outbound { rest.len() } else { 0 };
-        let inward = if let Inbound::Open { rest, .. } = &self.inbound { rest.len() } else { 0 };
+        let out = if let Outbound::Open { spill, .. } = &self.outbound { spill.bytes().len() } else { 0 };
+        let inward = if let Inbound::Open { spill, .. } = &self.inbound { spill.bytes().len() } else { 0 };
         out + inward
     }
 
@@ -189,6 +194,12 @@ impl<E> Stream<E> {
         self.hang_up = HangUp::Closed;
     }
 
+    /// The connection has failed, which the program is to see behind the bytes that it has not read. It sends no more.
+    pub(crate) fn note_failure(&mut self, error: Error) {
+        self.failure = Some(error);
+        self.outbound = Outbound::Finished;
+    }
+
     /// Whether the program has closed its last descriptor.
     pub(crate) fn program_is_gone<K: Surrogate + Files<End = E>>(&self, kernel: &mut K) -> bool {
         self.hang_up == HangUp::Closed && kernel.is_hung_up(&self.end)
@@ -201,60 +212,51 @@ impl<E> Stream<E> {
         pump: &mut Pump<'_, K>,
         to_end: bool,
     ) -> Pumped {
-        let Outbound::Open { rest, waits_for } = &mut self.outbound else { return Pumped::Idle };
+        let Outbound::Open { spill, waits_for } = &mut self.outbound else { return Pumped::Idle };
         // Until the stack has shown that it has room.
         *waits_for = Side::Stack;
-        if !rest.is_empty() {
-            match pump.stack.send(pump.handle, rest, None, SendFlags::empty(), pump.now) {
-                Ok(n) => drop(rest.drain(..n)),
-                Err(Error::Again) => return Pumped::Idle,
-                Err(error) => return Pumped::Failed(error),
-            }
-            if !rest.is_empty() {
-                return Pumped::Idle;
-            }
-            rest.clear();
-        }
         let mut budget = BUDGET;
         while budget > 0 {
-            let room = pump.stack.send_room(pump.handle).min(pump.scratch.len());
-            if room == 0 {
-                return Pumped::Idle;
-            }
             let open_in = matches!(self.inbound, Inbound::Open { .. });
-            if self.hang_up == HangUp::Shut && open_in && pump.kernel.is_at_mark(&self.end) {
+            let shut = self.hang_up == HangUp::Shut && open_in && spill.is_empty();
+            if shut && pump.kernel.is_at_mark(&self.end) {
                 // Nothing comes behind it. Left unread, it makes a failure look like one.
                 self.outbound = Outbound::Finished;
                 return Pumped::EndOfProgram;
             }
-            let n = match pump.kernel.receive(&self.end, &mut pump.scratch[..room]) {
-                Ok(0) => {
+            let mut read = None;
+            let mut fill = |pieces: &mut [IoSliceMut<'_>]| {
+                let room = pieces.iter().map(|piece| piece.len()).sum();
+                let result = pump.kernel.receive_pieces(&self.end, pieces).map(|n: usize| n.min(room));
+                read = Some((result, room));
+                result.unwrap_or(0)
+            };
+            let spare = Spare { scratch: pump.scratch, spill };
+            let sent = pump.stack.send_with(pump.handle, pump.now, spare, &mut fill);
+            match (read, sent) {
+                (_, Err(error)) if error != Error::Again => return Pumped::Failed(error),
+                (None, _) => return Pumped::Idle,
+                (Some((Ok(0), _)), _) => {
                     self.outbound = Outbound::Finished;
                     return Pumped::EndOfProgram;
                 }
-                Ok(n) => n.min(room),
-                Err(uapi::EAGAIN) => {
+                (Some((Err(uapi::EAGAIN), _)), _) => {
                     *waits_for = Side::Program;
                     return Pumped::Idle;
                 }
-                Err(_) => return Pumped::ResetByProgram,
-            };
-            budget = budget.saturating_sub(n);
-            pump.moved += n as u64;
-            let data = &pump.scratch[..n];
-            let taken = match pump.stack.send(pump.handle, data, None, SendFlags::empty(), pump.now) {
-                Ok(taken) => taken,
-                Err(Error::Again) => 0,
-                Err(error) => return Pumped::Failed(error),
-            };
-            if taken < n {
-                rest.extend_from_slice(&data[taken..]);
-                return Pumped::Idle;
-            }
-            if n < room && !to_end {
-                // The surrogate is empty; what comes now is a new edge.
-                *waits_for = Side::Program;
-                return Pumped::Idle;
+                (Some((Err(_), _)), _) => return Pumped::ResetByProgram,
+                (Some((Ok(n), room)), _) => {
+                    budget = budget.saturating_sub(n);
+                    pump.moved += n as u64;
+                    if !spill.is_empty() {
+                        return Pumped::Idle;
+                    }
+                    if n < room && !to_end {
+                        // The surrogate is empty; what comes now is a new edge.
+                        *waits_for = Side::Program;
+                        return Pumped::Idle;
+                    }
+                }
             }
         }
         // It goes on by itself.
@@ -264,24 +266,30 @@ impl<E> Stream<E> {
 
     /// Moves bytes from the stack to the program.
     pub(crate) fn pump_in<K: Surrogate + Files<End = E>>(&mut self, pump: &mut Pump<'_, K>) -> Pumped {
-        let Inbound::Open { rest, gone } = &mut self.inbound else { return Pumped::Idle };
-        if !rest.is_empty() {
-            match pump.kernel.send(&self.end, &rest[*gone..]) {
-                Ok(n) => *gone = (*gone + n).min(rest.len()),
-                Err(uapi::EAGAIN) => return Pumped::Idle,
-                // The program reads no more.
-                Err(_) => *gone = rest.len(),
-            }
-            if *gone < rest.len() {
-                return Pumped::Idle;
-            }
-            rest.clear();
-            *gone = 0;
-        }
+        let Inbound::Open { spill, waits_for } = &mut self.inbound else {
+            return self.failure.map_or(Pumped::Idle, Pumped::Failed);
+        };
+        // Until the surrogate has shown that it has no room.
+        *waits_for = Side::Stack;
         let mut budget = BUDGET;
         while budget > 0 {
-            let n = match pump.stack.recv(pump.handle, pump.scratch, RecvFlags::empty(), pump.now) {
-                Ok(received) if received.len == 0 => {
+            let mut given = None;
+            let mut take = |pieces: &[IoSlice<'_>]| {
+                let there = pieces.iter().map(|piece| piece.len()).sum();
+                let taken = match pump.kernel.send_pieces(&self.end, pieces) {
+                    Ok(n) => n.min(there),
+                    Err(uapi::EAGAIN) => 0,
+                    // The program reads no more.
+                    Err(_) => there,
+                };
+                given = Some((taken, there));
+                taken
+            };
+            let spare = Spare { scratch: pump.scratch, spill };
+            match (pump.stack.recv_with(pump.handle, pump.now, spare, &mut take), self.failure) {
+                (Ok(Streamed::Bytes(_)), _) => {}
+                (_, Some(failure)) => return Pumped::Failed(failure),
+                (Ok(Streamed::End), None) => {
                     pump.kernel.shut_end(&self.end);
                     self.inbound = Inbound::Finished;
                     if !self.is_open_out() {
@@ -290,20 +298,16 @@ impl<E> Stream<E> {
                     }
                     return Pumped::Idle;
                 }
-                Ok(received) => received.len,
-                Err(Error::Again) => return Pumped::Idle,
-                Err(error) => return Pumped::Failed(error),
+                (Err(Error::Again), None) => return Pumped::Idle,
+                (Err(error), None) => return Pumped::Failed(error),
+            }
+            let Some((taken, there)) = given else {
+                return self.failure.map_or(Pumped::Idle, Pumped::Failed);
             };
-            budget = budget.saturating_sub(n);
-            pump.moved += n as u64;
-            let data = &pump.scratch[..n];
-            let sent = match pump.kernel.send(&self.end, data) {
-                Ok(sent) => sent.min(n),
-                Err(uapi::EAGAIN) => 0,
-                Err(_) => n,
-            };
-            if sent < n {
-                rest.extend_from_slice(&data[sent..]);
+            budget = budget.saturating_sub(taken);
+            pump.moved += taken as u64;
+            if taken < there {
+                *waits_for = Side::Program;
                 return Pumped::Idle;
             }
         }

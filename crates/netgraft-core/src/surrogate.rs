@@ -4,11 +4,13 @@
 //! Every operation answers at once. Those on a [`Files::File`] act on the program's own open file: what they change,
 //! the program sees.
 
+use std::io::{IoSlice, IoSliceMut};
+
 use netgraft_plugin::{Domain, Events, Shutdown};
 
 use crate::program::Files;
 use crate::table::SocketId;
-use crate::uapi::Errno;
+use crate::uapi::{self, Errno};
 
 /// The kernel's number of an open socket, never used twice (`SO_COOKIE`, socket(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -162,11 +164,27 @@ pub trait Surrogate: Files {
     /// EAGAIN; ECONNRESET if the program closed with bytes unread.
     fn receive(&mut self, end: &Self::End, buf: &mut [u8]) -> Result<usize, Errno>;
 
+    /// [`Surrogate::receive`] into several pieces of memory, of which there is at least one; by default into the first.
+    ///
+    /// # Errors
+    /// As [`Surrogate::receive`].
+    fn receive_pieces(&mut self, end: &Self::End, pieces: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
+        pieces.first_mut().map_or(Err(uapi::EINVAL), |piece| self.receive(end, piece))
+    }
+
     /// Gives bytes to the program, without waiting; a stream may take a part.
     ///
     /// # Errors
     /// EAGAIN; EPIPE if the program reads no more.
     fn send(&mut self, end: &Self::End, data: &[u8]) -> Result<usize, Errno>;
+
+    /// [`Surrogate::send`] of several pieces of memory, of which there is at least one; by default of the first.
+    ///
+    /// # Errors
+    /// As [`Surrogate::send`].
+    fn send_pieces(&mut self, end: &Self::End, pieces: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        pieces.first().map_or(Err(uapi::EINVAL), |piece| self.send(end, piece))
+    }
 
     /// Reads in the program's place. `flags` are those of recv(2).
     ///

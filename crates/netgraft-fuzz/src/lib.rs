@@ -11,6 +11,7 @@ mod bytes;
 pub mod driver;
 mod frames;
 mod messages;
+mod segments;
 
 /// Something that is fuzzed.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "objects", run: netgraft_abi::fuzzing::objects },
     // What a neighbor sends, and a program does meanwhile.
     Target { name: "frames", run: frames::run },
+    // What a peer of TCP sends, and a connection as data.
+    Target { name: "segments", run: segments::run },
 ];
 
 /// Runs a target on bytes: what a file of `fuzz/fuzz_targets` calls.

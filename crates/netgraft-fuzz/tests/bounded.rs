@@ -32,6 +32,11 @@ fn frames() {
     bounded("frames", 5_000).unwrap();
 }
 
+#[test]
+fn segments() {
+    bounded("segments", 100_000).unwrap();
+}
+
 /// Each target has its file for cargo-fuzz, and its corpus, and nothing else has.
 #[test]
 fn the_folder_of_the_fuzzer_has_every_target() {

@@ -3,7 +3,7 @@
 //! No call here blocks. Functions that take a descriptor of the program's work on its open file: what they
 //! change, the program sees.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::descriptor::long_option;
@@ -414,6 +414,25 @@ pub fn send(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     })
 }
 
+/// [`send`] of several pieces of memory (sendmsg(2)).
+///
+/// # Errors
+/// As [`send`]; EMSGSIZE for more than 1,024 pieces.
+pub fn send_pieces(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    // One piece, as most have, costs less without a header.
+    if let [piece] = pieces {
+        return send(fd, piece);
+    }
+    // SAFETY: the structure is plain data, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    // An IoSlice is an iovec (std::io::IoSlice), and the kernel only reads what it names.
+    header.msg_iov = pieces.as_ptr().cast_mut().cast();
+    header.msg_iovlen = pieces.len();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the header names `pieces`, which are readable for their lengths, and no other memory.
+    check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) })
+}
+
 /// Leaves a mark behind what was sent on a stream, which the other end finds with [`is_at_mark`]: a byte of urgent data
 /// (`MSG_OOB`, Linux 5.15), which is no part of the stream.
 ///
@@ -451,6 +470,23 @@ pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize>
     })
 }
 
+/// [`recv`] into several pieces of memory (recvmsg(2)). Descriptors that come with the bytes are closed.
+///
+/// # Errors
+/// As [`recv`]; EMSGSIZE for more than 1,024 pieces.
+pub fn recv_pieces(fd: BorrowedFd<'_>, pieces: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    if let [piece] = pieces {
+        return recv(fd, piece, 0);
+    }
+    // SAFETY: the structure is plain data, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    // An IoSliceMut is an iovec (std::io::IoSliceMut).
+    header.msg_iov = pieces.as_mut_ptr().cast();
+    header.msg_iovlen = pieces.len();
+    // SAFETY: the header names `pieces`, which are writable for their lengths, and no other memory.
+    check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) })
+}
+
 /// Kernel memory that sent and unread data holds (`SIOCOUTQ`): zero when the other end has read all of it.
 ///
 /// # Errors
@@ -477,6 +513,28 @@ mod tests {
 
     fn name(n: u64) -> Name {
         Name((u64::from(std::process::id()) << 32) | n)
+    }
+
+    #[test]
+    fn pieces_are_moved_in_order_and_as_far_as_they_fit() {
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let out = [IoSlice::new(b"ab"), IoSlice::new(b"cde"), IoSlice::new(b"f")];
+        assert_eq!(send_pieces(a.as_fd(), &out).unwrap(), 6);
+        assert_eq!(send_pieces(a.as_fd(), &out[..1]).unwrap(), 2);
+        let (mut one, mut two) = ([0; 3], [0; 4]);
+        let mut into = [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)];
+        assert_eq!(recv_pieces(b.as_fd(), &mut into).unwrap(), 7);
+        assert_eq!((&one, &two), (b"abc", b"defa"));
+        let mut rest = [0; 4];
+        assert_eq!(recv_pieces(b.as_fd(), &mut [IoSliceMut::new(&mut rest)]).unwrap(), 1);
+        assert_eq!(rest[0], b'b');
+        let mut into = [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)];
+        let error = recv_pieces(b.as_fd(), &mut into).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(a);
+        assert_eq!(recv_pieces(b.as_fd(), &mut into).unwrap(), 0);
+        let error = send_pieces(b.as_fd(), &out).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]

@@ -58,6 +58,12 @@ impl Bytes {
         Bytes { base: start, blocks: VecDeque::new() }
     }
 
+    /// Begins at another position; nothing is held.
+    pub(crate) fn restart(&mut self, start: u64) {
+        self.base = start;
+        self.blocks = VecDeque::new();
+    }
+
     /// Writes bytes at a position that has not been released.
     pub(crate) fn write(&mut self, mut position: u64, mut data: &[u8], pool: &mut Pool) {
         while !data.is_empty() {

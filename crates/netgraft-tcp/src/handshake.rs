@@ -33,11 +33,11 @@ pub(crate) struct Handshake {
     /// Whether the peer began.
     pub(crate) passive: bool,
     /// What is offered.
-    mss: u16,
-    scaling: Option<u8>,
-    timestamps: bool,
-    sack: bool,
-    ecn: bool,
+    pub(crate) mss: u16,
+    pub(crate) scaling: Option<u8>,
+    pub(crate) timestamps: bool,
+    pub(crate) sack: bool,
+    pub(crate) ecn: bool,
 }
 
 impl Handshake {

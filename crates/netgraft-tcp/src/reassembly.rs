@@ -57,6 +57,11 @@ impl Reassembly {
         true
     }
 
+    /// The ranges in their order: first position, and the one behind the last.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.ranges.iter().map(|range| (range.start, range.end))
+    }
+
     /// All bytes before `next` have come in order; answers up to where they go on.
     pub(crate) fn join(&mut self, mut next: u64) -> u64 {
         let mut done = 0;

@@ -43,7 +43,7 @@ pub(crate) struct Receiver {
     /// Most bytes that wait for the program.
     pub(crate) capacity: usize,
     pub(crate) tuning: Tuning,
-    bytes: Bytes,
+    pub(crate) bytes: Bytes,
     pub(crate) ranges: Reassembly,
     /// Where the peer's FIN stands.
     pub(crate) fin: Option<u64>,

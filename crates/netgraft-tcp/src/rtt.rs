@@ -72,6 +72,12 @@ impl Rtt {
         self.base().saturating_mul(1 << self.backoff.min(16)).min(MOST)
     }
 
+    /// Takes up what was known of another time: mean, variation and least, if there was a measurement.
+    pub(crate) fn restore(&mut self, known: Option<(Duration, Duration, Duration)>, now: Instant) {
+        self.smooth = known.map(|(mean, variation, _)| (mean, variation));
+        self.least = known.map(|(_, _, least)| (least, now));
+    }
+
     /// Forgets the measurements of a SYN that was sent more than once: "If the timer expires awaiting the ACK of a SYN
     /// segment and the TCP implementation is using an RTO less than 3 seconds, the RTO MUST be re-initialized to 3
     /// seconds when data transmission begins" (RFC 6298 section 5.7).

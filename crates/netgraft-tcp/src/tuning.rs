@@ -23,6 +23,11 @@ impl Tuning {
         Tuning { most, mss, taken: 0, before: 0, began: now }
     }
 
+    /// Most bytes that the buffer grows to.
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
     /// The program has set the size: it stays.
     pub(crate) fn fix(&mut self) {
         self.most = 0;

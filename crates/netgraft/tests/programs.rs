@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use netgraft::{NetworkSpec, ProgramSpec, SENTRY, Sandbox};
+use netgraft::{Ids, NetworkSpec, ProgramSpec, SENTRY, Sandbox};
 use netgraft_plugin::NetworkType;
 
 /// A folder of the test's own.
@@ -52,7 +52,10 @@ sys.exit(0 if data == b'A' * 100000 else 1)
 fn main() {
     netgraft::register_builtin_stacks().unwrap();
     let port = folder().join("port");
-    let mut sandbox = Sandbox::start(&NetworkSpec::new(NetworkType::Sandbox), SENTRY).unwrap();
+    // The server writes into a folder of who runs the test, who may be root.
+    let mut network = NetworkSpec::new(NetworkType::Sandbox);
+    network.ids = Ids::Host;
+    let mut sandbox = Sandbox::start(&network, SENTRY).unwrap();
     let server = sandbox.spawn(&python(SERVER, &port)).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while !port.exists() {

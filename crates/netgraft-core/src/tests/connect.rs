@@ -430,3 +430,46 @@ fn a_connection_is_counted_once_it_is_made() {
     rig.connected();
     assert_eq!(rig.core.counts().connections_out, 2);
 }
+
+#[test]
+fn data_calls_on_an_attempt_wait_for_its_end() {
+    let mut rig = Rig::new();
+    let fd = rig.tcp();
+    assert_eq!(rig.connect(fd, REMOTE), Reply::Waits);
+    let connects = rig.last;
+    assert_eq!(rig.as_thread(OTHER, |rig| rig.sendto(fd, b"first", 0, Some(REMOTE))), Reply::Waits);
+    let sends = rig.last;
+    rig.remote(REMOTE, Answer::Accepts);
+    rig.core.wake_stack();
+    rig.settle();
+    assert_eq!((rig.reply(connects), rig.reply(sends)), (DONE, Reply::Is(5)));
+    let remote = rig.net().accepted[0];
+    assert_eq!(rig.remote_reads(remote), b"first");
+}
+
+#[test]
+fn data_calls_on_an_attempt_fail_with_it() {
+    for receives in [false, true] {
+        let mut rig = Rig::new();
+        let fd = rig.tcp();
+        assert_eq!(rig.connect(fd, REMOTE), Reply::Waits);
+        let connects = rig.last;
+        rig.as_thread(OTHER, |rig| {
+            if receives { rig.recvfrom(fd, 1, 0) } else { rig.sendto(fd, b"x", 0, Some(REMOTE)) }
+        });
+        let waits = rig.last;
+        rig.remote(REMOTE, Answer::Refuses);
+        rig.core.wake_stack();
+        rig.settle();
+        assert_eq!(rig.reply(connects), fails(uapi::ECONNREFUSED));
+        assert_eq!(rig.reply(waits), fails(if receives { uapi::ENOTCONN } else { uapi::EPIPE }));
+    }
+}
+
+#[test]
+fn data_calls_on_an_attempt_that_must_not_wait_fail_with_eagain() {
+    let mut rig = Rig::new();
+    let fd = rig.connecting();
+    assert_eq!(rig.sendto(fd, b"x", 0, Some(REMOTE)), fails(uapi::EAGAIN));
+    assert_eq!(rig.recvfrom(fd, 1, 0), fails(uapi::EAGAIN));
+}

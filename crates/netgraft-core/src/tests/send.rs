@@ -185,6 +185,37 @@ fn a_stream_ignores_the_address_of_a_send() {
 }
 
 #[test]
+fn a_send_on_a_stream_waits_for_room() {
+    let mut rig = Rig::new();
+    rig.net().window = 100;
+    let (fd, remote) = rig.connected();
+    while rig.write(fd, &[7; 1000]).is_ok() {
+        rig.settle();
+    }
+    assert_eq!(rig.sendto(fd, b"last", uapi::MSG_DONTWAIT, Some(PEER)), fails(uapi::EAGAIN));
+    assert_eq!(rig.sendto(fd, b"last", 0, Some(PEER)), Reply::Waits);
+    let waits = rig.last;
+    rig.settle();
+    assert_eq!(rig.reply(waits), Reply::Waits);
+    assert!(rig.remote_reads(remote).ends_with(b"last"));
+    assert_eq!(rig.reply(waits), Reply::Is(4));
+}
+
+#[test]
+fn a_send_that_waits_on_a_stream_ends_with_it() {
+    let mut rig = Rig::new();
+    rig.net().window = 100;
+    let (fd, remote) = rig.connected();
+    while rig.write(fd, &[7; 1000]).is_ok() {
+        rig.settle();
+    }
+    assert_eq!(rig.sendto(fd, b"last", 0, Some(PEER)), Reply::Waits);
+    let waits = rig.last;
+    rig.remote_fails(remote, Error::TimedOut);
+    assert_eq!(rig.reply(waits), fails(Error::TimedOut.errno()));
+}
+
+#[test]
 fn a_send_on_a_stream_without_a_connection_fails_with_epipe() {
     let mut rig = Rig::new();
     let fd = rig.tcp();

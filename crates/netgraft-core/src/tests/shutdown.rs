@@ -155,6 +155,8 @@ fn a_close_with_bytes_unread_after_shut_wr_resets() {
     assert_eq!(rig.shutdown(fd, uapi::SHUT_WR), DONE);
     rig.remote_sends(remote, b"unread");
     rig.close(fd);
+    rig.settle();
+    assert!(rig.net().remote_sees_reset(remote));
     rig.assert_nothing_left();
 }
 

@@ -2,12 +2,24 @@
 
 use netgraft_plugin::{Error, Events};
 
+use super::fake::net::Remote;
 use super::fake::rig::{DONE, REMOTE, Rig, fails};
 use super::fake::unix::SEND_BUFFER;
 use crate::{Budget, uapi};
 
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+/// The remote host sends until it is held up; how much.
+fn fill(rig: &mut Rig, remote: Remote) -> usize {
+    let mut sent = 0;
+    loop {
+        let result = rig.net().remote_sends(remote, &pattern(100_000)[sent..]);
+        let Ok(n) = result else { return sent };
+        sent += n;
+        rig.settle();
+    }
 }
 
 #[test]
@@ -210,6 +222,42 @@ fn a_reset_by_the_peer_shows_after_the_bytes_before_it() {
     assert_eq!(rig.read(fd, 10), Err(uapi::ECONNRESET));
     assert_eq!(rig.read(fd, 10), Ok(Vec::new()));
     assert_eq!(rig.write(fd, b"x"), Err(uapi::EPIPE));
+}
+
+#[test]
+fn a_reset_shows_after_bytes_that_wait_for_the_program_to_read() {
+    let mut rig = Rig::new();
+    let (fd, remote) = rig.connected();
+    let sent = fill(&mut rig, remote);
+    assert!(sent > SEND_BUFFER);
+    rig.remote_fails(remote, Error::ConnectionReset);
+    let (got, end) = rig.read_all(fd);
+    assert_eq!((got.len(), end), (sent, Err(uapi::ECONNRESET)));
+    assert_eq!(got, pattern(100_000)[..sent]);
+}
+
+#[test]
+fn a_send_that_finds_a_reset_loses_no_bytes_that_came_before_it() {
+    let mut rig = Rig::new();
+    let (fd, remote) = rig.connected();
+    let sent = fill(&mut rig, remote);
+    rig.write(fd, b"x").unwrap();
+    rig.remote_fails(remote, Error::ConnectionReset);
+    assert_eq!(rig.read_all(fd).0, pattern(100_000)[..sent]);
+}
+
+#[test]
+fn a_send_that_finds_a_reset_after_the_peers_end_shows_it() {
+    let mut rig = Rig::new();
+    let (fd, remote) = rig.connected();
+    rig.remote_ends(remote);
+    assert_eq!(rig.read(fd, 1), Ok(Vec::new()));
+    rig.write(fd, b"x").unwrap();
+    // The surrogate's event is seen before that of the stack.
+    rig.net().remote_fails(remote, Error::ConnectionReset);
+    rig.settle();
+    assert!(rig.poll(fd).contains(Events::ERR));
+    assert_eq!(rig.so_error(fd), uapi::ECONNRESET);
 }
 
 #[test]

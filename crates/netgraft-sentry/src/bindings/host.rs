@@ -27,7 +27,7 @@ impl HostSocket for Bindings {
         (unix::network(file.as_fd()).ok()? == self.network).then_some(domain)
     }
 
-    fn from_host(&mut self, fd: OwnedFd) -> OwnedFd {
+    fn take_over(&mut self, fd: OwnedFd) -> OwnedFd {
         fd
     }
 

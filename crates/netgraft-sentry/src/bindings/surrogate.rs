@@ -1,5 +1,6 @@
 //! [`Surrogate`] with AF_UNIX sockets (unix(7)). No call here waits.
 
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netgraft_core::{Cookie, Found, Gate, Name, Shape, Shown, Surrogate};
@@ -185,6 +186,14 @@ impl Surrogate for Bindings {
 
     fn receive(&mut self, end: &OwnedFd, buf: &mut [u8]) -> Result<usize, i32> {
         unix::recv(end.as_fd(), buf, 0).map_err(|e| errno(&e))
+    }
+
+    fn receive_pieces(&mut self, end: &OwnedFd, pieces: &mut [IoSliceMut<'_>]) -> Result<usize, i32> {
+        unix::recv_pieces(end.as_fd(), pieces).map_err(|e| errno(&e))
+    }
+
+    fn send_pieces(&mut self, end: &OwnedFd, pieces: &[IoSlice<'_>]) -> Result<usize, i32> {
+        unix::send_pieces(end.as_fd(), pieces).map_err(|e| errno(&e))
     }
 
     fn send(&mut self, end: &OwnedFd, data: &[u8]) -> Result<usize, i32> {

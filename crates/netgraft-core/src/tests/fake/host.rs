@@ -57,7 +57,7 @@ impl HostSocket for FakeKernel {
         (sock.kind == Kind::Host).then_some(sock.domain)
     }
 
-    fn from_host(&mut self, fd: OwnedFd) -> File {
+    fn take_over(&mut self, fd: OwnedFd) -> File {
         let mut world = self.world.borrow_mut();
         let (domain, is_stream) = world.host_spec;
         let cookie = world.socks.make(Kind::Host, domain, true);

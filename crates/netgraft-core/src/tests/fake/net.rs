@@ -29,6 +29,8 @@ struct Pipe {
     errors: [Option<Error>; 2],
     /// Whether a side is closed.
     closed: [bool; 2],
+    /// Whether it has been reset.
+    was_reset: bool,
     /// The socket of a side, if it is one of this stack's.
     owners: [Option<u64>; 2],
     addresses: [SocketAddr; 2],
@@ -384,6 +386,7 @@ impl Net {
             ways: Default::default(),
             errors: [None; 2],
             closed: [false; 2],
+            was_reset: false,
             owners: [Some(socket), child],
             addresses: [from, to],
         });
@@ -421,6 +424,7 @@ impl Net {
             ways: Default::default(),
             errors: [None; 2],
             closed: [false; 2],
+            was_reset: false,
             owners: [None, Some(child.0)],
             addresses: [from, to],
         });
@@ -457,6 +461,7 @@ impl Net {
         }
         if p.closed[1 - side] {
             // The other side answers with a reset.
+            p.was_reset = true;
             p.errors[side] = Some(Error::ConnectionReset);
             p.ways[side].has_ended = true;
             self.notify_side(pipe, side);
@@ -504,6 +509,7 @@ impl Net {
     fn reset_on(&mut self, pipe: usize, side: usize, error: Error) {
         let p = &mut self.pipes[pipe];
         p.closed[side] = true;
+        p.was_reset = true;
         if !p.closed[1 - side] {
             p.errors[1 - side] = Some(error);
         }
@@ -729,6 +735,11 @@ impl Net {
         }
     }
 
+    /// The port at which a remote host was called.
+    pub(crate) fn remote_port(&self, remote: Remote) -> u16 {
+        self.pipes[remote.pipe].addresses[remote.side].port()
+    }
+
     /// The remote side sends.
     pub(crate) fn remote_sends(&mut self, remote: Remote, data: &[u8]) -> Result<usize, Error> {
         self.is_woken = true;
@@ -756,6 +767,11 @@ impl Net {
 
     pub(crate) fn remote_sees_reset(&self, remote: Remote) -> bool {
         self.pipes[remote.pipe].errors[remote.side] == Some(Error::ConnectionReset)
+    }
+
+    /// Whether the connection was reset by either side.
+    pub(crate) fn was_reset(&self, remote: Remote) -> bool {
+        self.pipes[remote.pipe].was_reset
     }
 
     /// The remote side sends no more.

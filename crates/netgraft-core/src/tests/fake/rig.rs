@@ -469,6 +469,7 @@ impl Rig {
     pub(crate) fn accept_untrapped(&mut self, fd: i32) -> Result<i32, Errno> {
         let file = self.file(fd);
         let mut world = self.world.borrow_mut();
+        world.check_table(self.me)?;
         let accepted = world.socks.accept(file, false)?;
         let fd = world.install(self.me, accepted, None, false)?;
         world.release(accepted);
@@ -492,8 +493,12 @@ impl Rig {
 
     /// dup(2)
     pub(crate) fn dup(&mut self, fd: i32) -> i32 {
+        self.try_dup(fd).unwrap()
+    }
+
+    pub(crate) fn try_dup(&mut self, fd: i32) -> Result<i32, Errno> {
         let file = self.file(fd);
-        self.world_mut().install(self.me, file, None, false).unwrap()
+        self.world_mut().install(self.me, file, None, false)
     }
 
     /// The core's socket behind a descriptor.

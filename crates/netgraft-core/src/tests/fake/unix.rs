@@ -512,8 +512,8 @@ impl Socks {
         self.get(cookie).connected
     }
 
-    pub(crate) fn peer(&self, cookie: u64) -> Option<u64> {
-        self.get(cookie).peer
+    pub(crate) fn is_open(&self, cookie: u64) -> bool {
+        self.all.contains_key(&cookie)
     }
 
     /// Connects a datagram socket; what it was connected to before learns of it.

@@ -242,16 +242,19 @@ impl World {
         fd: Option<Arc<OwnedFd>>,
         close_on_exec: bool,
     ) -> Result<i32, Errno> {
-        let limit = self.limits.descriptors;
+        self.check_table(tid)?;
         let process = self.threads[&tid].process;
         let table = &mut self.processes.get_mut(&process).unwrap().table;
-        if table.len() >= limit {
-            return Err(uapi::EMFILE);
-        }
         let place = (3..).find(|fd| !table.contains_key(fd)).unwrap();
         table.insert(place, Descriptor { cookie, close_on_exec, fd });
         self.socks.get_mut(cookie).refs += 1;
         Ok(place)
+    }
+
+    /// EMFILE when a thread's table is full.
+    pub(crate) fn check_table(&self, tid: u32) -> Result<(), Errno> {
+        let table = &self.processes[&self.threads[&tid].process].table;
+        if table.len() >= self.limits.descriptors { Err(uapi::EMFILE) } else { Ok(()) }
     }
 
     /// Closes a descriptor.
