@@ -608,7 +608,7 @@ impl PluginStack for LoopStack {
             version: "0.1".to_owned(),
             sockets: vec![TCP, UDP],
             options: sock::KNOWN.to_vec(),
-            needs: String::new(),
+            ..StackInfo::default()
         }
     }
 
