@@ -349,7 +349,11 @@ impl Launcher {
                     if self.plan.sentry.journal {
                         self.spare = Some(Spare::new(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
                     }
-                    handed_over = Some(self.prepare_stack(stack, pid.unsigned_abs())?);
+                    let mut prepared = self.prepare_stack(stack, pid.unsigned_abs())?;
+                    if let Some(capture) = &self.plan.capture {
+                        prepared.fds.push(capture.try_clone().map_err(step(Step::Handover))?);
+                    }
+                    handed_over = Some(prepared);
                 }
                 Some(Incoming::Report(Report::Listener(number), program)) => {
                     let listener =

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use netgraft_plugin::registry::{Factory, Registry, RegistryError};
 use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack};
 
+use crate::capture::CaptureSpec;
 use crate::crash::OnCrash;
 use crate::groups::Limits;
 use crate::profile::Profile;
@@ -83,6 +84,8 @@ pub struct NetworkSpec {
     pub plugin: Option<String>,
     /// What the stack gets: link, addresses, gateways, its text.
     pub config: StackConfig,
+    /// A capture of what crosses the stack's link and its loopback, for a stack that has its link from `netgraft-link`.
+    pub capture: Option<CaptureSpec>,
     /// For a stack of level 0 of the C interface only, which looks for its interface itself: a veth pair is made, one end
     /// of this name in the caller's network namespace, the other with the addresses and the gateway of `config` where the
     /// stack looks.

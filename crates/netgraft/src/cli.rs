@@ -18,6 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::fault_args::FaultArgs;
 use crate::link_option::LinkOption;
+use crate::pcap_args::PcapArgs;
 use crate::program_args::ProgramArgs;
 
 const EXAMPLES: &str = "\
@@ -163,6 +164,9 @@ struct RunArgs {
     #[command(flatten)]
     faults: FaultArgs,
 
+    #[command(flatten)]
+    pcap: PcapArgs,
+
     /// An address of the stack with its prefix length, such as 192.0.2.2/24 or 2001:db8::2/64; repeatable
     #[arg(long = "address", value_name = "CIDR")]
     addresses: Vec<Cidr>,
@@ -288,6 +292,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.plugin = run.plugin;
     let (link, veth) = run.link.split();
     network.veth = veth;
+    network.capture = run.pcap.spec().map_err(Stop::Error)?;
     network.config = StackConfig {
         link,
         wrappers: run.faults.wrappers().map_err(Stop::Error)?,
