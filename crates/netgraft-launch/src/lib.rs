@@ -64,4 +64,6 @@ pub use report::Step;
 pub use said::printable;
 pub use sandbox::{ExitStatus, Sandbox, run};
 pub use sentry::{NamespaceIds, SentryArgs, SentryMain, confine_for};
-pub use spec::{Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, Stacks, Terminal, User};
+pub use spec::{
+    Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, SocketLimits, Stacks, Terminal, User,
+};

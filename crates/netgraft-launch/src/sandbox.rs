@@ -173,6 +173,7 @@ impl Sandbox {
                 object: choice.object,
                 vitals: Vitals::new().map_err(failed)?,
                 journal: network.on_crash == OnCrash::Restart,
+                limits: network.sockets,
                 main: sentry,
             },
             veth,
