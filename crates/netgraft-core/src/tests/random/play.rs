@@ -696,7 +696,12 @@ impl Play<'_> {
     /// Moves bytes until nothing is under way, and looks whether all has arrived.
     fn drain(&mut self) -> Check {
         let mut still = 0;
+        let mut turns = 0;
         while still < 2 {
+            turns += 1;
+            if turns > 1000 {
+                return Err("bytes never stop to come".to_owned());
+            }
             let before = self.seen.bytes;
             self.rig.settle();
             self.look()?;
