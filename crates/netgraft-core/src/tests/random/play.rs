@@ -84,7 +84,7 @@ pub(crate) fn play(ops: &[Op]) -> Check {
 pub(crate) fn play_and_count(ops: &[Op], seen: &mut Seen) -> Check {
     // Some sandboxes may use little of the sentry.
     let budget = if ops.len().is_multiple_of(5) {
-        Budget { sockets: 8, process_sockets: 6, memory: 1 << 20, bytes: 4096 }
+        Budget { sockets: 8, process_sockets: 6, memory: 1 << 30, bytes: 4096 }
     } else {
         Budget { sockets: 1000, process_sockets: 1000, memory: 1 << 30, bytes: 1 << 20 }
     };
