@@ -196,3 +196,15 @@ fn last_bytes_are_seen_until_they_have_left() {
     rig.write(fd, &[7; 100]).unwrap();
     assert!(rig.core.has_last_bytes());
 }
+
+#[test]
+fn a_stop_gives_back_the_bytes_that_are_held() {
+    let mut rig = Rig::new();
+    let (_fd, remote) = rig.connected();
+    while rig.net().remote_sends(remote, &[7; 4096]).is_ok() {
+        rig.settle();
+    }
+    assert!(rig.core.held > 0);
+    rig.core.stop();
+    assert_eq!(rig.core.held, 0);
+}

@@ -415,3 +415,21 @@ fn two_ends_in_one_sandbox_move_more_than_the_stack_holds() {
     rig.settle();
     assert_eq!(rig.read(accepted, 6000), Ok(pattern(5000)));
 }
+
+#[test]
+fn an_event_of_a_socket_that_is_gone_does_not_reach_the_next_one() {
+    let mut rig = Rig::new();
+    let (fd, _) = rig.connected();
+    let gone = rig.id(fd);
+    rig.close(fd);
+    rig.settle();
+    let (fd, remote) = rig.connected();
+    let next = rig.id(fd);
+    assert_ne!(gone, next);
+    assert_eq!(crate::SocketId::from_bits(next.to_bits()), next);
+    rig.core.end_ready(gone, Events::HUP | Events::RDHUP | Events::IN);
+    rig.core.end_ready(crate::SocketId::from_bits(u64::MAX >> 1), Events::HUP);
+    assert_eq!(rig.core.sockets(), 1);
+    rig.write(fd, b"still").unwrap();
+    assert_eq!(rig.remote_reads(remote), b"still");
+}

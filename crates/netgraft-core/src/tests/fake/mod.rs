@@ -1,5 +1,6 @@
 //! What the core works on in these tests: a kernel and a stack in memory, without clock and without I/O.
 
+pub(crate) mod calls;
 pub(crate) mod host;
 pub(crate) mod kernel;
 pub(crate) mod net;
