@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::core::{Core, Kernel};
 use crate::program::{Caller, Gone};
 use crate::surrogate::Cookie;
-use crate::uapi::Errno;
+use crate::uapi::{self, Errno};
 
 /// What a call comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,9 @@ impl<K: Kernel> Core<K> {
             Err(errno) => Err(errno),
         };
         tracing::trace!(tid = caller.tid, ?result);
+        // ESRCH: the caller was gone before anything was done for it. If it makes the call again, that is a new one.
         if self.kernel.answer(caller, result) == Err(Gone)
+            && result != Err(uapi::ESRCH)
             && let Some(incarnation) = self.kernel.incarnation(caller.tid)
         {
             if self.answers.lost.len() >= REMEMBERED {

@@ -16,6 +16,7 @@ use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{Call, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
+use super::groups::Groups;
 use super::jobs::{AfterStop, Jobs};
 use super::keeper;
 use super::mirror::{self, Mirror};
@@ -113,6 +114,8 @@ pub(super) struct Launcher {
     veth: Option<Veth>,
     /// The terminal of the program's own.
     pty: Option<Pty>,
+    /// What limits the programs; removed when they have ended.
+    groups: Option<Groups>,
 }
 
 pub(super) fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
@@ -161,6 +164,7 @@ impl Launcher {
             mirror: Mirror::default(),
             veth: None,
             pty: None,
+            groups: None,
         })
     }
 
@@ -180,6 +184,17 @@ impl Launcher {
                 self.processes[role as usize] = Process::Reaped;
             }
         }
+    }
+
+    /// Puts a program's process, which has not been executed, under the limits.
+    pub(super) fn limit(&mut self, pid: i32) -> Result<(), RunError> {
+        if !self.plan.limits.is_any() {
+            return Ok(());
+        }
+        if self.groups.is_none() {
+            self.groups = Some(Groups::make(&self.plan.limits).map_err(RunError::Options)?);
+        }
+        self.groups.as_ref().map_or(Ok(()), |groups| groups.take(pid)).map_err(step(Step::Limits))
     }
 
     /// The first process of the programs' process-id namespace.
@@ -326,6 +341,7 @@ impl Launcher {
                 }
                 Some(Incoming::Report(Report::Made(Role::Program), pid)) => {
                     self.report(Report::Made(Role::Program), pid)?;
+                    self.limit(pid)?;
                     // Its namespaces exist from here on.
                     if self.plan.program.is_none() {
                         self.home = Some(Home::of(pid.unsigned_abs()).map_err(step(Step::Supervise))?);

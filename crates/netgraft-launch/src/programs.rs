@@ -200,7 +200,10 @@ impl Launcher {
         let mut attached = false;
         while let Some((report, sender)) = Report::receive(reports.as_fd()).map_err(step(Step::Start))? {
             match report {
-                Report::Made(_) => *pid = Some(sender),
+                Report::Made(_) => {
+                    *pid = Some(sender);
+                    self.limit(sender)?;
+                }
                 Report::Listener(number) => {
                     let listener = take_descriptor(sender, number).map_err(step(Step::Listener))?;
                     self.attach(listener)?;

@@ -85,6 +85,8 @@ steps! {
     Proc = "mount a /proc of the sandbox's own";
     /// The namespaces of a sandbox that runs.
     Join = "enter the sandbox's namespaces";
+    /// Its control group.
+    Limits = "put the program into its control group";
     /// The program's files.
     Files = "lay out the program's files";
     /// The descriptors that the program gets.

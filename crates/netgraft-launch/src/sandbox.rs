@@ -165,6 +165,7 @@ impl Sandbox {
             maps,
             program_maps,
             program,
+            limits: network.limits,
             host_sockets: stack.offers_host_fds(),
             resolv_conf: resolv_conf(&network.name_servers),
             signals,

@@ -10,6 +10,7 @@ use netgraft_plugin::registry::{Factory, Registry, RegistryError};
 use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack};
 
 use crate::crash::OnCrash;
+use crate::groups::Limits;
 use crate::profile::Profile;
 
 /// The stacks that a name is looked up in.
@@ -97,6 +98,8 @@ pub struct NetworkSpec {
     pub trust_pre_init: bool,
     /// Which ids of the host there are.
     pub ids: Ids,
+    /// What its programs may use together.
+    pub limits: Limits,
     /// Where names of stacks are looked up.
     pub stacks: Stacks,
 }

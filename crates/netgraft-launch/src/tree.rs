@@ -19,6 +19,7 @@ use netgraft_linux::signal::{self, Signals};
 use netgraft_linux::{capability, confine, fdpass, filter, netdev, task, terminal};
 
 use super::files;
+use super::groups::Limits;
 use super::programs::{Home, ProgramPlan};
 use super::report::{Report, Role, Step};
 use super::sentry::{self, SentryNetwork, SentryPlan};
@@ -41,6 +42,8 @@ pub(super) struct Plan {
     pub(super) program: Option<ProgramPlan>,
     /// Whether the programs' sockets are the host's own.
     pub(super) host_sockets: bool,
+    /// What the programs may use together.
+    pub(super) limits: Limits,
     /// What the programs' resolv.conf says, if not what the host's says.
     pub(super) resolv_conf: Option<String>,
     /// The signal state that programs get.

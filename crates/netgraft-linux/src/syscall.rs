@@ -6,13 +6,6 @@ macro_rules! names {
     };
 }
 
-/// The number of a system call of this machine, by its name in the kernel, such as "openat".
-#[must_use]
-pub fn number(name: &str) -> Option<i64> {
-    let mut all = COMMON.iter().chain(OLDER);
-    all.find(|(_, known)| known.strip_prefix("SYS_") == Some(name)).map(|&(number, _)| number)
-}
-
 /// The calls that every architecture has.
 #[rustfmt::skip]
 const COMMON: &[(i64, &str)] = names![
@@ -90,6 +83,13 @@ pub fn name(number: i64) -> Option<&'static str> {
     found.map(|(_, name)| name.strip_prefix("SYS_").unwrap_or(name))
 }
 
+/// The number of the system call of a name, such as "openat", or of a text that is a number.
+#[must_use]
+pub fn number(text: &str) -> Option<i64> {
+    let found = COMMON.iter().chain(OLDER).find(|(_, name)| name.strip_prefix("SYS_") == Some(text));
+    found.map(|(number, _)| *number).or_else(|| text.parse().ok().filter(|number| *number >= 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +101,9 @@ mod tests {
         assert_eq!(name(-1), None);
         assert_eq!(number("openat"), Some(libc::SYS_openat));
         assert_eq!(number("nosuchcall"), None);
+        assert_eq!(
+            (number("999"), number("-1"), number("open_at"), number("")),
+            (Some(999), None, None, None)
+        );
     }
 }

@@ -189,6 +189,17 @@ impl Tasks {
     }
 }
 
+impl Tasks {
+    /// Whether the thread that a descriptor was last duplicated of under this number lives: then the number still is its.
+    /// `false` if that is not known any more.
+    #[must_use]
+    pub fn is_alive(&self, tid: u32) -> bool {
+        // A thread that lives has no such descriptor; one that is gone has no table (pidfd_getfd(2)).
+        let looked_up = self.pidfds.get(&tid).map(|pidfd| get_fd(pidfd, -1));
+        matches!(looked_up, Some(Err(error)) if error.raw_os_error() == Some(libc::EBADF))
+    }
+}
+
 fn get_fd(pidfd: &OwnedFd, fd: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes three integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
@@ -275,5 +286,20 @@ mod tests {
         std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
         assert_eq!(text, "x", "the duplicate had read it");
         assert_eq!(tasks.duplicate(me, -1).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        assert!(tasks.is_alive(me));
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_is_not_alive_though_its_number_is_known() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut tasks = Tasks::new();
+        assert!(!tasks.is_alive(child.id()), "no descriptor was duplicated of it");
+        assert!(tasks.duplicate(child.id(), reader.as_raw_fd()).is_err());
+        tasks.duplicate(child.id(), 0).unwrap();
+        assert!(tasks.is_alive(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!tasks.is_alive(child.id()));
     }
 }

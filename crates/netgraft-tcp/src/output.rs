@@ -14,8 +14,8 @@ use crate::time::Instant;
 /// How long a small segment is held back for more (tcp(7), `TCP_CORK`).
 pub(crate) const CORK: Duration = Duration::from_millis(200);
 
-/// How late a paced segment may be without a loss of rate, in nanoseconds.
-const SLACK: u64 = 1_000_000;
+/// How late a paced segment may be, at least, without a loss of rate.
+const SLACK: Duration = Duration::from_millis(1);
 
 /// A segment that leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +164,7 @@ impl Connection {
             self.sender.probe_wanted = false;
             return self.probe();
         }
+        self.sender.wake_from_pace(now);
         self.sender.paced_out = self.sender.pace > now && self.sender.window.pacing.is_some();
         if self.sender.paced_out {
             return None;
@@ -360,8 +361,9 @@ impl Connection {
         if let Some(rate) = sender.window.pacing.filter(|rate| *rate > 0) {
             let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
             let took = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            // Callers wake late; what could have left in the meantime may leave now.
-            let late = Instant::from_nanos(now.nanos().saturating_sub(SLACK));
+            // Callers wake late; what could have left in the meantime may leave now, up to a part of a round trip.
+            let slack = u64::try_from(sender.slack().as_nanos()).unwrap_or(u64::MAX);
+            let late = Instant::from_nanos(now.nanos().saturating_sub(slack));
             sender.pace = sender.pace.max(late) + took;
         }
         sender.set_timer(now);
@@ -374,6 +376,26 @@ impl Connection {
             segment_size: if len > mss { mss as u16 } else { 0 },
             // "ECT [...] MUST NOT be set on retransmitted data packets" (RFC 3168 section 6.1.5).
             ecn_capable: self.ecn && new && len > 0,
+        }
+    }
+}
+
+impl crate::sender::Sender {
+    /// How late a paced segment may be without a loss of rate: a quarter of a round trip.
+    fn slack(&self) -> Duration {
+        SLACK.max(self.smoothed() / 4)
+    }
+
+    /// The time for which the pace held data back may be over. If the caller noticed too late, its delay has set the rate,
+    /// and not the path: samples must not say that the path is slow.
+    pub(crate) fn wake_from_pace(&mut self, now: Instant) {
+        if !self.paced_out || self.pace > now {
+            return;
+        }
+        self.paced_out = false;
+        if now.since(self.pace) > SLACK {
+            let flight = self.in_flight();
+            self.rate.limited_by_sender(flight);
         }
     }
 }

@@ -60,7 +60,7 @@ impl Connection {
         if self.held.is_some_and(|since| since + CORK <= now) {
             self.push();
         }
-        self.sender.paced_out &= self.sender.pace > now;
+        self.sender.wake_from_pace(now);
         self.ask(now);
         if self.sender.timer.at().is_some_and(|at| at <= now) {
             self.sender_time(now);

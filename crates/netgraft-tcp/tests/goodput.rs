@@ -70,6 +70,21 @@ fn a_small_queue_is_kept_busy() {
 }
 
 #[test]
+fn a_host_that_wakes_late_does_not_look_like_a_slow_path() {
+    for (delay, late) in [(5, 2), (5, 8), (25, 10), (25, 30)] {
+        let wire = Wire {
+            delay: Duration::from_millis(delay),
+            rate: Some((1_000_000_000, 3_000_000)),
+            late: Duration::from_millis(late),
+            ..Wire::default()
+        };
+        let mbit = goodput(Algorithm::Bbr, wire, 20_000_000);
+        println!("bbr    {delay} ms, {late} ms late: {mbit} Mbit/s");
+        assert!(mbit >= 1000 / delay, "{delay} ms, {late} ms late: {mbit} Mbit/s");
+    }
+}
+
+#[test]
 fn a_marking_queue_stays_short_without_losses() {
     // RFC 3168: the queue marks above 20 kB and would drop above 200 kB.
     let config = Config { ecn: netgraft_tcp::Ecn::Ask, algorithm: Algorithm::NewReno, ..Config::default() };

@@ -55,10 +55,10 @@ enum Subcommands {
         #[arg(value_name = "FILE.so")]
         files: Vec<String>,
     },
-    /// Write a small stack that is whole, with build files and its test: to begin a stack of your own with
-    NewStack(NewStackArgs),
     /// Print the system call profile that programs have by default, to be changed and given to --seccomp
     Seccomp,
+    /// Write a small stack that is whole, with build files and its test: to begin a stack of your own with
+    NewStack(NewStackArgs),
     /// Run the conformance suite on a stack: what passes, what fails, what the stack says it cannot do
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
@@ -264,13 +264,13 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error, &args))?;
     let run = match cli.command {
         Subcommands::Stacks { files } => return Ok(Command::Stacks { files }),
+        Subcommands::Seccomp => {
+            return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
+        }
         Subcommands::Check(args) => return Ok(check(args)),
         Subcommands::NewStack(NewStackArgs { dir, language, source }) => {
             let command = std::env::current_exe().unwrap_or_else(|_| "netgraft".into());
             return Ok(Command::NewStack(NewStack { dir, language, source, command }));
-        }
-        Subcommands::Seccomp => {
-            return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
         }
         Subcommands::Run(run) => *run,
     };
@@ -330,11 +330,9 @@ fn check(args: CheckArgs) -> Command {
     Command::Check { options, style, verbosity: args.verbose }
 }
 
-/// A system call's number, of its name, or of a number for one that this version has no name of.
+/// A system call's number, of its name.
 fn system_call(text: &str) -> Result<i64, String> {
-    let number = text.parse().ok().filter(|number: &i64| *number >= 0);
     netgraft_linux::syscall::number(text)
-        .or(number)
         .ok_or_else(|| format!("'{text}' is no system call that is known: use a name of syscalls(2)"))
 }
 

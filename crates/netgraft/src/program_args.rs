@@ -71,9 +71,39 @@ pub(crate) struct ProgramArgs {
     #[arg(long, conflicts_with = "host_ids")]
     untrusted: bool,
 
+    /// The most memory that it and all that it starts have, in bytes or with K, M or G
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+
+    /// The most processors that they use, such as 1.5
+    #[arg(long, value_name = "N")]
+    cpus: Option<f64>,
+
+    /// The most processes and threads that they are
+    #[arg(long, value_name = "N")]
+    pids: Option<u32>,
+
     /// Let it make user namespaces of its own under the default profile
     #[arg(long)]
     allow_userns: bool,
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug)]
+struct Size(u64);
+
+impl FromStr for Size {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Size, String> {
+        let unit = |letter: char| "KMG".find(letter.to_ascii_uppercase()).map(|at| 10 * (at as u32 + 1));
+        let (number, shift) = match text.chars().last().and_then(unit) {
+            Some(shift) => (&text[..text.len() - 1], shift),
+            None => (text, 0),
+        };
+        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+        let bytes = bytes.filter(|bytes| *bytes > 0);
+        bytes.map(Size).ok_or_else(|| format!("'{text}' is no size: use a number, or one with K, M or G"))
+    }
 }
 
 /// A place of the host and where it is shown.
@@ -169,6 +199,14 @@ impl ProgramArgs {
         if let Some(root) = program.files.root.as_ref().filter(|root| !root.is_dir()) {
             return Err(format!("--rootfs {}: there is no such directory", root.display()));
         }
+        network.limits.memory = self.memory.map(|size| size.0);
+        network.limits.pids = self.pids;
+        network.limits.milli_cpus = match self.cpus {
+            None => None,
+            // Kernels take no less than a hundredth, and there are machines with thousands.
+            Some(cpus) if (0.01..=100_000.0).contains(&cpus) => Some((cpus * 1000.0) as u32),
+            Some(cpus) => return Err(format!("--cpus {cpus}: use a number from 0.01, such as 1.5")),
+        };
         program.user = self.user.map(|account| account.0);
         program.seccomp = match self.seccomp.as_deref() {
             None => Seccomp::ByIds { user_namespaces: self.allow_userns },
@@ -254,6 +292,15 @@ mod tests {
         assert_eq!(of("/a:/b:ro"), Ok(("/a".into(), "/b".into(), true)));
         for wrong in ["/a", "a:/b", "/a:b", ":/b", "/a:"] {
             assert!(of(wrong).unwrap_err().contains("use SRC:DST"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let of = |text: &str| text.parse::<Size>().map(|size| size.0);
+        assert_eq!((of("5"), of("2k"), of("3M"), of("1G")), (Ok(5), Ok(2048), Ok(3 << 20), Ok(1 << 30)));
+        for wrong in ["", "0", "M", "-1", "1.5G", "99999999999G", "1T"] {
+            assert!(of(wrong).unwrap_err().contains("is no size"), "{wrong}");
         }
     }
 

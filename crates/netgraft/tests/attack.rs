@@ -136,3 +136,16 @@ fn an_untrusted_program_finds_no_files_sockets_or_descriptors() {
         done(user, &script(user, "files.py", &[]));
     }
 }
+
+#[test]
+fn privileges_on_the_network_are_lent_to_who_has_them_in_the_sandbox() {
+    assert!(is_root(), "this test makes network namespaces: run it as root");
+    done(User::Own, &script(User::Own, "lent.py", &[]));
+}
+
+#[test]
+fn forks_and_memory_end_at_their_limits() {
+    for &user in users() {
+        done(user, &script(user, "limits.py", &[]));
+    }
+}

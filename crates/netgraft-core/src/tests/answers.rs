@@ -116,6 +116,20 @@ fn a_call_whose_caller_is_gone_before_it_is_served_does_nothing() {
     rig.core.call(&caller);
     assert_eq!(rig.reply(caller.id), Reply::Interrupted);
     assert_eq!(rig.net().sent.len(), 0);
+    // Nothing was done for it: the thread can make the same call again.
+    assert_eq!(rig.call(uapi::SYS_sendto, args), Reply::Is(4));
+    assert_eq!(rig.net().sent.len(), 1);
+}
+
+#[test]
+fn a_socket_whose_caller_is_gone_before_it_is_served_is_made_for_the_next_call() {
+    let mut rig = Rig::new();
+    let args = [uapi::AF_INET as u64, uapi::SOCK_DGRAM as u64, 0, 0, 0, 0];
+    let caller = rig.begin(uapi::SYS_socket, args);
+    rig.world_mut().interrupt(MAIN);
+    rig.core.call(&caller);
+    assert!(matches!(rig.call(uapi::SYS_socket, args), Reply::Is(_)));
+    assert_eq!(rig.core.sockets(), 1);
 }
 
 #[test]

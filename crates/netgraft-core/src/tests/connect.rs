@@ -106,6 +106,34 @@ fn a_nonblocking_connect_wakes_pollers_when_it_succeeds() {
 }
 
 #[test]
+fn what_closes_the_gate_never_reaches_the_peer() {
+    let mut rig = Rig::new();
+    let fd = rig.connecting();
+    rig.remote(REMOTE, Answer::Accepts);
+    rig.core.wake_stack();
+    rig.settle();
+    assert_eq!(rig.write(fd, b"hello"), Ok(5));
+    let remote = rig.net().accepted[0];
+    assert_eq!(rig.remote_reads(remote), b"hello");
+}
+
+#[test]
+fn a_gate_that_opens_without_the_file_is_restored_at_the_next_call() {
+    let mut rig = Rig::new();
+    let fd = rig.connecting();
+    // The descriptor is not where it was seen last.
+    let copy = rig.dup(fd);
+    rig.close(fd);
+    rig.remote(REMOTE, Answer::Accepts);
+    rig.core.wake_stack();
+    rig.settle();
+    assert!(rig.write(copy, &[1; 1000]).unwrap() < 1000, "the send buffer is as the gate made it");
+    rig.settle();
+    assert_eq!(rig.getpeername(copy), DONE);
+    assert_eq!(rig.write(copy, &[1; 1000]), Ok(1000));
+}
+
+#[test]
 fn a_second_connect_while_one_is_under_way_fails_with_ealready() {
     let mut rig = Rig::new();
     let fd = rig.connecting();

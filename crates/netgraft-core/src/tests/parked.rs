@@ -68,6 +68,18 @@ fn a_thread_that_makes_another_call_waits_no_more() {
 }
 
 #[test]
+fn a_call_that_was_interrupted_while_it_waited_can_be_made_again() {
+    let mut rig = Rig::new();
+    let fd = bound(&mut rig);
+    rig.recvfrom(fd, 10, 0);
+    let args = rig.args();
+    rig.world_mut().interrupt(MAIN);
+    assert!(rig.net().arrives(addr(REMOTE), addr(HERE), b"kept"));
+    rig.settle();
+    assert_eq!(rig.call(uapi::SYS_recvfrom, args), Reply::Is(4));
+}
+
+#[test]
 fn a_dead_thread_gets_no_answer_and_takes_nothing() {
     let mut rig = Rig::new();
     let fd = bound(&mut rig);

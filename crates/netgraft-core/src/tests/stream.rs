@@ -247,6 +247,17 @@ fn a_send_that_finds_a_reset_loses_no_bytes_that_came_before_it() {
 }
 
 #[test]
+fn a_program_that_closes_without_reading_up_to_a_failure_leaves_nothing() {
+    let mut rig = Rig::new();
+    let (fd, remote) = rig.connected();
+    fill(&mut rig, remote);
+    rig.write(fd, b"x").unwrap();
+    rig.remote_fails(remote, Error::ConnectionReset);
+    rig.close(fd);
+    rig.assert_nothing_left();
+}
+
+#[test]
 fn a_send_that_finds_a_reset_after_the_peers_end_shows_it() {
     let mut rig = Rig::new();
     let (fd, remote) = rig.connected();

@@ -1,7 +1,8 @@
 //! [`Program`]: memory through process_vm_readv(2), descriptors through pidfd_getfd(2), answers through the listener.
 //!
-//! A thread's number may be another's as soon as it has died. What was read, written or duplicated counts only if the
-//! call still waits afterwards; a write is not even tried if it does not.
+//! A thread's number may be another's as soon as it has died. What was read or duplicated counts only if the call still
+//! waits afterwards. Nothing is written unless the call waits, or a signal has interrupted it and its thread lives: what
+//! was taken for it, such as a datagram, it gets when it calls again, and the bytes are in place by then.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -55,7 +56,9 @@ impl Program for Bindings {
         if data.is_empty() {
             return Ok(());
         }
-        self.still_waits(caller)?;
+        if !self.is_valid(caller) && !self.programs.tasks.is_alive(caller.tid) {
+            return Err(libc::ESRCH);
+        }
         whole(task::write_memory(caller.tid, address, data), data.len())
     }
 

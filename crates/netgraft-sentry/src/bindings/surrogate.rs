@@ -17,6 +17,9 @@ const GATE: usize = 4096;
 /// The smallest send buffer, as the kernel counts it: that of a surrogate whose gate is closed.
 const GATED: i32 = 4608;
 
+/// The most that UDP over IPv4 carries (udp(7)).
+const MAX_PAYLOAD: i32 = 65_507;
+
 /// Half of what `SO_SNDBUF` shows: the kernel doubles what is set.
 fn settable(shown: i32) -> i32 {
     shown / 2
@@ -41,6 +44,8 @@ impl Surrogate for Bindings {
         let (file, end) = unix::datagram_pair(nonblocking).map_err(|e| errno(&e))?;
         show_domain(file.as_fd(), domain).map_err(|e| errno(&e))?;
         unix::refuse_rights(end.as_fd());
+        // The kernel refuses a datagram of more than this less 32 bytes: what UDP carries, to a byte.
+        unix::set_send_buffer(file.as_fd(), (MAX_PAYLOAD + 33) / 2).map_err(|e| errno(&e))?;
         Ok((file, end))
     }
 

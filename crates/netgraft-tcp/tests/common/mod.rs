@@ -44,6 +44,8 @@ pub(crate) struct Wire {
     pub(crate) rate: Option<(u64, u64)>,
     /// Packets above so many waiting bytes are marked, if they may be.
     pub(crate) mark_above: Option<u64>,
+    /// How late both ends notice that a time has come.
+    pub(crate) late: Duration,
 }
 
 /// Bytes of a link and IP header.
@@ -196,7 +198,8 @@ impl World {
     pub(crate) fn step(&mut self, end: Instant) -> bool {
         self.flush();
         let packet = self.packets.first_key_value().map(|(key, _)| key.0);
-        let timers = self.ends.iter().flatten().filter_map(Connection::deadline).min();
+        let timers =
+            self.ends.iter().flatten().filter_map(Connection::deadline).min().map(|due| due + self.wire.late);
         let Some(next) = packet.into_iter().chain(timers).min().filter(|next| *next <= end) else {
             self.now = self.now.max(end);
             return false;

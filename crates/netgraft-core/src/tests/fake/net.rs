@@ -94,6 +94,8 @@ pub(crate) struct Net {
     pub(crate) polls: usize,
     pub(crate) deadline: Option<Instant>,
     pub(crate) is_destroyed: bool,
+    /// Handles for which events come, whether they exist or not.
+    stray: Vec<Handle>,
     /// Something came from outside: a descriptor of the stack is ready.
     pub(crate) is_woken: bool,
     pub(crate) bound_host_fds: Vec<SocketAddr>,
@@ -118,6 +120,7 @@ impl Default for Net {
             polls: 0,
             deadline: None,
             is_destroyed: false,
+            stray: Vec::new(),
             is_woken: false,
             bound_host_fds: Vec::new(),
         }
@@ -221,6 +224,13 @@ impl Net {
     }
 
     pub(crate) fn drain(&mut self, sink: &mut dyn FnMut(Event) -> bool) {
+        for handle in std::mem::take(&mut self.stray) {
+            let events = self.ready(handle.0);
+            let nonsense = Event { handle, events: if events.is_empty() { Events::IN } else { events } };
+            if !self.socks.contains_key(&handle.0) && !sink(nonsense) {
+                return;
+            }
+        }
         while let Some(handle) = self.queue.pop() {
             // What it is ready for now, not when it was queued.
             let ready = self.ready(handle.0);
@@ -231,6 +241,15 @@ impl Net {
                 return;
             }
         }
+    }
+
+    /// Reports every socket though nothing has happened, and some that do not exist.
+    pub(crate) fn report_all(&mut self) {
+        self.is_woken = true;
+        for socket in self.socks.keys().copied().collect::<Vec<_>>() {
+            self.notify(socket);
+        }
+        self.stray.extend([0, 1, self.last, self.last + 1, u64::MAX].map(Handle));
     }
 
     fn free_port(&mut self) -> u16 {

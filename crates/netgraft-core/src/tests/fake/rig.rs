@@ -41,6 +41,7 @@ pub(crate) struct Rig {
     pub(crate) now: Instant,
     /// The last call.
     pub(crate) last: u64,
+    last_args: [u64; 6],
 }
 
 /// An errno as the reply of a call.
@@ -69,7 +70,8 @@ impl Rig {
         let stack = FakeStack::default();
         let kernel = FakeKernel { world: world.clone() };
         let core = Core::new(kernel, Box::new(stack.clone()), router, budget);
-        let mut rig = Rig { core, world, stack, me: MAIN, now: Instant::from_millis(1000), last: 0 };
+        let mut rig =
+            Rig { core, world, stack, me: MAIN, now: Instant::from_millis(1000), last: 0, last_args: [0; 6] };
         rig.tell_time();
         rig
     }
@@ -140,7 +142,13 @@ impl Rig {
     pub(crate) fn begin(&mut self, number: i64, args: [u64; 6]) -> Caller {
         let id = self.world_mut().begin_call(self.me);
         self.last = id;
+        self.last_args = args;
         Caller { program: self.world().threads[&self.me].program, id, tid: self.me, number, args }
+    }
+
+    /// The arguments of the last call.
+    pub(crate) fn args(&self) -> [u64; 6] {
+        self.last_args
     }
 
     /// What has become of a call.

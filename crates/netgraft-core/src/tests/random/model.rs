@@ -183,3 +183,91 @@ impl Model {
         Ok(())
     }
 }
+
+/// The model itself can say no.
+mod tests {
+    use super::*;
+
+    const A: End = End(1);
+    const B: End = End(2);
+    const C: End = End(3);
+
+    /// A model in which an end has sent so many bytes; and the bytes.
+    fn sent(by: End, len: usize) -> (Model, Vec<u8>) {
+        let mut model = Model::default();
+        let bytes = model.next(by, len);
+        model.end(by).sent = len;
+        (model, bytes)
+    }
+
+    #[test]
+    fn a_stream_that_arrives_whole_is_right() {
+        let (mut model, bytes) = sent(A, 1000);
+        assert_eq!(model.reads(B, &bytes[..3]), Ok(()));
+        assert_eq!(model.reads(B, &bytes[3..]), Ok(()));
+        model.end(A).has_ended = true;
+        assert_eq!((model.reads_end(B), model.is_whole(B)), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn a_byte_that_is_missing_twice_or_foreign_is_wrong() {
+        let (mut model, mut bytes) = sent(A, 1000);
+        bytes.remove(500);
+        assert!(model.reads(B, &bytes).is_err());
+        let (mut model, mut bytes) = sent(A, 1000);
+        bytes.insert(500, bytes[500]);
+        assert!(model.reads(B, &bytes).is_err());
+        let (mut model, bytes) = sent(A, 1000);
+        model.end(C).sent = 1000;
+        let foreign = model.next(C, 0);
+        assert!(foreign.is_empty());
+        assert_eq!(model.reads(B, &bytes[..500]), Ok(()));
+        assert!(model.reads(B, &[byte(C, 500), byte(C, 501)]).is_err());
+    }
+
+    #[test]
+    fn bytes_that_were_never_sent_are_wrong() {
+        let (mut model, bytes) = sent(A, 1000);
+        model.end(A).sent = 999;
+        assert!(model.reads(B, &bytes).is_err());
+    }
+
+    #[test]
+    fn an_end_that_comes_early_or_without_reason_is_wrong() {
+        let (mut model, bytes) = sent(A, 1000);
+        assert_eq!(model.reads(B, &bytes[..999]), Ok(()));
+        assert!(model.reads_end(B).is_err(), "it has not ended");
+        model.end(A).has_ended = true;
+        assert!(model.reads_end(B).is_err(), "a byte is missing");
+        assert!(model.is_whole(B).is_err());
+    }
+
+    #[test]
+    fn a_failure_that_overtakes_bytes_is_wrong() {
+        let (mut model, bytes) = sent(A, 1000);
+        model.end(A).was_cut = true;
+        assert_eq!(model.reads(B, &bytes[..999]), Ok(()));
+        assert!(model.reads_failure(B).is_err());
+        assert_eq!(model.reads(B, &bytes[999..]), Ok(()));
+        assert_eq!(model.reads_failure(B), Ok(()));
+    }
+
+    #[test]
+    fn two_peers_of_one_end_are_wrong() {
+        let (mut model, bytes) = sent(A, 1000);
+        assert_eq!(model.reads(B, &bytes), Ok(()));
+        assert!(model.reads(C, &bytes).is_err());
+    }
+
+    #[test]
+    fn a_datagram_of_another_port_changed_or_again_is_wrong() {
+        let mut model = Model::default();
+        let mut bytes = Model::datagram(2001, 7, 1, 20);
+        assert!(model.receives(2002, &bytes).is_err());
+        assert_eq!(model.receives(2001, &bytes), Ok(()));
+        assert!(model.receives(2001, &bytes).is_err());
+        bytes = Model::datagram(2001, 7, 2, 20);
+        bytes[15] += 1;
+        assert!(model.receives(2001, &bytes).is_err());
+    }
+}

@@ -77,6 +77,8 @@ whats! {
     Time: 4
     NoRoom: 1
     FullTable: 1
+    StackRefuses: 3
+    SpuriousEvents: 2
 }
 
 /// The sequence of a seed.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use netgraft_plugin::{Error, Events};
+use netgraft_plugin::{Call, Error, Events};
 
 use super::super::fake::net::{Answer, Phase, Remote};
 use super::super::fake::rig::{MAIN, Rig, addr};
@@ -10,7 +10,9 @@ use super::super::fake::unix::Kind;
 use super::super::fake::world::Reply;
 use super::model::{End, Model};
 use super::ops::{Op, Then, What};
+use crate::Budget;
 use crate::program::{Caller, ProgramId};
+use crate::route::{Always, Route};
 use crate::uapi::{self, Errno};
 
 type Check = Result<(), String>;
@@ -80,7 +82,13 @@ pub(crate) fn play(ops: &[Op]) -> Check {
 
 /// Plays a sequence and counts what happened in it.
 pub(crate) fn play_and_count(ops: &[Op], seen: &mut Seen) -> Check {
-    let rig = Rig::new();
+    // Some sandboxes may use little of the sentry.
+    let budget = if ops.len().is_multiple_of(5) {
+        Budget { sockets: 8, bytes: 4096 }
+    } else {
+        Budget { sockets: 1000, bytes: 1 << 20 }
+    };
+    let rig = Rig::with(Box::new(Always(Route::Stack)), budget);
     rig.world_mut().add_thread(THREADS[2], MAIN, ProgramId(0));
     rig.world_mut().notes.is_kept = ops.len().is_multiple_of(2);
     rig.net().window = 4096;
@@ -267,6 +275,12 @@ impl Play<'_> {
                 self.make_socket(op);
                 self.rig.world_mut().limits.interrupts_inject = false;
             }
+            What::StackRefuses => {
+                let calls =
+                    [Call::socket, Call::bind, Call::listen, Call::connect, Call::set_option, Call::accept];
+                self.rig.net().fail_next(calls[op.size % calls.len()], Error::NoBuffers);
+            }
+            What::SpuriousEvents => self.rig.net().report_all(),
             What::Time => self.rig.pass(op.size as u64 % 50),
             What::NoRoom => self.rig.world_mut().limits.no_room = op.size.is_multiple_of(2),
             What::FullTable => {
@@ -607,8 +621,9 @@ impl Play<'_> {
         if self.rig.world_mut().interrupt(tid)
             && op.size.is_multiple_of(2)
             && let Some(made) = waiting
+            && self.rig.world().file(tid, made.fd).is_ok_and(|file| file.cookie == made.cookie)
         {
-            // The call is made again.
+            // The call is made again, on the same socket.
             let op = Op { what: What::Interrupt, ..*op };
             self.call(&op, made.fd, made.purpose, made.caller.number, made.caller.args);
         }
