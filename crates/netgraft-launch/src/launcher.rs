@@ -13,7 +13,7 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
 use netgraft_plugin::stack::SetupError;
-use netgraft_plugin::{Call, PluginStack, PreInitStack, PreInitStackArgs};
+use netgraft_plugin::{PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::groups::Groups;
@@ -32,6 +32,7 @@ use super::veth::{self, Veth};
 use super::watchdog::{Look, Watchdog};
 use crate::control::{self, FromSentry, Summary, ToSentry};
 use crate::error::RunError;
+use crate::vitals::UnderWay;
 
 /// How long a sentry may take for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -233,8 +234,8 @@ impl Launcher {
                 let incoming = received.map(|(report, sender)| Incoming::Report(report, sender));
                 return Ok(Some(incoming.unwrap_or(Incoming::ReportsClosed)));
             }
-            if let Some(call) = self.look_at_sentry() {
-                return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(call)))));
+            if let Some(under_way) = self.look_at_sentry() {
+                return Ok(Some(Incoming::SentryGone(Some(Cause::Hung(under_way)))));
             }
             self.in_a_row = if signal { self.in_a_row + 1 } else { 0 };
             if sentry && self.in_a_row <= IN_A_ROW {
@@ -264,14 +265,14 @@ impl Launcher {
         }
     }
 
-    /// Looks whether a call of the stack does not return: which.
-    fn look_at_sentry(&mut self) -> Option<Call> {
+    /// Looks whether the sentry does not get on: with what.
+    fn look_at_sentry(&mut self) -> Option<UnderWay> {
         let vitals = &self.plan.sentry.vitals;
-        match self.watchdog.look(vitals.pulse(), Instant::now()) {
+        match self.watchdog.look(vitals.beat(), Instant::now()) {
             Look::Fine => {}
             Look::Sleepy => vitals.set_asleep(true),
             Look::Awake => vitals.set_asleep(false),
-            Look::Hung(call) => return Some(call),
+            Look::Hung(under_way) => return Some(under_way),
         }
         None
     }
@@ -349,7 +350,11 @@ impl Launcher {
                     if self.plan.sentry.journal {
                         self.spare = Some(Spare::new(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
                     }
-                    handed_over = Some(self.prepare_stack(stack, pid.unsigned_abs())?);
+                    let mut prepared = self.prepare_stack(stack, pid.unsigned_abs())?;
+                    if let Some(capture) = &self.plan.capture {
+                        prepared.fds.push(capture.try_clone().map_err(step(Step::Handover))?);
+                    }
+                    handed_over = Some(prepared);
                 }
                 Some(Incoming::Report(Report::Listener(number), program)) => {
                     let listener =
@@ -530,9 +535,9 @@ impl Launcher {
         }
     }
 
-    /// The sentry has ended: what it said before, and then what is to become of the program. Its end may be heard of before
-    /// its last words are.
-    fn hear_the_dead(&mut self) -> Result<(), RunError> {
+    /// The sentry has ended: takes what it said before, and then decides what becomes of the program. The signal of its end
+    /// may arrive before its last words are read.
+    fn hear_last_words(&mut self) -> Result<(), RunError> {
         for _ in 0..IN_A_ROW {
             let control = [Some(self.ends()?.control.as_fd())];
             if wait_readable(control, Some(Duration::ZERO)).map_err(step(Step::Supervise))? != [true] {
@@ -552,7 +557,7 @@ impl Launcher {
         if arrived.signal == libc::SIGCHLD {
             self.look()?;
             if self.end_of(self.foreground).is_none() && self.sentry_has_ended() {
-                return self.hear_the_dead();
+                return self.hear_last_words();
             }
             return Ok(());
         }
