@@ -1,7 +1,8 @@
 //! What a sandbox may use of the sentry.
 //!
-//! A program that is out of its budget is told so by the errno of a system that is out of room (ENFILE, ENOBUFS), and
-//! gets on when it closes sockets. The limit lies below the sentry's own, so that the sentry can always serve.
+//! A program that is out of its budget is told so by the errno of a system that is out of room, and gets on when it
+//! closes sockets: ENFILE if the sandbox has too many, EMFILE if the process has, ENOBUFS if memory is short. The limit
+//! lies below the sentry's own, so that the sentry can always serve.
 
 use crate::stream::CHUNK;
 
@@ -10,6 +11,10 @@ use crate::stream::CHUNK;
 pub struct Budget {
     /// Sockets that exist at a time, those in flight in messages (SCM_RIGHTS) and in `accept` queues among them.
     pub sockets: usize,
+    /// The most of them that one process has made, or that its listeners have accepted.
+    pub process_sockets: usize,
+    /// Bytes of memory that the sentry and its stack may use ([`crate::Core::note_memory`]).
+    pub memory: usize,
     /// Bytes of the program's data that the sentry itself holds, beyond what the stack and the surrogates do.
     pub bytes: usize,
 }
@@ -29,7 +34,7 @@ mod tests {
 
     #[test]
     fn chunks_become_small_when_much_is_held() {
-        let budget = Budget { sockets: 1, bytes: 1 << 20 };
+        let budget = Budget { sockets: 1, process_sockets: 1, memory: 1 << 30, bytes: 1 << 20 };
         assert_eq!(budget.chunk(0), CHUNK);
         assert_eq!(budget.chunk((1 << 20) - 5000), 5000);
         assert_eq!(budget.chunk(1 << 20), 2048);

@@ -84,6 +84,8 @@ pub struct Core<K: Kernel> {
     pub(crate) time: Time,
     /// Bytes of the program's data that are held here ([`Budget::bytes`]).
     pub(crate) held: usize,
+    /// Whether memory was short when it was last measured.
+    pub(crate) short: bool,
     nursery: Nursery,
     /// Kept between rounds for its memory.
     events: Vec<Event>,
@@ -119,6 +121,7 @@ impl<K: Kernel> Core<K> {
             counts: Counts::default(),
             time: Time::default(),
             held: 0,
+            short: false,
             nursery: Nursery { limit: NURSERY, next_sweep: Instant::ZERO },
             events: Vec::new(),
             closed: Vec::new(),
@@ -151,6 +154,26 @@ impl<K: Kernel> Core<K> {
     #[must_use]
     pub fn sockets(&self) -> usize {
         self.table.len()
+    }
+
+    /// Says how much memory the sentry and its stack use. While that is more than the budget there are no new sockets,
+    /// and what programs send stays in their surrogates.
+    pub fn note_memory(&mut self, used: usize) {
+        self.short = used >= self.budget.memory;
+        if !self.short {
+            self.work.resume();
+        }
+    }
+
+    /// Whether memory is short, so that it is to be measured again soon.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.short
+    }
+
+    /// Gives up memory that was needed for more sockets than there are.
+    pub fn shrink(&mut self) {
+        self.table.shrink();
     }
 
     /// Has the stack polled: one of its descriptors is ready.

@@ -31,10 +31,11 @@ impl<K: Kernel> Core<K> {
         if new.spec.kind == Kind::Raw && !self.kernel.has_privilege(caller, Privilege::NetRaw) {
             return Err(uapi::EPERM);
         }
-        self.make_room()?;
+        let owner = self.kernel.process(caller);
+        self.make_room(owner)?;
         let (id, file) = match new.spec.kind {
-            Kind::Stream => self.new_stream(caller, &new)?,
-            Kind::Datagram | Kind::Raw => self.new_datagram(caller, &new)?,
+            Kind::Stream => self.new_stream(caller, owner, &new)?,
+            Kind::Datagram | Kind::Raw => self.new_datagram(caller, owner, &new)?,
         };
         self.counts.sockets += 1;
         let subject = Subject { id, file };
@@ -45,31 +46,47 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Refuses a socket that is beyond the budget, unless sockets that were closed unnoticed make room.
-    fn make_room(&mut self) -> Result<(), Errno> {
+    fn make_room(&mut self, owner: u32) -> Result<(), Errno> {
         self.sweep_nursery();
-        if self.is_full() {
+        if self.is_full(owner).is_some() {
             self.harvest_closes();
             self.forget_closed();
         }
-        if self.is_full() { Err(uapi::ENFILE) } else { Ok(()) }
+        self.is_full(owner).map_or(Ok(()), Err)
     }
 
-    /// Whether the budget allows no more sockets.
-    pub(crate) fn is_full(&self) -> bool {
-        self.table.len() >= self.budget.sockets
+    /// What a process is told that asks for a socket beyond the budget; `None` if there is room.
+    pub(crate) fn is_full(&self, owner: u32) -> Option<Errno> {
+        if self.table.len() >= self.budget.sockets {
+            Some(uapi::ENFILE)
+        } else if self.table.len_of(owner) >= self.budget.process_sockets {
+            Some(uapi::EMFILE)
+        } else {
+            self.short.then_some(uapi::ENOBUFS)
+        }
     }
 
-    fn new_stream(&mut self, caller: &Caller, new: &NewSocket) -> Result<(SocketId, K::File), Errno> {
+    fn new_stream(
+        &mut self,
+        caller: &Caller,
+        owner: u32,
+        new: &NewSocket,
+    ) -> Result<(SocketId, K::File), Errno> {
         let file = self.kernel.new_stream(new.spec.domain, new.nonblocking)?;
         let cookie = self.kernel.cookie(&file).ok_or(uapi::EIO)?;
-        let id = self.table.insert(Socket::new(new.spec, caller.program, None, State::Fresh));
+        let id = self.table.insert(Socket::new(new.spec, caller.program, None, State::Fresh).of(owner));
         self.table.set_cookie(id, cookie);
         // Not held: when the program closes its last descriptor, the entry is gone.
         self.kernel.shelter(&file, id);
         Ok((id, file))
     }
 
-    fn new_datagram(&mut self, caller: &Caller, new: &NewSocket) -> Result<(SocketId, K::File), Errno> {
+    fn new_datagram(
+        &mut self,
+        caller: &Caller,
+        owner: u32,
+        new: &NewSocket,
+    ) -> Result<(SocketId, K::File), Errno> {
         let handle = self.stack.socket(new.spec).map_err(Error::errno)?;
         let made = self.kernel.new_datagram(new.spec.domain, new.nonblocking).and_then(|(file, end)| {
             let cookie = self.kernel.cookie(&file).ok_or(uapi::EIO)?;
@@ -83,7 +100,7 @@ impl<K: Kernel> Core<K> {
             }
         };
         let state = State::Datagram(Datagram::new(end));
-        let id = self.table.insert(Socket::new(new.spec, caller.program, Some(handle), state));
+        let id = self.table.insert(Socket::new(new.spec, caller.program, Some(handle), state).of(owner));
         self.table.set_cookie(id, cookie);
         if let Some(datagram) = self.table.get(id).and_then(Socket::datagram) {
             self.kernel.watch_end(&datagram.end, id, Interest::Input);

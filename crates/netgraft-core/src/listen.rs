@@ -205,7 +205,8 @@ impl<K: Kernel> Core<K> {
     /// Makes connections of a listener appear in the queue of its surrogate, as many as it and the budget have room for.
     pub(crate) fn pump_listener(&mut self, id: SocketId) {
         loop {
-            let full = self.is_full();
+            let Some(owner) = self.table.get(id).map(|socket| socket.owner) else { return };
+            let full = self.is_full(owner).is_some();
             let Some(socket) = self.table.get_mut(id) else { return };
             let (spec, program) = (socket.spec, socket.program);
             let (State::Listening(listening), Some(handle)) = (&mut socket.state, socket.handle) else {
@@ -225,7 +226,7 @@ impl<K: Kernel> Core<K> {
             match self.kernel.offer(name) {
                 Ok((end, end_name)) => {
                     let state = State::Connected(Stream::new(end));
-                    let new = self.table.insert(Socket::accepted(spec, program, held, state));
+                    let new = self.table.insert(Socket::accepted(spec, program, held, state).of(owner));
                     self.table.set_name(new, end_name);
                     self.start_stream(new);
                     self.counts.connections_in += 1;

@@ -124,6 +124,11 @@ pub trait Program: Files {
     /// made itself counts for nothing here.
     fn has_privilege(&mut self, caller: &Caller, privilege: Privilege) -> bool;
 
+    /// The process that the caller is a thread of, for the limit of a process's sockets.
+    fn process(&mut self, caller: &Caller) -> u32 {
+        caller.tid
+    }
+
     /// A number that tells a thread from a later one with the same `tid` (its start time); `None` if it is gone.
     fn incarnation(&mut self, tid: u32) -> Option<u64>;
 

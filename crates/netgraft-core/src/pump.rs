@@ -1,5 +1,6 @@
 //! What moves: ends of surrogates that are ready, and events of the stack.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use netgraft_plugin::{Error, Event, Events, Instant, RecvFlags, SendFlags};
@@ -21,7 +22,7 @@ const DATAGRAMS_A_TURN: usize = 512;
 const RETRY: Duration = Duration::from_millis(10);
 
 /// What may be moved on a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Work {
     /// Bytes from the program to the stack, as far as the surrogate has some.
     Out,
@@ -40,6 +41,8 @@ pub(crate) struct WorkList {
     again: Vec<(SocketId, Work)>,
     /// Memory for the next round's list.
     spare: Vec<(SocketId, Work)>,
+    /// Sockets that have something to do when memory is not short any more.
+    postponed: HashSet<(SocketId, Work)>,
     /// Listeners with a connection that found no room.
     full_listeners: Vec<SocketId>,
     retry_at: Option<Instant>,
@@ -66,6 +69,16 @@ impl WorkList {
     /// Whether a socket's turn comes again.
     fn has(&self, id: SocketId, work: Work) -> bool {
         self.again.contains(&(id, work))
+    }
+
+    /// Has a socket's turn come when memory is not short any more.
+    fn postpone(&mut self, id: SocketId, work: Work) {
+        self.postponed.insert((id, work));
+    }
+
+    /// Memory is not short any more.
+    pub(crate) fn resume(&mut self) {
+        self.again.extend(self.postponed.drain());
     }
 
     /// Takes what is to be done in this round, to be given back with [`WorkList::end_turn`].
@@ -206,6 +219,9 @@ impl<K: Kernel> Core<K> {
 
     /// Moves what can be moved, and deals with what comes of it.
     pub(crate) fn pump(&mut self, id: SocketId, work: Work) {
+        if self.short && matches!(work, Work::Out | Work::OutToEnd) {
+            return self.work.postpone(id, work);
+        }
         let pumped = match work {
             Work::Out => self.pump_stream_out(id, false),
             Work::OutToEnd => self.pump_stream_out(id, true),

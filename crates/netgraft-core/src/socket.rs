@@ -152,6 +152,8 @@ pub(crate) struct Socket<K: Files> {
     pub(crate) origin: Origin,
     /// The program that it was made for.
     pub(crate) program: ProgramId,
+    /// The process that it was made for, or whose listener accepted it ([`crate::Program::process`]).
+    pub(crate) owner: u32,
     /// Its socket in the stack; a stream socket gets one when it first needs it.
     pub(crate) handle: Option<Handle>,
     /// What it is doing.
@@ -182,6 +184,7 @@ impl<K: Files> Socket<K> {
             spec,
             origin: Origin::Made,
             program,
+            owner: 0,
             handle,
             state,
             seen: None,
@@ -191,6 +194,11 @@ impl<K: Files> Socket<K> {
             timeouts: [None; 2],
             ancillary: 0,
         }
+    }
+
+    /// The same, as a process's.
+    pub(crate) fn of(self, owner: u32) -> Socket<K> {
+        Socket { owner, ..self }
     }
 
     /// A connection that a listener has accepted.

@@ -55,6 +55,8 @@ pub(crate) struct Table<K: Files> {
     by_name: HashMap<Name, SocketId>,
     by_handle: HashMap<Handle, SocketId>,
     by_watch: HashMap<Watch, SocketId>,
+    /// How many sockets each process has.
+    by_owner: HashMap<u32, usize>,
 }
 
 impl<K: Files> Default for Table<K> {
@@ -66,6 +68,7 @@ impl<K: Files> Default for Table<K> {
             by_name: HashMap::new(),
             by_handle: HashMap::new(),
             by_watch: HashMap::new(),
+            by_owner: HashMap::new(),
         }
     }
 }
@@ -74,6 +77,20 @@ impl<K: Files> Table<K> {
     /// How many sockets there are.
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// How many sockets a process has.
+    pub(crate) fn len_of(&self, owner: u32) -> usize {
+        self.by_owner.get(&owner).copied().unwrap_or(0)
+    }
+
+    /// Gives up memory that was needed for more sockets than there are. A place keeps its generation.
+    pub(crate) fn shrink(&mut self) {
+        self.by_cookie.shrink_to_fit();
+        self.by_name.shrink_to_fit();
+        self.by_handle.shrink_to_fit();
+        self.by_watch.shrink_to_fit();
+        self.by_owner.shrink_to_fit();
     }
 
     /// Adds a socket.
@@ -87,6 +104,7 @@ impl<K: Files> Table<K> {
         if let Some(handle) = socket.handle {
             self.by_handle.insert(handle, id);
         }
+        *self.by_owner.entry(socket.owner).or_default() += 1;
         slot.entry = Some(Entry { socket, cookie: None, name: None });
         id
     }
@@ -97,6 +115,12 @@ impl<K: Files> Table<K> {
         let Entry { socket, cookie, name } = slot.entry.take()?;
         slot.generation = (slot.generation + 1) & GENERATIONS;
         self.free.push(id.index);
+        if let Some(count) = self.by_owner.get_mut(&socket.owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_owner.remove(&socket.owner);
+            }
+        }
         if let Some(handle) = socket.handle {
             self.by_handle.remove(&handle);
         }

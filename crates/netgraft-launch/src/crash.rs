@@ -10,7 +10,7 @@ use netgraft_plugin::Call;
 
 use super::allow::{call_text, remedy};
 use super::watchdog;
-use crate::vitals::Vitals;
+use crate::vitals::{UnderWay, Vitals};
 
 /// What happens when a stack crashes, hangs or does what it may not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,8 +52,8 @@ pub(super) enum Cause {
     GaveUp(String),
     /// Its stack said so.
     Broke(String),
-    /// The launcher ended it, since a call of the stack did not return.
-    Hung(Call),
+    /// The launcher ended it, since a call of the stack did not return or its loop stood still.
+    Hung(UnderWay),
 }
 
 /// Where a sentry was when it ended.
@@ -98,8 +98,12 @@ fn place(vitals: &Vitals, object: Option<&Loaded>) -> Place {
 pub(super) fn text(stack: &str, cause: &Cause, vitals: &Vitals, object: Option<&Loaded>) -> String {
     let place = place(vitals, object);
     match (cause, vitals.refused()) {
-        (Cause::Hung(call), _) => {
-            let limit = if call.is_of_start() { watchdog::START_LIMIT } else { watchdog::LIMIT };
+        (Cause::Hung(UnderWay::Round), _) => {
+            let limit = watchdog::limit_of(UnderWay::Round);
+            format!("the sentry of the stack {stack} was killed: its loop stood still for {limit} s{place}")
+        }
+        (Cause::Hung(UnderWay::Call(call)), _) => {
+            let limit = watchdog::limit_of(UnderWay::Call(*call));
             let name = object.and_then(|object| object.current_call().0).unwrap_or(call.name());
             format!("the stack {stack} was killed: {} hung for {limit} s", named(name))
         }
@@ -167,7 +171,7 @@ mod tests {
         vitals.begin(Call::poll);
         let told = text("odd", &died(libc::SIGSEGV), &vitals, None);
         assert_eq!(told, "the stack odd was killed by signal 11 (SIGSEGV) in its call 'poll'");
-        let told = text("odd", &Cause::Hung(Call::send), &vitals, None);
+        let told = text("odd", &Cause::Hung(UnderWay::Call(Call::send)), &vitals, None);
         assert_eq!(told, "the stack odd was killed: its call 'send' hung for 5 s");
         let told = text("odd", &Cause::GaveUp("no more".into()), &vitals, None);
         assert_eq!(told, "the sentry of the stack odd gave up in its call 'poll': no more");
@@ -175,6 +179,11 @@ mod tests {
         vitals.end();
         let told = text("odd", &Cause::GaveUp("no more".into()), &vitals, None);
         assert_eq!(told, "the sentry of the stack odd gave up after its call 'poll': no more");
+        let told = text("odd", &Cause::Hung(UnderWay::Round), &vitals, None);
+        assert_eq!(
+            told,
+            "the sentry of the stack odd was killed: its loop stood still for 5 s after its call 'poll'"
+        );
         vitals.note_cut_off();
         let told = text("odd", &Cause::Died(Change::Exited(1)), &vitals, None);
         assert_eq!(told, "the stack odd has closed the sentry's descriptors after its call 'poll'");

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod allow;
+mod capture;
 pub mod clock;
 pub mod control;
 mod crash;
@@ -52,6 +53,7 @@ pub mod vitals;
 mod watchdog;
 
 pub use allow::{allowed_calls, call_text, remedy};
+pub use capture::{CaptureOutput, CaptureSpec};
 pub use crash::{OnCrash, change_text};
 pub use error::{EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, RunError};
 pub use groups::Limits;
@@ -62,4 +64,6 @@ pub use report::Step;
 pub use said::printable;
 pub use sandbox::{ExitStatus, Sandbox, run};
 pub use sentry::{NamespaceIds, SentryArgs, SentryMain, confine_for};
-pub use spec::{Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, Stacks, Terminal, User};
+pub use spec::{
+    Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, SocketLimits, Stacks, Terminal, User,
+};

@@ -12,9 +12,11 @@ use netgraft_linux::namespace::IdMaps;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Signals};
 use netgraft_linux::{confine, filter};
+use netgraft_plugin::config::CaptureConfig;
 use netgraft_plugin::{NetworkType, PluginStack, SyscallRule};
 
 use crate::allow;
+use crate::capture::Capture;
 use crate::control::Summary;
 use crate::crash::OnCrash;
 use crate::error::{RunError, signal_status};
@@ -92,8 +94,10 @@ fn has_listener() -> bool {
 /// The process that makes it has one thread, since it forks without exec, and its signals are blocked until the
 /// sandbox is dropped: those that come while [`Sandbox::wait`] waits go to that program.
 pub struct Sandbox {
-    // In this order: the signals are given back when every process has ended.
+    // In this order: a capture is complete when every process has ended, and then the signals are given back.
     launcher: Launcher,
+    #[expect(dead_code, reason = "waits for the writer when it is dropped")]
+    capture: Option<Capture>,
     #[expect(dead_code, reason = "gives the signals back when it is dropped")]
     restore: Restore,
 }
@@ -123,7 +127,9 @@ impl Sandbox {
                 network.kind
             )));
         }
-        let (config, veth) = veth::plan(network.veth.clone(), network.config.clone());
+        let (mut config, veth) = veth::plan(network.veth.clone(), network.config.clone());
+        config.wrappers.capture =
+            network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
         stacks::check_wrappers(&config, &stack.info())?;
         let failed = |source| RunError::step(Step::Start, source);
@@ -141,7 +147,16 @@ impl Sandbox {
         };
         let signals = take_signals().map_err(failed)?;
         let restore = Restore { mask: signals.mask, ignored: signals.ignored.clone() };
+        // With every signal blocked, and before there is anything that it should not have.
+        let (capture, capture_socket) = match network.capture.as_ref().map(Capture::start).transpose()? {
+            Some((capture, socket, kept)) => {
+                config.wrappers.capture = Some(kept);
+                (Some(capture), Some(socket))
+            }
+            None => (None, None),
+        };
         let plan = Rc::new(Plan {
+            capture: capture_socket,
             sentry: SentryPlan {
                 factory: choice.factory,
                 config,
@@ -158,6 +173,7 @@ impl Sandbox {
                 object: choice.object,
                 vitals: Vitals::new().map_err(failed)?,
                 journal: network.on_crash == OnCrash::Restart,
+                limits: network.sockets,
                 main: sentry,
             },
             veth,
@@ -184,7 +200,7 @@ impl Sandbox {
         let mut launcher = Launcher::new(plan, stack.info().name, launcher_ends, helper, jobs)?;
         wider.into_iter().chain(doubts).for_each(|text| launcher.warn(text));
         launcher.start(stack.as_mut())?;
-        Ok(Sandbox { launcher, restore })
+        Ok(Sandbox { launcher, capture, restore })
     }
 
     /// Starts a further program in the sandbox's namespaces, in a process group of its own and without the terminal.

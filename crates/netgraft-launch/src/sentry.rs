@@ -24,6 +24,7 @@ use super::{allow, keeper};
 use crate::clock;
 use crate::control::{self, FromSentry, Kept, Network};
 use crate::output::Output;
+use crate::spec::SocketLimits;
 use crate::vitals::Vitals;
 
 /// The user that the sentry becomes where it may ("nobody").
@@ -48,6 +49,8 @@ pub struct SentryArgs {
     pub disposal: Disposal,
     /// The namespaces of the programs.
     pub home: NamespaceIds,
+    /// What the programs may use of it.
+    pub limits: SocketLimits,
 }
 
 /// The namespaces of a sandbox's programs, as numbers of namespaces(7).
@@ -88,6 +91,8 @@ pub(super) struct SentryPlan {
     pub(super) vitals: Vitals,
     /// Whether the launcher is told which sockets are to outlive the stack.
     pub(super) journal: bool,
+    /// What the programs may use of it.
+    pub(super) limits: SocketLimits,
     /// What it runs when it is confined.
     pub(super) main: SentryMain,
 }
@@ -212,8 +217,8 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
         seen.of_host = true;
     }
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
-    let (vitals, journal) = (plan.vitals.clone(), plan.journal);
-    (plan.main.run)(SentryArgs { stack, listeners, control, vitals, journal, kept, disposal, home })
+    let (vitals, journal, limits) = (plan.vitals.clone(), plan.journal, plan.limits);
+    (plan.main.run)(SentryArgs { stack, listeners, control, vitals, journal, kept, disposal, home, limits })
         .map_err(cannot("go on"))
 }
 

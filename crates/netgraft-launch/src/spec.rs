@@ -9,6 +9,7 @@ use std::sync::Arc;
 use netgraft_plugin::registry::{Factory, Registry, RegistryError};
 use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack};
 
+use crate::capture::CaptureSpec;
 use crate::crash::OnCrash;
 use crate::groups::Limits;
 use crate::profile::Profile;
@@ -73,6 +74,26 @@ pub enum Seccomp {
     Profile(Profile),
 }
 
+/// What a sandbox may use of its sentry. A program that asks for more is told that the system has no room, and goes on
+/// when sockets are closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketLimits {
+    /// Sockets at a time, those in flight in messages and in queues of listeners among them. The number of descriptors
+    /// that the sentry may have (`RLIMIT_NOFILE`, hard) is a limit as well. Default: 65,536.
+    pub sockets: usize,
+    /// The most of them that one process has made or accepted. Default: three quarters of `sockets`.
+    pub process_sockets: Option<usize>,
+    /// Bytes of memory of the sentry, its stack's buffers included, beyond which there are no new sockets and programs
+    /// send no more. Default: 1 GiB.
+    pub memory: usize,
+}
+
+impl Default for SocketLimits {
+    fn default() -> SocketLimits {
+        SocketLimits { sockets: 65_536, process_sockets: None, memory: 1 << 30 }
+    }
+}
+
 /// The network of a sandbox.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -83,6 +104,8 @@ pub struct NetworkSpec {
     pub plugin: Option<String>,
     /// What the stack gets: link, addresses, gateways, its text.
     pub config: StackConfig,
+    /// A capture of what crosses the stack's link and its loopback, for a stack that has its link from `netgraft-link`.
+    pub capture: Option<CaptureSpec>,
     /// For a stack of level 0 of the C interface only, which looks for its interface itself: a veth pair is made, one end
     /// of this name in the caller's network namespace, the other with the addresses and the gateway of `config` where the
     /// stack looks.
@@ -94,6 +117,8 @@ pub struct NetworkSpec {
     /// System calls, by their numbers, that the stack may make beside those of the base and its own rules: with any
     /// arguments. For [`NetworkType::Plugin`] only.
     pub allowed_calls: Vec<i64>,
+    /// What the programs may use of the sentry.
+    pub sockets: SocketLimits,
     /// Whether the `pre_init` of a shared object runs with the caller's rights, to open devices itself.
     pub trust_pre_init: bool,
     /// Which ids of the host there are.

@@ -100,8 +100,8 @@ pub(crate) fn check_wrappers(config: &StackConfig, info: &StackInfo) -> Result<(
         return Ok(());
     }
     Err(RunError::Options(format!(
-        "the stack {} opens its link itself, so --link-delay, --link-loss and the like have no effect on it: leave them \
-         out, or use --network sandbox",
+        "the stack {} opens its link itself, so --pcap, --link-delay, --link-loss and the like have no effect on it: leave \
+         them out, or use --network sandbox",
         info.name
     )))
 }
@@ -127,7 +127,7 @@ fn check_link(
     }
     let linked = config.link != LinkConfig::None || veth.is_some();
     let addressed = !config.addresses.is_empty() || !config.gateways.is_empty();
-    if !linked && !config.wrappers.is_none() {
+    if !linked && !config.wrappers.faults.is_none() {
         return Err(RunError::Options(
             "--link-delay, --link-loss and the like are faults of a link: give a --link, tap:NAME or packet:IFACE"
                 .to_owned(),

@@ -106,7 +106,10 @@ impl Launcher {
         });
         // To one that is ending this changes nothing.
         let _ = process::kill(sentry, libc::SIGKILL);
-        let change = match process::wait(sentry, Wait::Block) {
+        // One that waits in the kernel for an answer of the program (fuse(4)) ends when that one does.
+        let ended = process::pidfd(sentry).and_then(|fd| wait_readable([Some(fd.as_fd())], Some(ENDING)));
+        let how = if matches!(ended, Ok([false])) { Wait::Look } else { Wait::Block };
+        let change = match process::wait(sentry, how) {
             Ok(Some(change)) => change,
             Ok(None) | Err(_) => Change::Signaled(libc::SIGKILL),
         };

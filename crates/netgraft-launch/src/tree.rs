@@ -34,6 +34,8 @@ pub(super) struct Plan {
     pub(super) program_maps: IdMaps,
     /// What the sentry does.
     pub(super) sentry: SentryPlan,
+    /// The capture's socket, for the sentry.
+    pub(super) capture: Option<OwnedFd>,
     /// The interface that is made for the stack.
     pub(super) veth: Option<VethPlan>,
     /// Whether the sentry stays in the caller's network namespace, for host sockets.

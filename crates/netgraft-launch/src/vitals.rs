@@ -21,6 +21,8 @@ const REFUSED: usize = 2;
 const THREAD: usize = 3;
 /// Not zero when the sentry found its socket to the launcher closed.
 const CUT_OFF: usize = 4;
+/// The number of the sentry's round of its loop, and in the lowest bit whether it is under way.
+const ROUND: usize = 5;
 /// From here on each listener has [`EACH`] words.
 const LISTENERS: usize = 8;
 const EACH: usize = 4;
@@ -43,6 +45,33 @@ pub struct Taken {
     pub last: u64,
     /// Whether the last was being served: it may be what the stack did not survive.
     pub serving: bool,
+}
+
+/// What a sentry was at when it was looked at: another look that finds the same has found a sentry that stands still.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    call: Pulse,
+    round: u64,
+}
+
+/// What a sentry is in the middle of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnderWay {
+    /// A call of its stack.
+    Call(Call),
+    /// A round of its loop, outside of the stack's calls.
+    Round,
+}
+
+impl Beat {
+    /// What is under way, if anything is.
+    #[must_use]
+    pub fn under_way(self) -> Option<UnderWay> {
+        match Vitals::call_of(self.call) {
+            Some(call) => Some(UnderWay::Call(call)),
+            None => (self.round & 1 != 0).then_some(UnderWay::Round),
+        }
+    }
 }
 
 /// The shared words of one sandbox.
@@ -121,6 +150,22 @@ impl Vitals {
         self.0.word(ASLEEP).store(u64::from(asleep), SeqCst);
     }
 
+    /// The sentry has been woken and begins a round of its loop; answers whether the launcher is to be woken.
+    pub fn begin_round(&self) -> bool {
+        self.set(ROUND, (self.get(ROUND) | 1).wrapping_add(2));
+        self.get(ASLEEP) != 0
+    }
+
+    /// The round is over: the sentry sleeps.
+    pub fn end_round(&self) {
+        self.set(ROUND, self.get(ROUND) & !1);
+    }
+
+    /// What the sentry is at.
+    pub fn beat(&self) -> Beat {
+        Beat { call: self.pulse(), round: self.get(ROUND) }
+    }
+
     /// Changes with each call of the stack.
     pub fn pulse(&self) -> Pulse {
         self.0.calls(CALL).pulse()
@@ -169,6 +214,7 @@ impl Vitals {
     /// Forgets what one sentry said of its end, before the next begins.
     pub fn renew(&self) {
         self.0.calls(CALL).forget();
+        self.end_round();
         for word in [REFUSED, THREAD, CUT_OFF] {
             self.set(word, 0);
         }
@@ -205,6 +251,25 @@ mod tests {
             (None, None),
             "a number that is none"
         );
+    }
+
+    #[test]
+    fn a_round_is_under_way_and_a_call_within_it_goes_first() {
+        let vitals = Vitals::new().unwrap();
+        assert_eq!(vitals.beat().under_way(), None);
+        assert!(!vitals.begin_round());
+        let first = vitals.beat();
+        assert_eq!(first.under_way(), Some(UnderWay::Round));
+        vitals.begin(Call::poll);
+        assert_eq!(vitals.beat().under_way(), Some(UnderWay::Call(Call::poll)));
+        vitals.end();
+        vitals.end_round();
+        assert_eq!(vitals.beat().under_way(), None);
+        vitals.set_asleep(true);
+        assert!(vitals.begin_round());
+        assert_ne!(vitals.beat(), first);
+        vitals.renew();
+        assert_eq!(vitals.beat().under_way(), None);
     }
 
     #[test]

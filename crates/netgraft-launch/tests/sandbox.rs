@@ -356,3 +356,26 @@ fn a_sentry_that_floods_does_not_hold_up_signals() {
         Ok(())
     });
 }
+
+/// A sentry whose loop stands still, outside of any call of its stack.
+fn stuck_sentry(args: SentryArgs) -> io::Result<()> {
+    args.vitals.begin_round();
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_sentry_that_stands_still_is_ended_and_its_program_answered() {
+    alone(|_| {
+        let program = python(
+            "import errno, socket, sys\n\
+             try: socket.socket()\n\
+             except OSError as e: sys.exit(7 if e.errno == errno.ENETDOWN else 8)\n\
+             sys.exit(9)",
+        );
+        let ended = netgraft_launch::run(&network(), &program, SentryMain { run: stuck_sentry, ..SENTRY })?;
+        assert_eq!(ended.code, 7);
+        Ok(())
+    });
+}

@@ -10,8 +10,10 @@ use netgraft_plugin::{
     Error, Instant, InterfaceName, LinkConfig, PreInitStack, Result, StackConfig, SyscallRule,
 };
 
+use crate::capture::Captured;
 use crate::cut::Cutter;
 use crate::faulty::Faulty;
+use crate::pcap::Recorder;
 
 /// Largest frame that is sent whole, to be cut into segments.
 const WHOLE: usize = 65_535;
@@ -69,23 +71,46 @@ fn undescribe(text: &str) -> Option<(&str, Device)> {
     Some((kind, Device { name: name.to_owned(), mac, mtu }))
 }
 
-/// Makes the link again of what [`open`] gave, in the sentry: what a stack's `init` is passed. It has the wrappers of the
-/// configuration. `None` for no link.
+/// What a stack is given in the sentry.
+pub struct Rebuilt {
+    /// Its link, with the wrappers of the configuration; `None` for no link.
+    pub link: Option<Box<dyn Link>>,
+    /// The capture, if there is one, for what crosses no link: the stack's loopback. The stack flushes it when it has
+    /// polled.
+    pub recorder: Option<Recorder>,
+}
+
+/// Makes the link again of what [`open`] gave, in the sentry: what a stack's `init` is passed. `name` is what the stack
+/// calls its interface.
 ///
 /// # Errors
 /// If the launcher's text or descriptors are not those of [`open`].
 pub fn rebuild(
     config: &StackConfig,
+    name: &str,
     text: &str,
-    fds: Vec<OwnedFd>,
-) -> Result<Option<Box<dyn Link>>, SetupError> {
+    mut fds: Vec<OwnedFd>,
+) -> Result<Rebuilt, SetupError> {
     let wrappers = &config.wrappers;
-    Ok(match bare(text, fds)? {
-        Some(link) if !wrappers.faults.is_none() => {
-            Some(Box::new(Faulty::new(link, wrappers.faults, wrappers.seed).0))
+    let recorder = match wrappers.capture {
+        Some(capture) => {
+            let socket = fds.pop().ok_or_else(|| SetupError::new("the launcher has opened no capture"))?;
+            Some(Recorder::new(socket, capture))
         }
-        link => link,
-    })
+        None => None,
+    };
+    let mut link = bare(text, fds)?;
+    if !wrappers.faults.is_none() {
+        link =
+            link.map(|link| Box::new(Faulty::new(link, wrappers.faults, wrappers.seed).0) as Box<dyn Link>);
+    }
+    if let (Some(bare), Some(recorder)) = (link.take_if(|_| recorder.is_some()), &recorder) {
+        let on = recorder.interface(name, bare.medium());
+        let recorder = recorder.clone();
+        let view = move |way, now, frame: &[u8]| recorder.frame(on, way, now, frame);
+        link = Some(Box::new(Captured::new(bare, Box::new(view))));
+    }
+    Ok(Rebuilt { link, recorder })
 }
 
 fn bare(text: &str, fds: Vec<OwnedFd>) -> Result<Option<Box<dyn Link>>, SetupError> {

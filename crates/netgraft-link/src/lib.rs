@@ -5,7 +5,7 @@
 //! - [`wire`]: two ends in one process, for tests.
 //! - [`Faulty`]: delay, loss, reordering and the like on any link; the decisions are [`path`]'s, which does no I/O and
 //!   reads no clock.
-//! - [`Captured`] shows every frame to a function, [`Counted`] counts them.
+//! - [`Captured`] shows every frame to a function, [`Counted`] counts them. [`pcap`] records them for tcpdump and Wireshark.
 //!
 //! The kernel's interfaces are in `netgraft_linux::link`.
 //!
@@ -36,10 +36,11 @@ mod cut;
 pub mod device;
 mod faulty;
 pub mod path;
+pub mod pcap;
 pub mod random;
 pub mod wire;
 
 pub use capture::{Captured, Viewer, Way};
 pub use counters::{Counted, Counters, Traffic};
-pub use device::{needs, open, rebuild, syscalls};
+pub use device::{Rebuilt, needs, open, rebuild, syscalls};
 pub use faulty::{Dial, Faulty};

@@ -230,7 +230,7 @@ impl Path {
     fn travel_time(&mut self, faults: &Faults) -> Duration {
         let Ok(jitter @ 1..) = u64::try_from(faults.jitter.as_nanos()) else { return faults.delay };
         let more = Duration::from_nanos(self.random.below(jitter.saturating_mul(2).saturating_add(1)));
-        (faults.delay + more).saturating_sub(faults.jitter)
+        faults.delay.saturating_add(more).saturating_sub(faults.jitter)
     }
 
     /// Turns one bit of the packet over.

@@ -278,11 +278,22 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
 /// # Errors
 /// As dup2(2).
 pub fn replace_stdin_and_stdout(source: BorrowedFd<'_>) -> io::Result<()> {
-    for target in [libc::STDIN_FILENO, libc::STDOUT_FILENO] {
-        // SAFETY: 0 and 1 are never owned by an `OwnedFd`: std does not own them, and we open nothing there.
-        check(unsafe { libc::dup2(source.as_raw_fd(), target) })?;
-    }
-    Ok(())
+    replace(source, libc::STDIN_FILENO)?;
+    replace_stdout(source)
+}
+
+/// Puts `source` in the place of standard output (dup2(2)).
+///
+/// # Errors
+/// As dup2(2).
+pub fn replace_stdout(source: BorrowedFd<'_>) -> io::Result<()> {
+    replace(source, libc::STDOUT_FILENO)
+}
+
+/// `target` is standard input or output.
+fn replace(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
+    // SAFETY: 0 and 1 are never owned by an `OwnedFd`: std does not own them, and we open nothing there.
+    check(unsafe { libc::dup2(source.as_raw_fd(), target) }).map(drop)
 }
 
 /// Puts `input` in the place of standard input, and `output` in those of standard output and standard error (dup2(2)).

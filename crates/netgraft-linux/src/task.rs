@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// `PIDFD_THREAD` of pidfd_open(2), Linux 6.9.
 const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
@@ -140,10 +140,18 @@ fn pidfd_open(pid: u32, flags: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// What is known of a thread.
+#[derive(Debug)]
+struct Known {
+    pidfd: OwnedFd,
+    /// The process that it is a thread of, once that was asked.
+    process: Option<u32>,
+}
+
 /// Duplicates descriptors of the program's threads.
 #[derive(Debug)]
 pub struct Tasks {
-    pidfds: HashMap<u32, OwnedFd>,
+    pidfds: HashMap<u32, Known>,
     /// How many are kept.
     room: usize,
 }
@@ -172,8 +180,8 @@ impl Tasks {
     /// # Errors
     /// EBADF if the thread has no such descriptor, ESRCH if it is gone, EPERM if it may not be inspected.
     pub fn duplicate(&mut self, tid: u32, fd: i32) -> io::Result<OwnedFd> {
-        if let Some(pidfd) = self.pidfds.get(&tid) {
-            match get_fd(pidfd, fd) {
+        if let Some(known) = self.pidfds.get(&tid) {
+            match get_fd(&known.pidfd, fd) {
                 // The number belongs to another thread by now.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
                 result => return result,
@@ -181,11 +189,31 @@ impl Tasks {
         }
         let pidfd = open_thread(tid)?;
         let result = get_fd(&pidfd, fd);
+        self.keep(tid, Known { pidfd, process: None });
+        result
+    }
+
+    /// The process that a thread belongs to.
+    ///
+    /// # Errors
+    /// ESRCH if it is gone.
+    pub fn process(&mut self, tid: u32) -> io::Result<u32> {
+        if let Some(Known { pidfd, process: Some(process) }) = self.pidfds.get(&tid)
+            && !has_ended(pidfd)
+        {
+            return Ok(*process);
+        }
+        let pidfd = open_thread(tid)?;
+        let process = process_of(tid)?;
+        self.keep(tid, Known { pidfd, process: Some(process) });
+        Ok(process)
+    }
+
+    fn keep(&mut self, tid: u32, known: Known) {
         if self.pidfds.len() >= self.room {
             self.pidfds.clear();
         }
-        self.pidfds.insert(tid, pidfd);
-        result
+        self.pidfds.insert(tid, known);
     }
 }
 
@@ -195,9 +223,14 @@ impl Tasks {
     #[must_use]
     pub fn is_alive(&self, tid: u32) -> bool {
         // A thread that lives has no such descriptor; one that is gone has no table (pidfd_getfd(2)).
-        let looked_up = self.pidfds.get(&tid).map(|pidfd| get_fd(pidfd, -1));
+        let looked_up = self.pidfds.get(&tid).map(|known| get_fd(&known.pidfd, -1));
         matches!(looked_up, Some(Err(error)) if error.raw_os_error() == Some(libc::EBADF))
     }
+}
+
+/// Whether the thread of a pidfd has ended (pidfd_open(2): it is readable then).
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    crate::unix::readable(pidfd.as_fd()).unwrap_or(true)
 }
 
 fn get_fd(pidfd: &OwnedFd, fd: i32) -> io::Result<OwnedFd> {
@@ -239,6 +272,9 @@ mod tests {
             let tid = unsafe { libc::gettid() } as u32;
             let by_process = pidfd_open(process_of(tid).unwrap(), 0).unwrap();
             get_fd(&by_process, number).unwrap();
+            let mut tasks = Tasks::new();
+            let asked = [tasks.process(tid).unwrap(), tasks.process(tid).unwrap()];
+            assert_eq!(asked, [std::process::id(); 2]);
             process_of(tid).unwrap()
         });
         assert_eq!(thread.join().unwrap(), std::process::id());

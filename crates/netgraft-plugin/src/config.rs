@@ -212,19 +212,31 @@ pub struct Wrappers {
     pub faults: LinkFaults,
     /// Decides which frames are lost and so on.
     pub seed: u64,
+    /// What a capture keeps of frames, if they are captured. The launcher then hands the capture's socket over, as the last
+    /// of the descriptors of `init`.
+    pub capture: Option<CaptureConfig>,
+}
+
+/// What a capture keeps of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptureConfig {
+    /// Bytes of a frame that are kept; 0 for all.
+    pub snap: u32,
+    /// The time at [`crate::Instant::ZERO`], in nanoseconds since 1970.
+    pub epoch: u64,
 }
 
 impl Wrappers {
     /// These faults, decided by this seed.
     #[must_use]
     pub const fn of_faults(faults: LinkFaults, seed: u64) -> Wrappers {
-        Wrappers { faults, seed }
+        Wrappers { faults, seed, capture: None }
     }
 
     /// Whether frames are left alone.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.faults.is_none()
+        self.faults.is_none() && self.capture.is_none()
     }
 }
 

@@ -96,6 +96,11 @@ impl Programs {
         }
     }
 
+    /// The words that the launcher looks at.
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.vitals
+    }
+
     /// Notes that what there was to do about a program's last call is done for now.
     pub(crate) fn served(&self, program: ProgramId) {
         self.vitals.served(program.0 as usize);

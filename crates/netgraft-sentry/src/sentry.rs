@@ -11,6 +11,7 @@ use netgraft_launch::clock;
 use netgraft_launch::control::{self, FromSentry, Summary, ToSentry};
 use netgraft_linux::confine;
 use netgraft_linux::epoll::EventBuffer;
+use netgraft_linux::memory::{self, Meter};
 use netgraft_linux::task::CACHED;
 use netgraft_plugin::{Events, Instant};
 
@@ -29,6 +30,23 @@ const LAST_BYTES: Duration = Duration::from_millis(1500);
 /// for a moment, and those of files that wait to be closed.
 const RESERVED_DESCRIPTORS: usize = 64;
 
+/// The least time between two measurements of the sentry's memory.
+const MEASURED: Duration = Duration::from_millis(50);
+
+/// Freed memory that is not given back to the kernel: more than that is.
+const SPARE: usize = 4 << 20;
+
+/// How much memory the sentry uses.
+struct Memory {
+    meter: Meter,
+    /// When it is measured again at the earliest.
+    next: Instant,
+    /// The most sockets that there were since memory was last given back.
+    most_sockets: usize,
+    /// What there was when it was last given back.
+    least: usize,
+}
+
 /// The sentry.
 pub(crate) struct Sentry {
     core: Core<Bindings>,
@@ -37,6 +55,7 @@ pub(crate) struct Sentry {
     /// The programs have ended: until when their last bytes may take to be delivered.
     ends_at: Option<Instant>,
     stack: String,
+    memory: Memory,
 }
 
 impl Sentry {
@@ -45,7 +64,9 @@ impl Sentry {
     /// # Errors
     /// EMFILE and the like.
     pub(crate) fn new(args: SentryArgs) -> io::Result<Sentry> {
-        let SentryArgs { stack, listeners, control, vitals, journal, kept, disposal, home } = args;
+        let SentryArgs { stack, listeners, control, vitals, journal, kept, disposal, home, limits } = args;
+        let meter = Meter::new()?;
+        let least = meter.own()?;
         let poller = Poller::new()?;
         poller.add(control.as_fd(), Events::IN | Events::RDHUP, Token::Control)?;
         for wake in stack.wake_fds() {
@@ -59,12 +80,19 @@ impl Sentry {
         let programs = Programs::new(vitals, home, threads);
         let launcher = ToLauncher::new(control, journal);
         let bindings = Bindings::new(programs, poller, launcher, disposal, route == Route::Host)?;
-        let budget = Budget { sockets: descriptors.saturating_sub(threads.min(CACHED)), bytes: 64 << 20 };
+        let sockets = limits.sockets.min(descriptors.saturating_sub(threads.min(CACHED)));
+        let budget = Budget {
+            sockets,
+            process_sockets: limits.process_sockets.unwrap_or(sockets / 4 * 3 + sockets % 4),
+            memory: limits.memory,
+            bytes: 64 << 20,
+        };
         let mut sentry = Sentry {
             core: Core::new(bindings, stack, Box::new(Always(route)), budget),
             calling: Vec::new(),
             ends_at: None,
             stack: format!("{} {}", info.name, info.version),
+            memory: Memory { meter, next: Instant::ZERO, most_sockets: 0, least },
         };
         for (place, listener) in listeners {
             sentry.attach(place, listener)?;
@@ -99,7 +127,7 @@ impl Sentry {
         let mut buffer = EventBuffer::new(512);
         loop {
             let timeout = self.timeout();
-            self.core.kernel().poller.wait(&mut buffer, timeout)?;
+            self.wait(&mut buffer, timeout)?;
             self.tell_time();
             for (events, token) in events(&buffer) {
                 self.on_event(events, token);
@@ -108,6 +136,7 @@ impl Sentry {
                 self.serve_calls(program);
             }
             self.core.run();
+            self.measure_memory();
             if let Some(error) = self.core.kernel().launcher.take_broken() {
                 // What was closed behind its owner's back must not be closed again: the process ends anyway.
                 std::mem::forget(self);
@@ -129,9 +158,45 @@ impl Sentry {
         }
     }
 
+    /// Sleeps until something happens, and notes that another round has begun: one that does not end is seen by the
+    /// launcher.
+    fn wait(&mut self, buffer: &mut EventBuffer, timeout: Option<Duration>) -> io::Result<()> {
+        let bindings = self.core.kernel();
+        bindings.programs.vitals().end_round();
+        bindings.poller.wait(buffer, timeout)?;
+        if bindings.programs.vitals().begin_round() {
+            bindings.programs.vitals().set_asleep(false);
+            // If it is gone, the hang-up of the control socket ends the sentry.
+            let _ = bindings.launcher.send(&FromSentry::Busy);
+        }
+        Ok(())
+    }
+
+    /// Measures the memory in use now and then, and gives back what was freed when many sockets have gone.
+    fn measure_memory(&mut self) {
+        let now = clock::now();
+        self.memory.most_sockets = self.memory.most_sockets.max(self.core.sockets());
+        if now < self.memory.next {
+            return;
+        }
+        self.memory.next = now + MEASURED;
+        // Without a measurement there is no limit but that of sockets.
+        let Ok(mut used) = self.memory.meter.own() else { return };
+        let have_gone = self.core.sockets() < self.memory.most_sockets / 2;
+        if (have_gone && used > self.memory.least + SPARE) || self.core.is_short() {
+            self.core.shrink();
+            memory::trim();
+            used = self.memory.meter.own().unwrap_or(used);
+            self.memory.least = used;
+            self.memory.most_sockets = self.core.sockets();
+        }
+        self.core.note_memory(used);
+    }
+
     /// How long to sleep at most.
     fn timeout(&self) -> Option<Duration> {
-        let deadline = [self.core.next_deadline(), self.ends_at].into_iter().flatten().min()?;
+        let measured = self.core.is_short().then_some(self.memory.next);
+        let deadline = [self.core.next_deadline(), self.ends_at, measured].into_iter().flatten().min()?;
         if deadline == Instant::ZERO {
             return Some(Duration::ZERO);
         }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use netgraft_link::pcap::{InterfaceId, Recorder};
 use netgraft_plugin::inet::{BufferSizes, Route, Statistics, best_route, is_broadcast};
 use netgraft_plugin::link::Link;
 use netgraft_plugin::{Cidr, Domain, Error, EventInfo, Handle, Instant, Result, SocketSpec, WaitQueue};
@@ -83,6 +84,8 @@ pub(crate) struct Core {
     pub(crate) link: Option<Box<dyn Link>>,
     /// Whether the link has failed.
     pub(crate) link_down: bool,
+    /// The capture, with the loopback's place in it.
+    pub(crate) capture: Option<(Recorder, InterfaceId)>,
     /// Routes that were added; those of the addresses are not among them.
     pub(crate) routes: Vec<Route>,
     pub(crate) socks: Socks,
@@ -153,6 +156,7 @@ impl Core {
             net: Net { lo, link: None },
             link: None,
             link_down: false,
+            capture: None,
             routes: Vec::new(),
             socks: Socks::default(),
             connections: Map::with_hasher(key),

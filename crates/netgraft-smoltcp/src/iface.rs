@@ -28,6 +28,8 @@ impl Side {
     }
 }
 
+/// What the interface on the link is called.
+pub(crate) const LINK_NAME: &str = "eth0";
 /// The loopback's MTU, as on Linux. A packet is one byte shorter: an IPv4 length has 16 bits.
 pub(crate) const LOOPBACK_MTU: u32 = 65_536;
 /// The largest IPv4 packet.

@@ -176,7 +176,7 @@ impl Stack for SmoltcpStack {
         if let Some(link) = &core.net.link {
             interfaces.push(Interface {
                 index: Side::Link.index(),
-                name: "eth0".to_owned(),
+                name: crate::iface::LINK_NAME.to_owned(),
                 mtu: link.mtu as u32,
                 up: !core.link_down,
                 loopback: false,

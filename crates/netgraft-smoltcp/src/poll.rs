@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use netgraft_link::Way;
 use netgraft_plugin::{Error, Event, Instant};
 
 use crate::core::Core;
@@ -37,6 +38,9 @@ impl Core {
             }
         }
         self.flush_link();
+        if let Some((recorder, _)) = &self.capture {
+            recorder.flush(self.now);
+        }
     }
 
     /// Fires the timers that are due.
@@ -82,6 +86,9 @@ impl Core {
                 return;
             }
             let Some(frame) = self.net.lo.tx.pop() else { return };
+            if let Some((recorder, lo)) = &self.capture {
+                recorder.frame(*lo, Way::In, self.now, frame.bytes());
+            }
             self.input(Side::Loopback, frame.bytes());
             *left = left.saturating_sub(cost(frame.bytes().len()));
             self.net.lo.tx.recycle(frame);
@@ -165,6 +172,7 @@ impl Core {
             self.reports_until.map(|_| self.now + REPORT),
             self.link.as_ref().filter(|_| !self.link_down).and_then(|l| l.next_deadline()),
             stuck.then(|| self.now + LINK_RETRY),
+            self.capture.as_ref().and_then(|(recorder, _)| recorder.next_deadline()),
         ]
         .into_iter()
         .flatten()

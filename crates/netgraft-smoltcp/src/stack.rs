@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use netgraft_link::Rebuilt;
+use netgraft_link::pcap::Recorder;
 use netgraft_plugin::inet::Route;
 use netgraft_plugin::link::{Link, Medium};
 use netgraft_plugin::registry::Factory;
@@ -88,8 +90,17 @@ impl SmoltcpStack {
         self.core().map_or(0, |c| c.work)
     }
 
-    fn start(&self, link: Option<Box<dyn Link>>, now: Instant) -> Result<Core, SetupError> {
+    fn start(
+        &self,
+        link: Option<Box<dyn Link>>,
+        recorder: Option<Recorder>,
+        now: Instant,
+    ) -> Result<Core, SetupError> {
         let mut core = Core::new(self.key, now);
+        core.capture = recorder.map(|recorder| {
+            let lo = recorder.interface("lo", Medium::Ip);
+            (recorder, lo)
+        });
         let Some(link) = link else { return Ok(core) };
         let seed = core.random.next();
         let mut netif = NetIf::on_link(link.medium(), link.mtu(), link.offload(), seed, now);
@@ -174,12 +185,12 @@ impl PluginStack for SmoltcpStack {
         let Phase::Made(given) = &mut self.phase else {
             return Err(SetupError::new("the stack has been initialised already"));
         };
-        let link = match given.take() {
-            Some(link) => Some(link),
-            None => netgraft_link::rebuild(&self.config, &args.init_str, args.fds)?,
+        let Rebuilt { link, recorder } = match given.take() {
+            Some(link) => Rebuilt { link: Some(link), recorder: None },
+            None => netgraft_link::rebuild(&self.config, crate::iface::LINK_NAME, &args.init_str, args.fds)?,
         };
         netgraft_linux::link::keep_large_buffers_lazy();
-        self.phase = Phase::Running(Box::new(self.start(link, args.now)?));
+        self.phase = Phase::Running(Box::new(self.start(link, recorder, args.now)?));
         Ok(())
     }
 

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
-use netgraft::{Cases, CheckOptions, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec};
+use netgraft::{
+    Cases, CheckOptions, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec, SocketLimits,
+};
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{Cidr, NetworkType, StackConfig, StackInfo, get_plugin_stack};
 use tracing::{Event, Level, Subscriber};
@@ -18,6 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::fault_args::FaultArgs;
 use crate::link_option::LinkOption;
+use crate::pcap_args::PcapArgs;
 use crate::program_args::ProgramArgs;
 
 const EXAMPLES: &str = "\
@@ -163,6 +166,9 @@ struct RunArgs {
     #[command(flatten)]
     faults: FaultArgs,
 
+    #[command(flatten)]
+    pcap: PcapArgs,
+
     /// An address of the stack with its prefix length, such as 192.0.2.2/24 or 2001:db8::2/64; repeatable
     #[arg(long = "address", value_name = "CIDR")]
     addresses: Vec<Cidr>,
@@ -186,6 +192,21 @@ struct RunArgs {
     #[arg(long = "allow-syscall", value_name = "NAME", value_parser = system_call)]
     allowed_calls: Vec<i64>,
 
+    /// The most sockets at a time, of all programs; who asks for more gets ENFILE [default: 65536, and never more than the
+    /// hard limit of descriptors allows]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    max_sockets: Option<u32>,
+
+    /// The most sockets at a time that one process has made or accepted; who asks for more gets EMFILE [default: three
+    /// quarters of --max-sockets]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    max_process_sockets: Option<u32>,
+
+    /// The most memory that serving them may take, in MiB: then there are no new sockets (ENOBUFS), and what programs send
+    /// waits [default: 1024]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..))]
+    max_memory: Option<u32>,
+
     /// Say at the end what went through the stack
     #[arg(long)]
     summary: bool,
@@ -205,6 +226,17 @@ struct RunArgs {
         allow_hyphen_values = true
     )]
     command: Vec<OsString>,
+}
+
+/// What the programs may use of the sentry; `memory` is in MiB.
+fn limits(sockets: Option<u32>, process_sockets: Option<u32>, memory: Option<u32>) -> SocketLimits {
+    let default = SocketLimits::default();
+    let number = |given: Option<u32>| given.and_then(|n| usize::try_from(n).ok());
+    SocketLimits {
+        sockets: number(sockets).unwrap_or(default.sockets),
+        process_sockets: number(process_sockets),
+        memory: number(memory).map_or(default.memory, |mib| mib.saturating_mul(1 << 20)),
+    }
 }
 
 /// What the command line asks for.
@@ -288,6 +320,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.plugin = run.plugin;
     let (link, veth) = run.link.split();
     network.veth = veth;
+    network.capture = run.pcap.spec().map_err(Stop::Error)?;
     network.config = StackConfig {
         link,
         wrappers: run.faults.wrappers().map_err(Stop::Error)?,
@@ -299,6 +332,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.name_servers = run.dns;
     network.on_crash = run.on_crash;
     network.allowed_calls = run.allowed_calls;
+    network.sockets = limits(run.max_sockets, run.max_process_sockets, run.max_memory);
     let mut program = ProgramSpec::new(program);
     program.args = command.collect();
     run.program.apply(&mut network, &mut program).map_err(Stop::Error)?;

@@ -24,9 +24,9 @@ use netgraft_plugin::registry::RegistryError;
 pub use check::{Cases, CheckOptions, Checked, check};
 pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub use netgraft_launch::{
-    Bind, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ExitStatus, Files, Ids, Limits,
-    LogWriter, NetworkSpec, OnCrash, Profile, ProgramId, ProgramSpec, RunError, Sandbox, Seccomp, SentryMain,
-    Stacks, Step, Terminal, User, clock, control,
+    Bind, CaptureOutput, CaptureSpec, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND,
+    ExitStatus, Files, Ids, Limits, LogWriter, NetworkSpec, OnCrash, Profile, ProgramId, ProgramSpec,
+    RunError, Sandbox, Seccomp, SentryMain, SocketLimits, Stacks, Step, Terminal, User, clock, control,
 };
 pub use netgraft_sentry::SENTRY;
 pub use new_stack::{Language, NewStack, new_stack};

@@ -4,6 +4,7 @@
 mod cli;
 mod fault_args;
 mod link_option;
+mod pcap_args;
 mod program_args;
 
 use std::process::ExitCode;

@@ -66,8 +66,9 @@ fn open(name: &InterfaceName) -> Result<Box<dyn Link>> {
     let config = StackConfig { link: LinkConfig::packet(name.clone()), ..StackConfig::default() };
     let failed = |error: netgraft_plugin::stack::SetupError| Error::Failed(error.to_string());
     let opened = netgraft_link::open(&config).map_err(failed)?;
-    let link = netgraft_link::rebuild(&config, &opened.init_str, opened.fds).map_err(failed)?;
-    link.ok_or_else(|| Error::Failed(format!("{name} is no link")))
+    let link =
+        netgraft_link::rebuild(&config, name.as_str(), &opened.init_str, opened.fds).map_err(failed)?;
+    link.link.ok_or_else(|| Error::Failed(format!("{name} is no link")))
 }
 
 /// Moves what is due in one direction; how many frames.

@@ -8,7 +8,10 @@ use crate::route::{Always, Route};
 use crate::{Budget, uapi};
 
 fn rig(sockets: usize) -> Rig {
-    Rig::with(Box::new(Always(Route::Stack)), Budget { sockets, bytes: 1 << 20 })
+    Rig::with(
+        Box::new(Always(Route::Stack)),
+        Budget { sockets, process_sockets: sockets, memory: 1 << 30, bytes: 1 << 20 },
+    )
 }
 
 #[test]
@@ -100,7 +103,7 @@ fn a_table_that_grows_is_swept() {
 
 #[test]
 fn bytes_that_are_held_for_both_sides_never_exceed_the_budget_by_much() {
-    let budget = Budget { sockets: 100, bytes: 8192 };
+    let budget = Budget { sockets: 100, process_sockets: 100, memory: 1 << 30, bytes: 8192 };
     let mut rig = Rig::with(Box::new(Always(Route::Stack)), budget);
     for _ in 0..20 {
         let (fd, remote) = rig.connected();

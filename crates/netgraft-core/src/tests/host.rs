@@ -14,7 +14,10 @@ use crate::{Budget, uapi};
 const EADDRINUSE: i32 = Error::AddressInUse.errno();
 
 fn rig() -> Rig {
-    Rig::with(Box::new(Always(Route::Host)), Budget { sockets: 10, bytes: 1 << 20 })
+    Rig::with(
+        Box::new(Always(Route::Host)),
+        Budget { sockets: 10, process_sockets: 10, memory: 1 << 30, bytes: 1 << 20 },
+    )
 }
 
 fn socket(rig: &mut Rig, is_stream: bool, flags: i32) -> i32 {

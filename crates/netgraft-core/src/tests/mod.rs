@@ -9,6 +9,7 @@ mod connect;
 mod datagram;
 mod host;
 mod journal;
+mod limits;
 mod listen;
 mod members;
 mod names;

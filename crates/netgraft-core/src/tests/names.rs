@@ -188,3 +188,14 @@ fn the_list_of_interfaces_is_cut_to_whole_entries() {
     assert_eq!(ioctl(&mut rig, fd, SIOCGIFCONF, at), DONE);
     assert_eq!(rig.peek_u32(at), 80, "without a buffer, the length of all");
 }
+
+#[test]
+fn the_kernel_never_tells_the_name_of_a_file() {
+    let mut rig = Rig::new();
+    let fd = rig.world_mut().make_pipe(super::fake::rig::MAIN);
+    // A surrogate may stand for the descriptor by the time that the kernel looks.
+    assert_eq!(rig.getsockname(fd), DONE);
+    assert_eq!(rig.getpeername(fd), fails(uapi::ENOTCONN));
+    assert_eq!(rig.getpeername(99), fails(uapi::EBADF));
+    assert_eq!(rig.world().disposed, 2);
+}

@@ -246,5 +246,6 @@ fn an_option_on_what_is_no_socket_is_the_kernels() {
     let fd = rig.world_mut().make_pipe(super::fake::rig::MAIN);
     assert_eq!(rig.set_int(fd, uapi::SOL_SOCKET, uapi::SO_KEEPALIVE, 1), Reply::Kernel);
     assert_eq!(rig.world().disposed, 1);
+    // By the time that the kernel looks there may be a surrogate.
     assert_eq!(rig.set_int(99, uapi::SOL_SOCKET, uapi::SO_KEEPALIVE, 1), fails(uapi::EBADF));
 }

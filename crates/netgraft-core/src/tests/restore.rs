@@ -16,7 +16,7 @@ use crate::{Budget, Cookie, Core, Name, ProgramId, Seen, uapi};
 fn successor(rig: &mut Rig) {
     rig.stack = FakeStack::default();
     let kernel = FakeKernel { world: Rc::clone(&rig.world) };
-    let budget = Budget { sockets: 1000, bytes: 1 << 20 };
+    let budget = Budget { sockets: 1000, process_sockets: 1000, memory: 1 << 30, bytes: 1 << 20 };
     let router = Box::new(Always(Route::Stack));
     let old =
         std::mem::replace(&mut rig.core, Core::new(kernel, Box::new(rig.stack.clone()), router, budget));

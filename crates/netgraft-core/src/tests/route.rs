@@ -25,7 +25,13 @@ impl Router for Rules {
 fn rig(rule: fn(&Flow) -> Route) -> (Rig, Arc<Mutex<Vec<Flow>>>) {
     let asked = Arc::default();
     let rules = Rules { rule, asked: Arc::clone(&asked) };
-    (Rig::with(Box::new(rules), Budget { sockets: 10, bytes: 1 << 20 }), asked)
+    (
+        Rig::with(
+            Box::new(rules),
+            Budget { sockets: 10, process_sockets: 10, memory: 1 << 30, bytes: 1 << 20 },
+        ),
+        asked,
+    )
 }
 
 const TCP: SocketSpec = SocketSpec { domain: Domain::V4, kind: Kind::Stream, protocol: Protocol::Tcp };

@@ -351,7 +351,7 @@ fn bytes_to_a_peer_that_has_closed_bring_a_reset() {
 
 #[test]
 fn a_small_budget_still_moves_bytes_and_is_kept() {
-    let budget = Budget { sockets: 10, bytes: 4096 };
+    let budget = Budget { sockets: 10, process_sockets: 10, memory: 1 << 30, bytes: 4096 };
     let mut rig = Rig::with(Box::new(crate::route::Always(crate::route::Route::Stack)), budget);
     let (fd, remote) = rig.connected();
     let n = rig.net().remote_sends(remote, &pattern(16_384)).unwrap();

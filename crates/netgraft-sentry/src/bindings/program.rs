@@ -134,6 +134,11 @@ impl Program for Bindings {
             && self.is_valid(caller)
     }
 
+    fn process(&mut self, caller: &Caller) -> u32 {
+        // One that is dying gets no socket.
+        self.programs.tasks.process(caller.tid).unwrap_or(caller.tid)
+    }
+
     fn incarnation(&mut self, tid: u32) -> Option<u64> {
         task::started(tid)
     }

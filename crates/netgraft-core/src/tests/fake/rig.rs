@@ -29,7 +29,7 @@ pub(crate) const REMOTE: &str = "198.51.100.1:80";
 /// Rounds after which a core that always has something to do is wrong.
 const ROUNDS: usize = 10_000;
 /// The budget of a core unless a test says otherwise.
-const BUDGET: Budget = Budget { sockets: 1000, bytes: 1 << 20 };
+const BUDGET: Budget = Budget { sockets: 1000, process_sockets: 1000, memory: 1 << 30, bytes: 1 << 20 };
 
 /// All that a test has.
 pub(crate) struct Rig {

@@ -117,6 +117,15 @@ impl Program for FakeKernel {
         world.threads.get(&caller.tid).is_some_and(|thread| thread.privileges.contains(&privilege))
     }
 
+    fn name_of_foreign(&mut self, _file: &Self::File, of_peer: bool) -> Option<Result<Vec<u8>, Errno>> {
+        // Every file that is not the core's is a pipe, or a socket of AF_UNIX without a name.
+        if of_peer { Some(Err(uapi::ENOTCONN)) } else { Some(Ok(vec![1, 0])) }
+    }
+
+    fn process(&mut self, caller: &Caller) -> u32 {
+        self.world.borrow().threads[&caller.tid].process
+    }
+
     fn incarnation(&mut self, tid: u32) -> Option<u64> {
         self.world.borrow().threads.get(&tid).map(|thread| thread.incarnation)
     }

@@ -1,0 +1,426 @@
+//! Captures: frames as blocks of pcapng (the format of draft-ietf-opsawg-pcapng, which tcpdump and Wireshark read), sent to
+//! whoever writes the file.
+//!
+//! The sentry has no file system, so it sends whole blocks in messages of a `SOCK_SEQPACKET` socket to a process that has
+//! one (`netgraft-launch`). It never waits for that: what finds the socket and [`PENDING`] bytes full is counted and left
+//! out, and the next block says how many frames are missing before it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use netgraft_linux::unix;
+use netgraft_plugin::Instant;
+use netgraft_plugin::config::CaptureConfig;
+use netgraft_plugin::link::Medium;
+
+use crate::capture::Way;
+
+/// A message is sent when it has so many bytes. The kernel takes one of 32 KiB and a frame of 64 KiB with its default
+/// buffer.
+const MESSAGE: usize = 32 * 1024;
+/// Bytes of messages that wait for the socket.
+const PENDING: usize = 8 << 20;
+/// Messages whose buffers are kept.
+const SPARE: usize = 64;
+/// When a socket that had no room is tried again.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// Types of blocks.
+const SECTION: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
+const PACKET: u32 = 6;
+/// What the first bytes of a section say: the byte order and version 1.0.
+const MAGIC: u32 = 0x1a2b_3c4d;
+/// Options of blocks.
+const END: u16 = 0;
+const SHB_USERAPPL: u16 = 4;
+const IF_NAME: u16 = 2;
+const IF_TSRESOL: u16 = 9;
+const EPB_FLAGS: u16 = 2;
+const EPB_DROPCOUNT: u16 = 4;
+/// The link type of every interface (https://www.tcpdump.org/linktypes.html): libpcap reads no file with two of them. So
+/// packets without a link header get the one that those of Linux's loopback have, which is zero but for its type.
+const ETHERNET: u16 = 1;
+const ETHERNET_HEADER: usize = 14;
+const HEADER_V4: [u8; ETHERNET_HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0];
+const HEADER_V6: [u8; ETHERNET_HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x86, 0xdd];
+
+fn option(block: &mut Vec<u8>, code: u16, value: &[u8]) {
+    let len = u16::try_from(value.len()).unwrap_or(u16::MAX);
+    let value = &value[..usize::from(len)];
+    block.extend_from_slice(&code.to_le_bytes());
+    block.extend_from_slice(&len.to_le_bytes());
+    pad(block, value);
+}
+
+/// Appends bytes, and zeros to the next multiple of four.
+fn pad(block: &mut Vec<u8>, bytes: &[u8]) {
+    block.extend_from_slice(bytes);
+    block.resize(block.len().next_multiple_of(4), 0);
+}
+
+/// Appends a block whose body `fill` writes, between its type and its two lengths.
+fn block(out: &mut Vec<u8>, kind: u32, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    fill(out);
+    // A block has a frame of 64 KiB at most.
+    let len = ((out.len() - start + 4) as u32).to_le_bytes();
+    out[start + 4..start + 8].copy_from_slice(&len);
+    out.extend_from_slice(&len);
+}
+
+/// The length of the block at the start of `bytes`, and whether it is one that every file begins with (a section, an
+/// interface), of which the first begins a new section. `None` if the bytes are no block of this module's.
+#[must_use]
+pub fn block_at(bytes: &[u8]) -> Option<(usize, Part)> {
+    let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+    let len = word(4)? as usize;
+    if len < 12 || !len.is_multiple_of(4) || word(len.checked_sub(4)?)? as usize != len {
+        return None;
+    }
+    match word(0)? {
+        SECTION => Some((len, Part::Section)),
+        INTERFACE => Some((len, Part::Interface)),
+        PACKET => Some((len, Part::Frame { missing: missing(bytes.get(..len)?) })),
+        _ => None,
+    }
+}
+
+/// How many frames a frame's block says are missing before it.
+fn missing(block: &[u8]) -> u64 {
+    let options = || {
+        let kept = u32::from_le_bytes(*block.get(20..)?.first_chunk()?) as usize;
+        block.get(28_usize.checked_add(kept)?.checked_next_multiple_of(4)?..block.len().checked_sub(4)?)
+    };
+    let mut rest = options().unwrap_or(&[]);
+    while let [c0, c1, l0, l1, value @ ..] = rest {
+        let (code, len) = (u16::from_le_bytes([*c0, *c1]), usize::from(u16::from_le_bytes([*l0, *l1])));
+        match (code, value.first_chunk()) {
+            (EPB_DROPCOUNT, Some(count)) if len == 8 => return u64::from_le_bytes(*count),
+            (END, _) => return 0,
+            _ => rest = value.get(len.next_multiple_of(4)..).unwrap_or(&[]),
+        }
+    }
+    0
+}
+
+/// What a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The start of a capture.
+    Section,
+    /// The description of an interface.
+    Interface,
+    /// A frame.
+    Frame {
+        /// How many frames are missing before it.
+        missing: u64,
+    },
+}
+
+/// Which interface a frame was on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceId {
+    number: u32,
+    medium: Medium,
+}
+
+/// Records frames of a stack's interfaces. Clones are of the same capture.
+#[derive(Clone)]
+pub struct Recorder(Arc<Mutex<State>>);
+
+struct State {
+    socket: OwnedFd,
+    config: CaptureConfig,
+    interfaces: u32,
+    /// The message that grows.
+    message: Vec<u8>,
+    pending: VecDeque<Vec<u8>>,
+    pending_bytes: usize,
+    spare: Vec<Vec<u8>>,
+    /// Frames that were left out since the last one.
+    missing: u64,
+    /// When to try again to send what is pending.
+    retry: Option<Instant>,
+    /// Whether the writer is there.
+    open: bool,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Recorder {
+    /// Begins a capture on a socket that keeps the boundaries of messages.
+    #[must_use]
+    pub fn new(socket: OwnedFd, config: CaptureConfig) -> Recorder {
+        let mut message = Vec::with_capacity(MESSAGE * 2);
+        block(&mut message, SECTION, |body| {
+            body.extend_from_slice(&MAGIC.to_le_bytes());
+            body.extend_from_slice(&[1, 0, 0, 0]);
+            // The section's length is unknown.
+            body.extend_from_slice(&u64::MAX.to_le_bytes());
+            option(body, SHB_USERAPPL, concat!("netgraft ", env!("CARGO_PKG_VERSION")).as_bytes());
+            option(body, END, &[]);
+        });
+        Recorder(Arc::new(Mutex::new(State {
+            socket,
+            config,
+            interfaces: 0,
+            message,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            spare: Vec::new(),
+            missing: 0,
+            retry: None,
+            open: true,
+        })))
+    }
+
+    /// Describes an interface, before its first frame.
+    #[must_use]
+    pub fn interface(&self, name: &str, medium: Medium) -> InterfaceId {
+        let mut state = lock(&self.0);
+        let snap = state.config.snap;
+        block(&mut state.message, INTERFACE, |body| {
+            body.extend_from_slice(&ETHERNET.to_le_bytes());
+            body.extend_from_slice(&[0; 2]);
+            body.extend_from_slice(&snap.to_le_bytes());
+            option(body, IF_NAME, name.as_bytes());
+            // Times are in nanoseconds.
+            option(body, IF_TSRESOL, &[9]);
+            option(body, END, &[]);
+        });
+        state.interfaces += 1;
+        InterfaceId { number: state.interfaces - 1, medium }
+    }
+
+    /// Records a frame.
+    pub fn frame(&self, on: InterfaceId, way: Way, now: Instant, frame: &[u8]) {
+        let mut state = lock(&self.0);
+        if !state.open {
+            return;
+        }
+        if state.pending_bytes + state.message.len() > PENDING {
+            state.missing += 1;
+            return;
+        }
+        let time = state.config.epoch.saturating_add(now.nanos());
+        // A snap length of 0 is none.
+        let most = if state.config.snap == 0 { usize::MAX } else { state.config.snap as usize };
+        let header: &[u8] = match (on.medium, frame.first().map(|byte| byte >> 4)) {
+            (Medium::Ethernet(_), _) => &[],
+            (Medium::Ip, Some(6)) => &HEADER_V6,
+            (Medium::Ip, _) => &HEADER_V4,
+        };
+        let header = &header[..header.len().min(most)];
+        let kept = &frame[..frame.len().min(most - header.len())];
+        let lengths =
+            [(header.len() + kept.len()) as u32, (frame.len() + ETHERNET_HEADER - on.medium.header()) as u32];
+        let missing = std::mem::take(&mut state.missing);
+        block(&mut state.message, PACKET, |body| {
+            for word in [on.number, (time >> 32) as u32, time as u32, lengths[0], lengths[1]] {
+                body.extend_from_slice(&word.to_le_bytes());
+            }
+            body.extend_from_slice(header);
+            body.extend_from_slice(kept);
+            body.resize(body.len() + (lengths[0].next_multiple_of(4) - lengths[0]) as usize, 0);
+            let flags = match way {
+                Way::In => 1_u32,
+                Way::Out => 2,
+            };
+            option(body, EPB_FLAGS, &flags.to_le_bytes());
+            if missing > 0 {
+                option(body, EPB_DROPCOUNT, &missing.to_le_bytes());
+            }
+            option(body, END, &[]);
+        });
+        if state.message.len() >= MESSAGE {
+            state.close_message();
+            state.send(now);
+        }
+    }
+
+    /// Sends what there is, as far as there is room.
+    pub fn flush(&self, now: Instant) {
+        let mut state = lock(&self.0);
+        if state.retry.is_none_or(|at| at <= now) {
+            state.close_message();
+            state.send(now);
+        }
+    }
+
+    /// When [`Recorder::flush`] is to be called again, if something waits.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        lock(&self.0).retry
+    }
+}
+
+impl State {
+    fn close_message(&mut self) {
+        if self.message.is_empty() {
+            return;
+        }
+        let mut next = self.spare.pop().unwrap_or_default();
+        next.clear();
+        let message = std::mem::replace(&mut self.message, next);
+        self.pending_bytes += message.len();
+        self.pending.push_back(message);
+    }
+
+    fn send(&mut self, now: Instant) {
+        self.retry = None;
+        while let Some(message) = self.pending.front() {
+            match unix::send(self.socket.as_fd(), message) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS)) => {
+                    self.retry = Some(now + RETRY);
+                    return;
+                }
+                Err(_) => {
+                    // The writer is gone, and says why itself.
+                    self.open = false;
+                    self.pending.clear();
+                    self.pending_bytes = 0;
+                    self.message = Vec::new();
+                    return;
+                }
+            }
+            if let Some(sent) = self.pending.pop_front() {
+                self.pending_bytes -= sent.len();
+                if self.spare.len() < SPARE {
+                    self.spare.push(sent);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netgraft_linux::fdpass;
+
+    use super::*;
+
+    fn record(snap: u32, frames: usize, len: usize) -> (Recorder, OwnedFd) {
+        let (ours, theirs) = fdpass::pair().unwrap();
+        let config = CaptureConfig { snap, epoch: 1_000_000_000 << 32 };
+        let recorder = Recorder::new(theirs, config);
+        let on = recorder.interface("eth0", Medium::Ethernet([2; 6]));
+        for number in 0..frames {
+            recorder.frame(on, Way::Out, Instant::from_nanos(5), &vec![number as u8; len]);
+        }
+        recorder.flush(Instant::ZERO);
+        (recorder, ours)
+    }
+
+    /// The blocks of what waits in the socket.
+    fn drain(ours: &OwnedFd) -> Vec<(Vec<u8>, Part)> {
+        let mut blocks = Vec::new();
+        while fdpass::wait_readable([Some(ours.as_fd())], Some(Duration::ZERO)).unwrap() == [true] {
+            let Some((message, _)) = fdpass::receive(ours.as_fd(), 1 << 20).unwrap() else { break };
+            let mut rest = message.as_slice();
+            while !rest.is_empty() {
+                let (len, part) = block_at(rest).expect("a block");
+                blocks.push((rest[..len].to_vec(), part));
+                rest = &rest[len..];
+            }
+        }
+        blocks
+    }
+
+    #[test]
+    fn a_capture_is_a_section_interfaces_and_frames() {
+        let (recorder, ours) = record(0, 2, 61);
+        let lo = recorder.interface("lo", Medium::Ip);
+        recorder.frame(lo, Way::In, Instant::ZERO, &[0x45, 1, 2]);
+        recorder.flush(Instant::ZERO);
+        let blocks = drain(&ours);
+        let parts: Vec<Part> = blocks.iter().map(|(_, part)| *part).collect();
+        let frame = Part::Frame { missing: 0 };
+        assert_eq!(parts, [Part::Section, Part::Interface, frame, frame, Part::Interface, frame]);
+        let block = &blocks[3].0;
+        let word = |at: usize| u32::from_le_bytes(*block[at..].first_chunk().unwrap());
+        assert_eq!((word(8), word(12), word(16)), (0, 1_000_000_000, 5));
+        assert_eq!((word(20), word(24), block[28..28 + 61] == [1; 61]), (61, 61, true));
+        // Outbound.
+        assert_eq!((word(92), word(96)), (0x0004_0002, 2));
+        let packet = &blocks[5].0;
+        assert_eq!(
+            (packet[8], packet[20], packet[24], &packet[40..45]),
+            (1, 17, 17, &[8, 0, 0x45, 1, 2][..])
+        );
+    }
+
+    #[test]
+    fn a_snap_length_cuts_and_keeps_the_length() {
+        let (_recorder, ours) = record(20, 1, 100);
+        let block = &drain(&ours)[2].0;
+        assert_eq!((block[20], block[24], block.len()), (20, 100, 28 + 20 + 12 + 4));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_in_the_next_frame() {
+        // Nobody reads: the socket fills up, then what may wait.
+        let (recorder, ours) = record(0, 1000, 60_000);
+        assert!(recorder.next_deadline().is_some());
+        let mut frames = 0_u64;
+        let mut missing = 0;
+        for turn in 1..100 {
+            for (_, part) in drain(&ours) {
+                if let Part::Frame { missing: before } = part {
+                    frames += 1;
+                    missing += before;
+                }
+            }
+            recorder.flush(Instant::ZERO + RETRY * turn);
+        }
+        assert_eq!(recorder.next_deadline(), None);
+        assert!(frames > 100 && missing == 0, "{frames} {missing}");
+        let on = InterfaceId { number: 0, medium: Medium::Ethernet([2; 6]) };
+        recorder.frame(on, Way::In, Instant::from_millis(500), b"later");
+        recorder.flush(Instant::from_millis(500));
+        let (_, part) = drain(&ours).pop().unwrap();
+        assert_eq!(part, Part::Frame { missing: 1000 - frames });
+    }
+
+    #[test]
+    fn a_writer_that_is_gone_ends_the_capture() {
+        let (recorder, ours) = record(0, 1, 10);
+        drop(ours);
+        let on = InterfaceId { number: 0, medium: Medium::Ethernet([2; 6]) };
+        for _ in 0..2 {
+            recorder.frame(on, Way::In, Instant::ZERO, &[0; 100]);
+            recorder.flush(Instant::ZERO);
+        }
+        assert_eq!(recorder.next_deadline(), None);
+        assert!(!lock(&recorder.0).open);
+    }
+
+    #[test]
+    fn a_frame_that_looks_like_an_option_is_a_frame() {
+        let (recorder, ours) = record(0, 0, 0);
+        let on = InterfaceId { number: 0, medium: Medium::Ethernet([2; 6]) };
+        recorder.frame(on, Way::In, Instant::ZERO, &[4, 0, 8, 0]);
+        recorder.flush(Instant::ZERO);
+        assert_eq!(drain(&ours)[2].1, Part::Frame { missing: 0 });
+    }
+
+    #[test]
+    fn nonsense_is_no_block() {
+        for bytes in [&b""[..], &[0; 11], &[1, 0, 0, 0, 4, 0, 0, 0], &[1, 0, 0, 0, 12, 0, 0, 0, 16, 0, 0, 0]]
+        {
+            assert_eq!(block_at(bytes), None, "{bytes:?}");
+        }
+        let mut huge = vec![6, 0, 0, 0, 0xfc, 0xff, 0xff, 0xff];
+        huge.resize(64, 0);
+        assert_eq!(block_at(&huge), None);
+    }
+}

@@ -1,0 +1,67 @@
+//! How much memory the calling process uses, and how it gives some back.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Measures the memory of the calling process.
+#[derive(Debug)]
+pub struct Meter {
+    statm: File,
+    page: usize,
+}
+
+impl Meter {
+    /// Opens `/proc/self/statm` (proc(5)).
+    ///
+    /// # Errors
+    /// open(2)
+    pub fn new() -> io::Result<Meter> {
+        // SAFETY: the call takes an integer and returns one.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let page = usize::try_from(page).map_err(|_| io::Error::last_os_error())?;
+        Ok(Meter { statm: File::open("/proc/self/statm")?, page })
+    }
+
+    /// Bytes of memory that are the process's own: resident, and neither of a file nor shared.
+    ///
+    /// # Errors
+    /// read(2)
+    pub fn own(&self) -> io::Result<usize> {
+        let mut text = [0; 128];
+        let len = self.statm.read_at(&mut text, 0)?;
+        let text = std::str::from_utf8(&text[..len]).map_err(io::Error::other)?;
+        let mut pages = text.split_whitespace().skip(1).map_while(|word| word.parse::<usize>().ok());
+        let (resident, shared) = (pages.next(), pages.next());
+        let own = resident.zip(shared).map(|(resident, shared)| resident.saturating_sub(shared));
+        own.map(|pages| pages * self.page).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// Gives the kernel back what was freed (malloc_trim(3)). Takes time with the size of the heap: not for every day.
+pub fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes an integer; the allocator locks what it looks at.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_is_measured_and_what_is_given_back_too() {
+        const SIZE: usize = 64 << 20;
+        let meter = Meter::new().unwrap();
+        let before = meter.own().unwrap();
+        assert!(before > 0);
+        let taken = vec![1_u8; SIZE];
+        let with = meter.own().unwrap();
+        assert!(with >= before + SIZE / 2, "{before} {with}");
+        drop(std::hint::black_box(taken));
+        trim();
+        assert!(meter.own().unwrap() < with - SIZE / 2);
+    }
+}

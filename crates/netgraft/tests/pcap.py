@@ -1,0 +1,145 @@
+"""Runs in a network namespace of its own, which it owns, in a folder of its own: netgraft (argv[1]) with captures, read back
+by tcpdump and tshark. Prints OK."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+NETGRAFT = sys.argv[1]
+# It would become another user, of whom a user namespace knows nothing.
+TCPDUMP = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "tcpdump"]
+TAP = ["--link", "tap:ng0", "--address", "192.0.2.2/24"]
+# A connection to itself, which crosses the loopback; then what was asked of the kernel through the link.
+LOOPBACK = """
+import socket
+l = socket.create_server(("127.0.0.1", 8000))
+c = socket.create_connection(("127.0.0.1", 8000))
+s = l.accept()[0]
+c.sendall(b"a" * 100_000)
+got = 0
+while got < 100_000:
+    got += len(s.recv(65536))
+print("moved", flush=True)
+"""
+SERVER = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("192.0.2.2", 7))
+print("ready", flush=True)
+while True:
+    data, peer = s.recvfrom(2000)
+    s.sendto(data, peer)
+    if data == b"end":
+        break
+"""
+
+
+def run(*words, **more):
+    done = subprocess.run([NETGRAFT, "run", *words], capture_output=True, timeout=60, **more)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def tshark(file, *words):
+    done = subprocess.run(["tshark", "-r", file, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def tcpdump(file, *words):
+    done = subprocess.run([*TCPDUMP, "-nr", file, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def echoed(count, *options, end=True):
+    """Datagrams that the kernel sends and gets back."""
+    import socket
+    box = subprocess.Popen([NETGRAFT, "run", *TAP, *options, "--", "python3", "-c", SERVER],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert box.stdout.readline() == "ready\n", box.stderr.read()
+    subprocess.run(["ip", "address", "add", "192.0.2.1/24", "dev", "ng0"], check=True)
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(10)
+    for number in range(count):
+        s.sendto(f"number {number}".encode() + b"." * 900, ("192.0.2.2", 7))
+        s.recv(2000)
+    if end:
+        s.sendto(b"end", ("192.0.2.2", 7))
+        s.recv(2000)
+        _, errors = box.communicate(timeout=30)
+        assert (box.returncode, errors) == (0, ""), errors
+    return box
+
+
+# The loopback, without a link.
+run("--pcap", "lo.pcapng", "--", "python3", "-c", LOOPBACK)
+assert os.stat("lo.pcapng").st_mode & 0o777 == 0o600
+fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "tcp.len"]
+rows = [line.split("\t") for line in tshark("lo.pcapng", "-Y", "tcp.dstport==8000", *fields).splitlines()]
+assert {name for name, _ in rows} == {"lo"}, rows
+assert sum(int(length) for _, length in rows) == 100_000, rows
+assert any("Flags [S]" in line for line in tcpdump("lo.pcapng"))
+
+# A link: names, directions, times, a snap length.
+began = time.time()
+echoed(20, "--pcap", "tap.pcapng", "--pcap-snaplen", "60")
+lines = tcpdump("tap.pcapng", "udp")
+assert len(lines) == 42, lines
+fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "frame.packet_flags_direction", "-e", "frame.time_epoch",
+          "-e", "frame.cap_len", "-e", "frame.len"]
+rows = [line.split("\t") for line in tshark("tap.pcapng", "-Y", "udp.dstport==7", *fields).splitlines()]
+assert len(rows) == 21 and all(row[0] == "eth0" and int(row[1], 0) == 1 for row in rows), rows
+assert all(began - 1 < float(row[2]) < time.time() + 1 for row in rows), (began, rows)
+assert rows[0][3] == "60" and int(rows[0][4]) > 900, rows
+out = [line.split("\t") for line in tshark("tap.pcapng", "-Y", "udp.srcport==7", *fields).splitlines()]
+assert len(out) == 21 and all(int(row[1], 0) == 2 for row in out), out
+
+# Several files, each of which can be read by itself; the oldest are removed.
+echoed(60, "--pcap", "many.pcapng", "--pcap-size", "10k", "--pcap-keep", "3")
+files = sorted((name for name in os.listdir(".") if name.startswith("many")), key=lambda name: int(name.split(".")[-1]))
+assert len(files) == 3 and files[0] != "many.pcapng", files
+counts = [len(tcpdump(name, "udp")) for name in files]
+assert all(os.stat(name).st_size <= 10_000 for name in files) and all(counts), counts
+assert any(line.endswith("end") for line in tcpdump(files[-1], "-A", "udp")), files
+
+# Standard output is the capture's, and the program's goes to standard error.
+done = run("--pcap", "-", "--", "python3", "-c", LOOPBACK)
+assert done.stderr == b"moved\n" and done.stdout.startswith(b"\n\r\r\n"), done.stderr
+open("out.pcapng", "wb").write(done.stdout)
+assert len(tcpdump("out.pcapng", "tcp")) > 4
+
+# The file is whole when netgraft is killed: what it lacks is at most what the stack's last turn had sent.
+box = echoed(5, "--pcap", "killed.pcapng", end=False)
+box.send_signal(signal.SIGKILL)
+box.wait()
+for _ in range(200):
+    if len(subprocess.run([*TCPDUMP, "-nr", "killed.pcapng", "udp"], capture_output=True).stdout.splitlines()) >= 9:
+        break
+    time.sleep(0.05)
+else:
+    raise AssertionError(tcpdump("killed.pcapng"))
+
+# With faults, the capture has what the stack sent, and not what is lost on the way to it.
+text = run(*TAP, "--link-loss", "out:100%", "--pcap", "lost.pcapng", "--", "python3", "-c",
+           "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+           "try: s.connect(('192.0.2.1', 9)); s.send(b'x')\nexcept OSError: pass")
+assert any("Request who-has 192.0.2.1" in line for line in tcpdump("lost.pcapng", "arp")), tcpdump("lost.pcapng")
+
+# A reader that goes away ends the capture and nothing else.
+done = subprocess.run(["sh", "-c", '"$0" run --pcap - -- python3 -c "$1" | head -c 1 >/dev/null', NETGRAFT, LOOPBACK],
+                      capture_output=True, text=True, timeout=60)
+assert "moved" in done.stderr, done.stderr
+
+# What cannot be written is told before the program starts.
+done = subprocess.run([NETGRAFT, "run", "--pcap", "no/such/folder", "--", "echo", "started"], capture_output=True, text=True)
+assert done.returncode == 125 and done.stdout == "" and done.stderr.count("\n") == 1, done
+assert "the capture no/such/folder cannot be written: No such file" in done.stderr, done.stderr
+done = subprocess.run([NETGRAFT, "run", "--network", "host", "--pcap", "x", "--", "true"], capture_output=True, text=True)
+assert done.returncode == 125 and "so --pcap" in done.stderr, done.stderr
+done = subprocess.run([NETGRAFT, "run", "--pcap", "/dev/full", "--", "python3", "-c", LOOPBACK], capture_output=True, text=True)
+assert done.returncode == 0 and "the capture /dev/full ends here: No space left" in done.stderr, done.stderr
+print("OK")
