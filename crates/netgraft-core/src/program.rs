@@ -162,11 +162,34 @@ pub trait Program: Files {
     /// # Errors
     /// EINVAL for a negative length, EFAULT.
     fn write_address(&mut self, caller: &Caller, to: AddressOut, address: &[u8]) -> Result<(), Errno> {
+        let room = self.address_room(caller, to)?;
+        self.put_address(caller, to, room, address)
+    }
+
+    /// The room that a caller offers for an address result.
+    ///
+    /// # Errors
+    /// As [`Program::write_address`].
+    fn address_room(&mut self, caller: &Caller, to: AddressOut) -> Result<usize, Errno> {
+        if to.address == 0 { Ok(0) } else { self.read_room(caller, to.len) }
+    }
+
+    /// Writes an address result into the room that [`Program::address_room`] has found. Nothing is read: it also works
+    /// for a caller that a signal has interrupted meanwhile.
+    ///
+    /// # Errors
+    /// EFAULT.
+    fn put_address(
+        &mut self,
+        caller: &Caller,
+        to: AddressOut,
+        room: usize,
+        address: &[u8],
+    ) -> Result<(), Errno> {
         if to.address == 0 {
             return Ok(());
         }
-        let fits = self.read_room(caller, to.len)?.min(address.len());
-        self.write_memory(caller, to.address, &address[..fits])?;
+        self.write_memory(caller, to.address, &address[..room.min(address.len())])?;
         self.write_memory(caller, to.len, &(address.len() as u32).to_ne_bytes())
     }
 

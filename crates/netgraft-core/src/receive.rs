@@ -33,17 +33,22 @@ impl<K: Kernel> Core<K> {
         addr: AddressOut,
     ) -> Outcome {
         let caller = &request.caller;
+        // What is taken for a caller must reach it, even if a signal interrupts it: from then on nothing can be read.
+        let room = self.kernel.address_room(caller, addr);
+        if room == Err(uapi::ESRCH) {
+            return Err(uapi::ESRCH);
+        }
         match self.carrier(subject) {
             Carrier::Datagram if flags & uapi::MSG_ERRQUEUE != 0 => Err(uapi::EAGAIN),
             Carrier::Datagram => match self.receive_datagram(subject, flags) {
-                Ok(received) => self.give_datagram(caller, subject.id, &received, data, flags, addr),
+                Ok(received) => self.give_datagram(caller, subject.id, &received, data, flags, (addr, room?)),
                 Err(errno) => self.refused_or_parked(request, subject, flags, errno),
             },
             Carrier::Stream => match self.receive_stream(subject, &[data], flags) {
                 Ok(n) => {
                     self.kernel.write_memory(caller, data.address, &self.buffers.scratch[..n])?;
                     // A stream tells no address: its length is 0.
-                    self.kernel.write_address(caller, addr, &[])?;
+                    self.kernel.put_address(caller, addr, room?, &[])?;
                     Ok(Answer::Value(n as i64))
                 }
                 Err(errno) => self.refused_or_parked(request, subject, flags, errno),
@@ -79,14 +84,14 @@ impl<K: Kernel> Core<K> {
         received: &Received,
         data: Buffer,
         flags: i32,
-        addr: AddressOut,
+        (addr, address_room): (AddressOut, usize),
     ) -> Outcome {
         let room = usize::try_from(data.len).unwrap_or(usize::MAX);
         let len = received.len.min(room);
         self.kernel.write_memory(caller, data.address, &self.buffers.scratch[..len])?;
         let domain = self.table.get(id).map_or(Domain::V4, |s| s.spec.domain);
         let from = received.from.map(|from| sockaddr::encode(domain, from));
-        self.kernel.write_address(caller, addr, from.as_ref().map_or(&[], |f| f.bytes()))?;
+        self.kernel.put_address(caller, addr, address_room, from.as_ref().map_or(&[], |f| f.bytes()))?;
         self.pump_datagram_in(id);
         let result = if flags & uapi::MSG_TRUNC != 0 { received.full_len } else { len };
         Ok(Answer::Value(result as i64))

@@ -42,6 +42,34 @@ fn a_lost_errno_is_answered_again() {
 }
 
 #[test]
+fn a_datagram_that_was_taken_for_a_caller_which_is_interrupted_is_in_place_when_it_calls_again() {
+    let mut rig = Rig::new();
+    let fd = rig.udp();
+    rig.bind(fd, "127.0.0.1:1000");
+    assert!(rig.net().arrives(addr(REMOTE), addr("127.0.0.1:1000"), b"taken"));
+    rig.settle();
+    rig.world_mut().limits.interrupts_write = true;
+    assert_eq!(rig.recvfrom(fd, 10, 0), Reply::Interrupted);
+    rig.world_mut().limits.interrupts_write = false;
+    let args = rig.args();
+    assert_eq!(rig.call(uapi::SYS_recvfrom, args), Reply::Is(5));
+    assert_eq!((rig.data(5), rig.out()), (b"taken".to_vec(), Some(addr(REMOTE))));
+}
+
+#[test]
+fn bytes_that_were_taken_for_a_caller_which_is_interrupted_are_in_place_when_it_calls_again() {
+    let mut rig = Rig::new();
+    let (fd, remote) = rig.connected();
+    rig.remote_sends(remote, b"taken");
+    rig.world_mut().limits.interrupts_write = true;
+    assert_eq!(rig.recvfrom(fd, 10, 0), Reply::Interrupted);
+    rig.world_mut().limits.interrupts_write = false;
+    let args = rig.args();
+    assert_eq!(rig.call(uapi::SYS_recvfrom, args), Reply::Is(5));
+    assert_eq!(rig.data(5), b"taken");
+}
+
+#[test]
 fn another_call_of_the_thread_drops_a_lost_answer() {
     let mut rig = Rig::new();
     let fd = rig.udp();

@@ -62,6 +62,21 @@ fn sockets_that_are_open_are_never_forgotten() {
 }
 
 #[test]
+fn a_socket_that_was_renewed_is_not_forgotten_while_it_is_open() {
+    let mut rig = rig(1);
+    let fd = rig.tcp_nonblocking();
+    rig.remote("198.51.100.1:80", super::fake::net::Answer::Refuses);
+    rig.connect(fd, "198.51.100.1:80");
+    rig.settle();
+    assert_eq!(rig.connect(fd, "198.51.100.1:80"), fails(uapi::ECONNREFUSED));
+    rig.pass(20);
+    assert_eq!(rig.try_socket(uapi::AF_INET, uapi::SOCK_STREAM, 0), fails(uapi::ENFILE));
+    rig.close(fd);
+    rig.pass(20);
+    assert!(matches!(rig.try_socket(uapi::AF_INET, uapi::SOCK_STREAM, 0), Reply::Is(_)));
+}
+
+#[test]
 fn a_blocking_attempt_whose_socket_was_closed_makes_room() {
     let mut rig = rig(1);
     let fd = rig.tcp();

@@ -153,6 +153,18 @@ fn a_connection_of_the_old_sentry_was_reset() {
 }
 
 #[test]
+fn a_connection_that_both_sides_had_ended_shows_no_error() {
+    let mut rig = Rig::new();
+    let (fd, remote) = rig.connected();
+    assert_eq!(rig.shutdown(fd, uapi::SHUT_WR), DONE);
+    rig.settle();
+    rig.remote_ends(remote);
+    successor(&mut rig);
+    assert!(!rig.poll(fd).contains(Events::ERR));
+    assert_eq!(rig.read(fd, 1), Ok(Vec::new()));
+}
+
+#[test]
 fn an_attempt_of_the_old_sentry_has_failed() {
     let mut rig = Rig::new();
     let fd = rig.connecting();

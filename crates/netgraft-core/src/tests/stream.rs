@@ -247,6 +247,16 @@ fn a_send_that_finds_a_reset_loses_no_bytes_that_came_before_it() {
 }
 
 #[test]
+fn bytes_that_are_held_are_given_back_when_the_program_closes() {
+    let mut rig = Rig::new();
+    let (fd, remote) = rig.connected();
+    fill(&mut rig, remote);
+    assert!(rig.core.held > 0);
+    rig.close(fd);
+    rig.assert_nothing_left();
+}
+
+#[test]
 fn a_program_that_closes_without_reading_up_to_a_failure_leaves_nothing() {
     let mut rig = Rig::new();
     let (fd, remote) = rig.connected();
@@ -390,4 +400,18 @@ fn two_ends_in_one_sandbox_talk_to_each_other() {
     assert_eq!(rig.read(accepted, 20), Ok(b"question".to_vec()));
     rig.write_all(accepted, b"answer");
     assert_eq!(rig.read(fd, 20), Ok(b"answer".to_vec()));
+}
+
+#[test]
+fn two_ends_in_one_sandbox_move_more_than_the_stack_holds() {
+    let mut rig = Rig::new();
+    rig.net().window = 64;
+    let listener = rig.listener("127.0.0.1:80", 1);
+    let fd = rig.tcp();
+    rig.connect(fd, "127.0.0.1:80");
+    assert_eq!(rig.reply_at_rest(), DONE);
+    let accepted = rig.accept_untrapped(listener).unwrap();
+    assert_eq!(rig.write(fd, &pattern(5000)), Ok(5000));
+    rig.settle();
+    assert_eq!(rig.read(accepted, 6000), Ok(pattern(5000)));
 }

@@ -451,7 +451,7 @@ impl Rig {
     /// Reads all that comes, while the sentry works, until there is nothing more or the end.
     pub(crate) fn read_all(&mut self, fd: i32) -> (Vec<u8>, Result<(), Errno>) {
         let mut all = Vec::new();
-        loop {
+        for _ in 0..ROUNDS {
             self.settle();
             match self.read(fd, 4096) {
                 Ok(bytes) if bytes.is_empty() => return (all, Ok(())),
@@ -459,6 +459,7 @@ impl Rig {
                 Err(errno) => return (all, Err(errno)),
             }
         }
+        panic!("the stream has no end");
     }
 
     /// Writes all bytes, while the sentry works.

@@ -43,7 +43,12 @@ impl Program for FakeKernel {
         if data.is_empty() {
             return Ok(());
         }
-        self.still_waits(caller)?;
+        if self.world.borrow().limits.interrupts_write {
+            self.world.borrow_mut().interrupt(caller.tid);
+        }
+        if !self.world.borrow().may_be_written(caller.id) {
+            return Err(uapi::ESRCH);
+        }
         self.world.borrow_mut().memory(caller.tid, address, data.len())?.copy_from_slice(data);
         Ok(())
     }

@@ -35,6 +35,8 @@ pub(crate) enum Reply {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallState {
     pub(crate) tid: u32,
+    /// Which of the threads with this number has made it.
+    incarnation: u64,
     pub(crate) reply: Reply,
 }
 
@@ -84,6 +86,8 @@ pub(crate) struct Limits {
     pub(crate) interrupts_inject: bool,
     /// A signal comes just before a call is answered.
     pub(crate) interrupts_answer: bool,
+    /// A signal comes just before something is written to a caller's memory.
+    pub(crate) interrupts_write: bool,
     /// Descriptors that a process may have.
     pub(crate) descriptors: usize,
     /// Watches for closes that there may be.
@@ -136,6 +140,7 @@ impl World {
                 no_join: false,
                 interrupts_inject: false,
                 interrupts_answer: false,
+                interrupts_write: false,
                 descriptors: 1024,
                 watches: usize::MAX,
             },
@@ -188,13 +193,22 @@ impl World {
         let thread = self.threads.get_mut(&tid).unwrap();
         assert_eq!(thread.call, None, "the thread {tid} waits in a call");
         thread.call = Some(id);
-        self.calls.insert(id, CallState { tid, reply: Reply::Waits });
+        let incarnation = thread.incarnation;
+        self.calls.insert(id, CallState { tid, incarnation, reply: Reply::Waits });
         id
     }
 
     /// Whether a call waits for its answer.
     pub(crate) fn waits(&self, call: u64) -> bool {
         self.calls.get(&call).is_some_and(|call| call.reply == Reply::Waits)
+    }
+
+    /// Whether the thread that has made a call lives, and has not been answered: it may have been interrupted.
+    pub(crate) fn may_be_written(&self, call: u64) -> bool {
+        self.calls.get(&call).is_some_and(|call| {
+            let lives = self.threads.get(&call.tid).is_some_and(|t| t.incarnation == call.incarnation);
+            lives && matches!(call.reply, Reply::Waits | Reply::Interrupted)
+        })
     }
 
     /// Ends a call.

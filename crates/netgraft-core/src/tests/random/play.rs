@@ -84,9 +84,9 @@ pub(crate) fn play(ops: &[Op]) -> Check {
 pub(crate) fn play_and_count(ops: &[Op], seen: &mut Seen) -> Check {
     // Some sandboxes may use little of the sentry.
     let budget = if ops.len().is_multiple_of(5) {
-        Budget { sockets: 8, bytes: 4096 }
+        Budget { sockets: 8, process_sockets: 6, memory: 1 << 20, bytes: 4096 }
     } else {
-        Budget { sockets: 1000, bytes: 1 << 20 }
+        Budget { sockets: 1000, process_sockets: 1000, memory: 1 << 30, bytes: 1 << 20 }
     };
     let rig = Rig::with(Box::new(Always(Route::Stack)), budget);
     rig.world_mut().add_thread(THREADS[2], MAIN, ProgramId(0));
@@ -696,7 +696,12 @@ impl Play<'_> {
     /// Moves bytes until nothing is under way, and looks whether all has arrived.
     fn drain(&mut self) -> Check {
         let mut still = 0;
+        let mut turns = 0;
         while still < 2 {
+            turns += 1;
+            if turns > 1000 {
+                return Err("bytes never stop to come".to_owned());
+            }
             let before = self.seen.bytes;
             self.rig.settle();
             self.look()?;
