@@ -6,6 +6,8 @@ netgraft=${NETGRAFT:-@netgraft@}
 object=$1
 files=$(mktemp -d)
 trap 'rm -rf "$files"' EXIT
+# What root starts in a sandbox is nobody on the host: it is to write here, too.
+chmod 777 "$files"
 
 on_it() {
     $netgraft run --network plugin --plugin "$object" -- sh -euc "$1"
