@@ -282,7 +282,7 @@ pub trait Watcher: Files {
     /// Stops reporting.
     fn unwatch_end(&mut self, end: &Self::End);
 
-    /// Watches for the last close of an open file ([`crate::Core::file_closed`]).
+    /// Watches for the last close of an open file ([`Watcher::take_closed`]).
     ///
     /// # Errors
     /// ENOSPC if the system allows no more watches.

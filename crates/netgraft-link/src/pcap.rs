@@ -2,7 +2,7 @@
 //! whoever writes the file.
 //!
 //! The sentry has no file system, so it sends whole blocks in messages of a `SOCK_SEQPACKET` socket to a process that has
-//! one (`netgraft-launch`). It never waits for that: what finds the socket and [`PENDING`] bytes full is counted and left
+//! one (`netgraft-launch`). It never waits for that: what finds the socket and `PENDING` bytes full is counted and left
 //! out, and the next block says how many frames are missing before it.
 
 use std::collections::VecDeque;
