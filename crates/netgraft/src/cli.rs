@@ -184,7 +184,7 @@ struct RunArgs {
     /// What happens when the stack crashes, hangs for 5 s or makes a system call that it may not: fail (the program
     /// goes on without a network) or restart (a fresh stack takes over: connections are reset, listening sockets
     /// listen again)
-    #[arg(long, value_name = "WHAT", default_value_t)]
+    #[arg(long, value_name = "ACTION", default_value_t)]
     on_crash: OnCrash,
 
     /// A system call, by its name, that the stack may make beside those of the base and its own rules, with any
