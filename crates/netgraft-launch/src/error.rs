@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 
 use netgraft_linux::confine::Missing;
+use netgraft_linux::process;
 use netgraft_plugin::registry::RegistryError;
 use netgraft_plugin::stack::SetupError;
 
@@ -58,10 +59,12 @@ pub enum RunError {
     #[error("{}: no such program: check its name and PATH", .0.display())]
     NotFound(OsString),
     /// The program exists and cannot be executed.
-    #[error("{}: cannot be executed: {source}", .program.display())]
+    #[error("{}: cannot be executed: {source}{hint}", .program.display())]
     NotExecutable {
         /// Its name.
         program: OsString,
+        /// What may be the reason, beyond what execve(2) says.
+        hint: &'static str,
         /// What execve(2) said.
         source: io::Error,
     },
@@ -90,7 +93,15 @@ impl RunError {
     pub(crate) fn exec(program: OsString, errno: i32) -> RunError {
         match errno {
             libc::ENOENT | libc::ENOTDIR => RunError::NotFound(program),
-            _ => RunError::NotExecutable { program, source: io::Error::from_raw_os_error(errno) },
+            _ => {
+                let is_roots = errno == libc::EACCES && process::ids().0 == 0;
+                let hint = if is_roots {
+                    "; root's program is nobody on the host, unless --host-ids is given"
+                } else {
+                    ""
+                };
+                RunError::NotExecutable { program, hint, source: io::Error::from_raw_os_error(errno) }
+            }
         }
     }
 }
