@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use netgraft_launch::control::{self, FromSentry, Summary, ToSentry};
 use netgraft_launch::{NetworkSpec, ProgramSpec, RunError, Sandbox, SentryArgs, SentryMain, Stacks};
+use netgraft_linux::confine;
 use netgraft_linux::fdpass::{self, wait_readable};
 use netgraft_linux::listener::Listener;
 use netgraft_linux::process::{self, Change, Wait};
@@ -111,6 +112,10 @@ impl Drop for Folder {
 fn alone(test: impl FnOnce(&Path) -> Result<(), RunError>) {
     let folder = Folder::new();
     let child = process::fork(|| {
+        // A test that is killed leaves no sandbox behind.
+        if confine::die_with_parent().is_err() {
+            return 3;
+        }
         let status = match test(&folder.0) {
             Ok(()) => 0,
             Err(error) => {
