@@ -9,7 +9,7 @@ use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 use netgraft_e2e::Outcome;
-use netgraft_e2e::column::{Column, Network, User};
+use netgraft_e2e::column::{Column, Network};
 use netgraft_e2e::machine::run_tool;
 use netgraft_e2e::netns::Namespace;
 use netgraft_e2e::process::{Running, tail};
@@ -100,7 +100,7 @@ pub fn run(stage: &Stage, column: Column, attack: &Attack, seed: u64) -> Outcome
         attack.seconds.to_string(),
         seed.to_string(),
     ];
-    let mut command = limited(attack, column, &column.command(stage, &namespace, &program));
+    let mut command = limited(attack, &column.command(stage, &namespace, &program));
     let mut running = Running::start(&mut command, &scratch, attack.name)?;
     let limit = Duration::from_secs(attack.seconds.into()) + GRACE;
     let seen = watch(&mut running, attack, column, &scratch.work(), scratch.mark(), Instant::now() + limit);
@@ -114,18 +114,12 @@ pub fn run(stage: &Stage, column: Column, attack: &Attack, seed: u64) -> Outcome
     outcome.and(scratch.finish())
 }
 
-/// The same command under the attack's limit of descriptors. Root's program has all rights that it can have: what holds
-/// then holds without them.
-fn limited(attack: &Attack, column: Column, command: &Command) -> Command {
+/// The same command under the attack's limit of descriptors.
+fn limited(attack: &Attack, command: &Command) -> Command {
     let limit = attack.descriptors.map(|n| ["prlimit".to_owned(), format!("--nofile={n}:{n}")]);
     let mut words: Vec<OsString> = limit.into_iter().flatten().map(OsString::from).collect();
     words.push(command.get_program().to_owned());
-    for word in command.get_args() {
-        words.push(word.to_owned());
-        if word == "run" && column.user == User::Root {
-            words.push(OsString::from("--host-ids"));
-        }
-    }
+    words.extend(command.get_args().map(OsStr::to_owned));
     let mut limited = Command::new(&words[0]);
     limited.args(&words[1..]);
     limited
