@@ -61,6 +61,8 @@ pub const ATTACKS: [Attack; 10] = [
 const MORE_DESCRIPTORS: usize = 256 + 16;
 /// Held by an attack that others cannot run beside.
 static ALONE: RwLock<()> = RwLock::new(());
+/// How long a process may take to end.
+const STUCK: Duration = Duration::from_secs(5);
 /// An attack may take so long beyond its own time.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -111,7 +113,7 @@ pub fn run(stage: &Stage, column: Column, attack: &Attack, seed: u64) -> Outcome
     });
     let outcome = outcome
         .and_then(|()| as_before(attack, &seen?).map_err(|why| format!("{why}\n{}", tail(&ended.output))));
-    outcome.and(scratch.finish())
+    outcome.and(scratch.finish()).and(nobody_is_stuck())
 }
 
 /// The same command under the attack's limit of descriptors.
@@ -164,4 +166,25 @@ fn as_before(attack: &Attack, seen: &BTreeMap<&'static str, Usage>) -> Outcome {
     }
     println!("     {}", all.join("; "));
     Ok(())
+}
+
+/// Asserts that no attacker is left that cannot end: it has no environment any more by which it is known as a job's.
+fn nobody_is_stuck() -> Outcome {
+    let stuck = || -> Vec<u32> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let attackers = processes.filter(|process| {
+            let of = |file: &str| fs::read(process.path().join(file));
+            of("comm").is_ok_and(|name| name == b"attack\n")
+                && of("environ").is_ok_and(|words| words.is_empty())
+        });
+        attackers.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
+    };
+    let mut left = stuck();
+    let until = Instant::now() + STUCK;
+    while !left.is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+        let still = stuck();
+        left.retain(|pid| still.contains(pid));
+    }
+    if left.is_empty() { Ok(()) } else { Err(format!("processes that do not end: {left:?}")) }
 }
