@@ -9,11 +9,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 /// Files that may wait for their close.
 const ROOM: usize = 64;
 /// So many, and the thread counts as stuck.
 const STUCK: usize = 4;
+/// How often, and how long apart, a file is offered to a thread that has no room.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The way to the threads that close files.
 #[derive(Debug)]
@@ -49,13 +53,18 @@ impl Lane {
         Ok(Lane { files, waiting })
     }
 
-    fn close(&self, file: OwnedFd) {
+    fn close(&self, mut file: OwnedFd) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = self.files.try_send(file) {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            let (TrySendError::Full(file) | TrySendError::Disconnected(file)) = error;
-            std::mem::forget(file);
+        for _ in 0..TRIES {
+            match self.files.try_send(file) {
+                Ok(()) => return,
+                // A thread that is only behind is given time.
+                Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => file = back,
+            }
+            std::thread::sleep(PAUSE);
         }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        std::mem::forget(file);
     }
 }
 
@@ -103,6 +112,17 @@ mod tests {
         let (mut reader, writer) = std::io::pipe().unwrap();
         disposal.close(OwnedFd::from(writer));
         // The end comes when the last writer is closed.
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn more_files_than_there_is_room_for_are_closed() {
+        let disposal = Disposal::start().unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        for _ in 0..10 * ROOM {
+            disposal.close(writer.as_fd().try_clone_to_owned().unwrap());
+        }
+        drop(writer);
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }
 

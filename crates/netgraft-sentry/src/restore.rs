@@ -56,11 +56,15 @@ fn file_of(bindings: &mut Bindings, kept: &Kept) -> Option<Found> {
 /// they are is not (proc(5)).
 fn search(bindings: &mut Bindings, kept: &[Kept], files: &mut [Option<Found>]) {
     let mut left = SEARCHED;
-    for process in task::processes() {
+    let own = std::process::id();
+    for process in task::processes().into_iter().filter(|&process| process != own) {
         for fd in 0..task::descriptors(process) {
             left = left.saturating_sub(1);
             if left == 0 || files.iter().all(Option::is_some) {
                 return;
+            }
+            if !bindings.is_socket(process, fd) {
+                continue;
             }
             let Ok(file) = bindings.duplicate_of(process, fd) else { continue };
             let Some(cookie) = bindings.cookie(&file) else {

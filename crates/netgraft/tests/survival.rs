@@ -419,7 +419,7 @@ sys.exit(44)
 "#,
     );
     assert_eq!(ended.code, Some(44));
-    assert!(ended.stdout.contains("gone: ECONNREFUSED"));
+    assert!(ended.stdout.contains("gone: ECONNREFUSED"), "{}", ended.stdout);
 }
 
 #[test]

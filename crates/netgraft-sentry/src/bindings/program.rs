@@ -21,6 +21,11 @@ impl Bindings {
         self.programs.listener(caller.program).is_some_and(|listener| listener.is_waiting(caller.id))
     }
 
+    /// Whether a descriptor of a thread is a socket, found without touching its file.
+    pub(crate) fn is_socket(&self, tid: u32, fd: i32) -> bool {
+        task::is_socket(tid, fd, self.own.as_fd())
+    }
+
     fn still_waits(&self, caller: &Caller) -> Result<(), i32> {
         if self.is_valid(caller) { Ok(()) } else { Err(libc::ESRCH) }
     }
@@ -63,7 +68,7 @@ impl Program for Bindings {
     }
 
     fn duplicate(&mut self, caller: &Caller, fd: i32) -> Result<OwnedFd, i32> {
-        if self.disposal.is_stuck() && !task::is_socket(caller.tid, fd, self.own.as_fd()) {
+        if self.disposal.is_stuck() && !self.is_socket(caller.tid, fd) {
             // Or a descriptor that there is not: the kernel says which.
             return Err(libc::ENOTSOCK);
         }
