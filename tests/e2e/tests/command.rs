@@ -240,14 +240,24 @@ fn arguments_and_environment(place: &Place<'_>) -> Outcome {
 }
 
 fn descriptors(place: &Place<'_>) -> Outcome {
-    // Whatever the caller left open is the program's as well, and nothing of netgraft's.
-    let native = place.start(&mut place.as_user(&["ls", "/proc/self/fd"]))?.finish(LIMIT)?;
-    let ended = place.run(&[], &["ls", "/proc/self/fd"])?;
-    holds(
-        "the program has the descriptors that it has natively",
-        ended.output == native.output,
-        &format!("natively {:?}, under netgraft {:?}", native.output, ended.output),
-    )
+    // Nothing of the caller's but what is named, and nothing of netgraft's; 3 is the folder that ls reads.
+    let binary = place.stage.netgraft().display().to_string();
+    let list = |options: &str| {
+        let network = place.network();
+        let script = format!(
+            "exec 8</dev/null 9</dev/null; exec {binary} run --network {network} {options} -- ls /proc/self/fd"
+        );
+        place.start(&mut place.as_user(&["sh", "-c", &script]))?.finish(LIMIT)
+    };
+    for (options, wanted) in [("", "0\n1\n2\n3\n"), ("--keep-fd 9", "0\n1\n2\n3\n9\n")] {
+        let ended = list(options)?;
+        holds(
+            &format!("with '{options}' the program has the descriptors {wanted:?}"),
+            ended.output == wanted,
+            &format!("{:?} {}", ended.output, ended.errors),
+        )?;
+    }
+    Ok(())
 }
 
 fn await_output(running: &Running, text: &str) -> Outcome {
