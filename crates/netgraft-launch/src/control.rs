@@ -235,7 +235,12 @@ pub fn receive<T: DeserializeOwned>(control: BorrowedFd<'_>) -> io::Result<Optio
 pub fn receive_with_fds<T: DeserializeOwned>(
     control: BorrowedFd<'_>,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    match fdpass::receive(control, LIMIT)? {
+    let received = match fdpass::receive(control, LIMIT) {
+        // The other side closed with messages of this one unread. The kernel says that once, before what it sent itself.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => fdpass::receive(control, LIMIT),
+        received => received,
+    };
+    match received? {
         None => Ok(None),
         Some((bytes, fds)) => Ok(Some((serde_json::from_slice(&bytes)?, fds))),
     }
