@@ -57,7 +57,7 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
         _ => SMOLTCP,
     };
     check_veth(veth, None, config)?;
-    if config.argument.is_some() && [HOST, SMOLTCP].contains(&name) {
+    if config.argument.is_some() && name == HOST {
         return Err(RunError::Options(format!("the stack {name} takes no --plugin-arg: leave it out")));
     }
     Ok(Choice { factory: stacks.get(name)?, object: None })
@@ -202,6 +202,6 @@ mod tests {
         let refused = check_wrappers(&faulty, &info(false)).err().unwrap().to_string();
         assert!(refused.starts_with("the stack own opens its link itself"), "{refused}");
         let argued = StackConfig { argument: Some("x".into()), ..StackConfig::default() };
-        assert!(text(NetworkType::Sandbox, None, &argued).contains("no --plugin-arg"));
+        assert!(text(NetworkType::Host, None, &argued).contains("no --plugin-arg"));
     }
 }

@@ -45,7 +45,7 @@ pub use error::{Error, Result};
 pub use event::{Event, Events};
 pub use network::NetworkType;
 pub use notify::{EventInfo, PluginNotifier, WaitQueue};
-pub use option::{OptionName, SocketOption, TcpInfo, TcpState};
+pub use option::{Agreed, CongestionState, OptionName, SocketOption, TcpInfo, TcpState};
 pub use registry::{Registry, get_plugin_stack, register_plugin_stack};
 pub use seccomp::SyscallRule;
 pub use socket::{

@@ -150,6 +150,7 @@ impl Core {
         let before = conn.tcp.state();
         let arrival = conn.tcp.input(segment, at(now), &mut self.pool);
         conn.received += arrival.received as u64;
+        conn.starved &= arrival.freed == 0;
         if arrival.freed > 0
             && let Some(hop) = conn.hop
         {

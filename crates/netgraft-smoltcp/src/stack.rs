@@ -13,6 +13,7 @@ use netgraft_plugin::{
     PreInitStackArgs, Result, StackConfig, StackInfo, SyscallRule, WakeFd,
 };
 
+use crate::argument::Argument;
 use crate::core::Core;
 use crate::hash::Keyed;
 use crate::iface::{NetIf, Side};
@@ -21,6 +22,7 @@ use crate::options::KNOWN;
 /// The built-in stack.
 pub struct SmoltcpStack {
     config: StackConfig,
+    argument: Argument,
     /// The secret of the hash tables, taken before the sentry is confined.
     key: Keyed,
     pub(crate) phase: Phase,
@@ -45,7 +47,8 @@ impl SmoltcpStack {
     /// A configuration that cannot work, in words.
     pub fn new(config: StackConfig) -> Result<Self, SetupError> {
         check(&config)?;
-        Ok(SmoltcpStack { config, key: Keyed::random(), phase: Phase::Made(None) })
+        let argument = Argument::parse(config.argument.as_deref().unwrap_or_default())?;
+        Ok(SmoltcpStack { config, argument, key: Keyed::random(), phase: Phase::Made(None) })
     }
 
     /// A stack on a link of the caller's: a simulated wire, a wrapper around a device. The configuration's own
@@ -55,7 +58,8 @@ impl SmoltcpStack {
     /// As [`SmoltcpStack::new`].
     pub fn with_link(config: StackConfig, link: Box<dyn Link>) -> Result<Self, SetupError> {
         check_addresses(&config)?;
-        Ok(SmoltcpStack { config, key: Keyed::random(), phase: Phase::Made(Some(link)) })
+        let argument = Argument::parse(config.argument.as_deref().unwrap_or_default())?;
+        Ok(SmoltcpStack { config, argument, key: Keyed::random(), phase: Phase::Made(Some(link)) })
     }
 
     pub(crate) fn core(&self) -> Result<&Core> {
@@ -96,7 +100,7 @@ impl SmoltcpStack {
         recorder: Option<Recorder>,
         now: Instant,
     ) -> Result<Core, SetupError> {
-        let mut core = Core::new(self.key, now);
+        let mut core = Core::new(self.key, self.argument, now);
         core.capture = recorder.map(|recorder| {
             let lo = recorder.interface("lo", Medium::Ip);
             (recorder, lo)

@@ -77,7 +77,7 @@ impl Connection {
     /// The next segment that is to leave, if there is one. It counts as sent.
     pub fn transmit(&mut self, now: Instant) -> Option<Transmit> {
         if let Some(reply) = self.reply.take() {
-            return Some(Transmit::bare(reply));
+            return Some(Transmit::bare(*reply));
         }
         match self.state {
             State::Closed => return None,

@@ -28,13 +28,27 @@ pub(crate) struct Reassembly {
     /// How many of them no acknowledgement has told of.
     untold: usize,
     /// Ranges that came twice and are to be told of: their first bytes, in the order in which they came.
-    duplicates: [(u64, u64); DUPLICATES],
-    repeated: usize,
+    duplicates: Vec<(u64, u64)>,
 }
 
 impl Reassembly {
     pub(crate) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
+    }
+
+    /// Bytes of memory of the list.
+    pub(crate) fn memory(&self) -> usize {
+        self.ranges.capacity() * size_of::<Range>() + self.duplicates.capacity() * size_of::<(u64, u64)>()
+    }
+
+    /// Gives the memory of empty lists back.
+    pub(crate) fn rest(&mut self) {
+        if self.ranges.is_empty() {
+            self.ranges = Vec::new();
+        }
+        if self.duplicates.is_empty() {
+            self.duplicates = Vec::new();
+        }
     }
 
     /// Adds the range from `start` to `end`; `false` if there are too many already. Notes a duplicate.
@@ -90,21 +104,19 @@ impl Reassembly {
 
     /// Notes that the bytes from `start` to `end` came twice.
     pub(crate) fn saw_twice(&mut self, start: u64, end: u64) {
-        let last = self.repeated.checked_sub(1).and_then(|last| self.duplicates.get_mut(last));
-        if let Some(last) = last
+        if let Some(last) = self.duplicates.last_mut()
             && last.1 == start
         {
             // The next segment of those that came again.
             last.1 = end;
-        } else if let Some(place) = self.duplicates.get_mut(self.repeated) {
-            *place = (start, end);
-            self.repeated += 1;
+        } else if self.duplicates.len() < DUPLICATES {
+            self.duplicates.push((start, end));
         }
     }
 
     /// Whether something is to be told: ranges that are new, or have grown, or duplicates.
     pub(crate) fn has_news(&self) -> bool {
-        self.untold > 0 || self.repeated > 0
+        self.untold > 0 || !self.duplicates.is_empty()
     }
 
     /// Takes the blocks for the next acknowledgement, at most `most`: a duplicate first (RFC 2883 section 4), and the range
@@ -117,8 +129,8 @@ impl Reassembly {
         let mut left = most.min(4);
         // The stamps of what is in `blocks`; no range has 0.
         let mut shown = [0; 4];
-        if left > 0 && self.repeated > 0 {
-            let (start, end) = self.take_duplicate();
+        if left > 0 && !self.duplicates.is_empty() {
+            let (start, end) = self.duplicates.remove(0);
             blocks.push(numbers.wire(start), numbers.wire(end));
             left -= 1;
             let around = self.ranges.iter().position(|r| r.start <= start && end <= r.end);
@@ -153,14 +165,6 @@ impl Reassembly {
         blocks.push(numbers.wire(range.start), numbers.wire(range.end));
         self.untold -= usize::from(!std::mem::replace(&mut range.told, true));
         range.stamp
-    }
-
-    /// Takes the duplicate that came first.
-    fn take_duplicate(&mut self) -> (u64, u64) {
-        let first = self.duplicates[0];
-        self.duplicates.rotate_left(1);
-        self.repeated = self.repeated.saturating_sub(1);
-        first
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use crate::buffer::{Bytes, Pool};
+use crate::connection::ALWAYS;
 use crate::reassembly::Reassembly;
 use crate::seq::{FIRST, Numbers};
 use crate::time::Instant;
@@ -70,6 +71,8 @@ pub(crate) struct Receiver {
     pub(crate) discards: bool,
     /// Where the peer's urgent data ends (`RCV.UP`).
     pub(crate) urgent: u64,
+    /// Whether there was no memory when data came or was read last: the window is no larger than it must be.
+    is_tight: bool,
 }
 
 impl Receiver {
@@ -98,6 +101,7 @@ impl Receiver {
             at_once: false,
             discards: false,
             urgent: FIRST,
+            is_tight: false,
         }
     }
 
@@ -140,7 +144,15 @@ impl Receiver {
             self.due = Due::Now;
             return 0;
         }
-        self.notice_limit(to);
+        self.is_tight = pool.is_full();
+        if self.is_tight && !self.discards && (from > self.next || self.readable() >= ALWAYS) {
+            // The peer sends it again when there may be room.
+            self.due = Due::Now;
+            return 0;
+        }
+        if !pool.is_short() {
+            self.notice_limit(to);
+        }
         let part = data.get((from - start) as usize..(to - start) as usize).unwrap_or_default();
         if from > self.next {
             // "A TCP receiver SHOULD send an immediate duplicate ACK when an out-of-order segment arrives" (RFC 5681 section
@@ -248,7 +260,10 @@ impl Receiver {
         self.read += len as u64;
         let all = self.readable() == 0 && self.ranges.is_empty();
         self.bytes.release(self.read, all, pool);
-        if let Some(grown) = self.tuning.consumed(len, self.capacity, round_trip, now) {
+        self.is_tight = pool.is_full();
+        if let Some(grown) = self.tuning.consumed(len, self.capacity, round_trip, now)
+            && !pool.is_short()
+        {
             self.capacity = grown;
         }
         if self.must_tell_window() {
@@ -266,6 +281,10 @@ impl Receiver {
     /// Where the window could end: 16 bits have to tell it.
     fn possible(&self) -> u64 {
         let most = u64::from(u16::MAX) << self.shift;
+        if self.is_tight {
+            let most = (2 * ALWAYS).min(self.capacity);
+            return self.next + most.saturating_sub(self.readable()) as u64;
+        }
         self.next + (self.capacity.saturating_sub(self.readable()) as u64).min(most)
     }
 

@@ -3,6 +3,7 @@
 mod anything;
 mod datagrams;
 mod local;
+mod measures;
 mod nonsense;
 mod raw;
 mod wire;
