@@ -1,5 +1,4 @@
 //! What connections take of memory: little when they are idle, and never more than there is.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
