@@ -28,6 +28,7 @@ use super::said::{Ear, printable};
 use super::sentry::{self, Handover, NamespaceIds};
 use super::survive::Spare;
 use super::tree::{LauncherEnds, Plan};
+use super::uplink::Uplink;
 use super::veth::{self, Veth};
 use super::watchdog::{Look, Watchdog};
 use crate::control::{self, FromSentry, Summary, ToSentry};
@@ -117,6 +118,8 @@ pub(super) struct Launcher {
     pty: Option<Pty>,
     /// What limits the programs; removed when they have ended.
     groups: Option<Groups>,
+    /// The passt that carries the stack's frames.
+    pub(super) uplink: Option<Uplink>,
 }
 
 pub(super) fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
@@ -166,6 +169,7 @@ impl Launcher {
             veth: None,
             pty: None,
             groups: None,
+            uplink: None,
         })
     }
 
@@ -351,6 +355,9 @@ impl Launcher {
                         self.spare = Some(Spare::new(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
                     }
                     let mut prepared = self.prepare_stack(stack, pid.unsigned_abs())?;
+                    if let Some(uplink) = &self.uplink {
+                        prepared.fds.insert(0, uplink.socket().map_err(step(Step::Handover))?);
+                    }
                     if let Some(capture) = &self.plan.capture {
                         prepared.fds.push(capture.try_clone().map_err(step(Step::Handover))?);
                     }
@@ -585,6 +592,9 @@ impl Launcher {
     fn look(&mut self) -> Result<(), RunError> {
         self.reap_helpers();
         self.look_at_further();
+        if let Some(text) = self.uplink.as_mut().and_then(Uplink::end) {
+            tracing::warn!("{text}");
+        }
         let Some(program) = self.pid(Role::Program) else { return Ok(()) };
         match process::wait(program, Wait::Look).map_err(step(Step::Supervise))? {
             None => Ok(()),

@@ -48,6 +48,7 @@ pub mod stacks;
 mod stand_in;
 mod survive;
 mod tree;
+mod uplink;
 pub mod veth;
 pub mod vitals;
 mod watchdog;

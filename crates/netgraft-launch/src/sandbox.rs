@@ -29,6 +29,7 @@ use crate::sentry::{NOBODY, SentryMain, SentryPlan};
 use crate::spec::{Ids, NetworkSpec, ProgramSpec, Terminal};
 use crate::stacks;
 use crate::tree::{self, InheritedSignals, Plan};
+use crate::uplink::Uplink;
 use crate::veth;
 use crate::vitals::Vitals;
 
@@ -132,6 +133,12 @@ impl Sandbox {
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
         stacks::check_wrappers(&config, &stack.info())?;
+        let mut name_servers = network.name_servers.clone();
+        let uplink = Uplink::prepare(&mut config, &mut name_servers)?;
+        if uplink.is_some() {
+            // What it offers is the stack's configuration.
+            stack = (choice.factory)(&config)?;
+        }
         let failed = |source| RunError::step(Step::Start, source);
         let maps = id_maps().map_err(|source| RunError::step(Step::IdMaps, source))?;
         let apart = if network.ids == Ids::Apart { apart(&maps) } else { None };
@@ -183,7 +190,7 @@ impl Sandbox {
             program,
             limits: network.limits,
             host_sockets: stack.offers_host_fds(),
-            resolv_conf: resolv_conf(&network.name_servers),
+            resolv_conf: resolv_conf(&name_servers),
             signals,
         });
         let (mut launcher_ends, mut child_ends) = (Some(launcher_ends), Some(child_ends));
@@ -199,6 +206,7 @@ impl Sandbox {
         let doubts: Vec<String> = plan.sentry.object.iter().flat_map(|object| doubts(object)).collect();
         let mut launcher = Launcher::new(plan, stack.info().name, launcher_ends, helper, jobs)?;
         wider.into_iter().chain(doubts).for_each(|text| launcher.warn(text));
+        launcher.uplink = uplink;
         launcher.start(stack.as_mut())?;
         Ok(Sandbox { launcher, capture, restore })
     }

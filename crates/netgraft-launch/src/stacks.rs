@@ -96,7 +96,16 @@ fn check_veth(
 
 /// Whether a stack has the wrappers that it is to have.
 pub(crate) fn check_wrappers(config: &StackConfig, info: &StackInfo) -> Result<(), RunError> {
-    if info.wraps_link || config.wrappers.is_none() {
+    if info.wraps_link {
+        return Ok(());
+    }
+    if let LinkConfig::Passt(_) = config.link {
+        return Err(RunError::Options(format!(
+            "the stack {} opens its link itself and knows no passt: use --link tap:NAME, or --network sandbox",
+            info.name
+        )));
+    }
+    if config.wrappers.is_none() {
         return Ok(());
     }
     Err(RunError::Options(format!(

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netgraft_linux::link::{Device, Packet, Tap, packet, vnet};
+use netgraft_plugin::config::PasstConfig;
 use netgraft_plugin::link::{FrameMeta, Link, Medium, Offload};
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{
@@ -13,6 +14,7 @@ use netgraft_plugin::{
 use crate::capture::Captured;
 use crate::cut::Cutter;
 use crate::faulty::Faulty;
+use crate::passt::PasstLink;
 use crate::pcap::Recorder;
 
 /// Largest frame that is sent whole, to be cut into segments.
@@ -33,6 +35,11 @@ pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
             check_addresses(&packet.interface, config)?;
             let (packet, device) = Packet::open(packet.interface.as_str()).map_err(setup)?;
             ("packet", device, packet.into_fd())
+        }
+        // The launcher has its socket.
+        LinkConfig::Passt(passt) => {
+            let device = Device { name: "passt".to_owned(), mac: passt.mac, mtu: usize::from(passt.mtu) };
+            return Ok(PreInitStack { init_str: describe("passt", &device), fds: Vec::new() });
         }
         other => return Err(SetupError::new(format!("this version cannot open the link {other}"))),
     };
@@ -131,6 +138,7 @@ fn bare(text: &str, fds: Vec<OwnedFd>) -> Result<Option<Box<dyn Link>>, SetupErr
                 rest: Rest::default(),
                 cutter: Cutter::default(),
             }))),
+            ("passt", device) => Ok(Some(Box::new(PasstLink::new(fd, device.mac, device.mtu)))),
             _ => Err(unknown()),
         },
         _ => Err(unknown()),
@@ -143,6 +151,8 @@ pub fn needs(link: &LinkConfig) -> String {
     match link {
         LinkConfig::Tap(tap) => format!("/dev/net/tun and CAP_NET_ADMIN for {}", tap.name),
         LinkConfig::Packet(packet) => format!("CAP_NET_RAW on {}", packet.interface),
+        LinkConfig::Passt(PasstConfig { socket: None, .. }) => "the program passt".to_owned(),
+        LinkConfig::Passt(PasstConfig { socket: Some(path), .. }) => format!("passt at {}", path.display()),
         _ => String::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::faults::LinkFaults;
@@ -139,6 +140,8 @@ pub enum LinkConfig {
     Tap(TapConfig),
     /// An interface of the kernel, through AF_PACKET (packet(7)).
     Packet(PacketConfig),
+    /// passt(1), which carries connections out with ordinary sockets.
+    Passt(PasstConfig),
 }
 
 /// A TAP device as a link.
@@ -157,7 +160,25 @@ pub struct PacketConfig {
     pub interface: InterfaceName,
 }
 
+/// passt as a link. The launcher starts or reaches it, and hands its socket over as the first of the descriptors of `init`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct PasstConfig {
+    /// The socket on which one is listening; `None` for one that is started.
+    pub socket: Option<PathBuf>,
+    /// The Ethernet address of the stack's interface.
+    pub mac: [u8; 6],
+    /// Its MTU in bytes.
+    pub mtu: u16,
+}
+
 impl LinkConfig {
+    /// passt on this socket, or one that is started.
+    #[must_use]
+    pub const fn passt(socket: Option<PathBuf>) -> LinkConfig {
+        LinkConfig::Passt(PasstConfig { socket, mac: [0; 6], mtu: 1500 })
+    }
+
     /// The TAP device of this name.
     #[must_use]
     pub const fn tap(name: InterfaceName) -> LinkConfig {
@@ -177,6 +198,10 @@ impl fmt::Display for LinkConfig {
             LinkConfig::None => f.write_str("none"),
             LinkConfig::Tap(tap) => write!(f, "tap:{}", tap.name),
             LinkConfig::Packet(packet) => write!(f, "packet:{}", packet.interface),
+            LinkConfig::Passt(PasstConfig { socket: None, .. }) => f.write_str("passt"),
+            LinkConfig::Passt(PasstConfig { socket: Some(path), .. }) => {
+                write!(f, "passt:{}", path.display())
+            }
         }
     }
 }
@@ -185,7 +210,7 @@ impl fmt::Display for LinkConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseLinkError {
     /// The kind of link is unknown.
-    #[error("unknown link '{0}': use none, tap:NAME, packet:IFACE")]
+    #[error("unknown link '{0}': use none, passt, tap:NAME, packet:IFACE")]
     Unknown(String),
     /// The interface cannot exist.
     #[error(transparent)]
@@ -197,6 +222,8 @@ impl FromStr for LinkConfig {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             None if text == "none" => Ok(LinkConfig::None),
+            None if text == "passt" => Ok(LinkConfig::passt(None)),
+            Some(("passt", path)) if !path.is_empty() => Ok(LinkConfig::passt(Some(path.into()))),
             Some(("tap", name)) => Ok(LinkConfig::tap(name.parse()?)),
             Some(("packet", interface)) => Ok(LinkConfig::packet(interface.parse()?)),
             _ => Err(ParseLinkError::Unknown(text.to_owned())),
@@ -284,15 +311,23 @@ mod tests {
     #[test]
     fn links_parse() {
         assert_eq!("none".parse(), Ok(LinkConfig::None));
-        for text in ["tap:ng0", "packet:veth1"] {
+        for text in ["tap:ng0", "packet:veth1", "passt", "passt:/run/user/1/passt.socket"] {
             let link: LinkConfig = text.parse().unwrap();
             assert_eq!(link.to_string(), text);
         }
         assert_eq!("tap:ng0".parse(), Ok(LinkConfig::tap("ng0".parse().unwrap())));
         assert_eq!("packet:ng0".parse(), Ok(LinkConfig::packet("ng0".parse().unwrap())));
-        for text in
-            ["tap", "tap:", "tap:0123456789abcdef", "packet:a/b", "wire:x", "none:x", "tap:a b", "tap:.."]
-        {
+        for text in [
+            "tap",
+            "tap:",
+            "tap:0123456789abcdef",
+            "packet:a/b",
+            "wire:x",
+            "passt:",
+            "none:x",
+            "tap:a b",
+            "tap:..",
+        ] {
             assert!(text.parse::<LinkConfig>().is_err(), "{text}");
         }
     }

@@ -157,7 +157,8 @@ struct RunArgs {
     #[arg(long)]
     trust_pre_init: bool,
 
-    /// Where the stack's packets go: none, tap:NAME (a TAP device in this network namespace, made if absent),
+    /// Where the stack's packets go: none, passt (out with the rights of an ordinary user; or passt:SOCKET, one that is
+    /// running), tap:NAME (a TAP device in this network namespace, made if absent),
     /// packet:IFACE (an existing interface, such as one end of a veth pair) or, for a level 0 stack, veth:NAME (one end
     /// of a veth pair that is made)
     #[arg(long, value_name = "LINK", default_value_t)]

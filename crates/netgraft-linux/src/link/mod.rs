@@ -111,7 +111,10 @@ pub(crate) fn flags_of(name: &str) -> io::Result<libc::c_int> {
 }
 
 /// An address for the stack's side of a device: random, locally administered, unicast.
-pub(crate) fn random_mac() -> io::Result<[u8; 6]> {
+///
+/// # Errors
+/// As getrandom(2).
+pub fn random_mac() -> io::Result<[u8; 6]> {
     let mut mac = [0u8; 6];
     // SAFETY: the buffer is ours and has the length that is passed.
     check_len(unsafe { libc::getrandom(mac.as_mut_ptr().cast(), mac.len(), 0) })?;
