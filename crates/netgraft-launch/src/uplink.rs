@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -176,6 +176,9 @@ impl Uplink {
 fn start() -> Result<(OwnedFd, Started), RunError> {
     let failed = |e: io::Error| refused(format!("--link passt: passt cannot be started: {e}"));
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    for end in [&ours, &theirs] {
+        widen(end.as_fd()).map_err(failed)?;
+    }
     let errors = unnamed_file().map_err(failed)?;
     let mut command = Command::new("passt");
     // No port of the host's is forwarded, and the host's own addresses are not reachable through the gateway's.
@@ -203,6 +206,12 @@ fn start() -> Result<(OwnedFd, Started), RunError> {
     Ok((ours.into(), Started { child, errors }))
 }
 
+/// Gives a socket the largest buffer that the kernel allows (`net.core.wmem_max`): passt drops frames when its own is full,
+/// and sets that of a socket that it accepts in the same way.
+fn widen(socket: BorrowedFd<'_>) -> io::Result<()> {
+    unix::set_send_buffer(socket, i32::MAX / 2)
+}
+
 fn reach(path: &Path) -> Result<OwnedFd, RunError> {
     let place = path.display();
     let failed = |e: io::Error| {
@@ -211,6 +220,7 @@ fn reach(path: &Path) -> Result<OwnedFd, RunError> {
         ))
     };
     let socket = UnixStream::connect(path).map_err(failed)?;
+    widen(socket.as_fd()).map_err(failed)?;
     unix::set_nonblocking(socket.as_fd(), true).map_err(failed)?;
     Ok(socket.into())
 }

@@ -41,6 +41,7 @@ mod passt;
 pub mod path;
 pub mod pcap;
 pub mod random;
+mod refusals;
 pub mod wire;
 
 pub use capture::{Captured, Viewer, Way};

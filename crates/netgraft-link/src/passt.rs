@@ -9,6 +9,8 @@ use netgraft_linux::unix;
 use netgraft_plugin::link::{FrameMeta, Link, Medium};
 use netgraft_plugin::{Error, Instant, Result};
 
+use crate::refusals::Refusals;
+
 /// Bytes in front of a frame.
 const HEAD: usize = 4;
 /// The longest frame: 64 KiB of IP packet, an Ethernet header and a VLAN tag. A greater length is no frame's.
@@ -25,6 +27,8 @@ pub struct PasstLink {
     socket: OwnedFd,
     mac: [u8; 6],
     mtu: usize,
+    /// Bytes that passt's end takes before frames are dropped.
+    room: usize,
     /// What was read and not delivered is `input[start..end]`.
     input: Box<[u8]>,
     start: usize,
@@ -34,16 +38,20 @@ pub struct PasstLink {
     sent: usize,
     /// When to try again to write the rest.
     retry: Option<Instant>,
+    refusals: Refusals,
 }
 
 impl PasstLink {
     /// A link on a connected stream socket, on which the stack has the address `mac`.
     #[must_use]
     pub fn new(socket: OwnedFd, mac: [u8; 6], mtu: usize) -> PasstLink {
+        // The buffers of both ends are set in the same way, to the most that the kernel allows.
+        let room = unix::send_buffer(socket.as_fd()).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(0));
         PasstLink {
             socket,
             mac,
             mtu,
+            room,
             // Pages that no frame touches cost nothing.
             input: vec![0; READ].into_boxed_slice(),
             start: 0,
@@ -51,6 +59,7 @@ impl PasstLink {
             output: Vec::new(),
             sent: 0,
             retry: None,
+            refusals: Refusals::new(),
         }
     }
 
@@ -112,6 +121,10 @@ impl Link for PasstLink {
         self.mtu
     }
 
+    fn room(&self) -> Option<usize> {
+        Some(self.room)
+    }
+
     fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
         if self.retry.is_some_and(|at| at <= now) {
             match self.write(now) {
@@ -124,7 +137,9 @@ impl Link for PasstLink {
             match self.next_frame()? {
                 Some(place) => {
                     self.start = place.end;
-                    deliver(&self.input[place]);
+                    let frame = &mut self.input[place];
+                    self.refusals.mend(frame);
+                    deliver(frame);
                     count += 1;
                 }
                 // A frame fits into the buffer, so there is room behind the part of one.
@@ -144,6 +159,7 @@ impl Link for PasstLink {
         }
         self.output.extend_from_slice(&(frame.len() as u32).to_be_bytes());
         self.output.extend_from_slice(frame);
+        self.refusals.sent(frame);
         Ok(())
     }
 

@@ -108,6 +108,7 @@ impl SmoltcpStack {
         let Some(link) = link else { return Ok(core) };
         let seed = core.random.next();
         let mut netif = NetIf::on_link(link.medium(), link.mtu(), link.offload(), seed, now);
+        netif.limit_buffers(link.room());
         if netif.mac.is_some() {
             netif.addresses.extend(link_local(core.random.next()));
             netif.sync_addresses();

@@ -98,7 +98,9 @@ pub(crate) fn config(
     timestamp_offset: u32,
 ) -> Config {
     let path = netif.tcp_path(v4, options.max_segment);
-    let (receive, send) = buffers(options, receive, send);
+    let (mut receive, send) = buffers(options, receive, send);
+    receive.initial = receive.initial.min(netif.buffer);
+    receive.most = receive.most.min(netif.buffer);
     Config {
         path,
         mss: path.mss,

@@ -1,0 +1,170 @@
+//! Refused connections behind an old passt. That of Debian 12 answers a SYN that leads nowhere with a reset that acknowledges
+//! nothing, which a client does not believe: "if the RST bit is set: if the ACK was acceptable then signal to the user
+//! 'error: connection reset' [...] otherwise (no ACK), drop the segment" (RFC 9293 section 3.10.7.3). So the SYNs that leave
+//! are noted, and such a reset is made to acknowledge the one that it answers.
+
+use netgraft_linux::link::vnet::{self, Layout};
+
+/// TCP flags (RFC 9293 section 3.1).
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+/// SYNs that are remembered, at most one of each place: a new one takes the place of an old one.
+const PLACES: usize = 256;
+
+/// Addresses and ports of a connection, ours first; those of IPv4 with zeros behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ends([u8; 36]);
+
+impl Ends {
+    /// The ends of a TCP segment; `out` says that it leaves.
+    fn of(frame: &[u8], layout: &Layout, out: bool) -> Option<Ends> {
+        let (first, len) = if layout.v4 { (26, 4) } else { (22, 16) };
+        let (source, destination) =
+            (frame.get(first..first + len)?, frame.get(first + len..first + 2 * len)?);
+        let ports = frame.get(layout.transport..layout.transport + 4)?;
+        let (from, to) = ports.split_at(2);
+        let order = if out { [source, destination, from, to] } else { [destination, source, to, from] };
+        let mut all = [0; 36];
+        let mut at = 0;
+        for part in order {
+            all.get_mut(at..at + part.len())?.copy_from_slice(part);
+            at += part.len();
+        }
+        Some(Ends(all))
+    }
+
+    fn place(&self) -> usize {
+        // FNV-1a: whoever makes collisions forgets their own SYNs.
+        let hash = self
+            .0
+            .iter()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+        hash as usize % PLACES
+    }
+}
+
+/// The SYNs that left last, with the number that acknowledges each.
+pub(crate) struct Refusals {
+    asked: Box<[Option<(Ends, u32)>]>,
+}
+
+/// The layout and the flags of a TCP segment whose header is there.
+fn segment(frame: &[u8]) -> Option<(Layout, u8)> {
+    let layout = vnet::layout(frame).filter(|l| l.protocol == 6 && !l.fragment)?;
+    frame.get(layout.transport..layout.transport + 20)?;
+    Some((layout, frame[layout.transport + 13]))
+}
+
+impl Refusals {
+    pub(crate) fn new() -> Refusals {
+        Refusals { asked: vec![None; PLACES].into_boxed_slice() }
+    }
+
+    /// Sees a frame that leaves.
+    pub(crate) fn sent(&mut self, frame: &[u8]) {
+        let Some((layout, SYN)) = segment(frame).map(|(layout, flags)| (layout, flags & (SYN | ACK | RST)))
+        else {
+            return;
+        };
+        let at = layout.transport + 4;
+        if let (Some(ends), Some(number)) =
+            (Ends::of(frame, &layout, true), frame.get(at..).and_then(|f| f.first_chunk()))
+            && let Some(place) = self.asked.get_mut(ends.place())
+        {
+            *place = Some((ends, u32::from_be_bytes(*number).wrapping_add(1)));
+        }
+    }
+
+    /// Mends a frame that has come, if it is a reset without an acknowledgement that answers a SYN.
+    pub(crate) fn mend(&mut self, frame: &mut [u8]) {
+        let Some((layout, RST)) = segment(frame).map(|(layout, flags)| (layout, flags & (SYN | ACK | RST)))
+        else {
+            return;
+        };
+        let Some(ends) = Ends::of(frame, &layout, false) else { return };
+        let Some(place) = self.asked.get_mut(ends.place()) else { return };
+        let Some((_, number)) = place.take_if(|(asked, _)| *asked == ends) else { return };
+        let at = layout.transport;
+        frame[at + 8..at + 12].copy_from_slice(&number.to_be_bytes());
+        frame[at + 13] |= ACK;
+        vnet::finish_checksum(frame);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A TCP segment without options or data, with its checksum.
+    fn frame(v4: bool, out: bool, flags: u8, seq: u32) -> Vec<u8> {
+        let mut frame = vec![0; 14];
+        let len = if v4 { 4 } else { 16 };
+        let (ours, theirs) = (vec![1; len], vec![2; len]);
+        if v4 {
+            frame[12..14].copy_from_slice(&[8, 0]);
+            frame.extend_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+        } else {
+            frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+            frame.extend_from_slice(&[0x60, 0, 0, 0, 0, 20, 6, 64]);
+        }
+        let ports = if out { [0x80, 1, 0, 80] } else { [0, 80, 0x80, 1] };
+        let (from, to) = if out { (ours, theirs) } else { (theirs, ours) };
+        for part in [&from[..], &to, &ports, &seq.to_be_bytes(), &[0; 4], &[5 << 4, flags], &[0; 6]] {
+            frame.extend_from_slice(part);
+        }
+        vnet::finish_checksum(&mut frame);
+        frame
+    }
+
+    #[test]
+    fn a_reset_acknowledges_the_syn_that_it_answers_and_no_other() {
+        for v4 in [true, false] {
+            let mut refusals = Refusals::new();
+            let transport = if v4 { 34 } else { 54 };
+            let bare = frame(v4, false, RST, 0);
+            let mut unasked = bare.clone();
+            refusals.mend(&mut unasked);
+            assert_eq!(unasked, bare);
+            refusals.sent(&frame(v4, true, SYN, u32::MAX));
+            // What acknowledges something stays as it is.
+            let full = frame(v4, false, RST | ACK, 7);
+            let mut same = full.clone();
+            refusals.mend(&mut same);
+            assert_eq!(same, full);
+            let mut reset = bare.clone();
+            refusals.mend(&mut reset);
+            assert_eq!(
+                (reset[transport + 13], &reset[transport + 8..transport + 12]),
+                (RST | ACK, &[0; 4][..])
+            );
+            assert!(vnet::is_intact(&[0; vnet::LEN], &reset));
+            // Once.
+            let mut again = bare.clone();
+            refusals.mend(&mut again);
+            assert_eq!(again, bare);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_frame_is_too_strange(
+            noise in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12),
+            cut in any::<prop::sample::Index>(), v4: bool, out: bool,
+        ) {
+            let mut frame = frame(v4, out, if out { SYN } else { RST }, 9);
+            for (place, byte) in noise {
+                let at = place.index(frame.len());
+                frame[at] = byte;
+            }
+            frame.truncate(cut.index(frame.len() + 1));
+            let mut refusals = Refusals::new();
+            refusals.sent(&frame);
+            let len = frame.len();
+            refusals.mend(&mut frame);
+            prop_assert_eq!(frame.len(), len);
+        }
+    }
+}
