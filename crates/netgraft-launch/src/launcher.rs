@@ -563,8 +563,11 @@ impl Launcher {
     fn signal(&mut self, arrived: Arrived) -> Result<(), RunError> {
         if arrived.signal == libc::SIGCHLD {
             self.look()?;
-            if self.end_of(self.foreground).is_none() && self.sentry_has_ended() {
-                return self.hear_last_words();
+            if self.end_of(self.foreground).is_none() {
+                if self.sentry_has_ended() {
+                    return self.hear_last_words();
+                }
+                self.look_at_uplink();
             }
             return Ok(());
         }
@@ -588,13 +591,21 @@ impl Launcher {
         }
     }
 
+    /// If passt has ended, another one is started with another sentry, as the operator chose: its connections are lost in
+    /// any case.
+    fn look_at_uplink(&mut self) {
+        let Some(text) = self.uplink.as_mut().and_then(Uplink::end) else { return };
+        if self.spare.is_some() {
+            self.survive(Some(Cause::Uplink(text)));
+        } else {
+            tracing::warn!("{text}; the sandbox has no uplink from here on");
+        }
+    }
+
     /// Looks how the programs have changed: their ends, or a stop of the first, which the launcher follows.
     fn look(&mut self) -> Result<(), RunError> {
         self.reap_helpers();
         self.look_at_further();
-        if let Some(text) = self.uplink.as_mut().and_then(Uplink::end) {
-            tracing::warn!("{text}");
-        }
         let Some(program) = self.pid(Role::Program) else { return Ok(()) };
         match process::wait(program, Wait::Look).map_err(step(Step::Supervise))? {
             None => Ok(()),

@@ -39,6 +39,7 @@ mod output;
 mod profile;
 mod programs;
 mod pty;
+pub mod publish;
 mod report;
 mod said;
 mod sandbox;

@@ -134,7 +134,7 @@ impl Sandbox {
         let mut stack = (choice.factory)(&config)?;
         stacks::check_wrappers(&config, &stack.info())?;
         let mut name_servers = network.name_servers.clone();
-        let uplink = Uplink::prepare(&mut config, &mut name_servers)?;
+        let uplink = Uplink::prepare(&mut config, &mut name_servers, &network.publish)?;
         if uplink.is_some() {
             // What it offers is the stack's configuration.
             stack = (choice.factory)(&config)?;

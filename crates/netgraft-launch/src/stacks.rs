@@ -9,6 +9,7 @@ use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, StackConfig, Stack
 
 use crate::allow;
 use crate::error::RunError;
+use crate::publish::Publish;
 use crate::spec::NetworkSpec;
 
 /// The name that the built-in TCP/IP stack is registered by.
@@ -26,9 +27,9 @@ pub(crate) struct Choice {
 
 /// Finds the stack that a network means, and checks that the options go together.
 pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
-    let NetworkSpec { kind: network, plugin, config, stacks, veth, .. } = spec;
+    let NetworkSpec { kind: network, plugin, config, stacks, veth, publish, .. } = spec;
     let (network, veth) = (*network, veth.as_ref());
-    check_link(network, config, veth)?;
+    check_link(network, config, veth, publish)?;
     let name = match (network, plugin.as_deref()) {
         (NetworkType::Plugin, Some(path)) if is_path(path) => {
             let object = Arc::new(load(Path::new(path), spec.trust_pre_init)?);
@@ -109,7 +110,7 @@ pub(crate) fn check_wrappers(config: &StackConfig, info: &StackInfo) -> Result<(
         return Ok(());
     }
     Err(RunError::Options(format!(
-        "the stack {} opens its link itself, so --pcap, --link-delay, --link-loss and the like have no effect on it: leave \
+        "the stack {} opens its link itself, so --pcap, --mtu, --link-delay, --link-loss and the like have no effect on it: leave \
          them out, or use --network sandbox",
         info.name
     )))
@@ -125,6 +126,7 @@ fn check_link(
     network: NetworkType,
     config: &StackConfig,
     veth: Option<&InterfaceName>,
+    publish: &[Publish],
 ) -> Result<(), RunError> {
     let of_ipv4 = config.gateways.iter().filter(|gateway| gateway.is_ipv4()).count();
     for (family, count) in [("IPv4", of_ipv4), ("IPv6", config.gateways.len() - of_ipv4)] {
@@ -134,11 +136,16 @@ fn check_link(
             )));
         }
     }
+    if !publish.is_empty() && !matches!(config.link, LinkConfig::Passt(_)) {
+        return Err(RunError::Options(
+            "--publish goes with --link passt, which forwards the port".to_owned(),
+        ));
+    }
     let linked = config.link != LinkConfig::None || veth.is_some();
     let addressed = !config.addresses.is_empty() || !config.gateways.is_empty();
     if !linked && !config.wrappers.faults.is_none() {
         return Err(RunError::Options(
-            "--link-delay, --link-loss and the like are faults of a link: give a --link, tap:NAME or packet:IFACE"
+            "--link-delay, --link-loss and the like are faults of a link: give a --link, passt, tap:NAME or packet:IFACE"
                 .to_owned(),
         ));
     }
@@ -151,12 +158,23 @@ fn check_link(
             "--network host uses the host's interfaces: leave --link, --address and --gateway out, or use \
              --network sandbox"
         }
+        NetworkType::Sandbox if config.addresses.is_empty() && needs_address(&config.link) => {
+            return Err(RunError::Options(format!(
+                "the stack has no address on --link {}: give an --address, such as 192.0.2.2/24, and a --gateway",
+                config.link
+            )));
+        }
         NetworkType::Sandbox if addressed && !linked => {
-            "--address and --gateway need a --link: tap:NAME or packet:IFACE"
+            "--address and --gateway need a --link: passt, tap:NAME or packet:IFACE"
         }
         _ => return Ok(()),
     };
     Err(RunError::Options(text.to_owned()))
+}
+
+/// Whether nothing on a link says which addresses a stack has.
+fn needs_address(link: &LinkConfig) -> bool {
+    matches!(link, LinkConfig::Tap(_) | LinkConfig::Packet(_))
 }
 
 #[cfg(test)]
@@ -182,6 +200,12 @@ mod tests {
             assert!(text(NetworkType::Host, None, config).contains("host's interfaces"));
         }
         assert!(text(NetworkType::Sandbox, None, &addressed).contains("need a --link"));
+        assert!(
+            text(NetworkType::Sandbox, None, &linked)
+                .contains("no address on --link tap:t0: give an --address")
+        );
+        let spec = NetworkSpec { publish: vec!["80".parse().unwrap()], ..NetworkSpec::default() };
+        assert!(choose(&spec).err().unwrap().to_string().starts_with("--publish goes with --link passt"));
         let veth = Some("t0".parse().unwrap());
         let pair = |kind| {
             choose(&NetworkSpec { kind, veth: veth.clone(), ..NetworkSpec::default() })

@@ -20,6 +20,7 @@ use netgraft_plugin::{Error, LinkConfig, StackConfig};
 
 use crate::clock;
 use crate::error::RunError;
+use crate::publish::{Publish, Transport};
 
 /// What passt takes: 64 KiB of frame without its header, in steps of four.
 const MTU: u16 = 65_520;
@@ -33,6 +34,9 @@ pub(crate) struct Uplink {
     /// The one that was started here.
     child: Option<Started>,
     config: PasstConfig,
+    publish: Vec<Publish>,
+    /// The largest MTU that is asked for.
+    most: u16,
 }
 
 struct Started {
@@ -62,16 +66,24 @@ impl Uplink {
     pub(crate) fn prepare(
         config: &mut StackConfig,
         name_servers: &mut Vec<IpAddr>,
+        publish: &[Publish],
     ) -> Result<Option<Uplink>, RunError> {
+        let mtu = config.wrappers.mtu.unwrap_or(MTU).min(MTU);
         let LinkConfig::Passt(passt) = &mut config.link else { return Ok(None) };
         let no_random = |e| refused(format!("passt: there are no random numbers for an address: {e}"));
         passt.mac = link::random_mac().map_err(no_random)?;
         let (socket, child) = match &passt.socket {
-            None => start().map(|(socket, child)| (socket, Some(child)))?,
+            None => start(publish, mtu).map(|(socket, child)| (socket, Some(child)))?,
+            Some(_) if !publish.is_empty() => {
+                return Err(refused(
+                    "--publish is for a passt that netgraft starts: give --tcp-ports to the one that is running".to_owned(),
+                ));
+            }
             Some(path) => (reach(path)?, None),
         };
-        let mut uplink = Uplink { socket, child, config: passt.clone() };
-        let Lease { addresses, gateways, name_servers: offered, mtu } = uplink.ask()?;
+        let mut uplink =
+            Uplink { socket, child, config: passt.clone(), publish: publish.to_vec(), most: mtu };
+        let Lease { addresses, gateways, name_servers: offered, mtu: said } = uplink.ask()?;
         if config.addresses.is_empty() {
             if addresses.is_empty() {
                 return Err(uplink.broken(
@@ -87,7 +99,7 @@ impl Uplink {
             *name_servers = offered;
         }
         // 65,520 is what passt offers; something else may say nothing.
-        passt.mtu = mtu.map_or(1500, |mtu| u16::try_from(mtu).unwrap_or(MTU).min(MTU));
+        passt.mtu = said.map_or(1500, |said| u16::try_from(said).unwrap_or(MTU)).min(mtu);
         uplink.config = passt.clone();
         Ok(Some(uplink))
     }
@@ -107,7 +119,7 @@ impl Uplink {
     pub(crate) fn again(&mut self) -> Result<OwnedFd, RunError> {
         self.child = None;
         let (socket, child) = match &self.config.socket {
-            None => start().map(|(socket, child)| (socket, Some(child)))?,
+            None => start(&self.publish, self.most).map(|(socket, child)| (socket, Some(child)))?,
             Some(path) => (reach(path)?, None),
         };
         (self.socket, self.child) = (socket, child);
@@ -121,7 +133,7 @@ impl Uplink {
         let words = words_of(&mut started.errors);
         self.child = None;
         let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-        Some(format!("passt has ended ({status}){words}; the sandbox has no uplink from here on"))
+        Some(format!("passt has ended ({status}){words}"))
     }
 
     fn broken(&mut self, what: &str) -> RunError {
@@ -173,7 +185,7 @@ impl Uplink {
 }
 
 /// Starts a passt whose socket is its standard input, which every version that has `--fd` takes.
-fn start() -> Result<(OwnedFd, Started), RunError> {
+fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> {
     let failed = |e: io::Error| refused(format!("--link passt: passt cannot be started: {e}"));
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     for end in [&ours, &theirs] {
@@ -181,18 +193,17 @@ fn start() -> Result<(OwnedFd, Started), RunError> {
     }
     let errors = unnamed_file().map_err(failed)?;
     let mut command = Command::new("passt");
-    // No port of the host's is forwarded, and the host's own addresses are not reachable through the gateway's.
-    command.args([
-        "--foreground",
-        "--quiet",
-        "--no-map-gw",
-        "--tcp-ports",
-        "none",
-        "--udp-ports",
-        "none",
-        "--fd",
-        "0",
-    ]);
+    // The host's own addresses are not reachable through the gateway's.
+    command.args(["--foreground", "--quiet", "--no-map-gw", "--fd", "0", "--mtu", &mtu.to_string()]);
+    for (option, transport) in [("--tcp-ports", Transport::Tcp), ("--udp-ports", Transport::Udp)] {
+        let mut ports = publish.iter().filter(|port| port.transport == transport).peekable();
+        if ports.peek().is_none() {
+            command.args([option, "none"]);
+        }
+        for port in ports {
+            command.args([option, &port.of_passt()]);
+        }
+    }
     // Ctrl-C is for the program, which may have something to send still.
     command.process_group(0);
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(errors.try_clone().map_err(failed)?);

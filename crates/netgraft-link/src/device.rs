@@ -25,10 +25,11 @@ const WHOLE: usize = 65_535;
 /// # Errors
 /// What is missing, for the operator.
 pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
-    let (kind, device, fd) = match &config.link {
+    let mtu = config.wrappers.mtu.map(usize::from);
+    let (kind, mut device, fd) = match &config.link {
         LinkConfig::None => return Ok(PreInitStack { init_str: "none".to_owned(), fds: Vec::new() }),
         LinkConfig::Tap(config) => {
-            let (tap, device) = Tap::open(config.name.as_str()).map_err(setup)?;
+            let (tap, device) = Tap::open(config.name.as_str(), mtu).map_err(setup)?;
             ("tap", device, tap.into_fd())
         }
         LinkConfig::Packet(packet) => {
@@ -43,6 +44,15 @@ pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
         }
         other => return Err(SetupError::new(format!("this version cannot open the link {other}"))),
     };
+    if let Some(mtu) = mtu {
+        if mtu > device.mtu {
+            return Err(SetupError::new(format!(
+                "interface {0} carries packets of {1} bytes, so --mtu {mtu} is too much: ip link set {0} mtu {mtu}",
+                device.name, device.mtu
+            )));
+        }
+        device.mtu = mtu;
+    }
     Ok(PreInitStack { init_str: describe(kind, &device), fds: vec![fd] })
 }
 

@@ -40,8 +40,8 @@ pub mod lease;
 mod passt;
 pub mod path;
 pub mod pcap;
+mod quirks;
 pub mod random;
-mod refusals;
 pub mod wire;
 
 pub use capture::{Captured, Viewer, Way};

@@ -9,7 +9,7 @@ use netgraft_linux::unix;
 use netgraft_plugin::link::{FrameMeta, Link, Medium};
 use netgraft_plugin::{Error, Instant, Result};
 
-use crate::refusals::Refusals;
+use crate::quirks::Quirks;
 
 /// Bytes in front of a frame.
 const HEAD: usize = 4;
@@ -38,7 +38,7 @@ pub struct PasstLink {
     sent: usize,
     /// When to try again to write the rest.
     retry: Option<Instant>,
-    refusals: Refusals,
+    quirks: Quirks,
 }
 
 impl PasstLink {
@@ -59,7 +59,7 @@ impl PasstLink {
             output: Vec::new(),
             sent: 0,
             retry: None,
-            refusals: Refusals::new(),
+            quirks: Quirks::new(),
         }
     }
 
@@ -94,7 +94,6 @@ impl PasstLink {
     }
 
     fn write(&mut self, now: Instant) -> Result<()> {
-        self.retry = None;
         while self.sent < self.output.len() {
             match unix::send(self.socket.as_fd(), &self.output[self.sent..]) {
                 Ok(sent) => self.sent += sent,
@@ -126,7 +125,7 @@ impl Link for PasstLink {
     }
 
     fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
-        if self.retry.is_some_and(|at| at <= now) {
+        if self.retry.take_if(|at| *at <= now).is_some() {
             match self.write(now) {
                 Ok(()) | Err(Error::Again) => {}
                 Err(error) => return Err(error),
@@ -134,11 +133,16 @@ impl Link for PasstLink {
         }
         let mut count = 0;
         while count < limit {
+            let Some(reply) = self.quirks.reply() else { break };
+            deliver(&reply);
+            count += 1;
+        }
+        while count < limit {
             match self.next_frame()? {
                 Some(place) => {
                     self.start = place.end;
                     let frame = &mut self.input[place];
-                    self.refusals.mend(frame);
+                    self.quirks.mend(frame);
                     deliver(frame);
                     count += 1;
                 }
@@ -159,7 +163,10 @@ impl Link for PasstLink {
         }
         self.output.extend_from_slice(&(frame.len() as u32).to_be_bytes());
         self.output.extend_from_slice(frame);
-        self.refusals.sent(frame);
+        if self.quirks.sent(frame) {
+            // There is something to receive.
+            self.retry = Some(now);
+        }
         Ok(())
     }
 

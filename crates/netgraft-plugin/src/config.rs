@@ -242,6 +242,8 @@ pub struct Wrappers {
     /// What a capture keeps of frames, if they are captured. The launcher then hands the capture's socket over, as the last
     /// of the descriptors of `init`.
     pub capture: Option<CaptureConfig>,
+    /// The largest IP packet that crosses the link, in bytes; `None` for what the link carries.
+    pub mtu: Option<u16>,
 }
 
 /// What a capture keeps of frames.
@@ -257,13 +259,13 @@ impl Wrappers {
     /// These faults, decided by this seed.
     #[must_use]
     pub const fn of_faults(faults: LinkFaults, seed: u64) -> Wrappers {
-        Wrappers { faults, seed, capture: None }
+        Wrappers { faults, seed, capture: None, mtu: None }
     }
 
     /// Whether frames are left alone.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.faults.is_none() && self.capture.is_none()
+        self.faults.is_none() && self.capture.is_none() && self.mtu.is_none()
     }
 }
 

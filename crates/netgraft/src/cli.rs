@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
+use netgraft::publish::Publish;
 use netgraft::{
     Cases, CheckOptions, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec, SocketLimits,
 };
@@ -174,6 +175,16 @@ struct RunArgs {
     #[arg(long = "address", value_name = "CIDR")]
     addresses: Vec<Cidr>,
 
+    /// The largest packet that crosses the link, in bytes, if it carries larger ones: for passt up to 65520 [default: what
+    /// the link carries]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..=65520))]
+    mtu: Option<u16>,
+
+    /// With --link passt: lead a port of the host's to one of the sandbox's, such as 8080:80, 127.0.0.1:8080:80 or 53/udp;
+    /// repeatable
+    #[arg(long, value_name = "[ADDR:]PORT[:INSIDE][/udp]")]
+    publish: Vec<Publish>,
+
     /// A default gateway of the stack; repeatable, one for IPv4 and one for IPv6
     #[arg(long = "gateway", value_name = "ADDR")]
     gateways: Vec<IpAddr>,
@@ -321,10 +332,13 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.plugin = run.plugin;
     let (link, veth) = run.link.split();
     network.veth = veth;
+    network.publish = run.publish;
+    let mut wrappers = run.faults.wrappers().map_err(Stop::Error)?;
+    wrappers.mtu = run.mtu;
     network.capture = run.pcap.spec().map_err(Stop::Error)?;
     network.config = StackConfig {
         link,
-        wrappers: run.faults.wrappers().map_err(Stop::Error)?,
+        wrappers,
         addresses: run.addresses,
         gateways: run.gateways,
         argument: run.plugin_arg,

@@ -12,7 +12,8 @@ import time
 
 NETGRAFT = sys.argv[1]
 V4, V6 = "198.51.100.1", "2001:db8:1::1"
-SIZE = 64 << 20
+# Of both ways and families; PASST_SIZE in MiB is another.
+SIZE = int(os.environ.get("PASST_SIZE", "256")) << 20
 CHILDREN = []
 # Answers every name with the servers' addresses.
 DNS = f"""
@@ -114,9 +115,17 @@ ip route add default via {V4}
 ip -6 route add default via {V6}
 """)
 os.mkdir("www")
-data = os.urandom(1 << 20) * (SIZE >> 20)
-open("www/file", "wb").write(data)
-digest = hashlib.sha256(data).hexdigest()
+digest = hashlib.sha256()
+block = os.urandom(1 << 20)
+with open("www/file", "wb") as file:
+    for number in range(SIZE >> 20):
+        # No two are the same, so that one that is lost or twice there shows.
+        piece = struct.pack("!I", number) + block[4:]
+        file.write(piece)
+        digest.update(piece)
+digest = digest.hexdigest()
+SMALL = 3_000_000
+open("www/small", "wb").write(block * 2 + block[:SMALL - (2 << 20)])
 for address in (V4, V6):
     outside(sys.executable, "-m", "http.server", "--bind", address, "--directory", "www", "8000",
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -140,14 +149,35 @@ for address in (V4, V6):
     run("--", "sh", "-c", f"nc -N {address} 9000 <www/file >/dev/null")
     assert sink.communicate(timeout=60)[0].split()[0] == digest, address
 
+# Several at once: none of them starves.
+script = "for i in 1 2 3 4 5 6 7 8; do curl -sS http://198.51.100.1:8000/small | wc -c & done; wait"
+assert run("--", "sh", "-c", script).stdout.split() == [str(SMALL)] * 8
+
 # Names, redis, and other programs.
 dns = ("--dns", V4)
-assert run(*dns, "--", "curl", "-sS", "http://server.test:8000/file", "-o", "/dev/null", "-w", "%{size_download}").stdout == str(SIZE)
-assert run("--", "redis-cli", "-h", V6, "ping").stdout == "PONG\n"
+for family in ("-4", "-6"):
+    assert run(*dns, "--", "curl", family, "-sS", "http://server.test:8000/small", "-o", "/dev/null", "-w",
+               "%{size_download}").stdout == str(SMALL)
+for address in (V4, V6):
+    assert run("--", "redis-cli", "-h", address, "ping").stdout == "PONG\n"
+    assert "PING_INLINE" in run("--", "redis-benchmark", "-h", address, "-n", "2000", "-c", "20", "-t", "ping", "--csv").stdout
+sh('''
+export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
+git init -q work && cd work && git -c user.name=t -c user.email=t@t commit -q --allow-empty -m first && cp ../www/small . && git add small
+git -c user.name=t -c user.email=t@t commit -q -m second
+git clone -q --bare . ../www/repo.git && cd ../www/repo.git && git update-server-info''')
+# Root of the sandbox is nobody outside.
+os.mkdir("clones")
+os.chmod("clones", 0o777)
+run(*dns, "--", "git", "clone", "-q", "http://server.test:8000/repo.git", "clones/one")
+assert os.path.getsize("clones/one/small") == SMALL
+if go := os.environ.get("PASST_GO"):
+    for host in ("server.test", V4, f"[{V6}]"):
+        assert run(*dns, "--", go, f"http://{host}:8000/small").stdout == f"{SMALL}\n", host
 script = "import sys, urllib.request; print(len(urllib.request.urlopen(sys.argv[1]).read()))"
-assert run(*dns, "--", "python3", "-c", script, "http://server.test:8000/file").stdout == f"{SIZE}\n"
+assert run(*dns, "--", "python3", "-c", script, "http://server.test:8000/small").stdout == f"{SMALL}\n"
 script = "require('http').get(process.argv[1], r => { let n = 0; r.on('data', d => n += d.length); r.on('end', () => console.log(n)) })"
-assert run(*dns, "--", "node", "-e", script, "http://server.test:8000/file").stdout == f"{SIZE}\n"
+assert run(*dns, "--", "node", "-e", script, "http://server.test:8000/small").stdout == f"{SMALL}\n"
 
 # Nobody listens: the outside says so.
 assert "Failed to connect" in run("--", "curl", "-sS", f"http://{V4}:9/", status=7).stderr
@@ -157,8 +187,25 @@ own = ("--address", "192.0.2.9/24", "--gateway", "192.0.2.1")
 assert run(*own, "--link-delay", "10ms", "--pcap", "p.pcapng", "--", "redis-cli", "-h", V4, "ping").stdout == "PONG\n"
 assert os.path.getsize("p.pcapng") > 500
 
+# An MTU of one's own.
+assert "mtu 1400" in run("--mtu", "1400", "--", "ip", "link", "show", "eth0").stdout
+
+# A port of the host's leads inside.
+for address, shown in ((V4, "198.51.100.2"), (V6, "[2001:db8:1::2]")):
+    script = "import socket, sys; s = socket.create_server(('', 80)) if sys.argv[1] == '4' else " \
+        "socket.create_server(('::', 80), family=socket.AF_INET6); print('up', flush=True); c = s.accept()[0]; c.sendall(b'inside')"
+    box = child(NETGRAFT, "run", "--link", "passt", "--publish", f"{shown}:8080:80", "--", "python3", "-c", script,
+                "4" if address == V4 else "6", stdout=subprocess.PIPE, text=True)
+    assert box.stdout.readline() == "up\n"
+    got = subprocess.run(["nsenter", f"--net=/proc/{OUTSIDE}/ns/net", "nc", "-d", shown.strip("[]"), "8080"],
+                         capture_output=True, text=True, timeout=30).stdout
+    assert got == "inside", got
+    assert box.wait(30) == 0
+refused("--publish goes with --link passt", "--publish", "80", link=())
+refused("is no port to publish", "--publish", "80/sctp")
+
 # One that is running already.
-child("passt", "--foreground", "--quiet", "--one-off", "--socket", os.path.abspath("s"),
+child("passt", "--foreground", "--quiet", "--one-off", "--no-map-gw", "--socket", os.path.abspath("s"),
       "--tcp-ports", "none", "--udp-ports", "none", stderr=subprocess.DEVNULL)
 if os.getuid() != 0 or os.environ.get("USERNS"):
     until("passt's socket", lambda: os.path.exists("s"))
@@ -176,6 +223,17 @@ for pid in passts():
 out, errors = box.communicate(timeout=60)
 told = [line for line in errors.splitlines() if line.startswith("netgraft: warning: passt has ended (signal: 9")]
 assert out == "done\n" and len(told) == 1 and "no uplink from here on" in told[0], (out, errors)
+
+# passt is killed and started again.
+box = child(NETGRAFT, "run", "--link", "passt", "--on-crash", "restart", "--", "sh", "-c",
+            f"redis-cli -h {V4} ping; read x; for i in 1 2 3 4 5 6 7 8 9; do redis-cli -h {V4} ping && break; sleep 1; done",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+assert box.stdout.readline() == "PONG\n"
+before = passts()
+os.kill(before[0], signal.SIGKILL)
+until("another passt", lambda: passts() and passts() != before)
+out, errors = box.communicate("\n", timeout=60)
+assert out == "PONG\n" and "passt has ended (signal: 9" in errors and "a fresh one takes over" in errors, (out, errors)
 
 # The stack crashes under load and starts again, with a passt of its own.
 script = f"""
@@ -227,4 +285,10 @@ os.mkdir("bin")
 for name in ("echo", "true"):
     os.symlink(f"/usr/bin/{name}", f"bin/{name}")
 refused("install the package passt", env={**os.environ, "PATH": os.path.abspath("bin")})
+
+# One that is too old for what netgraft asks of it.
+with open("bin/passt", "w") as file:
+    file.write("#!/bin/sh\necho \"passt: unrecognized option '--fd'\" >&2\nexit 1\n")
+os.chmod("bin/passt", 0o755)
+refused("unrecognized option '--fd'", env={**os.environ, "PATH": os.path.abspath("bin") + ":/usr/bin:/bin"})
 print("OK")

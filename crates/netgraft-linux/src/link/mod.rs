@@ -102,6 +102,13 @@ pub(crate) fn mtu_of(name: &str) -> io::Result<usize> {
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// Sets the MTU of an interface; needs CAP_NET_ADMIN.
+pub(crate) fn set_mtu(name: &str, mtu: usize) -> io::Result<()> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_mtu = libc::c_int::try_from(mtu).map_err(|_| io::ErrorKind::InvalidInput)?;
+    interface_ioctl(control_socket()?.as_raw_fd(), libc::SIOCSIFMTU, &mut request)
+}
+
 /// Flags of an interface.
 pub(crate) fn flags_of(name: &str) -> io::Result<libc::c_int> {
     let mut request = request(name)?;

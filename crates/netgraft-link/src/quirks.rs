@@ -1,7 +1,14 @@
-//! Refused connections behind an old passt. That of Debian 12 answers a SYN that leads nowhere with a reset that acknowledges
+//! What an old passt, as that of Debian 12, leaves out at the beginning of a connection; later ones do all of it themselves,
+//! and nothing here disturbs them.
+//!
+//! Refused connections: it answers a SYN that leads nowhere with a reset that acknowledges
 //! nothing, which a client does not believe: "if the RST bit is set: if the ACK was acceptable then signal to the user
 //! 'error: connection reset' [...] otherwise (no ACK), drop the segment" (RFC 9293 section 3.10.7.3). So the SYNs that leave
 //! are noted, and such a reset is made to acknowledge the one that it answers.
+//!
+//! Published ports: it does not acknowledge a SYN,ACK before the client outside has sent something, so that a server which
+//! speaks first would wait for ever (RFC 9293 section 3.5: the third segment of the handshake). A SYN,ACK is acknowledged here
+//! in its place; a stream socket has lost none.
 
 use netgraft_linux::link::vnet::{self, Layout};
 
@@ -11,6 +18,9 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 /// SYNs that are remembered, at most one of each place: a new one takes the place of an old one.
 const PLACES: usize = 256;
+const BOTH: u8 = SYN | ACK;
+/// Acknowledgements that wait for the stack at most; a SYN,ACK that gets none is sent again.
+const REPLIES: usize = 1024;
 
 /// Addresses and ports of a connection, ours first; those of IPv4 with zeros behind them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +55,10 @@ impl Ends {
 }
 
 /// The SYNs that left last, with the number that acknowledges each.
-pub(crate) struct Refusals {
+pub(crate) struct Quirks {
     asked: Box<[Option<(Ends, u32)>]>,
+    /// Acknowledgements for the stack.
+    replies: Vec<Vec<u8>>,
 }
 
 /// The layout and the flags of a TCP segment whose header is there.
@@ -56,20 +68,60 @@ fn segment(frame: &[u8]) -> Option<(Layout, u8)> {
     Some((layout, frame[layout.transport + 13]))
 }
 
-impl Refusals {
-    pub(crate) fn new() -> Refusals {
-        Refusals { asked: vec![None; PLACES].into_boxed_slice() }
+/// What acknowledges a SYN,ACK.
+fn acknowledgement(frame: &[u8], layout: &Layout) -> Option<Vec<u8>> {
+    let (ip, at) = (frame.get(..layout.transport)?, layout.transport);
+    let mut reply = ip.to_vec();
+    let mut swap = |first: usize, len: usize| {
+        reply.get_mut(first..first + len)?.copy_from_slice(ip.get(first + len..first + 2 * len)?);
+        reply.get_mut(first + len..first + 2 * len)?.copy_from_slice(ip.get(first..first + len)?);
+        Some(())
+    };
+    swap(0, 6)?;
+    swap(if layout.v4 { 26 } else { 22 }, if layout.v4 { 4 } else { 16 })?;
+    let length = if layout.v4 { at - 14 + 20 } else { 20 };
+    let place = if layout.v4 { 16 } else { 18 };
+    reply.get_mut(place..place + 2)?.copy_from_slice(&(length as u16).to_be_bytes());
+    let seq = u32::from_be_bytes(*frame.get(at + 4..)?.first_chunk()?);
+    reply.extend_from_slice(frame.get(at + 2..at + 4)?);
+    reply.extend_from_slice(frame.get(at..at + 2)?);
+    reply.extend_from_slice(frame.get(at + 8..at + 12)?);
+    reply.extend_from_slice(&seq.wrapping_add(1).to_be_bytes());
+    // A window that is small in any unit; passt tells its own soon.
+    reply.extend_from_slice(&[5 << 4, ACK, 0, 255, 0, 0, 0, 0]);
+    if layout.v4 {
+        vnet::finish_header(reply.get_mut(14..at)?);
+    }
+    vnet::finish_checksum(&mut reply);
+    Some(reply)
+}
+
+impl Quirks {
+    pub(crate) fn new() -> Quirks {
+        Quirks { asked: vec![None; PLACES].into_boxed_slice(), replies: Vec::new() }
     }
 
-    /// Sees a frame that leaves.
-    pub(crate) fn sent(&mut self, frame: &[u8]) {
-        let Some((layout, SYN)) = segment(frame).map(|(layout, flags)| (layout, flags & (SYN | ACK | RST)))
-        else {
-            return;
-        };
+    /// Sees a frame that leaves; whether there is a reply to be delivered.
+    pub(crate) fn sent(&mut self, frame: &[u8]) -> bool {
+        match segment(frame).map(|(layout, flags)| (layout, flags & (SYN | ACK | RST))) {
+            Some((layout, SYN)) => self.note(frame, &layout),
+            Some((layout, BOTH)) if self.replies.len() < REPLIES => {
+                self.replies.extend(acknowledgement(frame, &layout));
+            }
+            _ => {}
+        }
+        !self.replies.is_empty()
+    }
+
+    /// The next reply for the stack.
+    pub(crate) fn reply(&mut self) -> Option<Vec<u8>> {
+        self.replies.pop()
+    }
+
+    fn note(&mut self, frame: &[u8], layout: &Layout) {
         let at = layout.transport + 4;
         if let (Some(ends), Some(number)) =
-            (Ends::of(frame, &layout, true), frame.get(at..).and_then(|f| f.first_chunk()))
+            (Ends::of(frame, layout, true), frame.get(at..).and_then(|f| f.first_chunk()))
             && let Some(place) = self.asked.get_mut(ends.place())
         {
             *place = Some((ends, u32::from_be_bytes(*number).wrapping_add(1)));
@@ -122,20 +174,20 @@ mod tests {
     #[test]
     fn a_reset_acknowledges_the_syn_that_it_answers_and_no_other() {
         for v4 in [true, false] {
-            let mut refusals = Refusals::new();
+            let mut quirks = Quirks::new();
             let transport = if v4 { 34 } else { 54 };
             let bare = frame(v4, false, RST, 0);
             let mut unasked = bare.clone();
-            refusals.mend(&mut unasked);
+            quirks.mend(&mut unasked);
             assert_eq!(unasked, bare);
-            refusals.sent(&frame(v4, true, SYN, u32::MAX));
+            quirks.sent(&frame(v4, true, SYN, u32::MAX));
             // What acknowledges something stays as it is.
             let full = frame(v4, false, RST | ACK, 7);
             let mut same = full.clone();
-            refusals.mend(&mut same);
+            quirks.mend(&mut same);
             assert_eq!(same, full);
             let mut reset = bare.clone();
-            refusals.mend(&mut reset);
+            quirks.mend(&mut reset);
             assert_eq!(
                 (reset[transport + 13], &reset[transport + 8..transport + 12]),
                 (RST | ACK, &[0; 4][..])
@@ -143,8 +195,29 @@ mod tests {
             assert!(vnet::is_intact(&[0; vnet::LEN], &reset));
             // Once.
             let mut again = bare.clone();
-            refusals.mend(&mut again);
+            quirks.mend(&mut again);
             assert_eq!(again, bare);
+        }
+    }
+
+    #[test]
+    fn a_syn_ack_is_acknowledged_once() {
+        for v4 in [true, false] {
+            let mut quirks = Quirks::new();
+            assert!(!quirks.sent(&frame(v4, true, SYN, 1)));
+            assert!(quirks.sent(&frame(v4, true, BOTH, 41)));
+            let reply = quirks.reply().unwrap();
+            // As the peer sends it: its ports and addresses, our number and the one behind it.
+            let mut expected = frame(v4, false, ACK, 0);
+            let at = if v4 { 34 } else { 54 };
+            expected[at + 8..at + 12].copy_from_slice(&42u32.to_be_bytes());
+            expected[at + 14..at + 16].copy_from_slice(&[0, 255]);
+            if v4 {
+                vnet::finish_header(&mut expected[14..34]);
+            }
+            vnet::finish_checksum(&mut expected);
+            assert_eq!(reply, expected);
+            assert_eq!(quirks.reply(), None);
         }
     }
 
@@ -160,10 +233,11 @@ mod tests {
                 frame[at] = byte;
             }
             frame.truncate(cut.index(frame.len() + 1));
-            let mut refusals = Refusals::new();
-            refusals.sent(&frame);
+            let mut quirks = Quirks::new();
+            quirks.sent(&frame);
+            while quirks.reply().is_some() {}
             let len = frame.len();
-            refusals.mend(&mut frame);
+            quirks.mend(&mut frame);
             prop_assert_eq!(frame.len(), len);
         }
     }
