@@ -9,6 +9,8 @@ use std::time::Duration;
 use netgraft_linux::link::vnet;
 use netgraft_plugin::{Cidr, Instant};
 
+use crate::dhcp6;
+
 /// How often a question without an answer is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long the first answer may take, and how long the other family has from then on.
@@ -22,6 +24,9 @@ const OFFER: u8 = 2;
 const REQUEST: u8 = 3;
 const ACK: u8 = 5;
 const COOKIE: [u8; 4] = [0x63, 0x82, 0x53, 0x63];
+/// Flags of a router's advertisement: addresses, or other things, are had by DHCPv6 (RFC 4861 section 4.2).
+const MANAGED: u8 = 0x80;
+const OTHER_THINGS: u8 = 0x40;
 /// All routers of the link.
 const ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
@@ -53,6 +58,7 @@ pub struct Acquire {
     v4: V4,
     /// Whether a router has answered.
     routed: bool,
+    v6: dhcp6::Client,
     lease: Lease,
     until: Option<Instant>,
     next: Instant,
@@ -67,6 +73,7 @@ impl Acquire {
             transaction: random.to_be_bytes(),
             v4: V4::Discovering,
             routed: false,
+            v6: dhcp6::Client::new(mac, random),
             lease: Lease::default(),
             until: None,
             next: Instant::ZERO,
@@ -76,7 +83,7 @@ impl Acquire {
     /// Sends what is due, and answers whether to go on.
     pub fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) -> bool {
         let until = *self.until.get_or_insert(now + FIRST);
-        if (self.v4 == V4::Done && self.routed) || now >= until {
+        if (self.v4 == V4::Done && self.routed && !self.v6.asks()) || now >= until {
             return false;
         }
         if now >= self.next {
@@ -85,6 +92,9 @@ impl Acquire {
             // in front of it.
             if !self.routed {
                 send(&self.solicitation());
+            }
+            if let Some(question) = self.v6.question(self.link_local()) {
+                send(&question);
             }
             if self.v4 != V4::Done {
                 send(&self.dhcp());
@@ -103,7 +113,9 @@ impl Acquire {
     pub fn input(&mut self, now: Instant, frame: &[u8]) {
         let answered = match frame.get(12..14) {
             Some([0x08, 0x00]) => self.dhcp_answer(now, frame).unwrap_or(false),
-            Some([0x86, 0xdd]) => self.advertisement(frame).unwrap_or(false),
+            Some([0x86, 0xdd]) => {
+                self.advertisement(now, frame).unwrap_or(false) || self.dhcp6_answer(now, frame)
+            }
             _ => false,
         };
         if answered {
@@ -220,9 +232,35 @@ impl Acquire {
         u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f])
     }
 
+    /// The link-local address (RFC 4862 section 5.3).
+    fn link_local(&self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(self.identifier()))
+    }
+
+    /// Whether the frame was the last answer of DHCPv6 that was waited for.
+    fn dhcp6_answer(&mut self, now: Instant, frame: &[u8]) -> bool {
+        let before = self.v6.stage.clone();
+        let given = self.v6.answer(frame);
+        if self.v6.stage != before {
+            self.next = now;
+        }
+        let Some(given) = given else { return false };
+        // In front of those that were made of a prefix: it is the one that the network knows, so packets leave with it.
+        let place = self.lease.addresses.iter().position(|cidr| cidr.addr().is_ipv6());
+        if let Some(cidr) = given.address.and_then(|address| Cidr::new(address.into(), 128)) {
+            self.lease.addresses.insert(place.unwrap_or(self.lease.addresses.len()), cidr);
+        }
+        for server in given.name_servers.into_iter().map(IpAddr::from) {
+            if !self.lease.name_servers.contains(&server) {
+                self.lease.name_servers.push(server);
+            }
+        }
+        true
+    }
+
     /// A router solicitation, from the link-local address.
     fn solicitation(&self) -> Vec<u8> {
-        let from = Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(self.identifier()));
+        let from = self.link_local();
         let mut frame = vec![0x33, 0x33, 0, 0, 0, 2];
         frame.extend_from_slice(&self.mac);
         frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 16, 58, 255]);
@@ -237,7 +275,7 @@ impl Acquire {
     }
 
     /// Whether the frame was a router's advertisement.
-    fn advertisement(&mut self, frame: &[u8]) -> Option<bool> {
+    fn advertisement(&mut self, now: Instant, frame: &[u8]) -> Option<bool> {
         let found = vnet::layout(frame).filter(|l| l.protocol == 58 && frame.get(21) == Some(&255))?;
         let packet = frame.get(..found.end)?;
         let from = Ipv6Addr::from(*packet.get(22..)?.first_chunk::<16>()?);
@@ -247,6 +285,11 @@ impl Acquire {
             return Some(false);
         }
         self.routed = true;
+        let flags = *message.get(5)?;
+        self.v6.advised(flags & MANAGED != 0, flags & OTHER_THINGS != 0);
+        if self.v6.asks() {
+            self.next = now;
+        }
         if message.get(6..8)? != [0, 0] {
             self.lease.gateways.push(from.into());
         }
@@ -378,7 +421,10 @@ mod tests {
         assert_eq!(request[1][ETHERNET + 28 + 240..][..9], [53, 1, REQUEST, 50, 4, 198, 51, 100, 2]);
         acquire.input(now, &answer(ACK));
         acquire.input(now, &bytes(ADVERTISED));
-        assert!(!acquire.poll(now, &mut |_| ()));
+        // The advertisement says that there is DHCPv6.
+        let question = sent(&mut acquire, now);
+        assert_eq!((question.len(), &question[0][54..58]), (1, &[2, 34, 2, 35][..]));
+        assert!(!acquire.poll(now + OTHER, &mut |_| ()));
         let text = |cidr: &Cidr| cidr.to_string();
         let lease = acquire.lease();
         let addresses: Vec<String> = lease.addresses.iter().map(text).collect();

@@ -35,6 +35,7 @@ mod capture;
 mod counters;
 mod cut;
 pub mod device;
+mod dhcp6;
 mod faulty;
 pub mod lease;
 mod passt;

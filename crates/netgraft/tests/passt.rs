@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 fn check(name: &str, words: &[&str]) {
@@ -14,12 +15,18 @@ fn check(name: &str, words: &[&str]) {
     common::remove_at_exit(&dir);
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_netgraft"), dir.join("netgraft")).unwrap();
+    let go = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/passt.go");
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(dir.join("fetch")).arg(go).current_dir(&dir);
+    build.env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false").env("GO111MODULE", "off");
+    assert!(build.env("GOCACHE", dir.join("gocache")).status().unwrap().success());
     let output = Command::new(words[0])
         .args(&words[1..])
         .args(["/usr/bin/python3", "-c", include_str!("passt.py")])
         .arg(dir.join("netgraft"))
         .current_dir(&dir)
         .env("HOME", &dir)
+        .env("PASST_GO", dir.join("fetch"))
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::null())
         .output()
