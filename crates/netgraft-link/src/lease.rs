@@ -11,11 +11,12 @@ use netgraft_plugin::{Cidr, Instant};
 
 use crate::dhcp6;
 
-/// How often a question without an answer is asked again.
-const AGAIN: Duration = Duration::from_millis(500);
-/// How long the first answer may take, and how long the other family has from then on.
-const FIRST: Duration = Duration::from_secs(5);
-const OTHER: Duration = Duration::from_millis(500);
+/// How long after one question the other one is asked, and after how long an unanswered one is asked again, at first.
+const SOON: Duration = Duration::from_millis(20);
+const AGAIN: Duration = Duration::from_millis(300);
+/// How long the first answer may take, and how long another one has after each.
+const FIRST: Duration = Duration::from_secs(6);
+const OTHER: Duration = Duration::from_secs(1);
 
 const ETHERNET: usize = 14;
 /// DHCP messages (RFC 2132 section 9.6).
@@ -60,7 +61,12 @@ pub struct Acquire {
     routed: bool,
     v6: dhcp6::Client,
     lease: Lease,
-    until: Option<Instant>,
+    /// When the first question was asked.
+    began: Option<Instant>,
+    /// When the last answer came.
+    answered: Option<Instant>,
+    /// Questions asked since then.
+    asked: u32,
     next: Instant,
 }
 
@@ -75,58 +81,81 @@ impl Acquire {
             routed: false,
             v6: dhcp6::Client::new(mac, random),
             lease: Lease::default(),
-            until: None,
+            began: None,
+            answered: None,
+            asked: 0,
             next: Instant::ZERO,
         }
     }
 
     /// Sends what is due, and answers whether to go on.
+    ///
+    /// One question at a time, the next one when there is an answer or after a moment: the passt of Debian 12 does not see one
+    /// that it reads together with another.
     pub fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) -> bool {
-        let until = *self.until.get_or_insert(now + FIRST);
-        if (self.v4 == V4::Done && self.routed && !self.v6.asks()) || now >= until {
+        self.began.get_or_insert(now);
+        let over = self.until().is_some_and(|until| now >= until);
+        let open = [!self.routed, self.v6.asks(), self.v4 != V4::Done];
+        let count = open.iter().filter(|open| **open).count() as u32;
+        if count == 0 || over {
             return false;
         }
-        if now >= self.next {
-            self.next = now + AGAIN;
-            // In this order: the passt of Debian 12 does not see a solicitation that is read together with a DHCP message
-            // in front of it.
-            if !self.routed {
-                send(&self.solicitation());
-            }
-            if let Some(question) = self.v6.question(self.link_local()) {
-                send(&question);
-            }
-            if self.v4 != V4::Done {
-                send(&self.dhcp());
-            }
+        if now < self.next {
+            return true;
         }
+        let turn = (self.asked % count) as usize;
+        let which = (0..open.len()).filter(|&which| open[which]).nth(turn);
+        match which {
+            Some(0) => send(&self.solicitation()),
+            Some(1) => self.v6.question(self.link_local()).iter().for_each(|question| send(question)),
+            _ => send(&self.dhcp()),
+        }
+        self.asked += 1;
+        let round = self.asked / count;
+        self.next = now + if round == 0 { SOON } else { AGAIN * round / count };
         true
+    }
+
+    /// When to go on with what there is.
+    fn until(&self) -> Option<Instant> {
+        let most = self.began.map(|began| began + FIRST);
+        let answered = self.answered.map(|answered| answered + OTHER);
+        most.into_iter().chain(answered).min()
     }
 
     /// When [`Acquire::poll`] is to be called at the latest.
     #[must_use]
     pub fn next_deadline(&self) -> Instant {
-        self.until.map_or(self.next, |until| until.min(self.next))
+        self.until().map_or(self.next, |until| until.min(self.next))
     }
 
     /// Takes a frame in.
     pub fn input(&mut self, now: Instant, frame: &[u8]) {
         let answered = match frame.get(12..14) {
             Some([0x08, 0x00]) => self.dhcp_answer(now, frame).unwrap_or(false),
-            Some([0x86, 0xdd]) => {
-                self.advertisement(now, frame).unwrap_or(false) || self.dhcp6_answer(now, frame)
-            }
+            Some([0x86, 0xdd]) => self.advertisement(frame).unwrap_or(false) || self.dhcp6_answer(now, frame),
             _ => false,
         };
         if answered {
-            self.until = Some(self.until.map_or(now + OTHER, |until| until.min(now + OTHER)));
+            self.progress(now);
+            self.answered = Some(now);
         }
+    }
+
+    /// An answer has come: the next question may be asked.
+    fn progress(&mut self, now: Instant) {
+        (self.next, self.asked) = (now, 0);
     }
 
     /// What was offered so far.
     #[must_use]
     pub fn lease(self) -> Lease {
-        self.lease
+        let mut lease = self.lease;
+        // IPv4 first, whichever answered first.
+        lease.addresses.sort_by_key(|cidr| cidr.addr().is_ipv6());
+        lease.gateways.sort_by_key(IpAddr::is_ipv6);
+        lease.name_servers.sort_by_key(IpAddr::is_ipv6);
+        lease
     }
 
     /// A DISCOVER, or a REQUEST for what was offered.
@@ -188,7 +217,7 @@ impl Acquire {
         match (*options.find(53)?.first()?, self.v4) {
             (OFFER, V4::Discovering) => {
                 self.v4 = V4::Requesting { server: options.address(54)?.octets(), address };
-                self.next = now;
+                self.progress(now);
                 Some(false)
             }
             (ACK, V4::Requesting { .. }) => {
@@ -242,7 +271,7 @@ impl Acquire {
         let before = self.v6.stage.clone();
         let given = self.v6.answer(frame);
         if self.v6.stage != before {
-            self.next = now;
+            self.progress(now);
         }
         let Some(given) = given else { return false };
         // In front of those that were made of a prefix: it is the one that the network knows, so packets leave with it.
@@ -275,7 +304,7 @@ impl Acquire {
     }
 
     /// Whether the frame was a router's advertisement.
-    fn advertisement(&mut self, now: Instant, frame: &[u8]) -> Option<bool> {
+    fn advertisement(&mut self, frame: &[u8]) -> Option<bool> {
         let found = vnet::layout(frame).filter(|l| l.protocol == 58 && frame.get(21) == Some(&255))?;
         let packet = frame.get(..found.end)?;
         let from = Ipv6Addr::from(*packet.get(22..)?.first_chunk::<16>()?);
@@ -287,9 +316,6 @@ impl Acquire {
         self.routed = true;
         let flags = *message.get(5)?;
         self.v6.advised(flags & MANAGED != 0, flags & OTHER_THINGS != 0);
-        if self.v6.asks() {
-            self.next = now;
-        }
         if message.get(6..8)? != [0, 0] {
             self.lease.gateways.push(from.into());
         }
@@ -411,20 +437,26 @@ mod tests {
     fn an_offer_is_taken_and_a_prefix_becomes_an_address() {
         let mut acquire = Acquire::new(MAC, 0x1234);
         let now = Instant::from_millis(10);
-        let questions = sent(&mut acquire, now);
-        assert_eq!(questions.len(), 2);
-        assert!(questions.iter().all(|frame| frame[6..12] == MAC));
-        assert_eq!((questions[0][54], icmp_checksum(&questions[0])), (133, 0));
-        assert_eq!(questions[1][ETHERNET + 28 + 240..][..3], [53, 1, DISCOVER]);
-        acquire.input(now, &answer(OFFER));
-        let request = sent(&mut acquire, now);
-        assert_eq!(request[1][ETHERNET + 28 + 240..][..9], [53, 1, REQUEST, 50, 4, 198, 51, 100, 2]);
-        acquire.input(now, &answer(ACK));
+        let mut question = || {
+            let frames = sent(&mut acquire, now);
+            assert_eq!((frames.len(), &frames[0][6..12]), (1, &MAC[..]));
+            frames[0].clone()
+        };
+        let solicitation = question();
+        assert_eq!((solicitation[54], icmp_checksum(&solicitation)), (133, 0));
         acquire.input(now, &bytes(ADVERTISED));
-        // The advertisement says that there is DHCPv6.
-        let question = sent(&mut acquire, now);
-        assert_eq!((question.len(), &question[0][54..58]), (1, &[2, 34, 2, 35][..]));
-        assert!(!acquire.poll(now + OTHER, &mut |_| ()));
+        // It says that there is DHCPv6.
+        let frames = sent(&mut acquire, now);
+        assert_eq!(frames[0][54..58], [2, 34, 2, 35]);
+        // No server answers: the other question comes soon.
+        assert_eq!(acquire.next_deadline(), now + SOON);
+        let frames = sent(&mut acquire, now + SOON);
+        assert_eq!(frames[0][ETHERNET + 28 + 240..][..3], [53, 1, DISCOVER]);
+        acquire.input(now + SOON, &answer(OFFER));
+        let frames = [sent(&mut acquire, now + SOON), sent(&mut acquire, now + SOON * 2)].concat();
+        assert_eq!(frames[1][ETHERNET + 28 + 240..][..9], [53, 1, REQUEST, 50, 4, 198, 51, 100, 2]);
+        acquire.input(now + SOON * 2, &answer(ACK));
+        assert!(!acquire.poll(now + SOON * 2 + OTHER, &mut |_| ()));
         let text = |cidr: &Cidr| cidr.to_string();
         let lease = acquire.lease();
         let addresses: Vec<String> = lease.addresses.iter().map(text).collect();
@@ -443,7 +475,7 @@ mod tests {
             assert!(acquire.next_deadline() > now);
             now = acquire.next_deadline();
         }
-        assert_eq!((asked, now), (20, Instant::from_millis(1) + FIRST));
+        assert_eq!((asked, now), (13, Instant::from_millis(1) + FIRST));
         assert_eq!(acquire.lease(), Lease::default());
     }
 
