@@ -161,9 +161,12 @@ impl Link for PasstLink {
         if self.output.len() + HEAD + frame.len() > WRITE {
             self.write(now)?;
         }
+        if !self.quirks.sees(frame) {
+            return Ok(());
+        }
         self.output.extend_from_slice(&(frame.len() as u32).to_be_bytes());
         self.output.extend_from_slice(frame);
-        if self.quirks.sent(frame) {
+        if self.quirks.has_reply() {
             // There is something to receive.
             self.retry = Some(now);
         }

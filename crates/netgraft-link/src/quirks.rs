@@ -6,6 +6,9 @@
 //! 'error: connection reset' [...] otherwise (no ACK), drop the segment" (RFC 9293 section 3.10.7.3). So the SYNs that leave
 //! are noted, and such a reset is made to acknowledge the one that it answers.
 //!
+//! Slow connections: a SYN that is sent again while passt is connecting makes it give the connection up. The first one has
+//! reached it and the outside's kernel repeats its own, so the repetition stays here.
+//!
 //! Published ports: it does not acknowledge a SYN,ACK before the client outside has sent something, so that a server which
 //! speaks first would wait for ever (RFC 9293 section 3.5: the third segment of the handshake). A SYN,ACK is acknowledged here
 //! in its place; a stream socket has lost none.
@@ -101,15 +104,20 @@ impl Quirks {
         Quirks { asked: vec![None; PLACES].into_boxed_slice(), replies: Vec::new() }
     }
 
-    /// Sees a frame that leaves; whether there is a reply to be delivered.
-    pub(crate) fn sent(&mut self, frame: &[u8]) -> bool {
+    /// Sees a frame that is to leave; whether it does.
+    pub(crate) fn sees(&mut self, frame: &[u8]) -> bool {
         match segment(frame).map(|(layout, flags)| (layout, flags & (SYN | ACK | RST))) {
-            Some((layout, SYN)) => self.note(frame, &layout),
+            Some((layout, SYN)) => return self.note(frame, &layout).unwrap_or(true),
             Some((layout, BOTH)) if self.replies.len() < REPLIES => {
                 self.replies.extend(acknowledgement(frame, &layout));
             }
             _ => {}
         }
+        true
+    }
+
+    /// Whether there is a reply for the stack.
+    pub(crate) fn has_reply(&self) -> bool {
         !self.replies.is_empty()
     }
 
@@ -118,14 +126,14 @@ impl Quirks {
         self.replies.pop()
     }
 
-    fn note(&mut self, frame: &[u8], layout: &Layout) {
-        let at = layout.transport + 4;
-        if let (Some(ends), Some(number)) =
-            (Ends::of(frame, layout, true), frame.get(at..).and_then(|f| f.first_chunk()))
-            && let Some(place) = self.asked.get_mut(ends.place())
-        {
-            *place = Some((ends, u32::from_be_bytes(*number).wrapping_add(1)));
-        }
+    /// Notes a SYN; whether it is a new one.
+    fn note(&mut self, frame: &[u8], layout: &Layout) -> Option<bool> {
+        let ends = Ends::of(frame, layout, true)?;
+        let number = u32::from_be_bytes(*frame.get(layout.transport + 4..)?.first_chunk()?).wrapping_add(1);
+        let place = self.asked.get_mut(ends.place())?;
+        let new = *place != Some((ends, number));
+        *place = Some((ends, number));
+        Some(new)
     }
 
     /// Mends a frame that has come, if it is a reset without an acknowledgement that answers a SYN.
@@ -180,7 +188,10 @@ mod tests {
             let mut unasked = bare.clone();
             quirks.mend(&mut unasked);
             assert_eq!(unasked, bare);
-            quirks.sent(&frame(v4, true, SYN, u32::MAX));
+            assert!(quirks.sees(&frame(v4, true, SYN, u32::MAX)));
+            // Sent again, it stays here; another one does not.
+            assert!(!quirks.sees(&frame(v4, true, SYN, u32::MAX)));
+            assert!(quirks.sees(&frame(v4, true, SYN, 7)) && quirks.sees(&frame(v4, true, SYN, u32::MAX)));
             // What acknowledges something stays as it is.
             let full = frame(v4, false, RST | ACK, 7);
             let mut same = full.clone();
@@ -204,8 +215,8 @@ mod tests {
     fn a_syn_ack_is_acknowledged_once() {
         for v4 in [true, false] {
             let mut quirks = Quirks::new();
-            assert!(!quirks.sent(&frame(v4, true, SYN, 1)));
-            assert!(quirks.sent(&frame(v4, true, BOTH, 41)));
+            assert!(quirks.sees(&frame(v4, true, SYN, 1)) && !quirks.has_reply());
+            assert!(quirks.sees(&frame(v4, true, BOTH, 41)) && quirks.has_reply());
             let reply = quirks.reply().unwrap();
             // As the peer sends it: its ports and addresses, our number and the one behind it.
             let mut expected = frame(v4, false, ACK, 0);
@@ -234,7 +245,7 @@ mod tests {
             }
             frame.truncate(cut.index(frame.len() + 1));
             let mut quirks = Quirks::new();
-            quirks.sent(&frame);
+            quirks.sees(&frame);
             while quirks.reply().is_some() {}
             let len = frame.len();
             quirks.mend(&mut frame);
