@@ -13,7 +13,7 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
 use netgraft_plugin::stack::SetupError;
-use netgraft_plugin::{PluginStack, PreInitStack, PreInitStackArgs};
+use netgraft_plugin::{LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::groups::Groups;
@@ -379,6 +379,12 @@ impl Launcher {
                 Some(Incoming::Sentry(FromSentry::Ready(network))) => {
                     let program = self.pid(Role::Program).unwrap_or(0);
                     self.warnings.drain(..).for_each(|text| tracing::warn!("{text}"));
+                    let link = &self.plan.sentry.config.link;
+                    if *link != LinkConfig::None
+                        && let Some(interface) = network.interfaces.first()
+                    {
+                        tracing::info!("inside, the link {link} is {}", printable(&interface.name));
+                    }
                     self.mirror = mirror::show(&network, program);
                     self.jobs.place(program).map_err(step(Step::Supervise))?;
                     self.reap_helpers();

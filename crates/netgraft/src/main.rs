@@ -6,6 +6,7 @@ mod fault_args;
 mod link_option;
 mod pcap_args;
 mod program_args;
+mod uplink;
 
 use std::process::ExitCode;
 
@@ -32,8 +33,11 @@ fn main() -> ExitCode {
         Command::Run { network, program, summary, verbosity } => {
             cli::log_to_stderr(verbosity);
             let wrappers = &network.config.wrappers;
-            if !wrappers.is_none() {
+            if !wrappers.faults.is_none() {
                 tracing::info!("the link has faults; --link-seed {} repeats them", wrappers.seed);
+            }
+            if let Some(remedy) = uplink::remedy(&network) {
+                tracing::info!("the sandbox has no uplink: {remedy}");
             }
             run(&network, &program, summary)
         }
@@ -124,6 +128,9 @@ fn run(network: &NetworkSpec, program: &ProgramSpec, summary: bool) -> ExitCode 
         Ok(status) => {
             if summary {
                 eprint!("{}", cli::summary_text(status.summary.as_ref()));
+                if let Some(remedy) = uplink::remedy(network).filter(|_| uplink::has_passt()) {
+                    eprintln!("netgraft: uplink       none: {remedy}");
+                }
             }
             ExitCode::from(status.code)
         }

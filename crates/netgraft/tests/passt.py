@@ -140,8 +140,14 @@ listening(6379)
 
 # What passt offers is what the program sees.
 seen = run("--", "sh", "-c", "ip -o address show dev eth0; ip route; ip -6 route; ip link show eth0").stdout
-for part in ("198.51.100.2/24", "2001:db8:1::2/128", "2001:db8:1:0:", f"default via {V4} dev eth0", "default via fe80:", "mtu 65520"):
+for part in ("198.51.100.2/24", "2001:db8:1::2/128", "2001:db8:1:0:", f"default via {V4} dev eth0", "default via fe80:", "mtu 65520", "state UP"):
     assert part in seen, (part, seen)
+
+# What it is called inside is said, and what gives a way out.
+assert "inside, the link passt is eth0" in run("-v", "--", "true").stderr
+assert "no uplink: --link passt gives it one" in run("-v", "--", "true", link=()).stderr
+assert "uplink       none: --link passt gives it one" in run("--summary", "--", "true", link=()).stderr
+assert "uplink" not in run("--summary", "--", "true").stderr
 
 # Down and up, both families.
 for url in (f"http://{V4}:8000/file", f"http://[{V6}]:8000/file"):
