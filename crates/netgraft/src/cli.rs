@@ -616,7 +616,7 @@ mod tests {
     fn bad_input_is_told_in_one_line() {
         for (line, part) in [
             ("netgraft run --network tun -- p", "use none, host, sandbox or plugin"),
-            ("netgraft run --link wire -- p", "use none, tap:NAME, packet:IFACE or"),
+            ("netgraft run --link wire -- p", "use none, passt, tap:NAME, packet:IFACE or"),
             ("netgraft run --link tap:a/b -- p", "cannot be an interface name"),
             ("netgraft run --link-delay 25 -- p", "'25' is not a time of at most an hour, such as 25ms"),
             ("netgraft run --link-loss up:1% -- p", "'up:1%' is not a loss"),
