@@ -15,7 +15,7 @@ use netgraft_linux::{confine, filter};
 use netgraft_plugin::config::CaptureConfig;
 use netgraft_plugin::{NetworkType, PluginStack, SyscallRule};
 
-use crate::allow;
+use crate::allow::{self, Origin};
 use crate::capture::Capture;
 use crate::control::Summary;
 use crate::crash::OnCrash;
@@ -170,6 +170,7 @@ impl Sandbox {
                 become_nobody: matches!(maps, IdMaps::All { .. })
                     && maps.has_user(NOBODY)
                     && maps.has_group(NOBODY),
+                origin: if of_tree { Origin::Tree } else { Origin::Foreign },
                 allowed: allow::allowed_calls(&network.allowed_calls),
                 output: choice
                     .object

@@ -7,7 +7,7 @@ use netgraft_abi::{Care, Level, LoadError, Loaded};
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, StackConfig, StackInfo};
 
-use crate::allow;
+use crate::allow::{self, Origin};
 use crate::error::RunError;
 use crate::publish::Publish;
 use crate::spec::NetworkSpec;
@@ -69,7 +69,7 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
 /// # Errors
 /// One line for the operator, with the object's name.
 pub fn load(path: &Path, trust_pre_init: bool) -> Result<Loaded, LoadError> {
-    netgraft_abi::load(path, &Care { base: allow::rules(&[]), trust_pre_init })
+    netgraft_abi::load(path, &Care { base: allow::rules(Origin::Foreign, &[]), trust_pre_init })
 }
 
 /// A veth pair is for objects of level 0, which look for their interface and its IPv4 addresses themselves; others are

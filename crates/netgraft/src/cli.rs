@@ -13,7 +13,9 @@ use netgraft::{
     Cases, CheckOptions, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec, SocketLimits,
 };
 use netgraft_plugin::registry::plugin_stack_names;
-use netgraft_plugin::{Cidr, NetworkType, StackConfig, StackInfo, get_plugin_stack};
+use netgraft_plugin::{
+    Cidr, InterfaceName, LinkConfig, NetworkType, StackConfig, StackInfo, SyscallRule, get_plugin_stack,
+};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -58,6 +60,9 @@ enum Subcommands {
         /// Shared objects to tell of
         #[arg(value_name = "FILE.so")]
         files: Vec<String>,
+        /// Print the system calls that the sentry may make, and what each stack adds to them
+        #[arg(long)]
+        syscalls: bool,
     },
     /// Print the system call profile that programs have by default, to be changed and given to --seccomp
     Seccomp,
@@ -269,6 +274,8 @@ pub(crate) enum Command {
     Stacks {
         /// Those in files instead of the registered ones.
         files: Vec<String>,
+        /// Whether their system calls are asked for.
+        syscalls: bool,
     },
     /// Write a new stack.
     NewStack(NewStack),
@@ -307,7 +314,7 @@ pub(crate) enum Stop {
 pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error, &args))?;
     let run = match cli.command {
-        Subcommands::Stacks { files } => return Ok(Command::Stacks { files }),
+        Subcommands::Stacks { files, syscalls } => return Ok(Command::Stacks { files, syscalls }),
         Subcommands::Seccomp => {
             return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
         }
@@ -423,6 +430,54 @@ pub(crate) fn stacks_text() -> String {
         };
     }
     text
+}
+
+/// The system calls of a sentry: its own, and what each stack adds.
+///
+/// # Errors
+/// The first file that holds no stack.
+pub(crate) fn syscalls_text(files: &[String]) -> Result<String, netgraft_abi::LoadError> {
+    use netgraft_launch::{Origin, base_listing, foreign_listing, stack_listing};
+    let (base, foreign) = (base_listing(), foreign_listing());
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "the sentry: {} system calls; any other kills it\n{base}", base.len());
+    let of_stack = |name: &str, origin, rules: &[SyscallRule]| {
+        let more = stack_listing(origin, rules);
+        if more.is_empty() {
+            return format!("{name}: no more\n\n");
+        }
+        format!("{name}: {} more\n{more}\n", more.len())
+    };
+    if files.is_empty() {
+        let device: Option<InterfaceName> = "IFACE".parse().ok();
+        let tap = device.clone().map(|name| ("with --link tap:IFACE ", LinkConfig::tap(name)));
+        let packet = device.map(|name| ("with --link packet:IFACE ", LinkConfig::packet(name)));
+        let links = [Some(("", LinkConfig::None)), tap, packet].into_iter().flatten();
+        let links: Vec<_> = links.collect();
+        for name in plugin_stack_names() {
+            let mut before = None;
+            for (with, link) in &links {
+                let config = StackConfig { link: link.clone(), ..StackConfig::default() };
+                let made = get_plugin_stack(&name).ok().and_then(|factory| factory(&config).ok());
+                let Some(rules) = made.map(|stack| stack.seccomp_filters()) else { continue };
+                if before.as_ref() != Some(&rules) {
+                    text += &of_stack(&format!("{name} {with}").trim_end().to_owned(), Origin::Tree, &rules);
+                }
+                before = Some(rules);
+            }
+        }
+    }
+    let _ = writeln!(
+        text,
+        "any stack that is not of netgraft itself, such as a shared object: {} more\n{foreign}",
+        foreign.len()
+    );
+    for file in files {
+        let object = netgraft_launch::stacks::load(file.as_ref(), false)?;
+        text += &of_stack(&format!("{file}, besides"), Origin::Foreign, object.rules());
+    }
+    Ok(text.trim_end().to_owned() + "\n")
 }
 
 /// Stacks in files, for people.

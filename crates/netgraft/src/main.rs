@@ -41,20 +41,23 @@ fn main() -> ExitCode {
             }
             run(&network, &program, summary)
         }
-        Command::Stacks { files } if files.is_empty() => {
-            print!("{}", cli::stacks_text());
-            ExitCode::SUCCESS
+        Command::Stacks { files, syscalls } => {
+            let text = match (files.is_empty(), syscalls) {
+                (_, true) => cli::syscalls_text(&files),
+                (true, false) => Ok(cli::stacks_text()),
+                (false, false) => cli::object_text(&files),
+            };
+            match text {
+                Ok(text) => {
+                    print!("{text}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("netgraft: {error}");
+                    ExitCode::from(EXIT_FAILURE)
+                }
+            }
         }
-        Command::Stacks { files } => match cli::object_text(&files) {
-            Ok(text) => {
-                print!("{text}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("netgraft: {error}");
-                ExitCode::from(EXIT_FAILURE)
-            }
-        },
         Command::NewStack(new) => match netgraft::new_stack(&new) {
             Ok(object) => {
                 print!("{}", cli::new_stack_text(&new, &object));
