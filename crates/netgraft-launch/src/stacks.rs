@@ -32,6 +32,7 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
     check_link(network, config, veth, publish)?;
     let name = match (network, plugin.as_deref()) {
         (NetworkType::Plugin, Some(path)) if is_path(path) => {
+            check_neighbours(config, false)?;
             let object = Arc::new(load(Path::new(path), spec.trust_pre_init)?);
             check_veth(veth, (object.level() == Level::Zero).then_some(path), config)?;
             if let (Some(name), Level::Zero, false) = (veth, object.level(), spec.trust_pre_init) {
@@ -58,6 +59,7 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
         _ => SMOLTCP,
     };
     check_veth(veth, None, config)?;
+    check_neighbours(config, name == SMOLTCP)?;
     if config.argument.is_some() && name == HOST {
         return Err(RunError::Options(format!("the stack {name} takes no --plugin-arg: leave it out")));
     }
@@ -70,6 +72,16 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
 /// One line for the operator, with the object's name.
 pub fn load(path: &Path, trust_pre_init: bool) -> Result<Loaded, LoadError> {
     netgraft_abi::load(path, &Care { base: allow::rules(Origin::Foreign, &[]), trust_pre_init })
+}
+
+/// Stacks other than the built-in one have no way to be told of neighbours.
+fn check_neighbours(config: &StackConfig, can: bool) -> Result<(), RunError> {
+    if can || config.neighbours.is_empty() {
+        return Ok(());
+    }
+    Err(RunError::Options(
+        "--neighbour is for the built-in stack on a link: leave it out, or use --network sandbox".to_owned(),
+    ))
 }
 
 /// A veth pair is for objects of level 0, which look for their interface and its IPv4 addresses themselves; others are
@@ -142,7 +154,8 @@ fn check_link(
         ));
     }
     let linked = config.link != LinkConfig::None || veth.is_some();
-    let addressed = !config.addresses.is_empty() || !config.gateways.is_empty();
+    let addressed =
+        !config.addresses.is_empty() || !config.gateways.is_empty() || !config.neighbours.is_empty();
     if !linked && !config.wrappers.faults.is_none() {
         return Err(RunError::Options(
             "--link-delay, --link-loss and the like are faults of a link: give a --link, passt, tap:NAME or packet:IFACE"
@@ -151,11 +164,11 @@ fn check_link(
     }
     let text = match network {
         NetworkType::None if linked || addressed => {
-            "--network none has a loopback only: leave --link, --address and --gateway out, or use --network \
-             sandbox"
+            "--network none has a loopback only: leave --link, --address, --gateway and --neighbour out, or use \
+             --network sandbox"
         }
         NetworkType::Host if linked || addressed => {
-            "--network host uses the host's interfaces: leave --link, --address and --gateway out, or use \
+            "--network host uses the host's interfaces: leave --link, --address, --gateway and --neighbour out, or use \
              --network sandbox"
         }
         NetworkType::Sandbox if config.addresses.is_empty() && needs_address(&config.link) => {
@@ -165,7 +178,7 @@ fn check_link(
             )));
         }
         NetworkType::Sandbox if addressed && !linked => {
-            "--address and --gateway need a --link: passt, tap:NAME or packet:IFACE"
+            "--address, --gateway and --neighbour need a --link: passt, tap:NAME or packet:IFACE"
         }
         _ => return Ok(()),
     };
@@ -206,6 +219,10 @@ mod tests {
         );
         let spec = NetworkSpec { publish: vec!["80".parse().unwrap()], ..NetworkSpec::default() };
         assert!(choose(&spec).err().unwrap().to_string().starts_with("--publish goes with --link passt"));
+        let neighbours = vec!["192.0.2.9=02:00:00:00:00:09".parse().unwrap()];
+        let named = StackConfig { neighbours, ..linked.clone() };
+        assert!(text(NetworkType::Plugin, Some("./none.so"), &named).contains("--neighbour is for"));
+        assert!(text(NetworkType::Host, None, &named).contains("host's interfaces"));
         let veth = Some("t0".parse().unwrap());
         let pair = |kind| {
             choose(&NetworkSpec { kind, veth: veth.clone(), ..NetworkSpec::default() })

@@ -269,6 +269,45 @@ impl Wrappers {
     }
 }
 
+/// A neighbour on the link and its Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Neighbour {
+    /// Its address: of one host.
+    pub ip: IpAddr,
+    /// The Ethernet address of one station.
+    pub mac: [u8; 6],
+}
+
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.mac;
+        write!(f, "{}={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}", self.ip)
+    }
+}
+
+/// A text that names no neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not the address of a host and of its station, such as 192.0.2.1=02:00:00:00:00:01")]
+pub struct ParseNeighbourError(String);
+
+impl FromStr for Neighbour {
+    type Err = ParseNeighbourError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseNeighbourError(text.to_owned());
+        let (ip, station) = text.split_once('=').ok_or_else(error)?;
+        let ip: IpAddr = ip.parse().map_err(|_| error())?;
+        let mut mac = [0; 6];
+        let mut parts = station.split(':');
+        for byte in &mut mac {
+            let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
+            *byte = u8::from_str_radix(part.ok_or_else(error)?, 16).map_err(|_| error())?;
+        }
+        let one_host = !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback();
+        let one_station = mac[0] & 1 == 0 && mac != [0; 6] && parts.next().is_none();
+        if one_host && one_station { Ok(Neighbour { ip, mac }) } else { Err(error()) }
+    }
+}
+
 /// What the operator chose for a stack: the command line, parsed.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct StackConfig {
@@ -280,6 +319,8 @@ pub struct StackConfig {
     pub addresses: Vec<Cidr>,
     /// Default gateways, at most one of each family.
     pub gateways: Vec<IpAddr>,
+    /// Neighbours that the stack neither asks for nor lets anybody replace, on a link of Ethernet.
+    pub neighbours: Vec<Neighbour>,
     /// Free text for the stack (`--plugin-arg`).
     pub argument: Option<String>,
 }
@@ -307,6 +348,28 @@ mod tests {
     fn bad_cidrs_are_refused() {
         for text in ["", "1.2.3.4", "1.2.3.4/33", "::1/129", "1.2.3/8", "1.2.3.4/-1", "host/24"] {
             assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn neighbours_are_hosts_and_stations() {
+        for text in ["192.0.2.1=02:00:00:00:00:01", "2001:db8::1=52:54:00:ab:cd:ef"] {
+            assert_eq!(text.parse::<Neighbour>().unwrap().to_string(), text);
+        }
+        for text in [
+            "192.0.2.1",
+            "=02:00:00:00:00:01",
+            "192.0.2.1=02:00:00:00:00",
+            "192.0.2.1=02:00:00:00:00:01:02",
+            "192.0.2.1=2:0:0:0:0:1",
+            "192.0.2.1=+2:00:00:00:00:01",
+            "192.0.2.1=ff:ff:ff:ff:ff:ff",
+            "192.0.2.1=01:00:5e:00:00:01",
+            "192.0.2.1=00:00:00:00:00:00",
+            "224.0.0.1=02:00:00:00:00:01",
+            "::=02:00:00:00:00:01",
+        ] {
+            assert!(text.parse::<Neighbour>().is_err(), "{text}");
         }
     }
 

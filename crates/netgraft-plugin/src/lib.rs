@@ -38,7 +38,7 @@ pub mod stack;
 pub mod time;
 pub mod watch;
 
-pub use config::{Cidr, InterfaceName, LinkConfig, StackConfig, Wrappers};
+pub use config::{Cidr, InterfaceName, LinkConfig, Neighbour, StackConfig, Wrappers};
 pub use contract::Call;
 pub use data::{Batch, Datagram, Spare, Spill, Streamed};
 pub use error::{Error, Result};

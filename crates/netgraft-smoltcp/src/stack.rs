@@ -129,6 +129,14 @@ impl SmoltcpStack {
                 ))
             })?;
         }
+        for neighbour in &self.config.neighbours {
+            if core.net.link.as_ref().is_none_or(|link| link.mac.is_none()) {
+                return Err(SetupError::new(format!(
+                    "--neighbour {neighbour} is for links of Ethernet: leave it out"
+                )));
+            }
+            core.neighbors.fix(neighbour.ip, neighbour.mac);
+        }
         core.now = now;
         Ok(core)
     }
@@ -142,9 +150,10 @@ fn link_local(random: u64) -> Option<Cidr> {
 }
 
 fn check(config: &StackConfig) -> Result<(), SetupError> {
-    if config.link == LinkConfig::None && !(config.addresses.is_empty() && config.gateways.is_empty()) {
+    let bare = config.addresses.is_empty() && config.gateways.is_empty() && config.neighbours.is_empty();
+    if config.link == LinkConfig::None && !bare {
         return Err(SetupError::new(
-            "--address and --gateway need a link: give --link tap:NAME or --link packet:IFACE",
+            "--address, --gateway and --neighbour need a link: give --link tap:NAME or --link packet:IFACE",
         ));
     }
     check_addresses(config)
@@ -158,6 +167,16 @@ fn check_addresses(config: &StackConfig) -> Result<(), SetupError> {
         }
         if config.addresses[..i].iter().any(|c| c.addr() == ip) {
             return Err(SetupError::new(format!("address {ip} is given twice")));
+        }
+    }
+    for (i, neighbour) in config.neighbours.iter().enumerate() {
+        let ip = neighbour.ip;
+        let near = config.addresses.iter().any(|c| c.contains(ip) && c.addr() != ip);
+        if !near && !crate::core::is_link_local(ip) {
+            return Err(SetupError::new(format!("neighbour {ip} is in the network of no --address")));
+        }
+        if config.neighbours[..i].iter().any(|before| before.ip == ip) {
+            return Err(SetupError::new(format!("neighbour {ip} is given twice")));
         }
     }
     for gateway in &config.gateways {

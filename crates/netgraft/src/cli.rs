@@ -14,7 +14,8 @@ use netgraft::{
 };
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{
-    Cidr, InterfaceName, LinkConfig, NetworkType, StackConfig, StackInfo, SyscallRule, get_plugin_stack,
+    Cidr, InterfaceName, LinkConfig, Neighbour, NetworkType, StackConfig, StackInfo, SyscallRule,
+    get_plugin_stack,
 };
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
@@ -194,6 +195,10 @@ struct RunArgs {
     #[arg(long = "gateway", value_name = "ADDR")]
     gateways: Vec<IpAddr>,
 
+    /// A neighbour on the link and its Ethernet address, which is not asked for and which no answer replaces; repeatable
+    #[arg(long = "neighbour", visible_alias = "neighbor", value_name = "IP=MAC")]
+    neighbours: Vec<Neighbour>,
+
     /// A name server for the program instead of those in /etc/resolv.conf; repeatable
     #[arg(long = "dns", value_name = "ADDR")]
     dns: Vec<IpAddr>,
@@ -348,6 +353,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         wrappers,
         addresses: run.addresses,
         gateways: run.gateways,
+        neighbours: run.neighbours,
         argument: run.plugin_arg,
     };
     network.trust_pre_init = run.trust_pre_init;
@@ -462,7 +468,7 @@ pub(crate) fn syscalls_text(files: &[String]) -> Result<String, netgraft_abi::Lo
                 let made = get_plugin_stack(&name).ok().and_then(|factory| factory(&config).ok());
                 let Some(rules) = made.map(|stack| stack.seccomp_filters()) else { continue };
                 if before.as_ref() != Some(&rules) {
-                    text += &of_stack(&format!("{name} {with}").trim_end().to_owned(), Origin::Tree, &rules);
+                    text += &of_stack(format!("{name} {with}").trim_end(), Origin::Tree, &rules);
                 }
                 before = Some(rules);
             }
@@ -679,6 +685,7 @@ mod tests {
             ("netgraft run --link-queue in:5 -- p", "--link-queue, in: a queue without a rate"),
             ("netgraft run --address 192.0.2.2 -- p", "address with a prefix length"),
             ("netgraft run --gateway here -- p", "--gateway"),
+            ("netgraft run --neighbour 192.0.2.1=ff:ff:ff:ff:ff:ff -- p", "of a host and of its station"),
             ("netgraft run --dns 1.2.3 -- p", "--dns"),
             ("netgraft run --on-crash retry -- p", "use fail or restart"),
             ("netgraft run --allow-syscall opn -- p", "use a name of syscalls(2)"),
