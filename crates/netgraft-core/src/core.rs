@@ -21,6 +21,7 @@ use crate::journal::Journal;
 use crate::parked::{Parked, ParkingLot};
 use crate::program::{Caller, Program};
 use crate::pump::WorkList;
+use crate::refused::Refused;
 use crate::route::Router;
 use crate::socket::{Attempt, Seen, Socket, State};
 use crate::stack::Stack;
@@ -86,6 +87,8 @@ pub struct Core<K: Kernel> {
     pub(crate) held: usize,
     /// Whether memory was short when it was last measured.
     pub(crate) short: bool,
+    /// Options that the operator was told of.
+    pub(crate) refused: Refused,
     nursery: Nursery,
     /// Kept between rounds for its memory.
     events: Vec<Event>,
@@ -122,6 +125,7 @@ impl<K: Kernel> Core<K> {
             time: Time::default(),
             held: 0,
             short: false,
+            refused: Refused::default(),
             nursery: Nursery { limit: NURSERY, next_sweep: Instant::ZERO },
             events: Vec::new(),
             closed: Vec::new(),

@@ -34,6 +34,7 @@ mod parked;
 mod program;
 mod pump;
 mod receive;
+mod refused;
 mod restore;
 mod send;
 mod shutdown;

@@ -34,6 +34,7 @@ mod groups;
 mod jobs;
 mod keeper;
 mod launcher;
+mod lingering;
 mod mirror;
 mod output;
 mod profile;
@@ -69,5 +70,6 @@ pub use said::printable;
 pub use sandbox::{ExitStatus, Sandbox, run};
 pub use sentry::{NamespaceIds, SentryArgs, SentryMain, confine_for};
 pub use spec::{
-    Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, SocketLimits, Stacks, Terminal, User,
+    Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, SocketLimits, Stacks, Terminal, Until,
+    User,
 };
