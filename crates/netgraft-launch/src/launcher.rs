@@ -109,8 +109,8 @@ pub(super) struct Launcher {
     pub(super) keeper: Option<OwnedFd>,
     /// What a sentry that takes over needs, if one is to take over.
     pub(super) spare: Option<Spare>,
-    /// What the sentry said before it gave up.
-    pub(super) last_failure: Option<String>,
+    /// Why the sentry ended, if it said so and that is not reported yet.
+    pub(super) last_failure: Option<Cause>,
     pub(super) watchdog: Watchdog,
     /// The devices in the program's network namespace.
     mirror: Mirror,
@@ -540,7 +540,7 @@ impl Launcher {
         match incoming {
             Incoming::Report(report, sender) => self.report(report, sender),
             Incoming::Sentry(FromSentry::Failed(text)) => {
-                self.last_failure = Some(text);
+                self.last_failure = Some(Cause::GaveUp(text));
                 Ok(())
             }
             Incoming::Sentry(message) => said(message),
@@ -549,6 +549,9 @@ impl Launcher {
                 // Both may have been killed with their namespaces: then the program's end counts.
                 if self.is_needed() {
                     self.survive(cause);
+                } else if cause.is_some() {
+                    // For the one line that says how the sentry ended.
+                    self.last_failure = cause;
                 }
                 Ok(())
             }

@@ -134,7 +134,7 @@ impl Sandbox {
         config.wrappers.capture =
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
-        stacks::check_wrappers(&config, &stack.info())?;
+        stacks::check_wrappers(&config, &stack.info(), choice.object.is_some())?;
         let mut name_servers = network.name_servers.clone();
         let uplink = Uplink::prepare(&mut config, &mut name_servers, &network.publish)?;
         if uplink.is_some() {

@@ -21,4 +21,5 @@ mod restore;
 mod route;
 mod send;
 mod shutdown;
+mod stack;
 mod stream;
