@@ -155,7 +155,17 @@ fn the_relay_does_what_is_known_of_it() {
     std::fs::write(&known, all.replace("[relay]", "[checkrelay]")).unwrap();
     let ran =
         netgraft(&["check", relay.to_str().unwrap(), "--trust-pre-init", "--known", known.to_str().unwrap()]);
-    assert_eq!(ran.status.code(), Some(0), "{}{}", text(&ran.stdout), text(&ran.stderr));
+    let table = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(0), "{table}{}", text(&ran.stderr));
+    // That it has no IPv6 is one line, and no other says so.
+    let unsupported = table.lines().filter(|line| line.starts_with("unsupported "));
+    let family: Vec<&str> =
+        unsupported.filter(|line| line.contains("IPv6") || line.contains("Family")).collect();
+    assert!(
+        matches!(family[..], [line] if line.ends_with(" cases: it has no sockets of IPv6")),
+        "{family:?}"
+    );
+    assert!(table.lines().count() < 100, "{table}");
 }
 
 /// What the adapter finds wrong with an answer, as `run` logs it, and the calls before.
@@ -203,6 +213,10 @@ fn a_case_is_traced() {
     let ran = netgraft(&["check", "smoltcp", "--trace", "no such case"]);
     assert_eq!(ran.status.code(), Some(125));
     assert!(text(&ran.stderr).contains("no case is named 'no such case'"));
+    // Somebody reads the first line only.
+    let script = "\"$0\" check smoltcp --trace 'stream/questions and answers [v4]' | head -n 1";
+    let ran = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_netgraft")]).output().unwrap();
+    assert_eq!((text(&ran.stdout).lines().count(), text(&ran.stderr).as_str()), (1, ""));
 }
 
 /// For an author's own tests: what is known does not fail, what is listed in vain does, and only failures are printed.

@@ -32,6 +32,7 @@ fn is_good(told: &str, name: &str) {
     let counts: Vec<usize> = all.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
     assert!(counts[0] > 150 && counts[1] == 1, "TIME-WAIT alone fails: {told}");
     assert!(told.contains(&format!("{name} ")), "{told}");
+    assert!(told.contains("\nknown failures: 1\n"), "{told}");
     assert!(told.contains("ok: redis\n") && told.contains("ok: http.server\n"), "{told}");
 }
 
