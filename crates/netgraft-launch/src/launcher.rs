@@ -756,6 +756,7 @@ pub(super) fn reap(pid: i32) -> Option<Change> {
         if matches!(ended, Ok([true])) {
             return process::wait(pid, Wait::Block).ok().flatten();
         }
+        tracing::info!("process {pid} did not end within {REAP_TIME:?}: it is killed");
         let _ = process::kill(pid, libc::SIGKILL);
     }
     None

@@ -268,7 +268,8 @@ fn when_the_sentry_ends_every_program_is_answered() {
             ))
         };
         let killer = sandbox.spawn(&ask("killer", "s.bind(('', 0))"))?;
-        let witness = sandbox.spawn(&ask("witness", "time.sleep(0.1); socket.socket()"))?;
+        let witness =
+            sandbox.spawn(&ask("witness", "[(socket.socket(), time.sleep(0.01)) for _ in range(6000)]"))?;
         while !(folder.join("killer.ready").exists() && folder.join("witness.ready").exists()) {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
