@@ -174,12 +174,7 @@ impl Sandbox {
                     && maps.has_group(NOBODY),
                 origin: if of_tree { Origin::Tree } else { Origin::Foreign },
                 allowed: allow::allowed_calls(&network.allowed_calls),
-                output: choice
-                    .object
-                    .as_ref()
-                    .map(|object| Output::new(object.object()))
-                    .transpose()
-                    .map_err(failed)?,
+                output: Output::new(choice.object.as_ref().map(|object| object.object())).map_err(failed)?,
                 object: choice.object,
                 vitals: Vitals::new().map_err(failed)?,
                 journal: network.on_crash == OnCrash::Restart,

@@ -61,7 +61,8 @@ struct Ended {
 impl Ended {
     /// Lines of the launcher about the stack's end.
     fn told(&self) -> Vec<&str> {
-        self.stderr.lines().filter(|l| l.contains("ERROR") || l.starts_with("netgraft: ")).collect()
+        let own = |line: &&str| line.starts_with("netgraft: ") && !line.starts_with("netgraft: sentry: ");
+        self.stderr.lines().filter(|line| line.contains("ERROR") || own(line)).collect()
     }
 }
 
