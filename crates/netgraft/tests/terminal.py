@@ -52,6 +52,7 @@ class Terminal:
             if re.search(word, self.text):
                 break
             self.send("jobs\n")
+            time.sleep(0.1)
             if select.select([self.fd], [], [], 0.1)[0]:
                 self.text += os.read(self.fd, 4096).decode(errors="replace")
         self.expect(word, 0.1)
