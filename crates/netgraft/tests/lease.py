@@ -54,8 +54,9 @@ ip address add 192.0.2.1/24 dev ng0
 ip address add 2001:db8::1/64 dev ng0 nodad
 ip link set ng0 up
 """)
-page = child(sys.executable, "-m", "http.server", "--bind", "::", "8000")
-server = servers("ng0", "--dhcp-range=192.0.2.100,192.0.2.110,255.255.255.0,2m", "--dhcp-option=option:mtu,1400",
+CHILDREN.append(subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "::", "8000"], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL))
+servers("ng0", "--dhcp-range=192.0.2.100,192.0.2.110,255.255.255.0,2m", "--dhcp-option=option:mtu,1400",
                  "--dhcp-range=2001:db8::100,2001:db8::1ff,64,10m", "--enable-ra", "--ra-param=ng0,4,600")
 
 script = """ip -o address show dev eth0; ip route; ip -6 route; ip link show dev eth0; cat /etc/resolv.conf
