@@ -134,9 +134,9 @@ impl Sandbox {
         config.wrappers.capture =
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
-        stacks::check_wrappers(&config, &stack.info(), choice.object.is_some())?;
+        stacks::check_wrappers(&config, &stack.info(), choice.object.is_some(), network.ask)?;
         let mut name_servers = network.name_servers.clone();
-        let uplink = Uplink::prepare(&mut config, &mut name_servers, &network.publish)?;
+        let uplink = Uplink::prepare(&mut config, &mut name_servers, (&network.publish, network.ask))?;
         if uplink.is_some() {
             // What it offers is the stack's configuration.
             stack = (choice.factory)(&config)?;
