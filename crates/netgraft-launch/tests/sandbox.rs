@@ -271,8 +271,7 @@ fn when_the_sentry_ends_every_program_is_answered() {
             ))
         };
         let killer = sandbox.spawn(&ask("killer", "s.bind(('', 0))"))?;
-        let witness =
-            sandbox.spawn(&ask("witness", "socket.socket()"))?;
+        let witness = sandbox.spawn(&ask("witness", "socket.socket()"))?;
         while !(folder.join("killer.ready").exists() && folder.join("witness.ready").exists()) {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
