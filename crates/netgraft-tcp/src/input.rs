@@ -28,9 +28,9 @@ impl Connection {
                 }
                 // Data may come with the answer to a SYN: it stands behind it.
                 let start = FIRST + 1;
-                let mut arrival = Arrival::default();
                 // What left with the SYN may be acknowledged (RFC 7413).
-                arrival.freed = self.sender.una.saturating_sub(FIRST + 1) as usize;
+                let freed = self.sender.una.saturating_sub(FIRST + 1) as usize;
+                let mut arrival = Arrival { freed, ..Arrival::default() };
                 let done = self.sender.una.min(self.sender.written);
                 self.sender.bytes.release(done, done == self.sender.written, pool);
                 self.take_text(segment, start, &mut arrival, now, pool);
