@@ -1,7 +1,7 @@
 //! The link of a level 1 stack: netgraft opens it, and the object gets a descriptor that carries its frames.
 //!
-//! That is the device itself. Where something is done to the frames (a capture, faults), or where the link is no device
-//! (passt), it is one end of a pair of sockets, and a [`Bridge`] has the other and the link.
+//! That is the device itself. Where something is done to the frames (a capture, faults, leases), or where the link is no
+//! device (passt), it is one end of a pair of sockets, and a [`Bridge`] has the other and the link.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,11 +11,13 @@ use netgraft_plugin::{InitStackArgs, LinkConfig, PreInitStack, StackConfig};
 
 /// Whether frames go through a bridge: only where they have to, since it costs copies and system calls.
 pub(super) fn is_bridged(config: &StackConfig) -> bool {
-    let wrapped = !config.wrappers.faults.is_none() || config.wrappers.capture.is_some();
+    // The device itself has the MTU.
+    let mut wrappers = config.wrappers.clone();
+    wrappers.mtu = None;
     match config.link {
         LinkConfig::None => false,
         LinkConfig::Passt(_) => true,
-        _ => wrapped,
+        _ => !wrappers.is_none(),
     }
 }
 
@@ -83,7 +85,7 @@ pub(super) fn make_bridge(config: &StackConfig, args: &mut InitStackArgs) -> Res
     let foreign = || SetupError::new("what the launcher handed over has no link for its stack in it");
     let (text, given) = args.init_str.split_once('\n').ok_or_else(foreign)?;
     let mut fds = std::mem::take(&mut args.fds);
-    // The capture's socket is the last one; that of passt, which the launcher has, is the first.
+    // The capture's socket is the last one; what the launcher has opened itself, as it has passt's, is the first.
     let capture = if config.wrappers.capture.is_some() { fds.pop() } else { None };
     if fds.len() < 2 {
         return Err(foreign());
@@ -114,6 +116,19 @@ mod tests {
         assert!(is_bridged(&bridged()));
         assert!(!is_bridged(&StackConfig { link: LinkConfig::None, ..bridged() }));
         assert!(!is_bridged(&StackConfig { wrappers: Wrappers::default(), ..bridged() }));
+        let mut config = StackConfig { wrappers: Wrappers::default(), ..bridged() };
+        config.wrappers.mtu = Some(1400);
+        assert!(!is_bridged(&config), "the device has it");
+        // Asked for addresses, the launcher has the device already, and hands it over in front.
+        config.wrappers.opened = Some("tap t0 02:00:00:00:00:01 1400".to_owned());
+        assert!(is_bridged(&config));
+        let given = PreInitStack { init_str: String::new(), fds: vec![fd()] };
+        let handed = open(&config).unwrap().unwrap().prepend_to(given);
+        let fds = std::iter::once(fd()).chain(handed.fds).collect::<Vec<_>>();
+        assert_eq!(fds.len(), 3, "the device, the bridge's end, the object's");
+        let mut args = InitStackArgs { init_str: handed.init_str, fds, ..InitStackArgs::default() };
+        assert!(make_bridge(&config, &mut args).is_ok());
+        assert_eq!((args.init_str.as_str(), args.fds.len()), ("", 1));
         let passt = StackConfig { link: LinkConfig::passt(None), ..StackConfig::default() };
         assert!(is_bridged(&passt), "it is no device");
         let open = open(&passt).unwrap().unwrap();
@@ -125,9 +140,12 @@ mod tests {
         );
     }
 
+    fn fd() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
     #[test]
     fn a_handover_that_is_not_of_a_bridge_is_refused() {
-        let fd = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         for (text, count) in
             [("tap t0 02:00:00:00:00:01 1500", 2), ("tap t0 02:00:00:00:00:01 1500\n", 1), ("x\n", 2)]
         {
