@@ -29,7 +29,7 @@ use crate::sentry::{NOBODY, SentryMain, SentryPlan};
 use crate::spec::{Ids, NetworkSpec, ProgramSpec, Terminal};
 use crate::stacks;
 use crate::tree::{self, InheritedSignals, Plan};
-use crate::uplink::Uplink;
+use crate::uplink::{self, Uplink};
 use crate::veth;
 use crate::vitals::Vitals;
 
@@ -137,6 +137,9 @@ impl Sandbox {
         stacks::check_wrappers(&config, &stack.info(), choice.object.is_some(), network.ask)?;
         let mut name_servers = network.name_servers.clone();
         let uplink = Uplink::prepare(&mut config, &mut name_servers, (&network.publish, network.ask))?;
+        if uplink.is_some() && choice.object.is_some() {
+            uplink::widen(&mut config);
+        }
         if uplink.is_some() {
             // What it offers is the stack's configuration.
             stack = (choice.factory)(&config)?;

@@ -150,6 +150,13 @@ impl Uplink {
     }
 }
 
+/// Puts addresses of IPv6 into networks of 64 bits, which is what lwIP and others know.
+pub(crate) fn widen(config: &mut StackConfig) {
+    for cidr in config.addresses.iter_mut().filter(|cidr| cidr.addr().is_ipv6()) {
+        *cidr = Cidr::new(cidr.addr(), 64).unwrap_or(*cidr);
+    }
+}
+
 /// Puts what was offered into the configuration.
 fn take(lease: Lease, config: &mut StackConfig, name_servers: &mut Vec<IpAddr>) {
     let Lease { addresses, gateways, name_servers: offered, .. } = lease;
@@ -288,7 +295,7 @@ fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> 
     let failed = |e: io::Error| refused(format!("--link passt: passt cannot be started: {e}"));
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     for end in [&ours, &theirs] {
-        widen(end.as_fd()).map_err(failed)?;
+        enlarge(end.as_fd()).map_err(failed)?;
     }
     let errors = unnamed_file().map_err(failed)?;
     let mut command = Command::new("passt");
@@ -318,7 +325,7 @@ fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> 
 
 /// Gives a socket the largest buffer that the kernel allows (`net.core.wmem_max`): passt drops frames when its own is full,
 /// and sets that of a socket that it accepts in the same way.
-fn widen(socket: BorrowedFd<'_>) -> io::Result<()> {
+fn enlarge(socket: BorrowedFd<'_>) -> io::Result<()> {
     unix::set_send_buffer(socket, i32::MAX / 2)
 }
 
@@ -330,7 +337,7 @@ fn reach(path: &Path) -> Result<OwnedFd, RunError> {
         ))
     };
     let socket = UnixStream::connect(path).map_err(failed)?;
-    widen(socket.as_fd()).map_err(failed)?;
+    enlarge(socket.as_fd()).map_err(failed)?;
     unix::set_nonblocking(socket.as_fd(), true).map_err(failed)?;
     Ok(socket.into())
 }
