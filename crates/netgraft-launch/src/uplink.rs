@@ -22,6 +22,7 @@ use crate::clock;
 use crate::error::RunError;
 use crate::publish::{Publish, Transport};
 use crate::spec::Ask;
+use crate::taken;
 
 /// What passt takes: 64 KiB of frame without its header, in steps of four.
 const MTU: u16 = 65_520;
@@ -148,6 +149,21 @@ impl Uplink {
     fn broken(&mut self, what: &str) -> RunError {
         self.passt.as_mut().map_or_else(|| refused(what.to_owned()), |passt| passt.broken(what))
     }
+}
+
+/// What to do about an interface that has addresses of the kernel's beside the stack's, as a warning.
+pub(crate) fn doubled(config: &StackConfig) -> Option<String> {
+    let LinkConfig::Packet(link) = &config.link else { return None };
+    // An interface that is not there is told when it is opened.
+    let own = taken::of_kernel(link.interface.as_str()).ok()?;
+    let all: Vec<String> = own.iter().map(Cidr::to_string).collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "interface {} has addresses of the kernel's, which answers on it, too ({}): --take-address makes them the stack's",
+            link.interface,
+            all.join(", ")
+        )
+    })
 }
 
 /// Puts addresses of IPv6 into networks of 64 bits, which is what lwIP and others know.
