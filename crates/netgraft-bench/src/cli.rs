@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::compare::{LOOPBACK, Place, Plan, crosses_a_link};
 use crate::error::{Doing, Error, Result};
-use crate::lab::Lab;
+use crate::lab::{Lab, Uplink};
 use crate::load::{Protocol, Workload, cases, select};
 use crate::machine::Machine;
 use crate::outcome::{Bounds, Outcome};
@@ -105,7 +105,8 @@ impl Timing {
 
 #[derive(Args)]
 struct CompareArgs {
-    /// Networks to compare, the first being the base: native, none, host, sandbox, plugin:NAME
+    /// Networks to compare, the first being the base: native, none, host, sandbox, plugin:NAME,
+    /// pasta
     #[arg(long, value_delimiter = ',', default_value = "native,host,sandbox", value_name = "NETWORKS")]
     networks: Vec<Side>,
     /// Workloads, by full name or family; all of netgraft-bench's own if absent
@@ -120,6 +121,9 @@ struct CompareArgs {
     /// Put the two ends into two namespaces joined by veth, with a native peer, both ways; needs root
     #[arg(long)]
     links: bool,
+    /// The same with passt as the link of netgraft's stacks, which dial; the network pasta is beside it
+    #[arg(long, value_enum, value_name = "LINK")]
+    link: Option<Link>,
     /// How often to measure each
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -132,6 +136,12 @@ struct CompareArgs {
     /// The netgraft command [default: NETGRAFT_BIN, else the file beside this program]
     #[arg(long, value_name = "PATH")]
     netgraft: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Link {
+    /// passt
+    Passt,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -205,16 +215,20 @@ fn print_outcome(outcome: &Outcome) -> Result<()> {
 
 fn compare(args: CompareArgs) -> Result<ExitCode> {
     process::catch_interrupts()?;
-    if args.links && args.networks.contains(&Side::None) {
+    let links = args.links || args.link.is_some();
+    let uplink = if args.link.is_some() { Uplink::Passt } else { Uplink::Packet };
+    if args.networks.contains(&Side::Pasta) && args.link.is_none() {
+        return Err(Error::Failed("the network pasta goes with --link passt".to_owned()));
+    }
+    if links && args.networks.contains(&Side::None) {
         return Err(Error::Failed(
             "the network none reaches no peer, so it can't be compared with --links".to_owned(),
         ));
     }
     let runner = Runner::find(&args.networks, args.netgraft)?;
-    let cases =
-        select(&chosen(&args.workloads, args.start_up, &args.tools, args.links)).map_err(Error::Failed)?;
+    let cases = select(&chosen(&args.workloads, args.start_up, &args.tools, links)).map_err(Error::Failed)?;
     let machine = Machine::now();
-    let place = if args.links { Place::Links(Lab::new()?) } else { Place::Loopback };
+    let place = if links { Place::Links(Lab::new(uplink)?) } else { Place::Loopback };
     let plan = Plan { runner, sides: args.networks, cases, rounds: args.rounds, time: args.seconds, place };
     let rows = plan.run(|step| eprintln!("netgraft-bench: {step}"))?;
     let report = Report {

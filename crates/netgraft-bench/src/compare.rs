@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::lab::Lab;
+use crate::lab::{Lab, Uplink};
 use crate::load::{Case, Peers, Protocol, Task, Workload};
 use crate::outcome::{Bounds, Outcome};
 use crate::process::{Running, check_interrupt, time};
@@ -111,6 +111,9 @@ impl Plan {
         for case in &self.cases {
             match &self.place {
                 Place::Loopback => rows.push((case.clone(), Role::Both)),
+                Place::Links(lab) if crosses_a_link(case) && lab.uplink == Uplink::Passt => {
+                    rows.push((case.clone(), Role::Dials));
+                }
                 Place::Links(_) if crosses_a_link(case) => {
                     rows.extend([(case.clone(), Role::Serves), (case.clone(), Role::Dials)]);
                 }
@@ -152,7 +155,7 @@ impl Plan {
         let Peers::Own(protocol) = workload.peers() else {
             return Err(Error::Failed("this workload does not cross a link".to_owned()));
         };
-        let attachment = Lab::attach(side);
+        let attachment = Lab::attach(lab.uplink, side);
         let under_test = (side, lab.side(), attachment.options.as_slice());
         let peer = (&Side::Native, lab.peer(), [].as_slice());
         let (server, listen, client) = match role {

@@ -19,10 +19,21 @@ const NATIVE_LINK: &str = "bench-native";
 const STACK_LINK: &str = "bench-stack";
 const PREFIX: &str = "netgraft-bench-";
 
+/// What joins a stack under test to its peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Uplink {
+    /// The bare end of a veth pair.
+    #[default]
+    Packet,
+    /// passt, in the namespace of the side under test; nothing can be dialed through it.
+    Passt,
+}
+
 /// The two namespaces. Dropping it removes them and with them the links.
 pub(crate) struct Lab {
     peer: Namespace,
     side: Namespace,
+    pub(crate) uplink: Uplink,
 }
 
 /// How a side is reached, and how it reaches its peer.
@@ -41,9 +52,9 @@ impl Lab {
     ///
     /// # Errors
     /// `ip` (iproute2) is missing, or the caller is not root.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(uplink: Uplink) -> Result<Self> {
         sweep()?;
-        let lab = Self { peer: Namespace::new("peer")?, side: Namespace::new("side")? };
+        let lab = Self { peer: Namespace::new("peer")?, side: Namespace::new("side")?, uplink };
         for link in [NATIVE_LINK, STACK_LINK] {
             let (peer, side) = (&lab.peer.name, &lab.side.name);
             ip(&["link", "add", link, "netns", peer, "type", "veth", "peer", "name", link, "netns", side])?;
@@ -61,6 +72,11 @@ impl Lab {
             }
             namespace.ip(&["link", "set", link, "up"])?;
         }
+        if uplink == Uplink::Passt {
+            // What passt and pasta offer is what is here, and they look for a default route.
+            lab.side.ip(&["link", "set", "lo", "up"])?;
+            lab.side.ip(&["route", "add", "default", "via", &NATIVE_PEER.to_string()])?;
+        }
         Ok(lab)
     }
 
@@ -75,8 +91,11 @@ impl Lab {
     }
 
     /// How a side is attached to its peer.
-    pub(crate) fn attach(side: &Side) -> Attachment {
-        if side.takes_a_link() {
+    pub(crate) fn attach(uplink: Uplink, side: &Side) -> Attachment {
+        if side.takes_a_link() && uplink == Uplink::Passt {
+            let options = ["--link", "passt"].map(str::to_owned).to_vec();
+            Attachment { peer: NATIVE_PEER.into(), own: NATIVE_SIDE.into(), options }
+        } else if side.takes_a_link() {
             let words = ["--link", &format!("packet:{STACK_LINK}"), "--address", &format!("{STACK_SIDE}/24")];
             let options = words.map(str::to_owned).to_vec();
             Attachment { peer: STACK_PEER.into(), own: STACK_SIDE.into(), options }
@@ -157,9 +176,15 @@ mod tests {
 
     #[test]
     fn a_stack_gets_the_bare_link() {
-        let attachment = Lab::attach(&Side::Sandbox);
+        let attachment = Lab::attach(Uplink::Packet, &Side::Sandbox);
         assert_eq!(attachment.options.join(" "), "--link packet:bench-stack --address 198.18.2.2/24");
-        assert!(Lab::attach(&Side::Native).options.is_empty());
-        assert_ne!(Lab::attach(&Side::Host).own, attachment.own);
+        assert!(Lab::attach(Uplink::Packet, &Side::Native).options.is_empty());
+        let passt = Lab::attach(Uplink::Passt, &Side::Sandbox);
+        assert_eq!(
+            (passt.options.as_slice(), passt.peer),
+            (&["--link".to_owned(), "passt".to_owned()][..], NATIVE_PEER.into())
+        );
+        assert!(Lab::attach(Uplink::Passt, &Side::Pasta).options.is_empty());
+        assert_ne!(Lab::attach(Uplink::Packet, &Side::Host).own, attachment.own);
     }
 }

@@ -21,6 +21,8 @@ pub(crate) enum Side {
     Sandbox,
     /// `--network plugin --plugin NAME`
     Plugin(String),
+    /// The kernel's sockets in a network namespace behind pasta(1), as an ordinary user: the other program of passt's.
+    Pasta,
 }
 
 impl FromStr for Side {
@@ -32,9 +34,10 @@ impl FromStr for Side {
             "none" => Ok(Self::None),
             "host" => Ok(Self::Host),
             "sandbox" => Ok(Self::Sandbox),
+            "pasta" => Ok(Self::Pasta),
             _ => match text.strip_prefix("plugin:") {
                 Some(name) if !name.is_empty() => Ok(Self::Plugin(name.to_owned())),
-                _ => Err("expected native, none, host, sandbox or plugin:NAME".to_owned()),
+                _ => Err("expected native, none, host, sandbox, pasta or plugin:NAME".to_owned()),
             },
         }
     }
@@ -47,6 +50,7 @@ impl fmt::Display for Side {
             Self::None => formatter.write_str("none"),
             Self::Host => formatter.write_str("host"),
             Self::Sandbox => formatter.write_str("sandbox"),
+            Self::Pasta => formatter.write_str("pasta"),
             Self::Plugin(name) => write!(formatter, "plugin:{name}"),
         }
     }
@@ -57,14 +61,14 @@ impl Side {
     pub(crate) fn takes_a_link(&self) -> bool {
         match self {
             Self::Sandbox | Self::Plugin(_) => true,
-            Self::Native | Self::None | Self::Host => false,
+            Self::Native | Self::None | Self::Host | Self::Pasta => false,
         }
     }
 
     /// The options of `netgraft run` that choose this network; `None` without netgraft.
     fn options(&self) -> Option<Vec<&str>> {
         match self {
-            Self::Native => None,
+            Self::Native | Self::Pasta => None,
             Self::None => Some(vec!["--network", "none"]),
             Self::Host => Some(vec!["--network", "host"]),
             Self::Sandbox => Some(vec!["--network", "sandbox"]),
@@ -72,6 +76,19 @@ impl Side {
         }
     }
 }
+
+/// pasta as nobody: as root it would change users by itself, and then not start the program.
+const PASTA: [&str; 9] = [
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "pasta",
+    "--config-net",
+    "--quiet",
+    "--no-map-gw",
+    "--",
+];
 
 /// Makes the command lines of a comparison.
 #[derive(Clone, Debug)]
@@ -87,7 +104,7 @@ impl Runner {
     /// the environment variable NETGRAFT_BIN, else the file beside this program.
     pub(crate) fn find(sides: &[Side], given: Option<PathBuf>) -> Result<Self> {
         let bench = std::env::current_exe().doing(|| "finding this program's own file")?;
-        if sides.iter().all(|side| *side == Side::Native) {
+        if sides.iter().all(|side| matches!(side, Side::Native | Side::Pasta)) {
             return Ok(Self { bench, netgraft: None });
         }
         let named = given.or_else(|| std::env::var_os("NETGRAFT_BIN").map(PathBuf::from));
@@ -116,6 +133,9 @@ impl Runner {
         if let Some(namespace) = namespace {
             line.extend(["ip", "netns", "exec", namespace].map(OsString::from));
         }
+        if *side == Side::Pasta {
+            line.extend(PASTA.map(OsString::from));
+        }
         if let Some(chosen) = side.options() {
             let netgraft =
                 self.netgraft.as_ref().ok_or_else(|| Error::Failed(format!("{side} needs netgraft")))?;
@@ -140,7 +160,7 @@ mod tests {
 
     #[test]
     fn sides_have_names() {
-        for name in ["native", "none", "host", "sandbox", "plugin:lwip"] {
+        for name in ["native", "none", "host", "sandbox", "pasta", "plugin:lwip"] {
             assert_eq!(name.parse::<Side>().unwrap().to_string(), name);
         }
         for name in ["", "Native", "plugin", "plugin:"] {
@@ -160,6 +180,9 @@ mod tests {
             words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(words("native", None, &["--link", "x"]), "b pair");
+        assert!(
+            words("pasta", Some("ns"), &[]).ends_with("pasta --config-net --quiet --no-map-gw -- b pair")
+        );
         assert_eq!(words("host", None, &[]), "netgraft run --network host -- b pair");
         assert_eq!(
             words("plugin:lwip", Some("ns"), &["--link", "packet:veth"]),

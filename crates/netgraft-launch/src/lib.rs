@@ -49,6 +49,7 @@ mod spec;
 pub mod stacks;
 mod stand_in;
 mod survive;
+mod taken;
 mod tree;
 mod uplink;
 pub mod veth;

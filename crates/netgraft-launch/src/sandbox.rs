@@ -28,8 +28,9 @@ use crate::report::Step;
 use crate::sentry::{NOBODY, SentryMain, SentryPlan};
 use crate::spec::{Ids, NetworkSpec, ProgramSpec, Terminal};
 use crate::stacks;
+use crate::taken::{self, Taken};
 use crate::tree::{self, InheritedSignals, Plan};
-use crate::uplink::Uplink;
+use crate::uplink::{self, Uplink};
 use crate::veth;
 use crate::vitals::Vitals;
 
@@ -97,8 +98,10 @@ fn has_listener() -> bool {
 /// The process that makes it has one thread, since it forks without exec, and its signals are blocked until the
 /// sandbox is dropped: those that come while [`Sandbox::wait`] waits go to that program.
 pub struct Sandbox {
-    // In this order: a capture is complete when every process has ended, and then the signals are given back.
+    // In this order: the stack has ended before the kernel has its addresses, a capture is complete when every process has ended, and then the signals are given back.
     launcher: Launcher,
+    #[expect(dead_code, reason = "gives addresses back when it is dropped")]
+    taken: Option<Taken>,
     #[expect(dead_code, reason = "waits for the writer when it is dropped")]
     capture: Option<Capture>,
     #[expect(dead_code, reason = "gives the signals back when it is dropped")]
@@ -135,8 +138,16 @@ impl Sandbox {
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
         stacks::check_wrappers(&config, &stack.info(), choice.object.is_some(), network.ask)?;
+        let taken = network.take_address.then(|| taken::take(&mut config)).transpose()?;
+        if taken.is_some() {
+            stack = (choice.factory)(&config)?;
+        }
+        let doubled = uplink::doubled(&config);
         let mut name_servers = network.name_servers.clone();
         let uplink = Uplink::prepare(&mut config, &mut name_servers, (&network.publish, network.ask))?;
+        if uplink.is_some() && choice.object.is_some() {
+            uplink::widen(&mut config);
+        }
         if uplink.is_some() {
             // What it offers is the stack's configuration.
             stack = (choice.factory)(&config)?;
@@ -203,10 +214,10 @@ impl Sandbox {
         let wider = if of_tree { None } else { wider(stack.as_ref(), &plan.sentry.allowed) };
         let doubts: Vec<String> = plan.sentry.object.iter().flat_map(|object| doubts(object)).collect();
         let mut launcher = Launcher::new(plan, stack.info().name, launcher_ends, helper, jobs)?;
-        wider.into_iter().chain(doubts).for_each(|text| launcher.warn(text));
+        wider.into_iter().chain(doubled).chain(doubts).for_each(|text| launcher.warn(text));
         launcher.uplink = uplink;
         launcher.start(stack.as_mut())?;
-        Ok(Sandbox { launcher, capture, restore })
+        Ok(Sandbox { launcher, taken, capture, restore })
     }
 
     /// Starts a further program in the sandbox's namespaces, in a process group of its own and without the terminal.

@@ -122,6 +122,8 @@ pub struct NetworkSpec {
     /// of this name in the caller's network namespace, the other with the addresses and the gateway of `config` where the
     /// stack looks.
     pub veth: Option<InterfaceName>,
+    /// Whether the kernel's addresses on a `packet:` link are the stack's while the sandbox lives.
+    pub take_address: bool,
     /// Whether the link is asked for addresses, gateways, name servers and the MTU: what it is to be asked, for a TAP device
     /// or an interface. passt is asked in any case.
     pub ask: Option<Ask>,

@@ -29,7 +29,7 @@ pub(crate) struct Choice {
 pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
     let NetworkSpec { kind: network, plugin, config, stacks, veth, publish, ask, .. } = spec;
     let (network, veth) = (*network, veth.as_ref());
-    check_link(network, config, veth, (publish, *ask))?;
+    check_link(network, config, veth, (publish, ask.is_some() || spec.take_address))?;
     if ask.is_some() && !needs_address(&config.link) && !matches!(config.link, LinkConfig::Passt(_)) {
         return Err(RunError::Options(
             "--address dhcp and --address auto need a --link to ask: tap:NAME or packet:IFACE".to_owned(),
@@ -157,7 +157,7 @@ fn check_link(
     network: NetworkType,
     config: &StackConfig,
     veth: Option<&InterfaceName>,
-    (publish, ask): (&[Publish], Option<Ask>),
+    (publish, asked): (&[Publish], bool),
 ) -> Result<(), RunError> {
     let of_ipv4 = config.gateways.iter().filter(|gateway| gateway.is_ipv4()).count();
     for (family, count) in [("IPv4", of_ipv4), ("IPv6", config.gateways.len() - of_ipv4)] {
@@ -190,9 +190,7 @@ fn check_link(
             "--network host uses the host's interfaces: leave --link, --address, --gateway and --neighbour out, or use \
              --network sandbox"
         }
-        NetworkType::Sandbox
-            if config.addresses.is_empty() && ask.is_none() && needs_address(&config.link) =>
-        {
+        NetworkType::Sandbox if config.addresses.is_empty() && !asked && needs_address(&config.link) => {
             return Err(RunError::Options(format!(
                 "the stack has no address on --link {}: give an --address, such as 192.0.2.2/24, and a --gateway, or ask for \
                  them with --address auto",

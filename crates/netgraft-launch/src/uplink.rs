@@ -22,6 +22,7 @@ use crate::clock;
 use crate::error::RunError;
 use crate::publish::{Publish, Transport};
 use crate::spec::Ask;
+use crate::taken;
 
 /// What passt takes: 64 KiB of frame without its header, in steps of four.
 const MTU: u16 = 65_520;
@@ -147,6 +148,28 @@ impl Uplink {
 
     fn broken(&mut self, what: &str) -> RunError {
         self.passt.as_mut().map_or_else(|| refused(what.to_owned()), |passt| passt.broken(what))
+    }
+}
+
+/// What to do about an interface that has addresses of the kernel's beside the stack's, as a warning.
+pub(crate) fn doubled(config: &StackConfig) -> Option<String> {
+    let LinkConfig::Packet(link) = &config.link else { return None };
+    // An interface that is not there is told when it is opened.
+    let own = taken::of_kernel(link.interface.as_str()).ok()?;
+    let all: Vec<String> = own.iter().map(Cidr::to_string).collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "interface {} has addresses of the kernel's, which answers on it, too ({}): --take-address makes them the stack's",
+            link.interface,
+            all.join(", ")
+        )
+    })
+}
+
+/// Puts addresses of IPv6 into networks of 64 bits, which is what lwIP and others know.
+pub(crate) fn widen(config: &mut StackConfig) {
+    for cidr in config.addresses.iter_mut().filter(|cidr| cidr.addr().is_ipv6()) {
+        *cidr = Cidr::new(cidr.addr(), 64).unwrap_or(*cidr);
     }
 }
 
@@ -288,7 +311,7 @@ fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> 
     let failed = |e: io::Error| refused(format!("--link passt: passt cannot be started: {e}"));
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     for end in [&ours, &theirs] {
-        widen(end.as_fd()).map_err(failed)?;
+        enlarge(end.as_fd()).map_err(failed)?;
     }
     let errors = unnamed_file().map_err(failed)?;
     let mut command = Command::new("passt");
@@ -318,7 +341,7 @@ fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> 
 
 /// Gives a socket the largest buffer that the kernel allows (`net.core.wmem_max`): passt drops frames when its own is full,
 /// and sets that of a socket that it accepts in the same way.
-fn widen(socket: BorrowedFd<'_>) -> io::Result<()> {
+fn enlarge(socket: BorrowedFd<'_>) -> io::Result<()> {
     unix::set_send_buffer(socket, i32::MAX / 2)
 }
 
@@ -330,7 +353,7 @@ fn reach(path: &Path) -> Result<OwnedFd, RunError> {
         ))
     };
     let socket = UnixStream::connect(path).map_err(failed)?;
-    widen(socket.as_fd()).map_err(failed)?;
+    enlarge(socket.as_fd()).map_err(failed)?;
     unix::set_nonblocking(socket.as_fd(), true).map_err(failed)?;
     Ok(socket.into())
 }

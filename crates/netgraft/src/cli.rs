@@ -181,6 +181,11 @@ struct RunArgs {
     #[arg(long = "address", value_name = "CIDR|dhcp|auto")]
     addresses: Vec<AddressOption>,
 
+    /// With --link packet:IFACE: the interface's own addresses and default gateways are the stack's while it runs, and the kernel's
+    /// again afterwards
+    #[arg(long)]
+    take_address: bool,
+
     /// The largest packet that crosses the link, in bytes, if it carries larger ones: for passt up to 65520 [default: what
     /// the link carries]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..=65520))]
@@ -347,6 +352,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.publish = run.publish;
     let (addresses, ask) = AddressOption::split(run.addresses).map_err(Stop::Error)?;
     network.ask = ask;
+    network.take_address = run.take_address;
     let mut wrappers = run.faults.wrappers().map_err(Stop::Error)?;
     wrappers.mtu = run.mtu;
     network.capture = run.pcap.spec().map_err(Stop::Error)?;

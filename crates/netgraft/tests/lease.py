@@ -56,7 +56,7 @@ ip link set ng0 up
 """)
 CHILDREN.append(subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "::", "8000"], stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL))
-servers("ng0", "--dhcp-range=192.0.2.100,192.0.2.110,255.255.255.0,2m", "--dhcp-option=option:mtu,1400",
+servers("ng0", "--dhcp-range=192.0.2.100,192.0.2.109,255.255.255.0,2m", "--dhcp-option=option:mtu,1400",
                  "--dhcp-range=2001:db8::100,2001:db8::1ff,64,10m", "--enable-ra", "--ra-param=ng0,4,600")
 
 script = """ip -o address show dev eth0; ip route; ip -6 route; ip link show dev eth0; cat /etc/resolv.conf
@@ -77,7 +77,7 @@ ip address add 198.51.100.1/24 dev v0
 ip link set v0 up
 ip link set v1 up
 """)
-second = servers("v0", "--dhcp-range=198.51.100.100,198.51.100.110,255.255.255.0,infinite")
+second = servers("v0", "--dhcp-range=198.51.100.100,198.51.100.109,255.255.255.0,infinite")
 seen = run("--link", "packet:v1", "--address", "dhcp", "--", "sh", "-c", "ip -o address; ping -c 1 198.51.100.1").stdout
 assert "inet 198.51.100.10" in seen and "1 received" in seen, seen
 
@@ -86,6 +86,64 @@ second.kill()
 second.wait()
 quiet = run("--link", "packet:v1", "--address", "dhcp", "--", "echo", "started", status=125)
 assert "no DHCP server has answered on --link packet:v1" in quiet.stderr and quiet.stdout == "", quiet
+# The kernel's own addresses: said, moved, and given back, however netgraft ends.
+sh("""
+sysctl -qw net.ipv6.conf.v0.accept_dad=0 net.ipv6.conf.v1.accept_dad=0
+ip address add 2001:db8:2::1/64 dev v0 nodad
+ip address add 198.51.100.9/24 dev v1
+ip address add 2001:db8:2::9/64 dev v1 nodad
+ip route add default via 198.51.100.1 dev v1
+""")
+
+
+def of_kernel():
+    shown = subprocess.run("ip -o address show dev v1 scope global; ip route show default", shell=True, capture_output=True,
+                           text=True, check=True).stdout
+    return [part for part in ("198.51.100.9/24", "2001:db8:2::9/64", "default via 198.51.100.1") if part in shown]
+
+
+ALL = ["198.51.100.9/24", "2001:db8:2::9/64", "default via 198.51.100.1"]
+assert of_kernel() == ALL
+both = run("--link", "packet:v1", "--address", "198.51.100.8/24", "--", "true")
+assert "has addresses of the kernel's, which answers on it, too (198.51.100.9/24, 2001:db8:2::9/64)" in both.stderr, both
+take = [NETGRAFT, "run", "--link", "packet:v1", "--take-address", "--", "sh", "-c"]
+box = subprocess.Popen([*take, "ip -o address; ip route; ping -c 1 198.51.100.1; ping -c 1 2001:db8:2::1; echo up; read x"],
+                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+CHILDREN.append(box)
+seen = "".join(iter(box.stdout.readline, "up\n"))
+assert of_kernel() == [] and seen.count("1 received") == 2 and all(part in seen for part in ALL), seen
+box.communicate("\n", timeout=30)
+assert box.returncode == 0 and of_kernel() == ALL
+box = subprocess.Popen([*take, "echo up; sleep 1000"], stdout=subprocess.PIPE, text=True)
+CHILDREN.append(box)
+assert box.stdout.readline() == "up\n" and of_kernel() == []
+box.kill()
+box.wait()
+for _ in range(400):
+    if of_kernel() == ALL:
+        break
+    time.sleep(0.025)
+assert of_kernel() == ALL
+
+# The MTU that an interface has is the stack's.
+sh("""
+ip link add m0 mtu 1300 type veth peer name m1 mtu 1300
+ip address add 203.0.113.1/24 dev m0
+ip link set m0 up
+ip link set m1 up
+""")
+sink = subprocess.Popen(["sh", "-c", "nc -l -N 203.0.113.1 7777 | wc -c"], stdout=subprocess.PIPE, text=True)
+CHILDREN.append(sink)
+for _ in range(400):
+    if ":1E61 " in open("/proc/net/tcp").read():
+        break
+    time.sleep(0.025)
+seen = run("--link", "packet:m1", "--address", "203.0.113.9/24", "--", "sh", "-c",
+           "ip link show eth0; head -c 3000000 /dev/zero | nc -N 203.0.113.1 7777; ping -c 1 203.0.113.1")
+assert "mtu 1300" in seen.stdout and "1 received" in seen.stdout and sink.communicate(timeout=30)[0].strip() == "3000000", seen
+for words, part in (((), "goes with --link packet:"), (("--link", "packet:v0x"), "v0x")):
+    done = run(*words, "--take-address", "--", "true", status=125)
+    assert part in done.stderr and done.stderr.count("\n") == 1, done
 for words, part in (((), "need a --link to ask"), (("--link", "tap:ng0", "--address", "192.0.2.9/24"), "leave the others out")):
     done = run(*words, "--address", "auto", "--", "true", status=125)
     assert part in done.stderr and done.stderr.count("\n") == 1, done

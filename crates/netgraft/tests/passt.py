@@ -1,5 +1,5 @@
-"""Runs in a network namespace of its own, which it owns, in a folder of its own: netgraft (argv[1]) behind passt, with
-servers in another namespace. Prints OK."""
+"""Runs in a network namespace of its own, which it owns, in a folder of its own: netgraft (argv[1]) behind passt, also with
+lwIP (argv[2]), and servers in another namespace. Prints OK."""
 import atexit
 import hashlib
 import os
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-NETGRAFT = sys.argv[1]
+NETGRAFT, LWIP = sys.argv[1:3]
 V4, V6 = "198.51.100.1", "2001:db8:1::1"
 # Of both ways and families; PASST_SIZE in MiB is another.
 SIZE = int(os.environ.get("PASST_SIZE", "256")) << 20
@@ -149,44 +149,52 @@ assert "no uplink: --link passt gives it one" in run("-v", "--", "true", link=()
 assert "uplink       none: --link passt gives it one" in run("--summary", "--", "true", link=()).stderr
 assert "uplink" not in run("--summary", "--", "true").stderr
 
-# Down and up, both families.
-for url in (f"http://{V4}:8000/file", f"http://[{V6}]:8000/file"):
-    got = run("--", "sh", "-c", f"curl -sSg '{url}' | sha256sum").stdout.split()[0]
-    assert got == digest, url
-for address in (V4, V6):
-    sink = outside("sh", "-c", f"nc -l -N {address} 9000 | sha256sum", stdout=subprocess.PIPE, text=True)
-    listening(9000)
-    run("--", "sh", "-c", f"nc -N {address} 9000 <www/file >/dev/null")
-    assert sink.communicate(timeout=60)[0].split()[0] == digest, address
+def programs(*stack):
+    """Real programs on a stack, both families, both ways."""
+    for url in (f"http://{V4}:8000/file", f"http://[{V6}]:8000/file"):
+        got = run(*stack, "--", "sh", "-c", f"curl -sSg '{url}' | sha256sum").stdout.split()[0]
+        assert got == digest, url
+    for address in (V4, V6):
+        sink = outside("sh", "-c", f"nc -l -N {address} 9000 | sha256sum", stdout=subprocess.PIPE, text=True)
+        listening(9000)
+        run(*stack, "--", "sh", "-c", f"nc -N {address} 9000 <www/file >/dev/null")
+        assert sink.communicate(timeout=60)[0].split()[0] == digest, address
 
-# Several at once: none of them starves.
-script = "for i in 1 2 3 4 5 6 7 8; do curl -sS http://198.51.100.1:8000/small | wc -c & done; wait"
-assert run("--", "sh", "-c", script).stdout.split() == [str(SMALL)] * 8
+    # Several at once: none of them starves.
+    script = "for i in 1 2 3 4 5 6 7 8; do curl -sS http://198.51.100.1:8000/small | wc -c & done; wait"
+    assert run(*stack, "--", "sh", "-c", script).stdout.split() == [str(SMALL)] * 8
 
-# Names, redis, and other programs.
-dns = ("--dns", V4)
-for family in ("-4", "-6"):
-    assert run(*dns, "--", "curl", family, "-sS", "http://server.test:8000/small", "-o", "/dev/null", "-w",
-               "%{size_download}").stdout == str(SMALL)
-for address in (V4, V6):
-    assert run("--", "redis-cli", "-h", address, "ping").stdout == "PONG\n"
-    assert "PING_INLINE" in run("--", "redis-benchmark", "-h", address, "-n", "2000", "-c", "20", "-t", "ping", "--csv").stdout
+    # Names, redis, and other programs.
+    named = (*stack, "--dns", V4, "--")
+    for family in ("-4", "-6"):
+        assert run(*named, "curl", family, "-sS", "http://server.test:8000/small", "-o", "/dev/null", "-w",
+                   "%{size_download}").stdout == str(SMALL)
+    for address in (V4, V6):
+        assert run(*stack, "--", "redis-cli", "-h", address, "ping").stdout == "PONG\n"
+        assert "PING_INLINE" in run(*stack, "--", "redis-benchmark", "-h", address, "-n", "2000", "-c", "20", "-t", "ping",
+                                    "--csv").stdout
+    # Root of the sandbox is nobody outside.
+    clones = f"clones{len(stack)}"
+    os.mkdir(clones)
+    os.chmod(clones, 0o777)
+    run(*named, "git", "clone", "-q", "http://server.test:8000/repo.git", f"{clones}/one")
+    assert os.path.getsize(f"{clones}/one/small") == SMALL
+    for host in ("server.test", V4, f"[{V6}]"):
+        assert run(*named, os.environ["PASST_GO"], f"http://{host}:8000/small").stdout == f"{SMALL}\n", host
+    script = "import sys, urllib.request; print(len(urllib.request.urlopen(sys.argv[1]).read()))"
+    assert run(*named, "python3", "-c", script, "http://server.test:8000/small").stdout == f"{SMALL}\n"
+    script = "require('http').get(process.argv[1], r => { let n = 0; r.on('data', d => n += d.length); " \
+        "r.on('end', () => console.log(n)) })"
+    assert run(*named, "node", "-e", script, "http://server.test:8000/small").stdout == f"{SMALL}\n"
+
+
 sh('''
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
 git init -q work && cd work && git -c user.name=t -c user.email=t@t commit -q --allow-empty -m first && cp ../www/small . && git add small
 git -c user.name=t -c user.email=t@t commit -q -m second
 git clone -q --bare . ../www/repo.git && cd ../www/repo.git && git update-server-info''')
-# Root of the sandbox is nobody outside.
-os.mkdir("clones")
-os.chmod("clones", 0o777)
-run(*dns, "--", "git", "clone", "-q", "http://server.test:8000/repo.git", "clones/one")
-assert os.path.getsize("clones/one/small") == SMALL
-for host in ("server.test", V4, f"[{V6}]"):
-    assert run(*dns, "--", os.environ["PASST_GO"], f"http://{host}:8000/small").stdout == f"{SMALL}\n", host
-script = "import sys, urllib.request; print(len(urllib.request.urlopen(sys.argv[1]).read()))"
-assert run(*dns, "--", "python3", "-c", script, "http://server.test:8000/small").stdout == f"{SMALL}\n"
-script = "require('http').get(process.argv[1], r => { let n = 0; r.on('data', d => n += d.length); r.on('end', () => console.log(n)) })"
-assert run(*dns, "--", "node", "-e", script, "http://server.test:8000/small").stdout == f"{SMALL}\n"
+programs()
+programs("--network", "plugin", "--plugin", LWIP)
 
 # Nobody listens: the outside says so.
 assert "Failed to connect" in run("--", "curl", "-sS", f"http://{V4}:9/", status=7).stderr

@@ -4,6 +4,7 @@
 //! kernel would answer with resets what the stack accepts; best none at all.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::messages::Messages;
@@ -169,7 +170,15 @@ fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> 
 ///
 /// # Errors
 /// Those of getifaddrs.
-pub fn addresses(name: &str) -> io::Result<Vec<std::net::IpAddr>> {
+pub fn addresses(name: &str) -> io::Result<Vec<IpAddr>> {
+    Ok(networks(name)?.into_iter().map(|(address, _)| address).collect())
+}
+
+/// The same, each with the length of its prefix in bits.
+///
+/// # Errors
+/// Those of getifaddrs.
+pub fn networks(name: &str) -> io::Result<Vec<(IpAddr, u8)>> {
     let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
     // SAFETY: getifaddrs writes one pointer, to a list that is freed below.
     check(unsafe { libc::getifaddrs(&raw mut list) })?;
@@ -183,22 +192,43 @@ pub fn addresses(name: &str) -> io::Result<Vec<std::net::IpAddr>> {
         if entry_name.to_bytes() != name.as_bytes() || entry.ifa_addr.is_null() {
             continue;
         }
-        // SAFETY: `ifa_addr` is not null and points to an address of the family that it begins with.
-        match i32::from(unsafe { (*entry.ifa_addr).sa_family }) {
-            libc::AF_INET => {
-                // SAFETY: an AF_INET address is a `sockaddr_in`; it may be unaligned for one.
-                let addr = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
-                found.push(std::net::Ipv4Addr::from(addr.sin_addr.s_addr.to_ne_bytes()).into());
-            }
-            libc::AF_INET6 => {
-                // SAFETY: an AF_INET6 address is a `sockaddr_in6`; it may be unaligned for one.
-                let addr = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
-                found.push(std::net::Ipv6Addr::from(addr.sin6_addr.s6_addr).into());
-            }
-            _ => {}
-        }
+        // SAFETY: `ifa_addr` is not null and points to an address of the family that it begins with; so does `ifa_netmask`,
+        // which is null for an interface without one.
+        let (address, mask) = unsafe { (ip_of(entry.ifa_addr), ip_of(entry.ifa_netmask)) };
+        let prefix = match mask {
+            Some(IpAddr::V4(mask)) => mask.to_bits().leading_ones(),
+            Some(IpAddr::V6(mask)) => mask.to_bits().leading_ones(),
+            None if address.is_some_and(|address| address.is_ipv4()) => 32,
+            None => 128,
+        };
+        // At most 128.
+        found.extend(address.map(|address| (address, prefix as u8)));
     }
     // SAFETY: the list came from getifaddrs and is not used any more.
     unsafe { libc::freeifaddrs(list) };
     Ok(found)
+}
+
+/// The IP address in a socket address; `None` for null and other families.
+///
+/// # Safety
+/// `address` is null, or points to an address of the family that it begins with.
+unsafe fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
+    if address.is_null() {
+        return None;
+    }
+    // SAFETY: it is not null, and the caller promises that it points to an address.
+    match i32::from(unsafe { (*address).sa_family }) {
+        libc::AF_INET => {
+            // SAFETY: an AF_INET address is a `sockaddr_in`; it may be unaligned for one.
+            let addr = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
+            Some(Ipv4Addr::from(addr.sin_addr.s_addr.to_ne_bytes()).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: an AF_INET6 address is a `sockaddr_in6`; it may be unaligned for one.
+            let addr = unsafe { address.cast::<libc::sockaddr_in6>().read_unaligned() };
+            Some(Ipv6Addr::from(addr.sin6_addr.s6_addr).into())
+        }
+        _ => None,
+    }
 }
