@@ -154,7 +154,7 @@ impl<K: Kernel> Core<K> {
             Route::Stack => Ok(()),
             Route::Denied(denial) => Err(denial.errno()),
             // A socket that was made for the stack stays there.
-            Route::Host => Err(Denial::AccessDenied.errno()),
+            Route::Host | Route::Joined(_) => Err(Denial::AccessDenied.errno()),
         }
     }
 
@@ -163,7 +163,7 @@ impl<K: Kernel> Core<K> {
         match self.router.route(flow) {
             Route::Host => Ok(()),
             Route::Denied(denial) => Err(denial.errno()),
-            Route::Stack => Err(Denial::AccessDenied.errno()),
+            Route::Stack | Route::Joined(_) => Err(Denial::AccessDenied.errno()),
         }
     }
 }

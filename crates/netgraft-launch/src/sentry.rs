@@ -1,5 +1,6 @@
 //! The sentry's process: it drops everything that it does not need, then brings the stack up and serves.
 
+use std::hash::RandomState;
 use std::any::Any;
 use std::fs::{self, File};
 use std::io;
@@ -21,6 +22,7 @@ use netgraft_plugin::{Call, InitStackArgs, PluginStack, StackConfig, SyscallRule
 use serde::{Deserialize, Serialize};
 
 use super::{allow, keeper};
+use crate::join::Join;
 use crate::clock;
 use crate::control::{self, FromSentry, Kept, Network};
 use crate::output::Output;
@@ -51,6 +53,10 @@ pub struct SentryArgs {
     pub home: NamespaceIds,
     /// What the programs may use of it.
     pub limits: SocketLimits,
+    /// What becomes of connections inside the sandbox.
+    pub join: Join,
+    /// Keys for names that only the sentries of this sandbox can make.
+    pub name_keys: RandomState,
 }
 
 /// The namespaces of a sandbox's programs, as numbers of namespaces(7).
@@ -93,6 +99,10 @@ pub(super) struct SentryPlan {
     pub(super) journal: bool,
     /// What the programs may use of it.
     pub(super) limits: SocketLimits,
+    /// What becomes of connections inside the sandbox.
+    pub(super) join: Join,
+    /// Keys for names that every sentry of the sandbox is to know.
+    pub(super) name_keys: RandomState,
     /// What it runs when it is confined.
     pub(super) main: SentryMain,
 }
@@ -217,9 +227,20 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
         seen.of_host = true;
     }
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
-    let (vitals, journal, limits) = (plan.vitals.clone(), plan.journal, plan.limits);
-    (plan.main.run)(SentryArgs { stack, listeners, control, vitals, journal, kept, disposal, home, limits })
-        .map_err(cannot("go on"))
+    (plan.main.run)(SentryArgs {
+        stack,
+        listeners,
+        control,
+        vitals: plan.vitals.clone(),
+        journal: plan.journal,
+        kept,
+        disposal,
+        home,
+        limits: plan.limits,
+        join: plan.join,
+        name_keys: plan.name_keys.clone(),
+    })
+    .map_err(cannot("go on"))
 }
 
 fn start_stack(

@@ -43,6 +43,53 @@ impl Name {
     }
 }
 
+/// An abstract name that carries bytes: longer than a [`Name`], and never taken for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongName {
+    bytes: [u8; LONG_MOST],
+    len: usize,
+}
+
+/// The most bytes of a [`LongName`].
+pub const LONG_MOST: usize = 64;
+
+impl LongName {
+    /// The name with these bytes; `None` if they are too many, or as few as those of a [`Name`].
+    #[must_use]
+    pub fn new(carried: &[u8]) -> Option<LongName> {
+        let mut bytes = [0; LONG_MOST];
+        bytes.get_mut(..carried.len())?.copy_from_slice(carried);
+        (carried.len() >= NAME_LENGTH).then_some(LongName { bytes, len: carried.len() })
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn address(&self) -> (libc::sockaddr_un, libc::socklen_t) {
+        let mut address = empty_address();
+        address.sun_family = libc::AF_UNIX as u16;
+        for (to, from) in address.sun_path[1..].iter_mut().zip(self.bytes()) {
+            *to = *from as libc::c_char;
+        }
+        (address, (2 + 1 + self.len) as libc::socklen_t)
+    }
+
+    fn parse(address: &libc::sockaddr_un, length: libc::socklen_t) -> Option<LongName> {
+        let len = (length as usize).checked_sub(2 + 1)?;
+        if address.sun_family != libc::AF_UNIX as u16 || address.sun_path[0] != 0 {
+            return None;
+        }
+        let mut bytes = [0u8; LONG_MOST];
+        for (to, from) in bytes.get_mut(..len)?.iter_mut().zip(&address.sun_path[1..]) {
+            *to = *from as u8;
+        }
+        (len >= NAME_LENGTH).then_some(LongName { bytes, len })
+    }
+}
+
 fn empty_address() -> libc::sockaddr_un {
     libc::sockaddr_un { sun_family: 0, sun_path: [0; 108] }
 }
@@ -97,6 +144,16 @@ fn own(fd: i32) -> io::Result<OwnedFd> {
 /// # Errors
 /// EADDRINUSE, EINVAL if it has one.
 pub fn bind(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
+    let (address, len) = name.address();
+    // SAFETY: `address` is readable for `len` bytes.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
+}
+
+/// Gives a socket a name that carries bytes.
+///
+/// # Errors
+/// EADDRINUSE, EINVAL if it has one.
+pub fn bind_long(fd: BorrowedFd<'_>, name: &LongName) -> io::Result<()> {
     let (address, len) = name.address();
     // SAFETY: `address` is readable for `len` bytes.
     check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
@@ -368,24 +425,44 @@ pub fn has_flag(fd: BorrowedFd<'_>) -> bool {
     get_int(fd, libc::SO_DONTROUTE).is_ok_and(|on| on != 0)
 }
 
-/// The name of the socket at the other end, if it has one of ours.
-#[must_use]
-pub fn peer_name(fd: BorrowedFd<'_>) -> Option<Name> {
+fn peer_address(fd: BorrowedFd<'_>) -> Option<(libc::sockaddr_un, libc::socklen_t)> {
     let mut address = empty_address();
     let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
     // SAFETY: `address` is writable for `len` bytes.
     check(unsafe { libc::getpeername(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) }).ok()?;
-    Name::parse(&address, len)
+    Some((address, len))
+}
+
+fn own_address(fd: BorrowedFd<'_>) -> Option<(libc::sockaddr_un, libc::socklen_t)> {
+    let mut address = empty_address();
+    let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: `address` is writable for `len` bytes.
+    check(unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) }).ok()?;
+    Some((address, len))
+}
+
+/// The name of the socket at the other end, if it has one of ours.
+#[must_use]
+pub fn peer_name(fd: BorrowedFd<'_>) -> Option<Name> {
+    peer_address(fd).and_then(|(address, len)| Name::parse(&address, len))
 }
 
 /// The socket's own name, if it has one of ours.
 #[must_use]
 pub fn own_name(fd: BorrowedFd<'_>) -> Option<Name> {
-    let mut address = empty_address();
-    let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-    // SAFETY: `address` is writable for `len` bytes.
-    check(unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) }).ok()?;
-    Name::parse(&address, len)
+    own_address(fd).and_then(|(address, len)| Name::parse(&address, len))
+}
+
+/// The name of the socket at the other end, if it carries bytes.
+#[must_use]
+pub fn long_peer_name(fd: BorrowedFd<'_>) -> Option<LongName> {
+    peer_address(fd).and_then(|(address, len)| LongName::parse(&address, len))
+}
+
+/// The socket's own name, if it carries bytes.
+#[must_use]
+pub fn long_own_name(fd: BorrowedFd<'_>) -> Option<LongName> {
+    own_address(fd).and_then(|(address, len)| LongName::parse(&address, len))
 }
 
 /// Whether it is a stream socket that has no name, no peer and does not listen.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netgraft_core::route::{Always, Route};
 use netgraft_core::{Budget, Core, ProgramId, Time};
-use netgraft_launch::SentryArgs;
+use netgraft_launch::{Join, SentryArgs};
 use netgraft_launch::clock;
 use netgraft_launch::control::{self, FromSentry, Summary, ToSentry};
 use netgraft_linux::confine;
@@ -64,7 +64,19 @@ impl Sentry {
     /// # Errors
     /// EMFILE and the like.
     pub(crate) fn new(args: SentryArgs) -> io::Result<Sentry> {
-        let SentryArgs { stack, listeners, control, vitals, journal, kept, disposal, home, limits } = args;
+        let SentryArgs {
+            stack,
+            listeners,
+            control,
+            vitals,
+            journal,
+            kept,
+            disposal,
+            home,
+            limits,
+            join,
+            name_keys,
+        } = args;
         let meter = Meter::new()?;
         let least = meter.own()?;
         let poller = Poller::new()?;
@@ -79,7 +91,7 @@ impl Sentry {
         let threads = (descriptors / 8).max(1);
         let programs = Programs::new(vitals, home, threads);
         let launcher = ToLauncher::new(control, journal);
-        let bindings = Bindings::new(programs, poller, launcher, disposal, route == Route::Host)?;
+        let bindings = Bindings::new(programs, poller, launcher, disposal, (route == Route::Host, name_keys))?;
         let sockets = limits.sockets.min(descriptors.saturating_sub(threads.min(CACHED)));
         let budget = Budget {
             sockets,
@@ -94,6 +106,7 @@ impl Sentry {
             stack: format!("{} {}", info.name, info.version),
             memory: Memory { meter, next: Instant::ZERO, most_sockets: 0, least },
         };
+        sentry.core.set_joining(join == Join::Always);
         for (place, listener) in listeners {
             sentry.attach(place, listener)?;
         }
@@ -218,7 +231,16 @@ impl Sentry {
             Token::Closes => self.core.harvest_closes(),
             Token::Stack => self.core.wake_stack(),
             Token::Host(token) => self.core.host_ready(token),
+            Token::Files => self.files_ready(),
             Token::End(id) => self.core.end_ready(id, events),
+        }
+    }
+
+    fn files_ready(&mut self) {
+        let mut buffer = EventBuffer::new(64);
+        let ready = self.core.kernel().poller.take_files(&mut buffer).unwrap_or_default();
+        for id in ready {
+            self.core.file_ready(id);
         }
     }
 
@@ -270,6 +292,7 @@ impl Sentry {
             sockets: counts.sockets,
             connections_out: counts.connections_out,
             connections_in: counts.connections_in,
+            connections_joined: counts.connections_joined,
             bytes_received: counts.bytes_received,
             bytes_sent: counts.bytes_sent,
             datagrams_received: counts.datagrams_received,

@@ -8,6 +8,7 @@ mod budget;
 mod connect;
 mod datagram;
 mod host;
+mod join;
 mod journal;
 mod limits;
 mod listen;
