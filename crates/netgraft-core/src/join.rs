@@ -12,8 +12,8 @@ use netgraft_plugin::inet::Interface;
 use netgraft_plugin::{Domain, Error, OptionName, SocketOption, SocketSpec, TcpInfo, TcpState};
 
 use crate::answers::{Answer, Outcome};
-use crate::core::{Core, Kernel, Request, Subject};
 use crate::codec::sockopt::Direction;
+use crate::core::{Core, Kernel, Request, Subject};
 use crate::program::ProgramId;
 use crate::route::{Flow, Route};
 use crate::socket::{Seen, Socket, State};
@@ -153,9 +153,7 @@ impl<K: Kernel> Core<K> {
 
     /// Whether an address is one of the stack's.
     fn is_own(&self, ip: IpAddr) -> bool {
-        let has = |interface: &Interface| {
-            interface.addresses.iter().any(|address| address.addr() == ip)
-        };
+        let has = |interface: &Interface| interface.addresses.iter().any(|address| address.addr() == ip);
         ip.is_loopback() || self.stack.interfaces().iter().any(has)
     }
 
@@ -197,7 +195,8 @@ impl<K: Kernel> Core<K> {
         let spec = self.table.get(id).ok_or(uapi::EBADF)?.spec;
         let Ok(handle) = self.unobserved_handle(id) else { return Ok(None) };
         let source = |bound: SocketAddr| {
-            let ip = if bound.ip().is_unspecified() { source_for(peer.ip()) } else { bound.ip().to_canonical() };
+            let ip =
+                if bound.ip().is_unspecified() { source_for(peer.ip()) } else { bound.ip().to_canonical() };
             SocketAddr::new(ip, bound.port())
         };
         match self.stack.local_addr(handle) {

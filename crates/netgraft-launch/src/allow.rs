@@ -36,6 +36,7 @@ const BASE: &[Entry] = &[
     any(libc::SYS_timerfd_gettime),
     any(libc::SYS_setitimer),
     any(libc::SYS_getitimer),
+    any(libc::SYS_timer_settime),
     any(libc::SYS_inotify_init1),
     any(libc::SYS_inotify_add_watch),
     any(libc::SYS_inotify_rm_watch),

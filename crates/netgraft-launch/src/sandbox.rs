@@ -1,7 +1,7 @@
 //! A sandbox from its making to its end, for who runs one program in it and for who runs several.
 
-use std::hash::RandomState;
 use std::fmt::Write as _;
+use std::hash::RandomState;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;

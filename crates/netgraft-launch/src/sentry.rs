@@ -1,8 +1,8 @@
 //! The sentry's process: it drops everything that it does not need, then brings the stack up and serves.
 
-use std::hash::RandomState;
 use std::any::Any;
 use std::fs::{self, File};
+use std::hash::RandomState;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -16,15 +16,16 @@ use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{Namespaces, unshare};
 use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::signal::Signals;
-use netgraft_linux::{fdpass, process};
+use netgraft_linux::worker::Worker;
+use netgraft_linux::{fdpass, memory, process, unix};
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{Call, InitStackArgs, PluginStack, StackConfig, SyscallRule};
 use serde::{Deserialize, Serialize};
 
 use super::{allow, keeper};
-use crate::join::Join;
 use crate::clock;
 use crate::control::{self, FromSentry, Kept, Network};
+use crate::join::Join;
 use crate::output::Output;
 use crate::spec::SocketLimits;
 use crate::vitals::Vitals;
@@ -49,6 +50,8 @@ pub struct SentryArgs {
     pub kept: Vec<Kept>,
     /// Closes files whose close may wait.
     pub disposal: Disposal,
+    /// A thread for the calls of the first program; none for a stack that is bound to one thread.
+    pub calls: Option<Worker>,
     /// The namespaces of the programs.
     pub home: NamespaceIds,
     /// What the programs may use of it.
@@ -217,8 +220,13 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let listeners = listeners.into_iter().zip(given).collect();
     let control = control.try_clone_to_owned().map_err(cannot("duplicate its control socket"))?;
 
-    // Before the allow-list, which has no threads in it.
+    // Before the allow-list, which has no threads and no new timers in it.
+    memory::share_heap();
+    unix::prepare_alarm().map_err(cannot("make a timer"))?;
     let disposal = Disposal::start().map_err(cannot("start a thread"))?;
+    // An object may keep what it knows in the thread that started it.
+    let calls = plan.object.is_none().then(|| Worker::start("netgraft-calls"));
+    let calls = calls.transpose().map_err(cannot("start a thread"))?;
     let stack = start_stack(plan, InitStackArgs { init_str, fds, now: clock::now() }, control.as_fd())?;
     let mut seen = Network::of(stack.as_ref());
     if matches!(network, SentryNetwork::Caller) {
@@ -235,6 +243,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
         journal: plan.journal,
         kept,
         disposal,
+        calls,
         home,
         limits: plan.limits,
         join: plan.join,

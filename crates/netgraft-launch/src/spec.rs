@@ -11,8 +11,8 @@ use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack}
 
 use crate::capture::CaptureSpec;
 use crate::crash::OnCrash;
-use crate::join::Join;
 use crate::groups::Limits;
+use crate::join::Join;
 use crate::profile::Profile;
 
 /// The stacks that a name is looked up in.

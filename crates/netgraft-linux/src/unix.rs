@@ -3,6 +3,7 @@
 //! No call here blocks. Functions that take a descriptor of the program's work on its open file: what they
 //! change, the program sees.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -265,15 +266,45 @@ pub fn refuse_rights(fd: BorrowedFd<'_>) {
     };
 }
 
-fn set_timer(micros: libc::suseconds_t) -> io::Result<()> {
-    let value = libc::timeval { tv_sec: 0, tv_usec: micros };
-    let timer = libc::itimerval { it_interval: value, it_value: value };
-    // SAFETY: `timer` is readable; no old value is asked for.
-    check(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }).map(drop)
+thread_local! {
+    /// The timer that interrupts the calls of this thread.
+    static ALARM: Cell<Option<libc::timer_t>> = const { Cell::new(None) };
 }
 
-/// Makes SIGALRM interrupt a blocking call and do nothing else. The kernel gives the signal to the main thread,
-/// on which the sentry's loop runs.
+/// Makes the timer that [`bounded`] needs, for the calling thread: a confined process cannot.
+///
+/// # Errors
+/// timer_create(2)
+pub fn prepare_alarm() -> io::Result<()> {
+    timer_of_thread().map(drop)
+}
+
+fn timer_of_thread() -> io::Result<libc::timer_t> {
+    if let Some(timer) = ALARM.get() {
+        return Ok(timer);
+    }
+    // SAFETY: the structure is plain data, for which zero is valid.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_THREAD_ID;
+    event.sigev_signo = libc::SIGALRM;
+    // SAFETY: the call takes nothing and returns an integer.
+    event.sigev_notify_thread_id = unsafe { libc::gettid() };
+    let mut timer: libc::timer_t = std::ptr::null_mut();
+    // SAFETY: `event` is readable and `timer` writable; the timer belongs to the process from here on.
+    check(unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) })?;
+    ALARM.set(Some(timer));
+    Ok(timer)
+}
+
+fn set_timer(micros: u32) -> io::Result<()> {
+    let timer = timer_of_thread()?;
+    let value = libc::timespec { tv_sec: 0, tv_nsec: libc::c_long::from(micros) * 1000 };
+    let times = libc::itimerspec { it_interval: value, it_value: value };
+    // SAFETY: the timer is this thread's own, `times` is readable; no old value is asked for.
+    check(unsafe { libc::timer_settime(timer, 0, &raw const times, std::ptr::null_mut()) }).map(drop)
+}
+
+/// Makes SIGALRM interrupt a blocking call of the thread whose timer it is, and do nothing else.
 ///
 /// # Errors
 /// sigaction(2)

@@ -26,6 +26,8 @@ pub(crate) enum Token {
     Stack,
     /// Files of the program on which a data call waits.
     Files,
+    /// Another thread of the sentry wakes the loop.
+    Wake,
 }
 
 /// Tokens of ends are ids below 2⁶³; the others have this bit, a kind in the byte below it and a number in the low half.
@@ -43,6 +45,7 @@ impl Token {
             Token::Closes => other(4, 0),
             Token::Stack => other(5, 0),
             Token::Files => other(6, 0),
+            Token::Wake => other(7, 0),
         }
     }
 
@@ -59,6 +62,7 @@ impl Token {
             4 => Some(Token::Closes),
             5 => Some(Token::Stack),
             6 => Some(Token::Files),
+            7 => Some(Token::Wake),
             _ => None,
         }
     }
@@ -182,6 +186,7 @@ mod tests {
             Token::Closes,
             Token::Stack,
             Token::Files,
+            Token::Wake,
         ];
         for token in tokens {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));

@@ -9,6 +9,7 @@ mod watcher;
 use std::hash::RandomState;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use netgraft_core::{Files, Name};
 use netgraft_linux::disposal::Disposal;
@@ -25,7 +26,7 @@ pub(crate) struct Bindings {
     /// The programs, their threads and their calls.
     pub(crate) programs: Programs,
     /// What wakes the sentry.
-    pub(crate) poller: Poller,
+    pub(crate) poller: Arc<Poller>,
     /// The launcher.
     pub(crate) launcher: ToLauncher,
     /// Closes files that are no sockets.
@@ -50,7 +51,7 @@ impl Bindings {
     /// EMFILE and the like.
     pub(crate) fn new(
         programs: Programs,
-        poller: Poller,
+        poller: Arc<Poller>,
         launcher: ToLauncher,
         disposal: Disposal,
         (serves_host, name_keys): (bool, RandomState),

@@ -9,9 +9,9 @@ use netgraft_plugin::{Domain, Shutdown};
 
 use super::unix::{GATED, Kind, SEND_BUFFER};
 use super::world::World;
+use crate::join::{Pair, Side};
 use crate::journal::{Journal, Kept};
 use crate::program::Files;
-use crate::join::{Pair, Side};
 use crate::surrogate::{Cookie, Found, Gate, Name, Shape, Shown, Surrogate};
 use crate::uapi::{self, Errno};
 
