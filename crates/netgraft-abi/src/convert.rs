@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
-use netgraft_plugin::inet::{BufferSizes, Interface, Route, Statistics};
+use netgraft_plugin::inet::{BufferSizes, Interface, Route, Statistics, TcpStatistics};
 use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
 use netgraft_plugin::seccomp::{ArgCondition, SyscallRule};
 use netgraft_plugin::{Cidr, Domain, Kind, Protocol, Received, SocketSpec};
@@ -330,6 +330,8 @@ pub(crate) fn from_tcp_info(info: &raw::TcpInfo) -> Option<TcpInfo> {
         receive_window: info.receive_window,
         bytes_sent: info.bytes_sent,
         bytes_received: info.bytes_received,
+        // The structure of C is what it was as it was published.
+        ..TcpInfo::default()
     })
 }
 
@@ -399,7 +401,7 @@ macro_rules! statistics {
         }
 
         pub(crate) const fn from_statistics(s: &raw::Statistics) -> Statistics {
-            Statistics { $($field: s.$field,)* }
+            Statistics { $($field: s.$field,)* tcp: TcpStatistics::NONE }
         }
     };
 }

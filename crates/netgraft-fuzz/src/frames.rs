@@ -219,14 +219,20 @@ impl World {
 
     /// The next neighbor, who behaves, is answered.
     fn check_service(&mut self) {
-        let mut arp = [&[0xff; 6][..], &THEIRS, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &THEIRS].concat();
-        arp.extend([192, 0, 2, 2, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1]);
+        let arp = |operation| {
+            let start = [&[0xff; 6][..], &THEIRS, &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation], &THEIRS].concat();
+            [start, vec![192, 0, 2, 2, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1]].concat()
+        };
         let mut echo = [&OURS[..], &THEIRS, &[8, 0]].concat();
         echo.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 2, 2, 192, 0, 2, 1]);
         echo.extend([8, 0, 0, 0, 0x77, 1, 0x55, 2]);
         mend(&mut echo);
-        self.wire.with(|line| line.inbound.extend([arp, echo]));
-        self.settle();
+        // What was believed of it is not certain any more; it asks, and answers when it is asked.
+        self.now = self.now + Duration::from_secs(61);
+        for _ in 0..3 {
+            self.wire.with(|line| line.inbound.extend([arp(1), echo.clone(), arp(2)]));
+            self.settle();
+        }
         let answered = self.wire.with(|line| {
             line.outbound
                 .iter()

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use libc::c_int;
 use netgraft_linux::inet_socket as sys;
-use netgraft_plugin::{Error, OptionName, Protocol, Result, SocketOption, TcpInfo, TcpState};
+use netgraft_plugin::{
+    Agreed, CongestionState, Error, OptionName, Protocol, Result, SocketOption, TcpInfo, TcpState,
+};
 
 use crate::host::{Slot, host};
 
@@ -242,21 +244,52 @@ pub(crate) fn tcp_info(slot: &Slot) -> Result<TcpInfo> {
     let long = |at: usize| raw.get(at..).and_then(|r| r.first_chunk()).map_or(0, |w| u64::from_ne_bytes(*w));
     let micros = |at: usize| Duration::from_micros(u64::from(word(at)));
     let send_mss = word(16);
+    let state = tcp_state(raw[0]);
+    // Of a listener they are its queue and its backlog, and no segments.
+    let unit = if state == TcpState::Listen { 1 } else { send_mss };
     Ok(TcpInfo {
-        state: tcp_state(raw[0]),
+        state,
         rtt: micros(68),
         rtt_variance: micros(72),
         rto: micros(8),
         send_mss,
         receive_mss: word(20),
         congestion_window: word(80).saturating_mul(send_mss),
-        unacknowledged: word(24).saturating_mul(send_mss),
+        slow_start_threshold: word(76).saturating_mul(send_mss),
+        unacknowledged: word(24).saturating_mul(unit),
+        selectively_acknowledged: word(28).saturating_mul(unit),
+        lost: word(32).saturating_mul(send_mss),
+        not_sent: word(144),
+        least_rtt: micros(148),
+        delivery_rate: long(160),
+        pacing_rate: long(104),
+        congestion_state: congestion_state(raw[1]),
+        agreed: Agreed {
+            timestamps: raw[5] & 1 != 0,
+            sack: raw[5] & 2 != 0,
+            window_scales: (raw[5] & 4 != 0).then_some((raw[6] & 15, raw[6] >> 4)),
+            ecn: raw[5] & 8 != 0,
+            fast_open: raw[5] & 32 != 0,
+        },
+        backoff: raw[4],
         retransmits: word(100),
         send_window: word(228),
         receive_window: word(232),
-        bytes_sent: long(200),
+        // The kernel counts what was sent again.
+        bytes_sent: long(200).saturating_sub(long(208)),
         bytes_received: long(128),
+        bytes_retransmitted: long(208),
     })
+}
+
+fn congestion_state(number: u8) -> CongestionState {
+    match number {
+        1 => CongestionState::Disorder,
+        2 => CongestionState::Reduced,
+        3 => CongestionState::Recovery,
+        4 => CongestionState::Loss,
+        _ => CongestionState::Open,
+    }
 }
 
 fn tcp_state(number: u8) -> TcpState {
@@ -287,7 +320,10 @@ mod tests {
         assert_eq!(offset_of!(libc::tcp_info, tcpi_unacked), 24);
         assert_eq!(offset_of!(libc::tcp_info, tcpi_rtt), 68);
         assert_eq!(offset_of!(libc::tcp_info, tcpi_rttvar), 72);
+        assert_eq!(offset_of!(libc::tcp_info, tcpi_snd_ssthresh), 76);
         assert_eq!(offset_of!(libc::tcp_info, tcpi_snd_cwnd), 80);
+        assert_eq!(offset_of!(libc::tcp_info, tcpi_sacked), 28);
+        assert_eq!(offset_of!(libc::tcp_info, tcpi_lost), 32);
         assert_eq!(offset_of!(libc::tcp_info, tcpi_total_retrans), 100);
     }
 

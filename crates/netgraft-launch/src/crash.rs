@@ -54,6 +54,8 @@ pub(super) enum Cause {
     Broke(String),
     /// The launcher ended it, since a call of the stack did not return or its loop stood still.
     Hung(UnderWay),
+    /// The launcher ended it, since its uplink has ended, as this says.
+    Uplink(String),
 }
 
 /// Where a sentry was when it ended.
@@ -98,6 +100,7 @@ fn place(vitals: &Vitals, object: Option<&Loaded>) -> Place {
 pub(super) fn text(stack: &str, cause: &Cause, vitals: &Vitals, object: Option<&Loaded>) -> String {
     let place = place(vitals, object);
     match (cause, vitals.refused()) {
+        (Cause::Uplink(text), _) => text.clone(),
         (Cause::Hung(UnderWay::Round), _) => {
             let limit = watchdog::limit_of(UnderWay::Round);
             format!("the sentry of the stack {stack} was killed: its loop stood still for {limit} s{place}")

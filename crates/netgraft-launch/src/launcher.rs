@@ -13,7 +13,7 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
 use netgraft_plugin::stack::SetupError;
-use netgraft_plugin::{PluginStack, PreInitStack, PreInitStackArgs};
+use netgraft_plugin::{LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::groups::Groups;
@@ -28,6 +28,7 @@ use super::said::{Ear, printable};
 use super::sentry::{self, Handover, NamespaceIds};
 use super::survive::Spare;
 use super::tree::{LauncherEnds, Plan};
+use super::uplink::Uplink;
 use super::veth::{self, Veth};
 use super::watchdog::{Look, Watchdog};
 use crate::control::{self, FromSentry, Summary, ToSentry};
@@ -117,6 +118,8 @@ pub(super) struct Launcher {
     pty: Option<Pty>,
     /// What limits the programs; removed when they have ended.
     groups: Option<Groups>,
+    /// The passt that carries the stack's frames.
+    pub(super) uplink: Option<Uplink>,
 }
 
 pub(super) fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
@@ -166,6 +169,7 @@ impl Launcher {
             veth: None,
             pty: None,
             groups: None,
+            uplink: None,
         })
     }
 
@@ -351,6 +355,9 @@ impl Launcher {
                         self.spare = Some(Spare::new(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
                     }
                     let mut prepared = self.prepare_stack(stack, pid.unsigned_abs())?;
+                    if let Some(uplink) = &self.uplink {
+                        prepared.fds.insert(0, uplink.socket().map_err(step(Step::Handover))?);
+                    }
                     if let Some(capture) = &self.plan.capture {
                         prepared.fds.push(capture.try_clone().map_err(step(Step::Handover))?);
                     }
@@ -372,6 +379,12 @@ impl Launcher {
                 Some(Incoming::Sentry(FromSentry::Ready(network))) => {
                     let program = self.pid(Role::Program).unwrap_or(0);
                     self.warnings.drain(..).for_each(|text| tracing::warn!("{text}"));
+                    let link = &self.plan.sentry.config.link;
+                    if *link != LinkConfig::None
+                        && let Some(interface) = network.interfaces.first()
+                    {
+                        tracing::info!("inside, the link {link} is {}", printable(&interface.name));
+                    }
                     self.mirror = mirror::show(&network, program);
                     self.jobs.place(program).map_err(step(Step::Supervise))?;
                     self.reap_helpers();
@@ -556,8 +569,11 @@ impl Launcher {
     fn signal(&mut self, arrived: Arrived) -> Result<(), RunError> {
         if arrived.signal == libc::SIGCHLD {
             self.look()?;
-            if self.end_of(self.foreground).is_none() && self.sentry_has_ended() {
-                return self.hear_last_words();
+            if self.end_of(self.foreground).is_none() {
+                if self.sentry_has_ended() {
+                    return self.hear_last_words();
+                }
+                self.look_at_uplink();
             }
             return Ok(());
         }
@@ -578,6 +594,17 @@ impl Launcher {
                 Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(step(Step::Supervise)(e)),
                 _ => Ok(()),
             },
+        }
+    }
+
+    /// If passt has ended, another one is started with another sentry, as the operator chose: its connections are lost in
+    /// any case.
+    fn look_at_uplink(&mut self) {
+        let Some(text) = self.uplink.as_mut().and_then(Uplink::end) else { return };
+        if self.spare.is_some() {
+            self.survive(Some(Cause::Uplink(text)));
+        } else {
+            tracing::warn!("{text}; the sandbox has no uplink from here on");
         }
     }
 

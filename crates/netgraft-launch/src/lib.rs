@@ -40,6 +40,7 @@ mod output;
 mod profile;
 mod programs;
 mod pty;
+pub mod publish;
 mod report;
 mod said;
 mod sandbox;
@@ -49,11 +50,14 @@ pub mod stacks;
 mod stand_in;
 mod survive;
 mod tree;
+mod uplink;
 pub mod veth;
 pub mod vitals;
 mod watchdog;
 
-pub use allow::{allowed_calls, call_text, remedy};
+pub use allow::{
+    Listing, Origin, allowed_calls, base_listing, call_text, foreign_listing, remedy, stack_listing,
+};
 pub use capture::{CaptureOutput, CaptureSpec};
 pub use crash::{OnCrash, change_text};
 pub use error::{EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, RunError};

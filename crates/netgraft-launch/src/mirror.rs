@@ -266,8 +266,9 @@ fn describe(device: &Device, problems: &mut Vec<String>) -> io::Result<()> {
     // Before the device comes up, or it has that address already.
     changes.no_automatic_address(index);
     if device.up {
-        names.push("state".to_owned());
+        names.extend(["state".to_owned(), "operational state".to_owned()]);
         changes.up(index);
+        changes.operational(index);
     }
     for cidr in &device.addresses {
         names.push(format!("address {cidr}"));

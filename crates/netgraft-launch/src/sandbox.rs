@@ -16,7 +16,7 @@ use netgraft_linux::{confine, filter};
 use netgraft_plugin::config::CaptureConfig;
 use netgraft_plugin::{NetworkType, PluginStack, SyscallRule};
 
-use crate::allow;
+use crate::allow::{self, Origin};
 use crate::capture::Capture;
 use crate::control::Summary;
 use crate::crash::OnCrash;
@@ -30,6 +30,7 @@ use crate::sentry::{NOBODY, SentryMain, SentryPlan};
 use crate::spec::{Ids, NetworkSpec, ProgramSpec, Terminal};
 use crate::stacks;
 use crate::tree::{self, InheritedSignals, Plan};
+use crate::uplink::Uplink;
 use crate::veth;
 use crate::vitals::Vitals;
 
@@ -133,6 +134,12 @@ impl Sandbox {
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
         stacks::check_wrappers(&config, &stack.info())?;
+        let mut name_servers = network.name_servers.clone();
+        let uplink = Uplink::prepare(&mut config, &mut name_servers, &network.publish)?;
+        if uplink.is_some() {
+            // What it offers is the stack's configuration.
+            stack = (choice.factory)(&config)?;
+        }
         let failed = |source| RunError::step(Step::Start, source);
         let maps = id_maps().map_err(|source| RunError::step(Step::IdMaps, source))?;
         let apart = if network.ids == Ids::Apart { apart(&maps) } else { None };
@@ -164,6 +171,7 @@ impl Sandbox {
                 become_nobody: matches!(maps, IdMaps::All { .. })
                     && maps.has_user(NOBODY)
                     && maps.has_group(NOBODY),
+                origin: if of_tree { Origin::Tree } else { Origin::Foreign },
                 allowed: allow::allowed_calls(&network.allowed_calls),
                 output: choice
                     .object
@@ -186,7 +194,7 @@ impl Sandbox {
             program,
             limits: network.limits,
             host_sockets: stack.offers_host_fds(),
-            resolv_conf: resolv_conf(&network.name_servers),
+            resolv_conf: resolv_conf(&name_servers),
             signals,
         });
         let (mut launcher_ends, mut child_ends) = (Some(launcher_ends), Some(child_ends));
@@ -202,6 +210,7 @@ impl Sandbox {
         let doubts: Vec<String> = plan.sentry.object.iter().flat_map(|object| doubts(object)).collect();
         let mut launcher = Launcher::new(plan, stack.info().name, launcher_ends, helper, jobs)?;
         wider.into_iter().chain(doubts).for_each(|text| launcher.warn(text));
+        launcher.uplink = uplink;
         launcher.start(stack.as_mut())?;
         Ok(Sandbox { launcher, capture, restore })
     }

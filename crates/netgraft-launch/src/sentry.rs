@@ -22,7 +22,8 @@ use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{Call, InitStackArgs, PluginStack, StackConfig, SyscallRule};
 use serde::{Deserialize, Serialize};
 
-use super::{allow, keeper};
+use super::allow::{self, Origin};
+use super::keeper;
 use crate::clock;
 use crate::control::{self, FromSentry, Kept, Network};
 use crate::join::Join;
@@ -92,6 +93,8 @@ pub(super) struct SentryPlan {
     pub(super) become_nobody: bool,
     /// What the operator allows the stack beyond its own rules.
     pub(super) allowed: Vec<SyscallRule>,
+    /// Whose code the stack is.
+    pub(super) origin: Origin,
     /// The shared object that the stack comes from.
     pub(super) object: Option<Arc<Loaded>>,
     /// Where what it prints goes.
@@ -263,7 +266,7 @@ fn start_stack(
     vitals.end();
     let own_control = control.try_clone_to_owned().map_err(|e| e.to_string())?;
     let mut stack = (plan.main.watch)(made, vitals, own_control);
-    confine_for(stack.as_mut(), plan.object.is_some(), &plan.allowed, &plan.vitals)?;
+    confine_for(stack.as_mut(), plan.origin, plan.object.is_some(), &plan.allowed, &plan.vitals)?;
     stack.init(args).map_err(|e| e.to_string())?;
     Ok(stack)
 }
@@ -275,12 +278,13 @@ fn start_stack(
 /// One line: what the stack says, or what cannot be done.
 pub fn confine_for(
     stack: &mut dyn PluginStack,
+    origin: Origin,
     of_object: bool,
     allowed: &[SyscallRule],
     vitals: &Vitals,
 ) -> Result<(), String> {
     let confine = |rules: &[SyscallRule]| {
-        let list = AllowList::compile_with_names(&allow::rules(rules));
+        let list = AllowList::compile_with_names(&allow::rules(origin, rules));
         list.and_then(|list| list.install())
             .map_err(|e| format!("the sentry cannot install its allow-list: {e}"))
     };

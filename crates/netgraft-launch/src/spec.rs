@@ -14,6 +14,7 @@ use crate::crash::OnCrash;
 use crate::groups::Limits;
 use crate::join::Join;
 use crate::profile::Profile;
+use crate::publish::Publish;
 
 /// The stacks that a name is looked up in.
 #[derive(Clone, Default)]
@@ -111,6 +112,8 @@ pub struct NetworkSpec {
     /// of this name in the caller's network namespace, the other with the addresses and the gateway of `config` where the
     /// stack looks.
     pub veth: Option<InterfaceName>,
+    /// Ports of the host's that lead into the sandbox, by passt only.
+    pub publish: Vec<Publish>,
     /// Name servers for the programs; none leaves /etc/resolv.conf as it is.
     pub name_servers: Vec<IpAddr>,
     /// What happens when the stack crashes, hangs or makes a system call that it may not make.

@@ -7,8 +7,9 @@ use netgraft_abi::{Care, Level, LoadError, Loaded};
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, StackConfig, StackInfo};
 
-use crate::allow;
+use crate::allow::{self, Origin};
 use crate::error::RunError;
+use crate::publish::Publish;
 use crate::spec::NetworkSpec;
 
 /// The name that the built-in TCP/IP stack is registered by.
@@ -26,11 +27,12 @@ pub(crate) struct Choice {
 
 /// Finds the stack that a network means, and checks that the options go together.
 pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
-    let NetworkSpec { kind: network, plugin, config, stacks, veth, .. } = spec;
+    let NetworkSpec { kind: network, plugin, config, stacks, veth, publish, .. } = spec;
     let (network, veth) = (*network, veth.as_ref());
-    check_link(network, config, veth)?;
+    check_link(network, config, veth, publish)?;
     let name = match (network, plugin.as_deref()) {
         (NetworkType::Plugin, Some(path)) if is_path(path) => {
+            check_neighbours(config, false)?;
             let object = Arc::new(load(Path::new(path), spec.trust_pre_init)?);
             check_veth(veth, (object.level() == Level::Zero).then_some(path), config)?;
             if let (Some(name), Level::Zero, false) = (veth, object.level(), spec.trust_pre_init) {
@@ -57,7 +59,8 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
         _ => SMOLTCP,
     };
     check_veth(veth, None, config)?;
-    if config.argument.is_some() && [HOST, SMOLTCP].contains(&name) {
+    check_neighbours(config, name == SMOLTCP)?;
+    if config.argument.is_some() && name == HOST {
         return Err(RunError::Options(format!("the stack {name} takes no --plugin-arg: leave it out")));
     }
     Ok(Choice { factory: stacks.get(name)?, object: None })
@@ -68,7 +71,17 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
 /// # Errors
 /// One line for the operator, with the object's name.
 pub fn load(path: &Path, trust_pre_init: bool) -> Result<Loaded, LoadError> {
-    netgraft_abi::load(path, &Care { base: allow::rules(&[]), trust_pre_init })
+    netgraft_abi::load(path, &Care { base: allow::rules(Origin::Foreign, &[]), trust_pre_init })
+}
+
+/// Stacks other than the built-in one have no way to be told of neighbours.
+fn check_neighbours(config: &StackConfig, can: bool) -> Result<(), RunError> {
+    if can || config.neighbours.is_empty() {
+        return Ok(());
+    }
+    Err(RunError::Options(
+        "--neighbour is for the built-in stack on a link: leave it out, or use --network sandbox".to_owned(),
+    ))
 }
 
 /// A veth pair is for objects of level 0, which look for their interface and its IPv4 addresses themselves; others are
@@ -96,11 +109,20 @@ fn check_veth(
 
 /// Whether a stack has the wrappers that it is to have.
 pub(crate) fn check_wrappers(config: &StackConfig, info: &StackInfo) -> Result<(), RunError> {
-    if info.wraps_link || config.wrappers.is_none() {
+    if info.wraps_link {
+        return Ok(());
+    }
+    if let LinkConfig::Passt(_) = config.link {
+        return Err(RunError::Options(format!(
+            "the stack {} opens its link itself and knows no passt: use --link tap:NAME, or --network sandbox",
+            info.name
+        )));
+    }
+    if config.wrappers.is_none() {
         return Ok(());
     }
     Err(RunError::Options(format!(
-        "the stack {} opens its link itself, so --pcap, --link-delay, --link-loss and the like have no effect on it: leave \
+        "the stack {} opens its link itself, so --pcap, --mtu, --link-delay, --link-loss and the like have no effect on it: leave \
          them out, or use --network sandbox",
         info.name
     )))
@@ -116,6 +138,7 @@ fn check_link(
     network: NetworkType,
     config: &StackConfig,
     veth: Option<&InterfaceName>,
+    publish: &[Publish],
 ) -> Result<(), RunError> {
     let of_ipv4 = config.gateways.iter().filter(|gateway| gateway.is_ipv4()).count();
     for (family, count) in [("IPv4", of_ipv4), ("IPv6", config.gateways.len() - of_ipv4)] {
@@ -125,29 +148,46 @@ fn check_link(
             )));
         }
     }
+    if !publish.is_empty() && !matches!(config.link, LinkConfig::Passt(_)) {
+        return Err(RunError::Options(
+            "--publish goes with --link passt, which forwards the port".to_owned(),
+        ));
+    }
     let linked = config.link != LinkConfig::None || veth.is_some();
-    let addressed = !config.addresses.is_empty() || !config.gateways.is_empty();
+    let addressed =
+        !config.addresses.is_empty() || !config.gateways.is_empty() || !config.neighbours.is_empty();
     if !linked && !config.wrappers.faults.is_none() {
         return Err(RunError::Options(
-            "--link-delay, --link-loss and the like are faults of a link: give a --link, tap:NAME or packet:IFACE"
+            "--link-delay, --link-loss and the like are faults of a link: give a --link, passt, tap:NAME or packet:IFACE"
                 .to_owned(),
         ));
     }
     let text = match network {
         NetworkType::None if linked || addressed => {
-            "--network none has a loopback only: leave --link, --address and --gateway out, or use --network \
-             sandbox"
-        }
-        NetworkType::Host if linked || addressed => {
-            "--network host uses the host's interfaces: leave --link, --address and --gateway out, or use \
+            "--network none has a loopback only: leave --link, --address, --gateway and --neighbour out, or use \
              --network sandbox"
         }
+        NetworkType::Host if linked || addressed => {
+            "--network host uses the host's interfaces: leave --link, --address, --gateway and --neighbour out, or use \
+             --network sandbox"
+        }
+        NetworkType::Sandbox if config.addresses.is_empty() && needs_address(&config.link) => {
+            return Err(RunError::Options(format!(
+                "the stack has no address on --link {}: give an --address, such as 192.0.2.2/24, and a --gateway",
+                config.link
+            )));
+        }
         NetworkType::Sandbox if addressed && !linked => {
-            "--address and --gateway need a --link: tap:NAME or packet:IFACE"
+            "--address, --gateway and --neighbour need a --link: passt, tap:NAME or packet:IFACE"
         }
         _ => return Ok(()),
     };
     Err(RunError::Options(text.to_owned()))
+}
+
+/// Whether nothing on a link says which addresses a stack has.
+fn needs_address(link: &LinkConfig) -> bool {
+    matches!(link, LinkConfig::Tap(_) | LinkConfig::Packet(_))
 }
 
 #[cfg(test)]
@@ -173,6 +213,16 @@ mod tests {
             assert!(text(NetworkType::Host, None, config).contains("host's interfaces"));
         }
         assert!(text(NetworkType::Sandbox, None, &addressed).contains("need a --link"));
+        assert!(
+            text(NetworkType::Sandbox, None, &linked)
+                .contains("no address on --link tap:t0: give an --address")
+        );
+        let spec = NetworkSpec { publish: vec!["80".parse().unwrap()], ..NetworkSpec::default() };
+        assert!(choose(&spec).err().unwrap().to_string().starts_with("--publish goes with --link passt"));
+        let neighbours = vec!["192.0.2.9=02:00:00:00:00:09".parse().unwrap()];
+        let named = StackConfig { neighbours, ..linked.clone() };
+        assert!(text(NetworkType::Plugin, Some("./none.so"), &named).contains("--neighbour is for"));
+        assert!(text(NetworkType::Host, None, &named).contains("host's interfaces"));
         let veth = Some("t0".parse().unwrap());
         let pair = |kind| {
             choose(&NetworkSpec { kind, veth: veth.clone(), ..NetworkSpec::default() })
@@ -202,6 +252,6 @@ mod tests {
         let refused = check_wrappers(&faulty, &info(false)).err().unwrap().to_string();
         assert!(refused.starts_with("the stack own opens its link itself"), "{refused}");
         let argued = StackConfig { argument: Some("x".into()), ..StackConfig::default() };
-        assert!(text(NetworkType::Sandbox, None, &argued).contains("no --plugin-arg"));
+        assert!(text(NetworkType::Host, None, &argued).contains("no --plugin-arg"));
     }
 }

@@ -183,6 +183,13 @@ impl Launcher {
 
     /// Starts a sentry in the namespaces of the one before.
     fn restart(&mut self) -> io::Result<()> {
+        if let (Some(uplink), Some(spare)) = (&mut self.uplink, &mut self.spare) {
+            match (uplink.again(), spare.fds.first_mut()) {
+                (Ok(socket), Some(place)) => *place = socket,
+                (Err(error), _) => tracing::warn!("{error}; the sandbox has no uplink from here on"),
+                (Ok(_), None) => {}
+            }
+        }
         let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
         let Some(spare) = &self.spare else { return Err(broken()) };
         let (plan, listeners) = (&self.plan.sentry, &self.listeners);

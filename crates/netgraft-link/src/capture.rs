@@ -48,6 +48,10 @@ impl<L: Link> Link for Captured<L> {
         self.link.refuse_offload();
     }
 
+    fn room(&self) -> Option<usize> {
+        self.link.room()
+    }
+
     fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
         let Captured { link, view } = self;
         link.receive(now, limit, &mut |frame| {

@@ -82,6 +82,10 @@ impl<L: Link> Link for Counted<L> {
         self.link.refuse_offload();
     }
 
+    fn room(&self) -> Option<usize> {
+        self.link.room()
+    }
+
     fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
         let Counted { link, counters } = self;
         link.receive(now, limit, &mut |frame| {

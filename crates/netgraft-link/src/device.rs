@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netgraft_linux::link::{Device, Packet, Tap, packet, vnet};
+use netgraft_plugin::config::PasstConfig;
 use netgraft_plugin::link::{FrameMeta, Link, Medium, Offload};
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{
@@ -13,6 +14,7 @@ use netgraft_plugin::{
 use crate::capture::Captured;
 use crate::cut::Cutter;
 use crate::faulty::Faulty;
+use crate::passt::PasstLink;
 use crate::pcap::Recorder;
 
 /// Largest frame that is sent whole, to be cut into segments.
@@ -23,10 +25,11 @@ const WHOLE: usize = 65_535;
 /// # Errors
 /// What is missing, for the operator.
 pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
-    let (kind, device, fd) = match &config.link {
+    let mtu = config.wrappers.mtu.map(usize::from);
+    let (kind, mut device, fd) = match &config.link {
         LinkConfig::None => return Ok(PreInitStack { init_str: "none".to_owned(), fds: Vec::new() }),
         LinkConfig::Tap(config) => {
-            let (tap, device) = Tap::open(config.name.as_str()).map_err(setup)?;
+            let (tap, device) = Tap::open(config.name.as_str(), mtu).map_err(setup)?;
             ("tap", device, tap.into_fd())
         }
         LinkConfig::Packet(packet) => {
@@ -34,8 +37,22 @@ pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
             let (packet, device) = Packet::open(packet.interface.as_str()).map_err(setup)?;
             ("packet", device, packet.into_fd())
         }
+        // The launcher has its socket.
+        LinkConfig::Passt(passt) => {
+            let device = Device { name: "passt".to_owned(), mac: passt.mac, mtu: usize::from(passt.mtu) };
+            return Ok(PreInitStack { init_str: describe("passt", &device), fds: Vec::new() });
+        }
         other => return Err(SetupError::new(format!("this version cannot open the link {other}"))),
     };
+    if let Some(mtu) = mtu {
+        if mtu > device.mtu {
+            return Err(SetupError::new(format!(
+                "interface {0} carries packets of {1} bytes, so --mtu {mtu} is too much: ip link set {0} mtu {mtu}",
+                device.name, device.mtu
+            )));
+        }
+        device.mtu = mtu;
+    }
     Ok(PreInitStack { init_str: describe(kind, &device), fds: vec![fd] })
 }
 
@@ -131,6 +148,7 @@ fn bare(text: &str, fds: Vec<OwnedFd>) -> Result<Option<Box<dyn Link>>, SetupErr
                 rest: Rest::default(),
                 cutter: Cutter::default(),
             }))),
+            ("passt", device) => Ok(Some(Box::new(PasstLink::new(fd, device.mac, device.mtu)))),
             _ => Err(unknown()),
         },
         _ => Err(unknown()),
@@ -143,6 +161,8 @@ pub fn needs(link: &LinkConfig) -> String {
     match link {
         LinkConfig::Tap(tap) => format!("/dev/net/tun and CAP_NET_ADMIN for {}", tap.name),
         LinkConfig::Packet(packet) => format!("CAP_NET_RAW on {}", packet.interface),
+        LinkConfig::Passt(PasstConfig { socket: None, .. }) => "the program passt".to_owned(),
+        LinkConfig::Passt(PasstConfig { socket: Some(path), .. }) => format!("passt at {}", path.display()),
         _ => String::new(),
     }
 }

@@ -131,6 +131,10 @@ impl<L: Link> Link for Faulty<L> {
         Offload::default()
     }
 
+    fn room(&self) -> Option<usize> {
+        self.link.room()
+    }
+
     fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
         self.release(now)?;
         let Faulty { link, shared, incoming, .. } = self;

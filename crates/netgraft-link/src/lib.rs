@@ -2,6 +2,7 @@
 //!
 //! - [`device`]: what `--link` names. [`open`] runs in the launcher and gives a description and descriptors; [`rebuild`]
 //!   makes the link of them in the sentry. A stack calls them in its `pre_init` and `init` and knows of no kind.
+//! - [`lease`]: what a link offers by DHCP and router advertisements.
 //! - [`wire`]: two ends in one process, for tests.
 //! - [`Faulty`]: delay, loss, reordering and the like on any link; the decisions are [`path`]'s, which does no I/O and
 //!   reads no clock.
@@ -34,9 +35,13 @@ mod capture;
 mod counters;
 mod cut;
 pub mod device;
+mod dhcp6;
 mod faulty;
+pub mod lease;
+mod passt;
 pub mod path;
 pub mod pcap;
+mod quirks;
 pub mod random;
 pub mod wire;
 
@@ -44,3 +49,4 @@ pub use capture::{Captured, Viewer, Way};
 pub use counters::{Counted, Counters, Traffic};
 pub use device::{Rebuilt, needs, open, rebuild, syscalls};
 pub use faulty::{Dial, Faulty};
+pub use passt::PasstLink;

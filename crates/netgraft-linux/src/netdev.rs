@@ -83,6 +83,9 @@ const HEADER: usize = 16;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_OPERSTATE: u16 = 16;
+/// `IF_OPER_UP` (linux/if.h)
+const IF_OPER_UP: u8 = 6;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -205,6 +208,14 @@ impl Changes {
                 attribute(inet6, IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
             });
         });
+        self.push(libc::RTM_NEWLINK, 0, &body);
+    }
+
+    /// Says that a device that is up, and has a carrier, works: `ip link` then shows it as UP and not as UNKNOWN, which it is
+    /// until its carrier changes (Documentation/networking/operstates.rst of the kernel).
+    pub fn operational(&mut self, index: u32) {
+        let mut body = link(index, 0);
+        attribute(&mut body, IFLA_OPERSTATE, &[IF_OPER_UP]);
         self.push(libc::RTM_NEWLINK, 0, &body);
     }
 

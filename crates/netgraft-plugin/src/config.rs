@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::faults::LinkFaults;
@@ -139,6 +140,8 @@ pub enum LinkConfig {
     Tap(TapConfig),
     /// An interface of the kernel, through AF_PACKET (packet(7)).
     Packet(PacketConfig),
+    /// passt(1), which carries connections out with ordinary sockets.
+    Passt(PasstConfig),
 }
 
 /// A TAP device as a link.
@@ -157,7 +160,25 @@ pub struct PacketConfig {
     pub interface: InterfaceName,
 }
 
+/// passt as a link. The launcher starts or reaches it, and hands its socket over as the first of the descriptors of `init`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct PasstConfig {
+    /// The socket on which one is listening; `None` for one that is started.
+    pub socket: Option<PathBuf>,
+    /// The Ethernet address of the stack's interface.
+    pub mac: [u8; 6],
+    /// Its MTU in bytes.
+    pub mtu: u16,
+}
+
 impl LinkConfig {
+    /// passt on this socket, or one that is started.
+    #[must_use]
+    pub const fn passt(socket: Option<PathBuf>) -> LinkConfig {
+        LinkConfig::Passt(PasstConfig { socket, mac: [0; 6], mtu: 1500 })
+    }
+
     /// The TAP device of this name.
     #[must_use]
     pub const fn tap(name: InterfaceName) -> LinkConfig {
@@ -177,6 +198,10 @@ impl fmt::Display for LinkConfig {
             LinkConfig::None => f.write_str("none"),
             LinkConfig::Tap(tap) => write!(f, "tap:{}", tap.name),
             LinkConfig::Packet(packet) => write!(f, "packet:{}", packet.interface),
+            LinkConfig::Passt(PasstConfig { socket: None, .. }) => f.write_str("passt"),
+            LinkConfig::Passt(PasstConfig { socket: Some(path), .. }) => {
+                write!(f, "passt:{}", path.display())
+            }
         }
     }
 }
@@ -185,7 +210,7 @@ impl fmt::Display for LinkConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseLinkError {
     /// The kind of link is unknown.
-    #[error("unknown link '{0}': use none, tap:NAME, packet:IFACE")]
+    #[error("unknown link '{0}': use none, passt, tap:NAME, packet:IFACE")]
     Unknown(String),
     /// The interface cannot exist.
     #[error(transparent)]
@@ -197,6 +222,8 @@ impl FromStr for LinkConfig {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             None if text == "none" => Ok(LinkConfig::None),
+            None if text == "passt" => Ok(LinkConfig::passt(None)),
+            Some(("passt", path)) if !path.is_empty() => Ok(LinkConfig::passt(Some(path.into()))),
             Some(("tap", name)) => Ok(LinkConfig::tap(name.parse()?)),
             Some(("packet", interface)) => Ok(LinkConfig::packet(interface.parse()?)),
             _ => Err(ParseLinkError::Unknown(text.to_owned())),
@@ -215,6 +242,8 @@ pub struct Wrappers {
     /// What a capture keeps of frames, if they are captured. The launcher then hands the capture's socket over, as the last
     /// of the descriptors of `init`.
     pub capture: Option<CaptureConfig>,
+    /// The largest IP packet that crosses the link, in bytes; `None` for what the link carries.
+    pub mtu: Option<u16>,
 }
 
 /// What a capture keeps of frames.
@@ -230,13 +259,52 @@ impl Wrappers {
     /// These faults, decided by this seed.
     #[must_use]
     pub const fn of_faults(faults: LinkFaults, seed: u64) -> Wrappers {
-        Wrappers { faults, seed, capture: None }
+        Wrappers { faults, seed, capture: None, mtu: None }
     }
 
     /// Whether frames are left alone.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.faults.is_none() && self.capture.is_none()
+        self.faults.is_none() && self.capture.is_none() && self.mtu.is_none()
+    }
+}
+
+/// A neighbour on the link and its Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Neighbour {
+    /// Its address: of one host.
+    pub ip: IpAddr,
+    /// The Ethernet address of one station.
+    pub mac: [u8; 6],
+}
+
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.mac;
+        write!(f, "{}={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}", self.ip)
+    }
+}
+
+/// A text that names no neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not the address of a host and of its station, such as 192.0.2.1=02:00:00:00:00:01")]
+pub struct ParseNeighbourError(String);
+
+impl FromStr for Neighbour {
+    type Err = ParseNeighbourError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseNeighbourError(text.to_owned());
+        let (ip, station) = text.split_once('=').ok_or_else(error)?;
+        let ip: IpAddr = ip.parse().map_err(|_| error())?;
+        let mut mac = [0; 6];
+        let mut parts = station.split(':');
+        for byte in &mut mac {
+            let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
+            *byte = u8::from_str_radix(part.ok_or_else(error)?, 16).map_err(|_| error())?;
+        }
+        let one_host = !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback();
+        let one_station = mac[0] & 1 == 0 && mac != [0; 6] && parts.next().is_none();
+        if one_host && one_station { Ok(Neighbour { ip, mac }) } else { Err(error()) }
     }
 }
 
@@ -251,6 +319,8 @@ pub struct StackConfig {
     pub addresses: Vec<Cidr>,
     /// Default gateways, at most one of each family.
     pub gateways: Vec<IpAddr>,
+    /// Neighbours that the stack neither asks for nor lets anybody replace, on a link of Ethernet.
+    pub neighbours: Vec<Neighbour>,
     /// Free text for the stack (`--plugin-arg`).
     pub argument: Option<String>,
 }
@@ -282,17 +352,47 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_are_hosts_and_stations() {
+        for text in ["192.0.2.1=02:00:00:00:00:01", "2001:db8::1=52:54:00:ab:cd:ef"] {
+            assert_eq!(text.parse::<Neighbour>().unwrap().to_string(), text);
+        }
+        for text in [
+            "192.0.2.1",
+            "=02:00:00:00:00:01",
+            "192.0.2.1=02:00:00:00:00",
+            "192.0.2.1=02:00:00:00:00:01:02",
+            "192.0.2.1=2:0:0:0:0:1",
+            "192.0.2.1=+2:00:00:00:00:01",
+            "192.0.2.1=ff:ff:ff:ff:ff:ff",
+            "192.0.2.1=01:00:5e:00:00:01",
+            "192.0.2.1=00:00:00:00:00:00",
+            "224.0.0.1=02:00:00:00:00:01",
+            "::=02:00:00:00:00:01",
+        ] {
+            assert!(text.parse::<Neighbour>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn links_parse() {
         assert_eq!("none".parse(), Ok(LinkConfig::None));
-        for text in ["tap:ng0", "packet:veth1"] {
+        for text in ["tap:ng0", "packet:veth1", "passt", "passt:/run/user/1/passt.socket"] {
             let link: LinkConfig = text.parse().unwrap();
             assert_eq!(link.to_string(), text);
         }
         assert_eq!("tap:ng0".parse(), Ok(LinkConfig::tap("ng0".parse().unwrap())));
         assert_eq!("packet:ng0".parse(), Ok(LinkConfig::packet("ng0".parse().unwrap())));
-        for text in
-            ["tap", "tap:", "tap:0123456789abcdef", "packet:a/b", "wire:x", "none:x", "tap:a b", "tap:.."]
-        {
+        for text in [
+            "tap",
+            "tap:",
+            "tap:0123456789abcdef",
+            "packet:a/b",
+            "wire:x",
+            "passt:",
+            "none:x",
+            "tap:a b",
+            "tap:..",
+        ] {
             assert!(text.parse::<LinkConfig>().is_err(), "{text}");
         }
     }

@@ -98,6 +98,65 @@ pub struct Statistics {
     pub udp_receive_overflows: u64,
     /// Sockets that exist now.
     pub sockets: u64,
+    /// How TCP has fared in detail.
+    pub tcp: TcpStatistics,
+}
+
+macro_rules! tcp_statistics {
+    ($($(#[$doc:meta])* $name:literal $field:ident,)*) => {
+        /// How TCP has fared since the stack began, all connections together. [`TcpStatistics::named`] has the names that
+        /// Linux gives them in `/proc/net/netstat` (`TcpExt`) and `/proc/net/snmp` (`Tcp`).
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct TcpStatistics {
+            $($(#[$doc])* pub $field: u64,)*
+        }
+
+        impl TcpStatistics {
+            /// Nothing has happened.
+            pub const NONE: TcpStatistics = TcpStatistics { $($field: 0,)* };
+
+            /// All of them, with the names that Linux has.
+            #[must_use]
+            pub const fn named(&self) -> [(&'static str, u64); [$($name,)*].len()] {
+                [$(($name, self.$field),)*]
+            }
+        }
+    };
+}
+
+tcp_statistics! {
+    /// Segments sent again.
+    "RetransSegs" retransmitted,
+    /// Retransmission time-outs.
+    "TCPTimeouts" timeouts,
+    /// Time-outs that were in vain: what seemed lost was late (RFC 5682).
+    "TCPSpuriousRTOs" spurious_timeouts,
+    /// Tail loss probes (RFC 8985 section 7).
+    "TCPLossProbes" loss_probes,
+    /// Times that losses were found without a time-out, by selective acknowledgements.
+    "TCPSackRecovery" sack_recoveries,
+    /// Times that losses were found without a time-out, by duplicate acknowledgements.
+    "TCPRenoRecovery" reno_recoveries,
+    /// Times that a loss turned out to be none, so that the window was restored.
+    "TCPFullUndo" undone,
+    /// Duplicates that peers reported (RFC 2883).
+    "TCPDSACKRecv" duplicates_reported,
+    /// Segments that came out of order.
+    "TCPOFOQueue" out_of_order,
+    /// Challenges to segments that could be forged (RFC 5961).
+    "TCPChallengeACK" challenges,
+    /// SYN cookies sent, and taken up (RFC 4987).
+    "SyncookiesSent" cookies_sent,
+    /// See `cookies_sent`.
+    "SyncookiesRecv" cookies_received,
+    /// Connections that ended since nobody answered.
+    "TCPAbortOnTimeout" timed_out,
+    /// Connections begun with data in the SYN that the peer took (RFC 7413), and those that peers began so.
+    "TCPFastOpenActive" fast_open_active,
+    /// See `fast_open_active`.
+    "TCPFastOpenPassive" fast_open_passive,
+    /// Times that the memory for data became short.
+    "TCPMemoryPressures" memory_pressures,
 }
 
 /// The sizes of TCP buffers that a stack has which says nothing else: fixed.

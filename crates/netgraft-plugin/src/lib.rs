@@ -38,14 +38,14 @@ pub mod stack;
 pub mod time;
 pub mod watch;
 
-pub use config::{Cidr, InterfaceName, LinkConfig, StackConfig, Wrappers};
+pub use config::{Cidr, InterfaceName, LinkConfig, Neighbour, StackConfig, Wrappers};
 pub use contract::Call;
 pub use data::{Batch, Datagram, Spare, Spill, Streamed};
 pub use error::{Error, Result};
 pub use event::{Event, Events};
 pub use network::NetworkType;
 pub use notify::{EventInfo, PluginNotifier, WaitQueue};
-pub use option::{OptionName, SocketOption, TcpInfo, TcpState};
+pub use option::{Agreed, CongestionState, OptionName, SocketOption, TcpInfo, TcpState};
 pub use registry::{Registry, get_plugin_stack, register_plugin_stack};
 pub use seccomp::SyscallRule;
 pub use socket::{

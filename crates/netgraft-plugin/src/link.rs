@@ -66,6 +66,12 @@ pub trait Link: Send {
     /// without offloads.
     fn refuse_offload(&mut self) {}
 
+    /// Bytes of frames that may be on their way to the stack before the other side drops some; `None` if that is not known.
+    /// Stacks keep the windows that they offer below it.
+    fn room(&self) -> Option<usize> {
+        None
+    }
+
     /// Receives at most `limit` frames and hands each to `deliver`; answers how many, where one that several are cut from
     /// counts once. Fewer than `limit` means
     /// that no more waits, and that the descriptor of [`Link::fd`] becomes readable with the next.
@@ -113,6 +119,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn refuse_offload(&mut self) {
         (**self).refuse_offload();
+    }
+
+    fn room(&self) -> Option<usize> {
+        (**self).room()
     }
 
     fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {

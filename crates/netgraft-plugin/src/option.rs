@@ -158,8 +158,28 @@ pub struct TcpInfo {
     pub receive_mss: u32,
     /// Congestion window, in bytes.
     pub congestion_window: u32,
-    /// Bytes sent and not yet acknowledged.
+    /// Slow start threshold, in bytes; `u32::MAX` while there is none.
+    pub slow_start_threshold: u32,
+    /// Bytes sent and not yet acknowledged. Of a listener: connections that wait to be accepted.
     pub unacknowledged: u32,
+    /// Those of them that the peer has out of order (RFC 2018), in bytes. Of a listener: its backlog.
+    pub selectively_acknowledged: u32,
+    /// Those of them that are believed lost, in bytes.
+    pub lost: u32,
+    /// Bytes that the program has written and that were not sent.
+    pub not_sent: u32,
+    /// Shortest round-trip time of the last minutes.
+    pub least_rtt: Duration,
+    /// Bytes per second that arrive at the peer, by the last measure.
+    pub delivery_rate: u64,
+    /// Bytes per second at which data leaves, if it is paced.
+    pub pacing_rate: u64,
+    /// Whether losses are being repaired, and how (`tcpi_ca_state`).
+    pub congestion_state: CongestionState,
+    /// What both ends have agreed on.
+    pub agreed: Agreed,
+    /// Retransmission time-outs in a row without an answer.
+    pub backoff: u8,
     /// Segments sent again since the connection began.
     pub retransmits: u32,
     /// Window that the peer offers, in bytes.
@@ -170,4 +190,37 @@ pub struct TcpInfo {
     pub bytes_sent: u64,
     /// Payload bytes received since the connection began.
     pub bytes_received: u64,
+    /// Payload bytes sent again since the connection began.
+    pub bytes_retransmitted: u64,
+}
+
+/// Whether losses are being repaired, and how: the kernel's numbers (`enum tcp_ca_state`, linux/tcp.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CongestionState {
+    /// Nothing is missing, as far as is known.
+    #[default]
+    Open = 0,
+    /// Segments have arrived out of order.
+    Disorder = 1,
+    /// A router said that the path is full.
+    Reduced = 2,
+    /// Losses are being repaired.
+    Recovery = 3,
+    /// The retransmission time-out has passed.
+    Loss = 4,
+}
+
+/// What the two ends of a TCP connection have agreed on (`tcpi_options`, `tcpi_snd_wscale`, `tcpi_rcv_wscale`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Agreed {
+    /// Timestamps (RFC 7323 section 3).
+    pub timestamps: bool,
+    /// Selective acknowledgements (RFC 2018).
+    pub sack: bool,
+    /// Shifts of the windows that the peer and this end offer, if windows are scaled (RFC 7323 section 2).
+    pub window_scales: Option<(u8, u8)>,
+    /// Explicit congestion notification (RFC 3168).
+    pub ecn: bool,
+    /// Data came or went with the SYN (RFC 7413).
+    pub fast_open: bool,
 }

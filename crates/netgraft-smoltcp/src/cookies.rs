@@ -38,6 +38,7 @@ impl Core {
         let cookies = Cookies::new(|a, b| self.initial.cookie(&tuple, (a, b)));
         if let Some(header) = cookies.answer(&config, segment, at(self.now)) {
             self.flooded = Some(self.now + HOLDS);
+            self.stats.tcp.cookies_sent += 1;
             self.answer(side, frame, packet, segment.ports, &header);
         }
     }
@@ -72,6 +73,7 @@ impl Core {
             self.stats.tcp_listen_overflows += 1;
             return true;
         }
+        self.stats.tcp.cookies_received += 1;
         let mut conn = Conn::new(tcp, side, (local, remote), Life::HalfOpen { since: self.now }, &options);
         conn.received = arrival.received as u64;
         self.add_half_open(handle, conn, options);

@@ -10,6 +10,7 @@ use netgraft_plugin::{Cidr, Domain, Error, EventInfo, Handle, Instant, Result, S
 use netgraft_tcp::{Config, Pool};
 
 use crate::addr::Tuple;
+use crate::argument::Argument;
 use crate::conduit::Conduits;
 use crate::fragments::Fragments;
 use crate::fragments6::Fragments6;
@@ -121,6 +122,8 @@ pub(crate) struct Core {
     pub(crate) now: Instant,
     /// Until when multicast reports may be due, after a query.
     pub(crate) reports_until: Option<Instant>,
+    /// What the operator has set.
+    pub(crate) argument: Argument,
     /// Memory for the data of all connections.
     pub(crate) pool: Pool,
     /// The Ethernet addresses that TCP sends to.
@@ -144,7 +147,7 @@ pub(crate) struct Path {
 }
 
 impl Core {
-    pub(crate) fn new(key: Keyed, now: Instant) -> Self {
+    pub(crate) fn new(key: Keyed, argument: Argument, now: Instant) -> Self {
         let mut random = Random(key.of(&3u8));
         let mut lo = NetIf::loopback(random.next(), now);
         lo.addresses = [(IpAddr::V4(Ipv4Addr::LOCALHOST), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)]
@@ -184,7 +187,8 @@ impl Core {
             port_range: (32_768, 60_999),
             now,
             reports_until: None,
-            pool: Pool::new(SPARE),
+            pool: Pool::limited(SPARE, argument.memory),
+            argument,
             neighbors: Neighbors::new(key),
             flooded: None,
             sack: true,
@@ -345,7 +349,8 @@ impl Core {
         let offset = self.initial.timestamp_offset(&tuple);
         let sizes = (self.receive_buffer, self.send_buffer);
         let sack = self.sack;
-        crate::tcp::config(options, sizes, (self.net.at(side), side, v4), sack, offset)
+        let argument = self.argument;
+        crate::tcp::config(options, sizes, (self.net.at(side), side, v4), (sack, &argument), offset)
     }
 
     /// Queues a socket that may have something to send.

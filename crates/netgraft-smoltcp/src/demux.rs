@@ -28,14 +28,9 @@ impl Core {
         let ip = match ethertype {
             None if header == 0 => frame,
             Some([0x08, 0x00] | [0x86, 0xdd]) => &frame[14..],
-            // ARP is the interface's; what is neither, it drops.
-            other => {
-                if matches!(other, Some([0x08, 0x06])) {
-                    self.learn_arp(frame);
-                }
-                self.net.at(side).ingress_unclaimed(self.now, frame);
-                return self.neighbors_may_have_come();
-            }
+            Some([0x08, 0x06]) => return self.arp_input(frame),
+            // There is nothing else on this link.
+            _ => return,
         };
         let Some(packet) = packet::parse(ip) else {
             self.stats.packets_dropped += 1;
@@ -59,7 +54,9 @@ impl Core {
             }
             packet::FRAGMENT_V6 => self.stats.packets_dropped += 1,
             _ if packet.fragment => self.fragment_input(side, frame),
-            TCP if ours => self.tcp_input(side, frame, &packet),
+            TCP if ours && !is_for_many(frame, header) => self.tcp_input(side, frame, &packet),
+            // A segment for many stations or hosts is nobody's, and not refused (RFC 1122 section 4.2.3.10).
+            TCP => self.stats.packets_dropped += 1,
             UDP => self.udp_input(side, frame, &packet),
             ICMP | ICMPV6 => self.icmp_input(side, frame, &packet),
             packet::IGMP => self.group_input(side, frame),
@@ -150,6 +147,7 @@ impl Core {
         let before = conn.tcp.state();
         let arrival = conn.tcp.input(segment, at(now), &mut self.pool);
         conn.received += arrival.received as u64;
+        conn.starved &= arrival.freed == 0;
         if arrival.freed > 0
             && let Some(hop) = conn.hop
         {
@@ -220,7 +218,9 @@ impl Core {
         let Some(whole) = self.fragments.take(netif, frame, now) else { return };
         if let Some(packet) = packet::parse(&whole[header..]).filter(|p| !p.fragment) {
             match packet.protocol {
-                TCP if self.net.is_local(packet.dst) => self.tcp_input(side, &whole, &packet),
+                TCP if self.net.is_local(packet.dst) && !is_for_many(&whole, header) => {
+                    self.tcp_input(side, &whole, &packet);
+                }
                 UDP => self.udp_input(side, &whole, &packet),
                 // The interface has answered echo requests already.
                 ICMP => self.echo_input(side, &packet),
@@ -235,7 +235,10 @@ impl Core {
         let Some(whole) = self.fragments6.take(part, frame, header, self.now) else { return };
         let Some(packet) = packet::parse(&whole[header..]).filter(|p| !p.fragment) else { return };
         match packet.protocol {
-            TCP => self.tcp_input(side, &whole, &packet),
+            TCP if self.net.is_local(packet.dst) && !is_for_many(&whole, header) => {
+                self.tcp_input(side, &whole, &packet);
+            }
+            TCP => self.stats.packets_dropped += 1,
             UDP => self.udp_input(side, &whole, &packet),
             ICMPV6 => self.icmp_input(side, &whole, &packet),
             _ => self.net.at(side).ingress_unclaimed(self.now, &whole),
@@ -292,6 +295,11 @@ impl Core {
 /// What may be set in a packet that goes nowhere special.
 pub(crate) const PLAIN: Edit =
     Edit { traffic_class: 0, may_fragment: false, envelope: false, header_checksum: false };
+
+/// Whether a frame with a link header of `header` bytes is for a group of stations.
+fn is_for_many(frame: &[u8], header: usize) -> bool {
+    header == 14 && frame.first().is_some_and(|first| first & 1 == 1)
+}
 
 /// Whether an Ethernet frame is for the station `mac`, or for many.
 fn is_for(frame: &[u8], mac: [u8; 6]) -> bool {

@@ -16,10 +16,17 @@ impl Core {
     /// An ICMP or ICMPv6 message.
     pub(crate) fn icmp_input(&mut self, side: Side, frame: &[u8], packet: &Packet<'_>) {
         let valid = side == Side::Loopback || packet::checksum_holds(packet);
+        let of_link = side == Side::Link && self.net.at(side).mac.is_some();
+        if of_link && packet.protocol == ICMPV6 && (!valid || self.discovery_input(frame, packet)) {
+            return;
+        }
+        // As Linux has it (icmp_echo_ignore_broadcasts): a question to many would be answered to who is named as its sender.
+        let to_many = side == Side::Link && !self.net.is_local(packet.dst);
+        if to_many && packet.protocol == ICMP && packet.payload.first() == Some(&8) {
+            self.stats.packets_dropped += 1;
+            return;
+        }
         if valid {
-            if side == Side::Link {
-                self.learn_discovery(packet);
-            }
             self.echo_input(side, packet);
             let error = error_of(packet);
             if let (Some((error, hard)), Some(inner)) = (error, packet.payload.get(8..)) {
@@ -29,13 +36,11 @@ impl Core {
                 self.narrow(inner, mtu);
             }
         }
-        // Echo requests, neighbor discovery and group queries are the interface's.
+        // Echo requests and group queries are the interface's.
         self.net.at(side).ingress_unclaimed(self.now, frame);
-        if side == Side::Link {
-            self.neighbors_may_have_come();
-            if matches!(packet.payload.first(), Some(130..=132)) && packet.protocol == ICMPV6 {
-                self.expect_reports();
-            }
+        let groups = packet.protocol == ICMPV6 && matches!(packet.payload.first(), Some(130..=132));
+        if side == Side::Link && groups {
+            self.expect_reports();
         }
     }
 

@@ -68,6 +68,8 @@ pub(crate) struct NetIf {
     pub(crate) checksums: bool,
     /// Largest TCP packets of IPv4 and IPv6 that the link cuts into segments; 0 for none.
     pub(crate) whole: (usize, usize),
+    /// The largest receive buffer of a connection, so that the link drops nothing that a window allows.
+    pub(crate) buffer: usize,
     none: SocketSet<'static>,
 }
 
@@ -130,6 +132,7 @@ impl NetIf {
             header,
             checksums: true,
             whole: (0, 0),
+            buffer: usize::MAX,
             none: SocketSet::new(Vec::new()),
         }
     }
@@ -189,6 +192,12 @@ impl NetIf {
     /// Whether the interface has the address.
     pub(crate) fn has(&self, ip: IpAddr) -> bool {
         self.addresses.iter().any(|c| c.addr() == ip)
+    }
+
+    /// Keeps what connections receive below the room of the link: a quarter of it each, since several may be busy, and
+    /// two of the largest packets at least.
+    pub(crate) fn limit_buffers(&mut self, room: Option<usize>) {
+        self.buffer = room.map_or(usize::MAX, |room| (room / 4).max(2 * LARGEST));
     }
 
     /// What the interface carries of a TCP connection; `wanted` is the largest segment that the program wants, or 0.

@@ -157,6 +157,8 @@ impl Core {
         stats.bytes_sent = sum(|n| n.tx.bytes);
         stats.tcp_resets_sent = sum(|n| n.tx.resets);
         stats.sockets = self.socks.held;
+        self.socks.connections().for_each(|conn| crate::tcp::count(conn, &mut stats.tcp));
+        stats.tcp.memory_pressures = self.pool.pressures();
         stats
     }
 }

@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod addr;
+mod argument;
 mod conduit;
 mod cookies;
 mod core;

@@ -7,6 +7,7 @@ use netgraft_plugin::{Error, Event, Instant};
 
 use crate::core::Core;
 use crate::iface::Side;
+use crate::neighbor::question;
 
 /// What one call of `poll` does at most: packets and sockets, a packet of 64 KiB counts as nine.
 const BUDGET: usize = 4096;
@@ -123,7 +124,16 @@ impl Core {
             return netif.tx.clear();
         }
         let mut result = Ok(());
+        let mut fixed = Vec::new();
         while let Some(frame) = netif.tx.pop() {
+            if let Some(ip) = question(frame.bytes()).filter(|_| netif.mac.is_some()) {
+                if let Some(mac) = self.neighbors.fixed(ip) {
+                    fixed.push((ip, mac));
+                    netif.tx.recycle(frame);
+                    continue;
+                }
+                self.neighbors.questioned(ip, self.now);
+            }
             result = link.send(self.now, frame.bytes(), frame.meta);
             if result == Err(Error::Again) {
                 result = link.flush(self.now);
@@ -146,6 +156,10 @@ impl Core {
             {
                 self.lose_link(error);
             }
+        }
+        // smoltcp asks for those, too, whom the operator has named.
+        for (ip, mac) in fixed {
+            self.tell_interface(ip, mac);
         }
     }
 

@@ -52,6 +52,11 @@ impl Core {
             Some(station) => self.send_segments(handle, station),
             None => (0, self.await_neighbor(handle)),
         };
+        if sent == 0
+            && let Some(Body::Conn(conn)) = self.socks.get_mut(handle).map(|s| &mut s.body)
+        {
+            conn.tcp.rest(at(now));
+        }
         self.settle(handle);
         self.rest(handle, turn);
         sent
@@ -295,6 +300,7 @@ impl Core {
             if conn.counted {
                 self.stats.tcp_established -= 1;
             }
+            crate::tcp::count(&conn, &mut self.stats.tcp);
             let mut tcp = conn.tcp;
             tcp.release(&mut self.pool);
         }

@@ -108,6 +108,14 @@ impl Socks {
         handle
     }
 
+    /// All connections.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = &Conn> {
+        self.slots.iter().filter_map(|slot| match slot.sock.as_deref() {
+            Some(Sock { body: Body::Conn(conn), .. }) => Some(conn.as_ref()),
+            _ => None,
+        })
+    }
+
     /// The connections that the program has closed and the protocol has not.
     pub(crate) fn orphans(&self) -> impl Iterator<Item = &Conn> {
         self.slots.iter().filter_map(|slot| match slot.sock.as_deref() {

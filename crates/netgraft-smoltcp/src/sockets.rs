@@ -268,7 +268,8 @@ impl Sockets for SmoltcpStack {
         // Echo sockets share from birth (inet_create, INET_PROTOSW_REUSE).
         let reuse_address = matches!(spec.protocol, Protocol::Icmp | Protocol::Icmpv6);
         let header_included = spec.protocol == Protocol::Raw(packet::RAW);
-        let options = Options { reuse_address, header_included, ..Options::default() };
+        let congestion = core.argument.congestion;
+        let options = Options { reuse_address, header_included, congestion, ..Options::default() };
         let handle = core.add_socket(spec, options, Owner::Program, body);
         core.socks.held += 1;
         if let Protocol::Raw(protocol) = spec.protocol {

@@ -164,8 +164,8 @@ impl Core {
             Body::Conn(conn) => Ok(conn.info()),
             Body::Listener(listener) => Ok(TcpInfo {
                 state: TcpState::Listen,
-                // Of a listener it is the queue's length (`tcpi_unacked`).
                 unacknowledged: listener.queue().0 as u32,
+                selectively_acknowledged: listener.queue().1 as u32,
                 ..TcpInfo::default()
             }),
             Body::Fresh => Ok(TcpInfo::default()),

@@ -13,6 +13,7 @@ use netgraft_plugin::{
     PreInitStackArgs, Result, StackConfig, StackInfo, SyscallRule, WakeFd,
 };
 
+use crate::argument::Argument;
 use crate::core::Core;
 use crate::hash::Keyed;
 use crate::iface::{NetIf, Side};
@@ -21,6 +22,7 @@ use crate::options::KNOWN;
 /// The built-in stack.
 pub struct SmoltcpStack {
     config: StackConfig,
+    argument: Argument,
     /// The secret of the hash tables, taken before the sentry is confined.
     key: Keyed,
     pub(crate) phase: Phase,
@@ -45,7 +47,8 @@ impl SmoltcpStack {
     /// A configuration that cannot work, in words.
     pub fn new(config: StackConfig) -> Result<Self, SetupError> {
         check(&config)?;
-        Ok(SmoltcpStack { config, key: Keyed::random(), phase: Phase::Made(None) })
+        let argument = Argument::parse(config.argument.as_deref().unwrap_or_default())?;
+        Ok(SmoltcpStack { config, argument, key: Keyed::random(), phase: Phase::Made(None) })
     }
 
     /// A stack on a link of the caller's: a simulated wire, a wrapper around a device. The configuration's own
@@ -55,7 +58,8 @@ impl SmoltcpStack {
     /// As [`SmoltcpStack::new`].
     pub fn with_link(config: StackConfig, link: Box<dyn Link>) -> Result<Self, SetupError> {
         check_addresses(&config)?;
-        Ok(SmoltcpStack { config, key: Keyed::random(), phase: Phase::Made(Some(link)) })
+        let argument = Argument::parse(config.argument.as_deref().unwrap_or_default())?;
+        Ok(SmoltcpStack { config, argument, key: Keyed::random(), phase: Phase::Made(Some(link)) })
     }
 
     pub(crate) fn core(&self) -> Result<&Core> {
@@ -96,7 +100,7 @@ impl SmoltcpStack {
         recorder: Option<Recorder>,
         now: Instant,
     ) -> Result<Core, SetupError> {
-        let mut core = Core::new(self.key, now);
+        let mut core = Core::new(self.key, self.argument, now);
         core.capture = recorder.map(|recorder| {
             let lo = recorder.interface("lo", Medium::Ip);
             (recorder, lo)
@@ -104,6 +108,7 @@ impl SmoltcpStack {
         let Some(link) = link else { return Ok(core) };
         let seed = core.random.next();
         let mut netif = NetIf::on_link(link.medium(), link.mtu(), link.offload(), seed, now);
+        netif.limit_buffers(link.room());
         if netif.mac.is_some() {
             netif.addresses.extend(link_local(core.random.next()));
             netif.sync_addresses();
@@ -124,6 +129,14 @@ impl SmoltcpStack {
                 ))
             })?;
         }
+        for neighbour in &self.config.neighbours {
+            if core.net.link.as_ref().is_none_or(|link| link.mac.is_none()) {
+                return Err(SetupError::new(format!(
+                    "--neighbour {neighbour} is for links of Ethernet: leave it out"
+                )));
+            }
+            core.neighbors.fix(neighbour.ip, neighbour.mac);
+        }
         core.now = now;
         Ok(core)
     }
@@ -137,9 +150,10 @@ fn link_local(random: u64) -> Option<Cidr> {
 }
 
 fn check(config: &StackConfig) -> Result<(), SetupError> {
-    if config.link == LinkConfig::None && !(config.addresses.is_empty() && config.gateways.is_empty()) {
+    let bare = config.addresses.is_empty() && config.gateways.is_empty() && config.neighbours.is_empty();
+    if config.link == LinkConfig::None && !bare {
         return Err(SetupError::new(
-            "--address and --gateway need a link: give --link tap:NAME or --link packet:IFACE",
+            "--address, --gateway and --neighbour need a link: give --link tap:NAME or --link packet:IFACE",
         ));
     }
     check_addresses(config)
@@ -153,6 +167,16 @@ fn check_addresses(config: &StackConfig) -> Result<(), SetupError> {
         }
         if config.addresses[..i].iter().any(|c| c.addr() == ip) {
             return Err(SetupError::new(format!("address {ip} is given twice")));
+        }
+    }
+    for (i, neighbour) in config.neighbours.iter().enumerate() {
+        let ip = neighbour.ip;
+        let near = config.addresses.iter().any(|c| c.contains(ip) && c.addr() != ip);
+        if !near && !crate::core::is_link_local(ip) {
+            return Err(SetupError::new(format!("neighbour {ip} is in the network of no --address")));
+        }
+        if config.neighbours[..i].iter().any(|before| before.ip == ip) {
+            return Err(SetupError::new(format!("neighbour {ip} is given twice")));
         }
     }
     for gateway in &config.gateways {

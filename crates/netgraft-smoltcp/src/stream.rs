@@ -156,6 +156,7 @@ impl Core {
             return Err(error);
         }
         if let Body::Conn(conn) = std::mem::replace(&mut sock.body, Body::Fresh) {
+            crate::tcp::count(&conn, &mut self.stats.tcp);
             let mut tcp = conn.tcp;
             let hold = sock.bound.hold;
             if let Hold::Connection(sharing) = hold {

@@ -5,12 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use netgraft_plugin::data::{Fill, Take};
-use netgraft_plugin::inet::BufferSizes;
-use netgraft_plugin::option::{TcpInfo, TcpState};
+use netgraft_plugin::inet::{BufferSizes, TcpStatistics};
+use netgraft_plugin::option::{Agreed, CongestionState, TcpInfo, TcpState};
 use netgraft_plugin::{Error, Events, Instant, Received, RecvFlags, Result, SendFlags};
-use netgraft_tcp::{Algorithm, BufferSize, Config, Connection, KeepAlive, Pool, Reason, Settings, State};
+use netgraft_tcp::{
+    Algorithm, BufferSize, Config, Connection, KeepAlive, Pool, Reason, Repair, Settings, State,
+};
 
 use crate::addr::Tuple;
+use crate::argument::Argument;
 use crate::iface::{NetIf, Side};
 use crate::options::Options;
 
@@ -47,6 +50,8 @@ pub(crate) struct Conn {
     pub(crate) told: u64,
     /// Payload bytes taken from the program.
     sent: u64,
+    /// There was room in the send buffer and no memory: until something is acknowledged.
+    pub(crate) starved: bool,
     /// Whether it is counted among the established.
     pub(crate) counted: bool,
     /// What its IP headers say.
@@ -89,20 +94,23 @@ pub(crate) fn config(
     options: &Options,
     (receive, send): (BufferSizes, BufferSizes),
     (netif, side, v4): (&NetIf, Side, bool),
-    sack: bool,
+    (sack, argument): (bool, &Argument),
     timestamp_offset: u32,
 ) -> Config {
     let path = netif.tcp_path(v4, options.max_segment);
-    let (receive, send) = buffers(options, receive, send);
+    let (mut receive, send) = buffers(options, receive, send);
+    receive.initial = receive.initial.min(netif.buffer);
+    receive.most = receive.most.min(netif.buffer);
     Config {
         path,
         mss: path.mss,
         receive,
         send,
         sack,
+        ecn: argument.ecn,
         algorithm: algorithm(options, side),
         timestamp_offset,
-        settings: settings(options),
+        settings: Settings { find_black_holes: argument.find_black_holes, ..settings(options) },
         ..Config::default()
     }
 }
@@ -128,7 +136,7 @@ fn settings(options: &Options) -> Settings {
         user_timeout: (!options.user_timeout.is_zero()).then_some(options.user_timeout),
         syn_retries: options.syn_count,
         fin_timeout: options.fin_timeout,
-        // As `tcp_mtu_probing` of 0, Linux' default.
+        // As `tcp_mtu_probing` of 0, Linux' default; the operator may have it otherwise.
         find_black_holes: false,
     }
 }
@@ -154,6 +162,7 @@ impl Conn {
             received: 0,
             told: 0,
             sent: 0,
+            starved: false,
             counted: false,
             class: 0,
             hop_limit: 64,
@@ -185,7 +194,8 @@ impl Conn {
         if !options.cork && self.tcp.settings().cork {
             self.tcp.push();
         }
-        self.tcp.set(settings(options));
+        let find_black_holes = self.tcp.settings().find_black_holes;
+        self.tcp.set(Settings { find_black_holes, ..settings(options) });
         self.tcp.set_algorithm(algorithm(options, self.side), at(now));
     }
 
@@ -224,7 +234,7 @@ impl Conn {
             ready |= Events::IN;
         }
         // A third must be free, so that a writer does not wake for every segment (sk_stream_is_writeable).
-        if write_over || self.tcp.send_room() >= self.tcp.send_capacity().div_ceil(3) {
+        if write_over || !self.starved && self.tcp.send_room() >= self.tcp.send_capacity().div_ceil(3) {
             ready |= Events::OUT;
         }
         ready
@@ -245,9 +255,14 @@ impl Conn {
         if self.tcp.send_room() == 0 {
             return Err(Error::Again);
         }
-        let count = self.tcp.send_with(at(now), pool, &mut |pieces: &mut [IoSliceMut<'_>]| fill(pieces));
+        let mut asked = false;
+        let count = self.tcp.send_with(at(now), pool, &mut |pieces: &mut [IoSliceMut<'_>]| {
+            asked = true;
+            fill(pieces)
+        });
         self.sent += count as u64;
-        Ok(count)
+        self.starved = !asked;
+        if asked { Ok(count) } else { Err(Error::Again) }
     }
 
     /// Takes bytes from the program.
@@ -264,6 +279,7 @@ impl Conn {
         }
         let taken = self.tcp.send(data, flags.contains(SendFlags::MORE), at(now), pool);
         self.sent += taken as u64;
+        self.starved = taken == 0 && self.tcp.send_room() > 0;
         if taken == 0 { Err(Error::Again) } else { Ok(taken) }
     }
 
@@ -359,14 +375,54 @@ impl Conn {
             send_mss: u32::from(info.mss.0),
             receive_mss: u32::from(info.mss.1),
             congestion_window: bytes(info.congestion_window),
+            slow_start_threshold: bytes(info.threshold),
             unacknowledged: bytes(info.unacknowledged),
+            selectively_acknowledged: bytes(info.sacked),
+            lost: bytes(info.lost),
+            not_sent: bytes(info.unsent),
+            least_rtt: info.rtt_least,
+            delivery_rate: info.delivery_rate,
+            pacing_rate: info.pacing_rate.unwrap_or(u64::MAX),
+            congestion_state: match info.phase {
+                Repair::Nothing => CongestionState::Open,
+                Repair::Disorder => CongestionState::Disorder,
+                Repair::Reduced => CongestionState::Reduced,
+                Repair::Recovery => CongestionState::Recovery,
+                Repair::Loss => CongestionState::Loss,
+            },
+            agreed: Agreed {
+                timestamps: info.timestamps,
+                sack: info.sack,
+                window_scales: info.scaled.then_some(info.scales),
+                ecn: info.ecn,
+                fast_open: false,
+            },
+            backoff: u8::try_from(info.backoff).unwrap_or(u8::MAX),
             retransmits: info.repeated,
             send_window: bytes(info.windows.0),
             receive_window: bytes(info.windows.1),
             bytes_sent: self.sent,
             bytes_received: self.received,
+            bytes_retransmitted: info.repeated_bytes,
         }
     }
+}
+
+/// Adds what has happened to a connection to the counters of the stack.
+pub(crate) fn count(conn: &Conn, stats: &mut TcpStatistics) {
+    let info = conn.tcp.info();
+    let counts = info.counts;
+    let recoveries = if info.sack { &mut stats.sack_recoveries } else { &mut stats.reno_recoveries };
+    *recoveries += u64::from(counts.recoveries);
+    stats.retransmitted += u64::from(info.repeated);
+    stats.timeouts += u64::from(counts.timeouts);
+    stats.spurious_timeouts += u64::from(counts.spurious_timeouts);
+    stats.loss_probes += u64::from(counts.probes);
+    stats.undone += u64::from(counts.undone);
+    stats.duplicates_reported += u64::from(counts.duplicates);
+    stats.out_of_order += u64::from(counts.out_of_order);
+    stats.challenges += u64::from(counts.challenges);
+    stats.timed_out += u64::from(conn.tcp.reason() == Some(Reason::TimedOut));
 }
 
 fn state(state: State) -> TcpState {

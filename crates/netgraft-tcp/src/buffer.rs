@@ -15,6 +15,9 @@ pub struct Pool {
     free: Vec<Box<[u8]>>,
     keep: usize,
     used: usize,
+    /// Most blocks; 0 for as many as are wanted.
+    most: usize,
+    pressures: u64,
 }
 
 impl Pool {
@@ -22,7 +25,37 @@ impl Pool {
     /// system.
     #[must_use]
     pub fn new(keep: usize) -> Self {
-        Pool { free: Vec::new(), keep: keep / BLOCK, used: 0 }
+        Pool { keep: keep / BLOCK, ..Pool::default() }
+    }
+
+    /// A pool of `most` bytes (`tcp_mem`, tcp(7)). From three quarters on no buffer grows any more; once all is used,
+    /// connections get no more than it takes to go on.
+    #[must_use]
+    pub fn limited(keep: usize, most: usize) -> Self {
+        Pool { keep: keep / BLOCK, most: (most / BLOCK).max(1), ..Pool::default() }
+    }
+
+    /// Whether so much is used that buffers must not grow.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.most > 0 && self.used >= self.most - self.most / 4
+    }
+
+    /// Whether all is used.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.most > 0 && self.used >= self.most
+    }
+
+    /// Bytes that are left, at least.
+    pub(crate) fn left(&self) -> usize {
+        if self.most == 0 { usize::MAX } else { self.most.saturating_sub(self.used) * BLOCK }
+    }
+
+    /// How often memory became short.
+    #[must_use]
+    pub fn pressures(&self) -> u64 {
+        self.pressures
     }
 
     /// Bytes of memory that queues hold.
@@ -32,7 +65,9 @@ impl Pool {
     }
 
     fn take(&mut self) -> Box<[u8]> {
+        let before = self.is_short();
         self.used += 1;
+        self.pressures += u64::from(self.is_short() && !before);
         self.free.pop().unwrap_or_else(|| vec![0; BLOCK].into_boxed_slice())
     }
 
@@ -56,6 +91,18 @@ impl Bytes {
     /// An empty queue whose first byte will have this position.
     pub(crate) fn new(start: u64) -> Self {
         Bytes { base: start, blocks: VecDeque::new() }
+    }
+
+    /// Bytes of memory of the list of blocks.
+    pub(crate) fn memory(&self) -> usize {
+        self.blocks.capacity() * size_of::<Option<Box<[u8]>>>()
+    }
+
+    /// Gives the memory of an empty list back.
+    pub(crate) fn rest(&mut self) {
+        if self.blocks.is_empty() {
+            self.blocks = VecDeque::new();
+        }
     }
 
     /// Begins at another position; nothing is held.

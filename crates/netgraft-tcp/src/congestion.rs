@@ -161,7 +161,7 @@ impl Control for Unlimited {
 pub(crate) enum Controller {
     Unlimited(Unlimited),
     NewReno(NewReno),
-    Cubic(Cubic),
+    Cubic(Box<Cubic>),
     Bbr(Box<Bbr>),
 }
 
@@ -175,7 +175,7 @@ impl Controller {
                 Controller::Unlimited(Unlimited)
             }
             Algorithm::NewReno => Controller::NewReno(NewReno),
-            Algorithm::Cubic => Controller::Cubic(Cubic::default()),
+            Algorithm::Cubic => Controller::Cubic(Box::default()),
             Algorithm::Bbr => Controller::Bbr(Box::new(Bbr::new(window, now))),
         }
     }
@@ -189,11 +189,20 @@ impl Controller {
         }
     }
 
+    /// Bytes of memory beside its own place.
+    pub(crate) fn memory(&self) -> usize {
+        match self {
+            Controller::Unlimited(_) | Controller::NewReno(_) => 0,
+            Controller::Cubic(_) => size_of::<Cubic>(),
+            Controller::Bbr(_) => size_of::<Bbr>(),
+        }
+    }
+
     pub(crate) fn get(&mut self) -> &mut dyn Control {
         match self {
             Controller::Unlimited(control) => control,
             Controller::NewReno(control) => control,
-            Controller::Cubic(control) => control,
+            Controller::Cubic(control) => control.as_mut(),
             Controller::Bbr(control) => control.as_mut(),
         }
     }

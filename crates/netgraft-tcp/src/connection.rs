@@ -2,6 +2,7 @@
 //! (user commands) first.
 
 use std::io::{IoSlice, IoSliceMut};
+use std::time::Duration;
 
 use crate::buffer::Pool;
 use crate::config::{Config, Path, Settings};
@@ -14,6 +15,13 @@ use crate::segment::{Flags, Header};
 use crate::sender::Sender;
 use crate::seq::FIRST;
 use crate::time::Instant;
+
+/// Bytes that each direction of a connection may have, however little memory there is (the first of `tcp_wmem` and
+/// `tcp_rmem`, tcp(7)).
+pub(crate) const ALWAYS: usize = 4096;
+
+/// After so long without a segment a connection is idle: a time-out that began with the last segment has passed.
+const REST: Duration = Duration::from_millis(150);
 
 /// The states of RFC 9293 section 3.3.2, without LISTEN, in which there is no connection yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,7 +111,7 @@ pub struct Connection {
     pub(crate) ecn: bool,
     pub(crate) tell_mark: bool,
     /// An answer that leaves before anything else: a reset, or an acknowledgement out of turn.
-    pub(crate) reply: Option<Header>,
+    pub(crate) reply: Option<Box<Header>>,
     /// When the last segment out of the window was answered.
     pub(crate) challenged: Option<Instant>,
     pub(crate) questions: Questions,
@@ -202,7 +210,7 @@ impl Connection {
     /// Takes bytes to send, as many as there is room for. `more` says that more follows at once (`MSG_MORE`, send(2)).
     /// 0 if the sending half is closed.
     pub fn send(&mut self, data: &[u8], more: bool, now: Instant, pool: &mut Pool) -> usize {
-        let len = self.send_room().min(data.len());
+        let len = self.send_room().min(self.memory_left(pool)).min(data.len());
         if len == 0 {
             return 0;
         }
@@ -219,7 +227,7 @@ impl Connection {
         pool: &mut Pool,
         fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> usize,
     ) -> usize {
-        let room = self.send_room();
+        let room = self.send_room().min(self.memory_left(pool));
         if room == 0 {
             return 0;
         }
@@ -229,6 +237,12 @@ impl Connection {
             self.has_written(len, now);
         }
         len
+    }
+
+    /// For how many bytes to send there is memory. What is on its way frees some when it is acknowledged, so a connection
+    /// with less than [`ALWAYS`] may go on.
+    fn memory_left(&self, pool: &Pool) -> usize {
+        pool.left().max(ALWAYS.saturating_sub(self.unsent_and_unacknowledged()))
     }
 
     fn has_written(&mut self, len: usize, now: Instant) {
@@ -294,7 +308,10 @@ impl Connection {
 
     /// The send buffer grows to what the path takes: twice the congestion window, so that there is always something to
     /// send while a window is on its way (`tcp_wmem`, tcp(7)).
-    pub(crate) fn grow_send_buffer(&mut self) {
+    pub(crate) fn grow_send_buffer(&mut self, pool: &Pool) {
+        if pool.is_short() {
+            return;
+        }
         let wanted = usize::try_from(self.sender.window.congestion.saturating_mul(2)).unwrap_or(usize::MAX);
         let wanted = wanted.min(self.send_most);
         if wanted > self.send_capacity && self.sender.controller.algorithm() != Algorithm::Unlimited {
@@ -392,7 +409,7 @@ impl Connection {
     pub fn abort(&mut self, pool: &mut Pool) {
         let known = !matches!(self.state, State::SynSent | State::Closed | State::TimeWait);
         self.end(Some(Reason::Aborted));
-        self.reply = known.then(|| self.reset());
+        self.reply = known.then(|| Box::new(self.reset()));
         self.release(pool);
     }
 
@@ -413,6 +430,28 @@ impl Connection {
             ack: self.receiver.numbers.wire(self.receiver.next),
             flags: Flags::RST | Flags::ACK,
             ..Header::default()
+        }
+    }
+
+    /// Bytes of memory that the connection takes itself: without the data in its buffers, which is the pool's.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        size_of::<Self>()
+            + self.sender.board.memory()
+            + self.sender.controller.memory()
+            + self.sender.bytes.memory()
+            + self.receiver.bytes.memory()
+            + self.receiver.ranges.memory()
+    }
+
+    /// Gives the memory of lists back that are empty, if nothing has come or gone for a while: an idle connection has less
+    /// than 2 KiB. A caller does so when one of its timers has found nothing to do.
+    pub fn rest(&mut self, now: Instant) {
+        if now.since(self.heard.max(self.sender.sent_at)) >= REST {
+            self.sender.board.rest();
+            self.sender.bytes.rest();
+            self.receiver.bytes.rest();
+            self.receiver.ranges.rest();
         }
     }
 

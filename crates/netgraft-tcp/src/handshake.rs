@@ -195,7 +195,8 @@ impl Connection {
             let ack = self.sender.numbers.position(header.ack, FIRST);
             if ack <= FIRST || ack > self.sender.next {
                 if !flags.has(Flags::RST) {
-                    self.reply = Some(Header { seq: header.ack, flags: Flags::RST, ..Header::default() });
+                    let reset = Header { seq: header.ack, flags: Flags::RST, ..Header::default() };
+                    self.reply = Some(Box::new(reset));
                 }
                 return;
             }

@@ -7,6 +7,21 @@ use crate::recovery::Phase;
 use crate::sender::Counts;
 use crate::seq::FIRST;
 
+/// What is being done about losses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Repair {
+    /// Nothing is missing, as far as is known.
+    Nothing,
+    /// The peer has something out of order.
+    Disorder,
+    /// A router said that the path is full (RFC 3168): the window shrinks.
+    Reduced,
+    /// Losses are being repaired.
+    Recovery,
+    /// The retransmission time-out has passed.
+    Loss,
+}
+
 /// Measures of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
@@ -32,8 +47,14 @@ pub struct Info {
     pub sacked: u64,
     /// See [`Info::unacknowledged`].
     pub lost: u64,
-    /// Segments sent again.
+    /// Bytes that were taken and not sent.
+    pub unsent: u64,
+    /// Segments sent again, and their bytes.
     pub repeated: u32,
+    /// See [`Info::repeated`].
+    pub repeated_bytes: u64,
+    /// Time-outs in a row without an answer.
+    pub backoff: u32,
     /// What happened.
     pub counts: Counts,
     /// Windows that the peer and this end offer, in bytes.
@@ -42,12 +63,16 @@ pub struct Info {
     pub bytes: (u64, u64),
     /// Bytes per second that arrived at the peer, by the last sample.
     pub delivery_rate: u64,
-    /// Whether losses are being repaired.
-    pub recovering: bool,
+    /// Bytes per second at which data leaves, if it is paced.
+    pub pacing_rate: Option<u64>,
+    /// What is being done about losses.
+    pub phase: Repair,
     /// Which of timestamps, selective acknowledgements, window scaling and ECN are in use.
     pub timestamps: bool,
     /// See [`Info::timestamps`].
     pub sack: bool,
+    /// See [`Info::timestamps`].
+    pub scaled: bool,
     /// Shifts of the windows that are received and sent.
     pub scales: (u8, u8),
     /// See [`Info::timestamps`].
@@ -71,17 +96,28 @@ impl Connection {
             unacknowledged: sender.next - sender.una,
             sacked: sender.board.sacked(),
             lost: sender.board.lost(),
+            unsent: self.unsent() as u64,
             repeated: sender.repeats,
+            repeated_bytes: sender.repeated_bytes,
+            backoff: sender.rtt.backoff,
             counts: sender.counts,
             windows: (sender.edge.saturating_sub(sender.una), receiver.edge.saturating_sub(receiver.next)),
             bytes: (
                 sender.una.saturating_sub(FIRST + 1),
                 receiver.next.saturating_sub(FIRST + 1 + u64::from(receiver.is_over())),
             ),
-            delivery_rate: sender.rate.last.rate().unwrap_or(0),
-            recovering: !matches!(sender.phase, Phase::Open),
+            delivery_rate: sender.rate.last,
+            pacing_rate: sender.window.pacing,
+            phase: match sender.phase {
+                Phase::Open if sender.board.sacked() > 0 => Repair::Disorder,
+                Phase::Open => Repair::Nothing,
+                Phase::Recovery { losses: false, .. } => Repair::Reduced,
+                Phase::Recovery { .. } => Repair::Recovery,
+                Phase::Loss { .. } => Repair::Loss,
+            },
             timestamps: self.stamps.is_some(),
             sack: sender.selective,
+            scaled: self.handshake.scaling.is_some(),
             scales: (sender.shift, receiver.shift),
             ecn: self.ecn,
         }

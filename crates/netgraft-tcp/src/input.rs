@@ -142,6 +142,7 @@ impl Connection {
     fn challenge(&mut self, now: Instant) {
         if self.challenged.is_none_or(|at| now.since(at) >= CHALLENGE) {
             self.challenged = Some(now);
+            self.sender.counts.challenges += 1;
             self.receiver.due = Due::Now;
         }
     }
@@ -174,7 +175,8 @@ impl Connection {
             // "If SND.UNA < SEG.ACK =< SND.NXT, then enter ESTABLISHED state [...]. If the segment acknowledgment is not
             // acceptable, form a reset segment <SEQ=SEG.ACK><CTL=RST>".
             if ack <= FIRST || ack > self.sender.next {
-                self.reply = Some(Header { seq: header.ack, flags: Flags::RST, ..Header::default() });
+                let reset = Header { seq: header.ack, flags: Flags::RST, ..Header::default() };
+                self.reply = Some(Box::new(reset));
                 return None;
             }
             self.establish(header.options.timestamps.map(|(_, echo)| echo), now);
@@ -227,7 +229,7 @@ impl Connection {
             self.sender.bytes.release(done, all, pool);
             arrival.freed = done.saturating_sub(before.max(FIRST + 1)) as usize;
             self.sender.stalled = (self.sender.una < self.sender.end()).then_some(now);
-            self.grow_send_buffer();
+            self.grow_send_buffer(pool);
         }
         self.after_fin_acknowledged(now);
         Some(arrival)
@@ -291,6 +293,8 @@ impl Connection {
             }
             return;
         }
+        let early = !segment.payload.is_empty() && start > self.receiver.next;
+        self.sender.counts.out_of_order += u32::from(early);
         arrival.received = self.receiver.take(start, segment.payload, now, pool);
         let end = start + segment.payload.len() as u64;
         let fin = segment.header.flags.has(Flags::FIN) && end <= self.receiver.edge;

@@ -62,7 +62,7 @@ pub use buffer::Pool;
 pub use config::{BufferSize, Config, Ecn, KeepAlive, Path, Settings};
 pub use congestion::{Acknowledged, Algorithm, Congestion, Control, Window};
 pub use connection::{Arrival, Connection, Reason, State};
-pub use info::Info;
+pub use info::{Info, Repair};
 pub use options::{Cookie, Options, SackBlocks};
 pub use output::Transmit;
 pub use rate::RateSample;

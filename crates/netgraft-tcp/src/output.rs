@@ -77,7 +77,7 @@ impl Connection {
     /// The next segment that is to leave, if there is one. It counts as sent.
     pub fn transmit(&mut self, now: Instant) -> Option<Transmit> {
         if let Some(reply) = self.reply.take() {
-            return Some(Transmit::bare(reply));
+            return Some(Transmit::bare(*reply));
         }
         match self.state {
             State::Closed => return None,
@@ -87,7 +87,7 @@ impl Connection {
             _ => {}
         }
         // What has come out of order is told by an acknowledgement of its own, as data leaves no room for it.
-        let special = !self.receiver.ranges.is_empty() || self.receiver.ranges.has_duplicate();
+        let special = !self.receiver.ranges.is_empty() || self.receiver.ranges.has_news();
         if self.receiver.due == Due::Now && special {
             return Some(self.acknowledgement(now));
         }
@@ -108,7 +108,9 @@ impl Connection {
             let most = if header.options.timestamps.is_some() { 3 } else { 4 };
             header.options.sack = self.receiver.ranges.blocks(most, self.receiver.numbers);
         }
+        let repeat = self.receiver.told == self.receiver.next;
         self.receiver.has_told(false, now);
+        self.receiver.tell_rest(self.sender.selective, repeat);
         Transmit::bare(header)
     }
 

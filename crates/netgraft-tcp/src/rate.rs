@@ -60,10 +60,8 @@ pub(crate) struct Rate {
     pub(crate) lost: u64,
     /// The count of delivered bytes up to which samples are limited by the sender; 0 for none.
     limited_until: u64,
-    /// The newest acknowledged segment, with the time at which it was sent.
-    newest: Option<(Snapshot, Instant)>,
-    /// The last sample that the path set, for `TCP_INFO`.
-    pub(crate) last: RateSample,
+    /// Bytes per second by the last sample that the path set, for `TCP_INFO`.
+    pub(crate) last: u64,
 }
 
 impl Rate {
@@ -83,24 +81,36 @@ impl Rate {
         }
     }
 
-    /// A segment is acknowledged for the first time.
-    pub(crate) fn acknowledged(&mut self, len: u64, sent: (Snapshot, Instant), now: Instant) {
+    /// A segment is acknowledged for the first time. `newest` becomes the one that was sent last of those of an
+    /// acknowledgement.
+    pub(crate) fn acknowledged(
+        &mut self,
+        len: u64,
+        sent: (Snapshot, Instant),
+        newest: &mut Option<(Snapshot, Instant)>,
+        now: Instant,
+    ) {
         self.delivered += len;
         self.delivered_at = now;
         let newer = |(old, at): (Snapshot, Instant)| {
             sent.0.delivered > old.delivered || sent.0.delivered == old.delivered && sent.1 >= at
         };
-        if self.newest.is_none_or(newer) {
-            self.newest = Some(sent);
+        if newest.is_none_or(newer) {
+            *newest = Some(sent);
         }
     }
 
     /// The sample of an acknowledgement, after all its segments are noted.
-    pub(crate) fn sample(&mut self, least_rtt: Option<Duration>, now: Instant) -> RateSample {
+    pub(crate) fn sample(
+        &mut self,
+        newest: Option<(Snapshot, Instant)>,
+        least_rtt: Option<Duration>,
+        now: Instant,
+    ) -> RateSample {
         if self.limited_until > 0 && self.delivered > self.limited_until {
             self.limited_until = 0;
         }
-        let Some((snapshot, sent)) = self.newest.take() else { return RateSample::default() };
+        let Some((snapshot, sent)) = newest else { return RateSample::default() };
         self.first_sent = self.first_sent.max(sent);
         let send = sent.since(snapshot.first_sent);
         let acked = now.since(snapshot.delivered_at);
@@ -116,9 +126,10 @@ impl Rate {
         if least_rtt.is_some_and(|least| sample.interval < least) {
             sample.interval = Duration::ZERO;
         }
-        let better = sample.rate() >= self.last.rate();
-        if sample.rate().is_some() && (!sample.app_limited || better) {
-            self.last = sample;
+        if let Some(rate) = sample.rate()
+            && (!sample.app_limited || rate >= self.last)
+        {
+            self.last = rate;
         }
         sample
     }
@@ -143,8 +154,9 @@ mod tests {
         for ms in 0..50 {
             if ms >= 10 {
                 let (snapshot, when) = sent.pop_front().unwrap();
-                rate.acknowledged(1000, (snapshot, when), at(ms));
-                last = rate.sample(Some(Duration::from_millis(10)), at(ms));
+                let mut newest = None;
+                rate.acknowledged(1000, (snapshot, when), &mut newest, at(ms));
+                last = rate.sample(newest, Some(Duration::from_millis(10)), at(ms));
             }
             sent.push_back((rate.sent(sent.is_empty(), 1000 * sent.len() as u64, at(ms)), at(ms)));
         }

@@ -13,15 +13,22 @@ struct Range {
     end: u64,
     /// Larger for what was extended later.
     stamp: u64,
+    /// Whether an acknowledgement has told of it as it is.
+    told: bool,
 }
+
+/// Most duplicates that wait to be told of. More are those of a peer that sends everything again.
+const DUPLICATES: usize = 8;
 
 /// Ranges behind the first missing byte, in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Reassembly {
     ranges: Vec<Range>,
     stamp: u64,
-    /// A range that came twice and is to be told of.
-    duplicate: Option<(u64, u64)>,
+    /// How many of them no acknowledgement has told of.
+    untold: usize,
+    /// Ranges that came twice and are to be told of: their first bytes, in the order in which they came.
+    duplicates: Vec<(u64, u64)>,
 }
 
 impl Reassembly {
@@ -29,31 +36,46 @@ impl Reassembly {
         self.ranges.is_empty()
     }
 
+    /// Bytes of memory of the list.
+    pub(crate) fn memory(&self) -> usize {
+        self.ranges.capacity() * size_of::<Range>() + self.duplicates.capacity() * size_of::<(u64, u64)>()
+    }
+
+    /// Gives the memory of empty lists back.
+    pub(crate) fn rest(&mut self) {
+        if self.ranges.is_empty() {
+            self.ranges = Vec::new();
+        }
+        if self.duplicates.is_empty() {
+            self.duplicates = Vec::new();
+        }
+    }
+
     /// Adds the range from `start` to `end`; `false` if there are too many already. Notes a duplicate.
     pub(crate) fn add(&mut self, start: u64, end: u64) -> bool {
         self.stamp += 1;
         let first = self.ranges.partition_point(|r| r.end < start);
         let last = first + self.ranges[first..].partition_point(|r| r.start <= end);
-        let mut new = Range { start, end, stamp: self.stamp };
-        let touched = self.ranges.get(first..last).unwrap_or_default();
-        if touched.is_empty() {
-            if self.ranges.len() >= MOST {
-                return false;
-            }
-            self.ranges.insert(first, new);
-            return true;
+        let mut new = Range { start, end, stamp: self.stamp, told: false };
+        if first == last && self.ranges.len() >= MOST {
+            return false;
         }
-        for range in touched {
+        let mut common = None;
+        for range in self.ranges.drain(first..last) {
             // RFC 2883 section 4.1.2: what overlaps with a range that is there is told of as a duplicate.
-            let common = (range.start.max(start), range.end.min(end));
-            if common.0 < common.1 {
-                self.duplicate = Some(common);
+            let both = (range.start.max(start), range.end.min(end));
+            if both.0 < both.1 {
+                common = Some(both);
             }
             new.start = new.start.min(range.start);
             new.end = new.end.max(range.end);
+            self.untold -= usize::from(!range.told);
         }
-        self.ranges.drain(first..last);
         self.ranges.insert(first, new);
+        self.untold += 1;
+        if let Some((start, end)) = common {
+            self.saw_twice(start, end);
+        }
         true
     }
 
@@ -70,6 +92,7 @@ impl Reassembly {
                 break;
             }
             next = next.max(range.end);
+            self.untold -= usize::from(!range.told);
             done += 1;
         }
         self.ranges.drain(..done);
@@ -81,34 +104,67 @@ impl Reassembly {
 
     /// Notes that the bytes from `start` to `end` came twice.
     pub(crate) fn saw_twice(&mut self, start: u64, end: u64) {
-        self.duplicate = Some((start, end));
+        if let Some(last) = self.duplicates.last_mut()
+            && last.1 == start
+        {
+            // The next segment of those that came again.
+            last.1 = end;
+        } else if self.duplicates.len() < DUPLICATES {
+            self.duplicates.push((start, end));
+        }
     }
 
-    /// Takes the blocks for the next acknowledgement, at most `most`: a duplicate first (RFC 2883 section 4), then "the
-    /// block containing the segment which triggered this ACK", then the most recently reported (RFC 2018 section 4).
+    /// Whether something is to be told: ranges that are new, or have grown, or duplicates.
+    pub(crate) fn has_news(&self) -> bool {
+        self.untold > 0 || !self.duplicates.is_empty()
+    }
+
+    /// Takes the blocks for the next acknowledgement, at most `most`: a duplicate first (RFC 2883 section 4), and the range
+    /// around it if there is one (section 4.2). Then, of what was not told of, what came first, as if each segment had been
+    /// acknowledged as it came: a sender takes for lost what lies before the newest range that it is told of. "The block
+    /// containing the segment which triggered this ACK" is the first of them (RFC 2018 section 4). Room that is left has
+    /// the newest of those that were told of.
     pub(crate) fn blocks(&mut self, most: usize, numbers: Numbers) -> SackBlocks {
         let mut blocks = SackBlocks::default();
-        let mut left = most;
-        let mut put = |start: u64, end: u64| blocks.push(numbers.wire(start), numbers.wire(end));
-        if let Some((start, end)) = self.duplicate.take() {
-            put(start, end);
-            left = left.saturating_sub(1);
-            // The range around it, if there is one, must be the next (RFC 2883 section 4.2).
-        }
-        let mut below = u64::MAX;
-        while left > 0 {
-            let newest = self.ranges.iter().filter(|r| r.stamp < below).max_by_key(|r| r.stamp);
-            let Some(range) = newest else { break };
-            put(range.start, range.end);
-            below = range.stamp;
+        let mut left = most.min(4);
+        // The stamps of what is in `blocks`; no range has 0.
+        let mut shown = [0; 4];
+        if left > 0 && !self.duplicates.is_empty() {
+            let (start, end) = self.duplicates.remove(0);
+            blocks.push(numbers.wire(start), numbers.wire(end));
             left -= 1;
+            let around = self.ranges.iter().position(|r| r.start <= start && end <= r.end);
+            if let Some(index) = around.filter(|_| left > 0) {
+                left -= 1;
+                shown[left] = self.tell(index, &mut blocks, numbers);
+            }
+        }
+        let (mut fresh, mut count, mut above) = ([0; 4], 0, 0);
+        while count < left.min(self.untold) {
+            let rest = self.ranges.iter().enumerate().filter(|(_, r)| !r.told && r.stamp > above);
+            let Some((index, range)) = rest.min_by_key(|(_, r)| r.stamp) else { break };
+            (fresh[count], above) = (index, range.stamp);
+            count += 1;
+        }
+        for &index in fresh[..count].iter().rev() {
+            left -= 1;
+            shown[left] = self.tell(index, &mut blocks, numbers);
+        }
+        while left > 0 {
+            let rest = self.ranges.iter().enumerate().filter(|(_, r)| r.told && !shown.contains(&r.stamp));
+            let Some((index, _)) = rest.max_by_key(|(_, r)| r.stamp) else { break };
+            left -= 1;
+            shown[left] = self.tell(index, &mut blocks, numbers);
         }
         blocks
     }
 
-    /// Whether a duplicate is to be told of.
-    pub(crate) fn has_duplicate(&self) -> bool {
-        self.duplicate.is_some()
+    /// Puts a range into `blocks`; answers its stamp.
+    fn tell(&mut self, index: usize, blocks: &mut SackBlocks, numbers: Numbers) -> u64 {
+        let Some(range) = self.ranges.get_mut(index) else { return 0 };
+        blocks.push(numbers.wire(range.start), numbers.wire(range.end));
+        self.untold -= usize::from(!std::mem::replace(&mut range.told, true));
+        range.stamp
     }
 }
 
@@ -151,6 +207,34 @@ mod tests {
         assert_eq!(blocks(&mut ranges), [(10, 30)]);
     }
 
+    #[test]
+    fn what_came_first_is_told_first() {
+        // Five ranges, between two acknowledgements: no sender may take the first two for lost.
+        let mut ranges = Reassembly::default();
+        for (start, end) in [(10, 20), (30, 40), (50, 60), (70, 80), (90, 100)] {
+            ranges.add(at(start), at(end));
+        }
+        let three = |ranges: &mut Reassembly| ranges.blocks(3, NUMBERS).as_slice().to_vec();
+        assert_eq!(three(&mut ranges), [(50, 60), (30, 40), (10, 20)]);
+        assert!(ranges.has_news());
+        assert_eq!(three(&mut ranges), [(90, 100), (70, 80), (50, 60)]);
+        assert!(!ranges.has_news());
+        assert_eq!(three(&mut ranges), [(90, 100), (70, 80), (50, 60)], "again, should one be lost");
+    }
+
+    #[test]
+    fn each_duplicate_is_told_of() {
+        let mut ranges = Reassembly::default();
+        ranges.add(at(50), at(90));
+        for (start, end) in [(1, 2), (2, 3), (7, 8), (60, 70)] {
+            ranges.saw_twice(at(start), at(end));
+        }
+        assert_eq!(blocks(&mut ranges), [(1, 3), (50, 90)], "neighbors are one");
+        assert_eq!(blocks(&mut ranges), [(7, 8), (50, 90)]);
+        assert_eq!(blocks(&mut ranges), [(60, 70), (50, 90)]);
+        assert!(!ranges.has_news());
+    }
+
     proptest! {
         #[test]
         fn ranges_are_what_was_added(parts in proptest::collection::vec((1u32..200, 1u32..20), 0..40)) {
@@ -168,6 +252,19 @@ mod tests {
                 told[(range.start - at(0)) as usize..(range.end - at(0)) as usize].fill(true);
             }
             prop_assert_eq!(bytes, told);
+            prop_assert_eq!(ranges.untold, ranges.ranges.iter().filter(|r| !r.told).count());
+            // However little room there is, all is told of in the end.
+            let mut acknowledged = std::collections::BTreeSet::new();
+            for _ in 0..100 {
+                if !ranges.has_news() {
+                    break;
+                }
+                acknowledged.extend(ranges.blocks(3, NUMBERS).as_slice().iter().copied());
+            }
+            prop_assert!(!ranges.has_news());
+            for range in &ranges.ranges {
+                prop_assert!(acknowledged.contains(&(NUMBERS.wire(range.start), NUMBERS.wire(range.end))));
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use crate::buffer::{Bytes, Pool};
+use crate::connection::ALWAYS;
 use crate::reassembly::Reassembly;
 use crate::seq::{FIRST, Numbers};
 use crate::time::Instant;
@@ -15,6 +16,8 @@ use crate::tuning::Tuning;
 const DELAY: Duration = Duration::from_millis(40);
 /// Segments that are acknowledged at once as a connection begins, so that the peer's window opens (`TCP_MAX_QUICKACKS`).
 const QUICK: u8 = 16;
+/// Duplicate acknowledgements that a peer with SACK is sent for the same number, beside those that tell of new ranges.
+const ENOUGH: u8 = 3;
 /// The largest segment that is assumed of the peer before one has come (RFC 9293 section 3.7.1).
 const LEAST_MSS: usize = 536;
 
@@ -53,6 +56,11 @@ pub(crate) struct Receiver {
     /// The largest segment seen.
     pub(crate) mss: usize,
     quick: u8,
+    /// The position up to which a window that was used up has been noticed.
+    limited: u64,
+    /// Duplicate acknowledgements that were sent for the present `next`, and that are still to be sent.
+    repeats: u8,
+    owed: u8,
     /// Data goes both ways: acknowledgements can ride on it.
     interactive: bool,
     /// When data came last.
@@ -63,6 +71,8 @@ pub(crate) struct Receiver {
     pub(crate) discards: bool,
     /// Where the peer's urgent data ends (`RCV.UP`).
     pub(crate) urgent: u64,
+    /// Whether there was no memory when data came or was read last: the window is no larger than it must be.
+    is_tight: bool,
 }
 
 impl Receiver {
@@ -83,11 +93,15 @@ impl Receiver {
             told: FIRST,
             mss: LEAST_MSS,
             quick: QUICK,
+            limited: FIRST,
+            repeats: 0,
+            owed: 0,
             interactive: false,
             heard: None,
             at_once: false,
             discards: false,
             urgent: FIRST,
+            is_tight: false,
         }
     }
 
@@ -130,10 +144,21 @@ impl Receiver {
             self.due = Due::Now;
             return 0;
         }
+        self.is_tight = pool.is_full();
+        if self.is_tight && !self.discards && (from > self.next || self.readable() >= ALWAYS) {
+            // The peer sends it again when there may be room.
+            self.due = Due::Now;
+            return 0;
+        }
+        if !pool.is_short() {
+            self.notice_limit(to);
+        }
         let part = data.get((from - start) as usize..(to - start) as usize).unwrap_or_default();
         if from > self.next {
-            // "A TCP receiver SHOULD send an immediate duplicate ACK when an out-of-order segment arrives" (RFC 5681).
+            // "A TCP receiver SHOULD send an immediate duplicate ACK when an out-of-order segment arrives" (RFC 5681 section
+            // 4.2): one for each, should several be handled before any can leave.
             self.hurry();
+            self.owed = self.owed.saturating_add(1);
             if self.ranges.add(from, to) && !self.discards {
                 self.bytes.write(from, part, pool);
             }
@@ -146,11 +171,23 @@ impl Receiver {
         let next = if holes { self.ranges.join(to) } else { to };
         let came = (next - self.next) as usize;
         self.next = next;
+        (self.repeats, self.owed) = (0, 0);
         if self.discards {
             self.read = self.next;
         }
         self.want_acknowledgement(holes, idle, now);
         came
+    }
+
+    /// Data up to `end` has come. If that is all that the peer may send, and it is not the program that is slow, the window
+    /// is what holds the peer up, whatever the round trip: it doubles, once for each time that it was used up.
+    fn notice_limit(&mut self, end: u64) {
+        let used_up = end + 2 * self.mss as u64 > self.edge && end > self.limited;
+        let most = self.tuning.most();
+        if used_up && self.capacity < most && self.readable() <= self.capacity / 2 {
+            self.limited = self.edge;
+            self.capacity = self.capacity.saturating_mul(2).min(most);
+        }
     }
 
     /// Something was lost or late: the peer's window is small for a while, and waits for every acknowledgement
@@ -223,7 +260,10 @@ impl Receiver {
         self.read += len as u64;
         let all = self.readable() == 0 && self.ranges.is_empty();
         self.bytes.release(self.read, all, pool);
-        if let Some(grown) = self.tuning.consumed(len, self.capacity, round_trip, now) {
+        self.is_tight = pool.is_full();
+        if let Some(grown) = self.tuning.consumed(len, self.capacity, round_trip, now)
+            && !pool.is_short()
+        {
             self.capacity = grown;
         }
         if self.must_tell_window() {
@@ -241,6 +281,10 @@ impl Receiver {
     /// Where the window could end: 16 bits have to tell it.
     fn possible(&self) -> u64 {
         let most = u64::from(u16::MAX) << self.shift;
+        if self.is_tight {
+            let most = (2 * ALWAYS).min(self.capacity);
+            return self.next + most.saturating_sub(self.readable()) as u64;
+        }
         self.next + (self.capacity.saturating_sub(self.readable()) as u64).min(most)
     }
 
@@ -282,6 +326,22 @@ impl Receiver {
         }
         self.told = self.next;
         self.due = Due::Nothing;
+    }
+
+    /// Has what an acknowledgement left untold follow at once; `repeat` says that it was a duplicate itself. A peer without SACK counts duplicates, each of which is a
+    /// segment that has arrived. One with SACK is told of segments by ranges, and needs no more than the three duplicates
+    /// that the oldest rule asks for (RFC 5681 section 3.2; `tcp_comp_sack_nr` of Linux does the same).
+    pub(crate) fn tell_rest(&mut self, selective: bool, repeat: bool) {
+        if repeat && self.owed > 0 {
+            self.repeats = self.repeats.saturating_add(1);
+            self.owed -= 1;
+        }
+        if selective && self.repeats >= ENOUGH {
+            self.owed = 0;
+        }
+        if self.owed > 0 || selective && self.ranges.has_news() {
+            self.due = Due::Now;
+        }
     }
 
     /// The time of a delayed acknowledgement has come: nothing went out that it could ride on.

@@ -99,6 +99,7 @@ impl Sender {
     pub(crate) fn has_repeated(&mut self, bytes: u64, now: Instant) {
         let segments = self.segments(bytes);
         self.repeats = self.repeats.saturating_add(segments as u32);
+        self.repeated_bytes = self.repeated_bytes.saturating_add(bytes);
         if let Some(undo) = &mut self.undo {
             undo.repeats += segments as i64;
             undo.any = true;
@@ -116,6 +117,7 @@ impl Sender {
     /// Follows an acknowledgement through the phases.
     pub(crate) fn follow(&mut self, to: u64, news: &News, now: Instant) {
         if news.duplicate {
+            self.counts.duplicates += 1;
             self.rack.saw_duplicate(to, self.next);
             if let Some(undo) = &mut self.undo {
                 undo.repeats -= 1;
@@ -199,6 +201,7 @@ impl Sender {
     fn go_back(&mut self) {
         let Some(undo) = self.undo.take() else { return };
         self.counts.undone += 1;
+        self.counts.spurious_timeouts += u32::from(matches!(self.phase, Phase::Loss { .. }));
         self.window.congestion = self.window.congestion.max(undo.congestion);
         self.window.threshold = self.window.threshold.max(undo.threshold);
         self.controller.get().undone(&mut self.window);

@@ -70,6 +70,18 @@ impl Scoreboard {
         self.lost
     }
 
+    /// Bytes of memory of the list.
+    pub(crate) fn memory(&self) -> usize {
+        self.records.capacity() * size_of::<Record>()
+    }
+
+    /// Gives the memory of an empty list back.
+    pub(crate) fn rest(&mut self) {
+        if self.records.is_empty() {
+            self.records = VecDeque::new();
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }

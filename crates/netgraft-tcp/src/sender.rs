@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::buffer::Bytes;
 use crate::congestion::{Acknowledged, Algorithm, Controller, Window};
 use crate::rack::Rack;
-use crate::rate::Rate;
+use crate::rate::{Rate, Snapshot};
 use crate::recovery::{Phase, Undo};
 use crate::rtt::Rtt;
 use crate::scoreboard::{Fate, Record, Scoreboard};
@@ -55,6 +55,14 @@ pub struct Counts {
     pub recoveries: u32,
     /// Times that a loss turned out to be none (`TCPFullUndo`, `TCPDSACKUndo`, `TCPLossUndo`).
     pub undone: u32,
+    /// Those of them that undid a time-out (`TCPSpuriousRTOs`).
+    pub spurious_timeouts: u32,
+    /// Duplicates that the peer reported (`TCPDSACKRecv`).
+    pub duplicates: u32,
+    /// Segments that came out of order (`TCPOFOQueue`).
+    pub out_of_order: u32,
+    /// Challenges to segments that may be forged (`TCPChallengeACK`).
+    pub challenges: u32,
 }
 
 /// An acknowledgement that was found acceptable.
@@ -120,8 +128,9 @@ pub(crate) struct Sender {
     pub(crate) pace: Instant,
     /// Whether the pace is what held data back.
     pub(crate) paced_out: bool,
-    /// Segments sent again.
+    /// Segments sent again, and their bytes.
     pub(crate) repeats: u32,
+    pub(crate) repeated_bytes: u64,
     pub(crate) counts: Counts,
     /// The position up to which an ECN echo has been answered.
     pub(crate) marked_until: u64,
@@ -168,6 +177,7 @@ impl Sender {
             pace: Instant::ZERO,
             paced_out: false,
             repeats: 0,
+            repeated_bytes: 0,
             counts: Counts::default(),
             marked_until: 0,
             say_reduced: false,
@@ -276,7 +286,7 @@ impl Sender {
         if ack.marked {
             self.marked(now);
         }
-        self.tell_controller(ack.to, &news, seen.newest, now);
+        self.tell_controller(ack.to, &news, &seen, now);
         self.again = found.1;
         self.set_timer(now);
         advanced
@@ -302,7 +312,7 @@ impl Sender {
             seen.delivered += record.len();
             let echoed = ack.echo.map(|echo| (echo.wrapping_sub(stamp(record.sent)) as i32) >= 0);
             rack.delivered(&record, least, echoed, now);
-            rate.acknowledged(record.len(), (record.snapshot, record.sent), now);
+            rate.acknowledged(record.len(), (record.snapshot, record.sent), &mut seen.last_sent, now);
             if record.repeated {
                 return;
             }
@@ -375,14 +385,8 @@ impl Sender {
         (lost, again)
     }
 
-    fn tell_controller(
-        &mut self,
-        to: u64,
-        news: &crate::recovery::News,
-        rtt: Option<Duration>,
-        now: Instant,
-    ) {
-        let sample = self.rate.sample(self.rtt.least(), now);
+    fn tell_controller(&mut self, to: u64, news: &crate::recovery::News, seen: &Seen, now: Instant) {
+        let sample = self.rate.sample(seen.last_sent, self.rtt.least(), now);
         if news.delivered == 0 && news.lost == 0 {
             return;
         }
@@ -394,7 +398,7 @@ impl Sender {
             delivered: news.delivered,
             advanced: news.advanced,
             lost: news.lost,
-            rtt,
+            rtt: seen.newest,
             smoothed: self.smoothed(),
             least: self.rtt.least(),
             in_flight: (news.flight, in_flight),
@@ -418,4 +422,6 @@ struct Seen {
     newest: Option<Duration>,
     /// Whether one was sent once, and before the last loss was found.
     original: bool,
+    /// The one that was sent last, with the time.
+    last_sent: Option<(Snapshot, Instant)>,
 }

@@ -115,7 +115,7 @@ impl Connection {
     /// The connection has failed: the peer, should it still be there, is told.
     fn give_up(&mut self) {
         self.end(Some(Reason::TimedOut));
-        self.reply = Some(self.reset());
+        self.reply = Some(Box::new(self.reset()));
     }
 
     /// When a silent peer is asked next, or given up.

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
+/// Round trips shorter than this are those of the wire alone, and not of two programs that take turns; Linux' measure of
+/// the receiver's round trip has this grain.
+const GRAIN: Duration = Duration::from_millis(1);
+
 /// How the receive buffer grows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tuning {
@@ -43,7 +47,7 @@ impl Tuning {
         now: Instant,
     ) -> Option<usize> {
         self.taken += len as u64;
-        let round_trip = round_trip?;
+        let round_trip = round_trip?.max(GRAIN);
         if capacity >= self.most || now.since(self.began) < round_trip {
             return None;
         }

@@ -102,6 +102,8 @@ struct Script {
     out: VecDeque<Out>,
     written: usize,
     listening: bool,
+    /// Whether nothing leaves for now: several segments are handled at a time.
+    holds: bool,
 }
 
 impl Script {
@@ -115,6 +117,7 @@ impl Script {
             out: VecDeque::new(),
             written: 0,
             listening: false,
+            holds: false,
         }
     }
 
@@ -124,7 +127,7 @@ impl Script {
 
     fn collect(&mut self) {
         let now = self.now;
-        let Some(connection) = &mut self.connection else { return };
+        let Some(connection) = self.connection.as_mut().filter(|_| !self.holds) else { return };
         for _ in 0..10_000 {
             let Some(transmit) = connection.transmit(now) else { return };
             let (header, len) = (transmit.header, transmit.payload_len());
@@ -369,6 +372,8 @@ impl Script {
                 self.connection = Some(Connection::connect(&self.config, self.initial.0, now));
             }
             "listen" => self.listening = true,
+            "hold" => self.holds = true,
+            "release" => self.holds = false,
             "establish" => self.establish(words),
             "set" => self.set(words[0], words[1]),
             "send" | "more" | "urgent" => {

@@ -8,11 +8,15 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
+use netgraft::publish::Publish;
 use netgraft::{
     Cases, CheckOptions, Join, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec, SocketLimits,
 };
 use netgraft_plugin::registry::plugin_stack_names;
-use netgraft_plugin::{Cidr, NetworkType, StackConfig, StackInfo, get_plugin_stack};
+use netgraft_plugin::{
+    Cidr, InterfaceName, LinkConfig, Neighbour, NetworkType, StackConfig, StackInfo, SyscallRule,
+    get_plugin_stack,
+};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -57,6 +61,9 @@ enum Subcommands {
         /// Shared objects to tell of
         #[arg(value_name = "FILE.so")]
         files: Vec<String>,
+        /// Print the system calls that the sentry may make, and what each stack adds to them
+        #[arg(long)]
+        syscalls: bool,
     },
     /// Print the system call profile that programs have by default, to be changed and given to --seccomp
     Seccomp,
@@ -157,7 +164,8 @@ struct RunArgs {
     #[arg(long)]
     trust_pre_init: bool,
 
-    /// Where the stack's packets go: none, tap:NAME (a TAP device in this network namespace, made if absent),
+    /// Where the stack's packets go: none, passt (out with the rights of an ordinary user; or passt:SOCKET, one that is
+    /// running), tap:NAME (a TAP device in this network namespace, made if absent),
     /// packet:IFACE (an existing interface, such as one end of a veth pair) or, for a level 0 stack, veth:NAME (one end
     /// of a veth pair that is made)
     #[arg(long, value_name = "LINK", default_value_t)]
@@ -173,9 +181,23 @@ struct RunArgs {
     #[arg(long = "address", value_name = "CIDR")]
     addresses: Vec<Cidr>,
 
+    /// The largest packet that crosses the link, in bytes, if it carries larger ones: for passt up to 65520 [default: what
+    /// the link carries]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..=65520))]
+    mtu: Option<u16>,
+
+    /// With --link passt: lead a port of the host's to one of the sandbox's, such as 8080:80, 127.0.0.1:8080:80 or 53/udp;
+    /// repeatable
+    #[arg(long, value_name = "[ADDR:]PORT[:INSIDE][/udp]")]
+    publish: Vec<Publish>,
+
     /// A default gateway of the stack; repeatable, one for IPv4 and one for IPv6
     #[arg(long = "gateway", value_name = "ADDR")]
     gateways: Vec<IpAddr>,
+
+    /// A neighbour on the link and its Ethernet address, which is not asked for and which no answer replaces; repeatable
+    #[arg(long = "neighbour", visible_alias = "neighbor", value_name = "IP=MAC")]
+    neighbours: Vec<Neighbour>,
 
     /// A name server for the program instead of those in /etc/resolv.conf; repeatable
     #[arg(long = "dns", value_name = "ADDR")]
@@ -262,6 +284,8 @@ pub(crate) enum Command {
     Stacks {
         /// Those in files instead of the registered ones.
         files: Vec<String>,
+        /// Whether their system calls are asked for.
+        syscalls: bool,
     },
     /// Write a new stack.
     NewStack(NewStack),
@@ -300,7 +324,7 @@ pub(crate) enum Stop {
 pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error, &args))?;
     let run = match cli.command {
-        Subcommands::Stacks { files } => return Ok(Command::Stacks { files }),
+        Subcommands::Stacks { files, syscalls } => return Ok(Command::Stacks { files, syscalls }),
         Subcommands::Seccomp => {
             return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
         }
@@ -325,12 +349,16 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.plugin = run.plugin;
     let (link, veth) = run.link.split();
     network.veth = veth;
+    network.publish = run.publish;
+    let mut wrappers = run.faults.wrappers().map_err(Stop::Error)?;
+    wrappers.mtu = run.mtu;
     network.capture = run.pcap.spec().map_err(Stop::Error)?;
     network.config = StackConfig {
         link,
-        wrappers: run.faults.wrappers().map_err(Stop::Error)?,
+        wrappers,
         addresses: run.addresses,
         gateways: run.gateways,
+        neighbours: run.neighbours,
         argument: run.plugin_arg,
     };
     network.trust_pre_init = run.trust_pre_init;
@@ -414,6 +442,54 @@ pub(crate) fn stacks_text() -> String {
         };
     }
     text
+}
+
+/// The system calls of a sentry: its own, and what each stack adds.
+///
+/// # Errors
+/// The first file that holds no stack.
+pub(crate) fn syscalls_text(files: &[String]) -> Result<String, netgraft_abi::LoadError> {
+    use netgraft_launch::{Origin, base_listing, foreign_listing, stack_listing};
+    let (base, foreign) = (base_listing(), foreign_listing());
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "the sentry: {} system calls; any other kills it\n{base}", base.len());
+    let of_stack = |name: &str, origin, rules: &[SyscallRule]| {
+        let more = stack_listing(origin, rules);
+        if more.is_empty() {
+            return format!("{name}: no more\n\n");
+        }
+        format!("{name}: {} more\n{more}\n", more.len())
+    };
+    if files.is_empty() {
+        let device: Option<InterfaceName> = "IFACE".parse().ok();
+        let tap = device.clone().map(|name| ("with --link tap:IFACE ", LinkConfig::tap(name)));
+        let packet = device.map(|name| ("with --link packet:IFACE ", LinkConfig::packet(name)));
+        let links = [Some(("", LinkConfig::None)), tap, packet].into_iter().flatten();
+        let links: Vec<_> = links.collect();
+        for name in plugin_stack_names() {
+            let mut before = None;
+            for (with, link) in &links {
+                let config = StackConfig { link: link.clone(), ..StackConfig::default() };
+                let made = get_plugin_stack(&name).ok().and_then(|factory| factory(&config).ok());
+                let Some(rules) = made.map(|stack| stack.seccomp_filters()) else { continue };
+                if before.as_ref() != Some(&rules) {
+                    text += &of_stack(format!("{name} {with}").trim_end(), Origin::Tree, &rules);
+                }
+                before = Some(rules);
+            }
+        }
+    }
+    let _ = writeln!(
+        text,
+        "any stack that is not of netgraft itself, such as a shared object: {} more\n{foreign}",
+        foreign.len()
+    );
+    for file in files {
+        let object = netgraft_launch::stacks::load(file.as_ref(), false)?;
+        text += &of_stack(&format!("{file}, besides"), Origin::Foreign, object.rules());
+    }
+    Ok(text.trim_end().to_owned() + "\n")
 }
 
 /// Stacks in files, for people.
@@ -611,7 +687,7 @@ mod tests {
     fn bad_input_is_told_in_one_line() {
         for (line, part) in [
             ("netgraft run --network tun -- p", "use none, host, sandbox or plugin"),
-            ("netgraft run --link wire -- p", "use none, tap:NAME, packet:IFACE or"),
+            ("netgraft run --link wire -- p", "use none, passt, tap:NAME, packet:IFACE or"),
             ("netgraft run --link tap:a/b -- p", "cannot be an interface name"),
             ("netgraft run --link-delay 25 -- p", "'25' is not a time of at most an hour, such as 25ms"),
             ("netgraft run --link-loss up:1% -- p", "'up:1%' is not a loss"),
@@ -619,6 +695,7 @@ mod tests {
             ("netgraft run --link-queue in:5 -- p", "--link-queue, in: a queue without a rate"),
             ("netgraft run --address 192.0.2.2 -- p", "address with a prefix length"),
             ("netgraft run --gateway here -- p", "--gateway"),
+            ("netgraft run --neighbour 192.0.2.1=ff:ff:ff:ff:ff:ff -- p", "of a host and of its station"),
             ("netgraft run --dns 1.2.3 -- p", "--dns"),
             ("netgraft run --on-crash retry -- p", "use fail or restart"),
             ("netgraft run --allow-syscall opn -- p", "use a name of syscalls(2)"),

@@ -6,6 +6,7 @@ mod fault_args;
 mod link_option;
 mod pcap_args;
 mod program_args;
+mod uplink;
 
 use std::process::ExitCode;
 
@@ -32,25 +33,31 @@ fn main() -> ExitCode {
         Command::Run { network, program, summary, verbosity } => {
             cli::log_to_stderr(verbosity);
             let wrappers = &network.config.wrappers;
-            if !wrappers.is_none() {
+            if !wrappers.faults.is_none() {
                 tracing::info!("the link has faults; --link-seed {} repeats them", wrappers.seed);
+            }
+            if let Some(remedy) = uplink::remedy(&network) {
+                tracing::info!("the sandbox has no uplink: {remedy}");
             }
             run(&network, &program, summary)
         }
-        Command::Stacks { files } if files.is_empty() => {
-            print!("{}", cli::stacks_text());
-            ExitCode::SUCCESS
+        Command::Stacks { files, syscalls } => {
+            let text = match (files.is_empty(), syscalls) {
+                (_, true) => cli::syscalls_text(&files),
+                (true, false) => Ok(cli::stacks_text()),
+                (false, false) => cli::object_text(&files),
+            };
+            match text {
+                Ok(text) => {
+                    print!("{text}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("netgraft: {error}");
+                    ExitCode::from(EXIT_FAILURE)
+                }
+            }
         }
-        Command::Stacks { files } => match cli::object_text(&files) {
-            Ok(text) => {
-                print!("{text}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("netgraft: {error}");
-                ExitCode::from(EXIT_FAILURE)
-            }
-        },
         Command::NewStack(new) => match netgraft::new_stack(&new) {
             Ok(object) => {
                 print!("{}", cli::new_stack_text(&new, &object));
@@ -124,6 +131,9 @@ fn run(network: &NetworkSpec, program: &ProgramSpec, summary: bool) -> ExitCode 
         Ok(status) => {
             if summary {
                 eprint!("{}", cli::summary_text(status.summary.as_ref()));
+                if let Some(remedy) = uplink::remedy(network).filter(|_| uplink::has_passt()) {
+                    eprintln!("netgraft: uplink       none: {remedy}");
+                }
             }
             ExitCode::from(status.code)
         }

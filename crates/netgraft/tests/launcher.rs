@@ -574,3 +574,26 @@ fn stacks_are_listed() {
     let out = text(&got.stdout);
     assert!(got.status.success() && out.contains("smoltcp") && out.contains("host"), "{out}");
 }
+
+#[test]
+fn the_built_in_stack_takes_settings_as_sysctls() {
+    let program = "import socket; print(socket.socket().getsockopt(6, socket.TCP_CONGESTION, 16).rstrip(b'\\0').decode())";
+    let run = |argument: &str| {
+        let mut command = Command::new(binary());
+        command.args(["run", "--plugin-arg", argument, "--", "python3", "-c", program]);
+        command.output().unwrap()
+    };
+    let output = run("tcp_congestion_control=bbr,tcp_mem=64M");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "bbr\n");
+    for (argument, part) in
+        [("tcp_congestion_control=vegas", "cubic, reno or bbr"), ("tcp_rmem=4", "has no setting tcp_rmem")]
+    {
+        let output = run(argument);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains(part) && said.trim_end().lines().count() == 1,
+            "{said}"
+        );
+    }
+}

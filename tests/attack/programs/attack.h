@@ -30,6 +30,8 @@
 
 /* The user of an attacker where the sandbox has more users than one. */
 #define ATTACKER 12345
+/* Seconds that what must come may take to come, on a machine that is busy with other things. */
+#define PATIENCE 20
 
 /* What all processes of a program share. */
 struct shared {
@@ -38,6 +40,8 @@ struct shared {
     long canary_rounds;
     long canary_longest;   /* microseconds that one of its requests waited, by its own clock */
     long canary_refused;   /* connections that it was refused for lack of room */
+    long canary_served;    /* requests that were answered */
+    long machine_longest;  /* microseconds that a process which only sleeps was late */
     long count[16];        /* an attack's own */
 };
 extern struct shared *shared;
@@ -45,6 +49,8 @@ extern unsigned long seed;
 
 double now(void);
 void nap(long ms);
+/* Lets an attack go on for its time, and for longer if it has not counted the least of what makes it one. */
+void last(double seconds, const long *count, long least);
 /* Says what has happened that must not, and fails the program. */
 void wrong(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Ends the program if the ground that an attack stands on is missing. */

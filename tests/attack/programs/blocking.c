@@ -143,9 +143,7 @@ static void attack(void)
 void blocking(double seconds)
 {
     pid_t attacker = start(attack);
-    double end = now() + seconds;
-    while (now() < end && !stopped())
-        nap(20);
+    last(seconds, &shared->canary_rounds, 1);
     kill(attacker, SIGKILL);
     waitpid(attacker, NULL, 0);
     /* What the attacker left does not stop the sentry either. */

@@ -83,7 +83,7 @@ void in_flight(double seconds)
         wrong("the attack held only %ld sockets", shared->count[HELD]);
     /* The kernel collects what was in flight in its own time. */
     int works = 0;
-    for (double end = now() + 10; !works && now() < end; nap(50)) {
+    for (double end = now() + 2 * PATIENCE; !works && now() < end; nap(50)) {
         int port, own = listener(&port, 4), fd = caller(port);
         works = fd >= 0;
         close(own);
@@ -92,7 +92,6 @@ void in_flight(double seconds)
     }
     if (!works)
         wrong("no connection is possible after the hoard has ended");
-    nap(300);
     checkpoint("end");
 }
 
@@ -107,7 +106,7 @@ static void serve_backend(void)
         int fd = readable(backend_listener, 100) ? accept(backend_listener, NULL, NULL) : -1;
         if (fd < 0)
             continue;
-        if (readable(fd, 1000) && recv(fd, bytes, 8, MSG_WAITALL) == 8)
+        if (readable(fd, 1000 * PATIENCE) && recv(fd, bytes, 8, MSG_WAITALL) == 8)
             send(fd, bytes, 8, 0);
         close(fd);
     }
@@ -118,9 +117,9 @@ static void *carry(void *argument)
 {
     int client = (int)(intptr_t)argument;
     char bytes[8];
-    int backend = readable(client, 2000) ? caller(backend_port) : -1;
+    int backend = readable(client, 1000 * PATIENCE) ? caller(backend_port) : -1;
     if (backend >= 0 && recv(client, bytes, 8, MSG_WAITALL) == 8 && send(backend, bytes, 8, 0) == 8 &&
-        readable(backend, 2000) && recv(backend, bytes, 8, MSG_WAITALL) == 8)
+        readable(backend, 1000 * PATIENCE) && recv(backend, bytes, 8, MSG_WAITALL) == 8)
         send(client, bytes, 8, 0);
     if (backend >= 0)
         close(backend);
@@ -189,12 +188,12 @@ void flood(double seconds)
         waitpid(attackers[i], NULL, 0);
     }
     /* Those that were queued are worked off. */
-    for (end = now() + 10; now() < end && shared->count[8] > 0;)
+    for (end = now() + 2 * PATIENCE; now() < end && __atomic_load_n(&shared->count[8], __ATOMIC_RELAXED) > 0;)
         nap(50);
     for (int i = 0; i < 20; i++) {
         char bytes[8] = {0};
         int fd = caller(proxy_port);
-        if (fd >= 0 && send(fd, "honestly", 8, 0) == 8 && readable(fd, 10000) && recv(fd, bytes, 8, 0) == 8 &&
+        if (fd >= 0 && send(fd, "honestly", 8, 0) == 8 && readable(fd, 1000 * PATIENCE) && recv(fd, bytes, 8, 0) == 8 &&
             memcmp(bytes, "honestly", 8) == 0)
             shared->count[HONEST]++;
         if (fd >= 0)
@@ -208,6 +207,5 @@ void flood(double seconds)
     kill(backend, SIGKILL);
     waitpid(proxy, NULL, 0);
     waitpid(backend, NULL, 0);
-    nap(300);
     checkpoint("end");
 }

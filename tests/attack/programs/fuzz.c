@@ -2,6 +2,7 @@
 #include "attack.h"
 
 enum { CALLS = 0, GENERATIONS = 1, WORKED = 2 };
+#define LEAST 1000
 #define THREADS 3
 #define PROCESSES 3
 #define FDS 48
@@ -187,7 +188,7 @@ void fuzz(double seconds)
     checkpoint("base");
     double end = now() + seconds;
     int halved = 0;
-    while (now() < end && !stopped()) {
+    while ((now() < end || (shared->count[CALLS] < LEAST && now() < end + PATIENCE)) && !stopped()) {
         int i = (int)pick(&state, PROCESSES);
         if (running[i] > 0) {
             kill(running[i], SIGKILL);
@@ -207,10 +208,9 @@ void fuzz(double seconds)
             kill(running[i], SIGKILL);
             waitpid(running[i], NULL, 0);
         }
-    nap(500);
     printf("fuzz: %ld calls, %ld worked, %ld processes\n", shared->count[CALLS], shared->count[WORKED],
            shared->count[GENERATIONS]);
     checkpoint("end");
-    if (shared->count[CALLS] < 1000)
+    if (shared->count[CALLS] < LEAST)
         wrong("only %ld calls were made", shared->count[CALLS]);
 }

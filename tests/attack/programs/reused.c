@@ -3,6 +3,7 @@
 #include <sys/utsname.h>
 
 enum { KILLED = 0, LOOKED = 1, FEW = 2 };
+#define LEAST 50
 #define PAGE ((char *)0x700000000000)
 static int port, listening, datagrams;
 static struct sockaddr_in datagrams_at;
@@ -70,7 +71,7 @@ void reused(double seconds)
     datagrams_at = any;
     int sender = socket(AF_INET, SOCK_DGRAM, 0);
     double end = now() + seconds;
-    while (now() < end && !stopped()) {
+    while ((now() < end || (shared->count[LOOKED] < LEAST && now() < end + PATIENCE)) && !stopped()) {
         pid_t waiting[8], innocent[8];
         for (int i = 0; i < 8; i++)
             if ((waiting[i] = fork()) == 0)
@@ -106,6 +107,6 @@ void reused(double seconds)
     }
     printf("reused: %ld killed in a call, %ld looked at themselves, few numbers: %ld\n", shared->count[KILLED],
            shared->count[LOOKED], shared->count[FEW]);
-    if (shared->count[LOOKED] < 50)
+    if (shared->count[LOOKED] < LEAST)
         wrong("only %ld processes looked", shared->count[LOOKED]);
 }

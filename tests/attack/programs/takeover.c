@@ -23,7 +23,7 @@ static void serve_victim(void)
         int fd = round % 2 ? accept(victim_listener, (void *)&from, &length) : accept(victim_listener, NULL, NULL);
         if (fd < 0)
             continue;
-        if (!readable(fd, 5000)) {
+        if (!readable(fd, 1000 * PATIENCE)) {
             wrong("a connection that is nobody's came to the victim's listener");
         } else {
             ssize_t got = recv(fd, bytes, 6, MSG_WAITALL);
@@ -48,14 +48,14 @@ static void call_victim(void)
         int done = connect(fd, (void *)&to, sizeof to);
         if (done < 0 && errno == EINPROGRESS) {
             struct pollfd one = {.fd = fd, .events = POLLOUT};
-            done = poll(&one, 1, 5000) == 1 ? 0 : -1;
+            done = poll(&one, 1, 1000 * PATIENCE) == 1 ? 0 : -1;
         }
         if (done < 0) {
             wrong("the victim cannot connect: %s", strerror(errno));
         } else if (write(fd, TOKEN, 6) != 6) {
             wrong("the victim cannot write: %s", strerror(errno));
         } else {
-            ssize_t got = readable(fd, 5000) ? recv(fd, bytes, 16, 0) : -2;
+            ssize_t got = readable(fd, 1000 * PATIENCE) ? recv(fd, bytes, 16, 0) : -2;
             if (got != 16 || memcmp(bytes, SECRET, 6) != 0)
                 wrong("the victim's client read %zd bytes, \"%.16s\"", got, bytes);
             else
@@ -269,9 +269,7 @@ void takeover(double seconds)
     pid_t receiver = start(receive_datagrams);
     pid_t server = start(serve_victim);
     pid_t client = start(call_victim);
-    double end = now() + seconds;
-    while (now() < end && !stopped())
-        nap(20);
+    last(seconds, &shared->count[VICTIMS], 1);
     __atomic_store_n(&shared->stop, 1, __ATOMIC_RELAXED);
     waitpid(client, NULL, 0);
     __atomic_store_n(&shared->count[SERVED_OUT], 1, __ATOMIC_RELAXED);

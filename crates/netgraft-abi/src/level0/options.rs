@@ -176,7 +176,11 @@ pub(super) fn tcp_info(api: &Api, h: c_int) -> Result<TcpInfo> {
         send_mss: info.tcpi_snd_mss,
         receive_mss: info.tcpi_rcv_mss,
         congestion_window: info.tcpi_snd_cwnd.saturating_mul(info.tcpi_snd_mss),
-        unacknowledged: info.tcpi_unacked.saturating_mul(info.tcpi_snd_mss),
+        slow_start_threshold: info.tcpi_snd_ssthresh.saturating_mul(info.tcpi_snd_mss),
+        // Of a listener these are its queue and its backlog, and no segments.
+        unacknowledged: info.tcpi_unacked.saturating_mul(info.tcpi_snd_mss.max(1)),
+        selectively_acknowledged: info.tcpi_sacked.saturating_mul(info.tcpi_snd_mss.max(1)),
+        lost: info.tcpi_lost.saturating_mul(info.tcpi_snd_mss),
         retransmits: info.tcpi_total_retrans,
         receive_window: info.tcpi_rcv_space,
         bytes_sent: info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans),

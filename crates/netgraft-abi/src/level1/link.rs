@@ -21,7 +21,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Option<OpenLink>, SetupError>
     let failed = |error: OpenError| SetupError::new(error.to_string());
     let (kind, device, fd) = match &config.link {
         LinkConfig::Tap(tap) => {
-            let (tap, device) = Tap::open(tap.name.as_str()).map_err(failed)?;
+            let (tap, device) = Tap::open(tap.name.as_str(), None).map_err(failed)?;
             ("tap", device, tap.into_fd())
         }
         LinkConfig::Packet(packet) => {

@@ -471,32 +471,59 @@ pub fn encode(option: &SocketOption) -> Vec<u8> {
     }
 }
 
-/// `struct tcp_info` as far as `tcpi_total_retrans` and the byte counters (linux/tcp.h).
+/// `struct tcp_info` as far as `tcpi_rcv_wnd` (linux/tcp.h). Windows and queues are in segments there.
 #[must_use]
 pub fn encode_tcp_info(info: &TcpInfo) -> Vec<u8> {
-    let mut bytes = vec![0u8; 232];
+    let mut bytes = vec![0u8; 236];
     let micros = |t: Duration| u32::try_from(t.as_micros()).unwrap_or(u32::MAX);
     let mss = info.send_mss.max(1);
+    let agreed = &info.agreed;
+    let (theirs, ours) = agreed.window_scales.unwrap_or_default();
     bytes[0] = info.state as u8;
+    bytes[1] = info.congestion_state as u8;
+    bytes[2] = info.backoff;
+    bytes[4] = info.backoff;
+    // TCPI_OPT_TIMESTAMPS and so on.
+    bytes[5] = u8::from(agreed.timestamps)
+        | u8::from(agreed.sack) << 1
+        | u8::from(agreed.window_scales.is_some()) << 2
+        | u8::from(agreed.ecn) << 3
+        | u8::from(agreed.fast_open) << 5;
+    // tcpi_snd_wscale in the low half, tcpi_rcv_wscale in the high one.
+    bytes[6] = theirs & 15 | ours << 4;
     let mut word = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     word(8, micros(info.rto));
     word(16, info.send_mss);
     word(20, info.receive_mss);
     word(24, info.unacknowledged.div_ceil(mss));
+    word(28, info.selectively_acknowledged.div_ceil(mss));
+    word(32, info.lost.div_ceil(mss));
     word(68, micros(info.rtt));
     word(72, micros(info.rtt_variance));
+    // TCP_INFINITE_SSTHRESH
+    word(
+        76,
+        if info.slow_start_threshold == u32::MAX { 0x7fff_ffff } else { info.slow_start_threshold / mss },
+    );
     word(80, info.congestion_window.div_ceil(mss));
     word(84, info.send_mss);
     word(96, info.receive_window);
     word(100, info.retransmits);
+    word(144, info.not_sent);
+    word(148, micros(info.least_rtt));
     let mut long = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_ne_bytes());
     // tcpi_bytes_acked, tcpi_bytes_received
     long(120, info.bytes_sent.saturating_sub(u64::from(info.unacknowledged)));
     long(128, info.bytes_received);
-    // tcpi_bytes_sent
-    long(200, info.bytes_sent);
-    // tcpi_snd_wnd
+    // tcpi_pacing_rate, tcpi_delivery_rate
+    long(104, info.pacing_rate);
+    long(160, info.delivery_rate);
+    // tcpi_bytes_sent counts what was sent again, too; tcpi_bytes_retrans
+    long(200, info.bytes_sent.saturating_add(info.bytes_retransmitted));
+    long(208, info.bytes_retransmitted);
+    // tcpi_snd_wnd, tcpi_rcv_wnd
     bytes[228..232].copy_from_slice(&info.send_window.to_ne_bytes());
+    bytes[232..236].copy_from_slice(&info.receive_window.to_ne_bytes());
     bytes
 }
 

@@ -102,6 +102,13 @@ pub(crate) fn mtu_of(name: &str) -> io::Result<usize> {
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// Sets the MTU of an interface; needs CAP_NET_ADMIN.
+pub(crate) fn set_mtu(name: &str, mtu: usize) -> io::Result<()> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_mtu = libc::c_int::try_from(mtu).map_err(|_| io::ErrorKind::InvalidInput)?;
+    interface_ioctl(control_socket()?.as_raw_fd(), libc::SIOCSIFMTU, &mut request)
+}
+
 /// Flags of an interface.
 pub(crate) fn flags_of(name: &str) -> io::Result<libc::c_int> {
     let mut request = request(name)?;
@@ -111,7 +118,10 @@ pub(crate) fn flags_of(name: &str) -> io::Result<libc::c_int> {
 }
 
 /// An address for the stack's side of a device: random, locally administered, unicast.
-pub(crate) fn random_mac() -> io::Result<[u8; 6]> {
+///
+/// # Errors
+/// As getrandom(2).
+pub fn random_mac() -> io::Result<[u8; 6]> {
     let mut mac = [0u8; 6];
     // SAFETY: the buffer is ours and has the length that is passed.
     check_len(unsafe { libc::getrandom(mac.as_mut_ptr().cast(), mac.len(), 0) })?;

@@ -23,11 +23,12 @@ pub struct Tap {
 
 impl Tap {
     /// Opens the TAP device `name` in the caller's network namespace and sets it up. It is made if absent, and
-    /// then vanishes with its last descriptor; a persistent one stays.
+    /// then vanishes with its last descriptor; a persistent one stays. With `mtu` it carries packets of so many bytes at
+    /// least, if the caller may change that.
     ///
     /// # Errors
     /// What is missing: `/dev/net/tun`, CAP_NET_ADMIN, or that the device is in use or of another kind.
-    pub fn open(name: &str) -> Result<(Tap, Device), OpenError> {
+    pub fn open(name: &str, mtu: Option<usize>) -> Result<(Tap, Device), OpenError> {
         // SAFETY: the path is a C string; open has no other memory arguments.
         let fd =
             check(unsafe { libc::open(PATH.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK) });
@@ -59,7 +60,11 @@ impl Tap {
             }
             _ => problem("cannot be set up", e),
         })?;
-        let mtu = super::mtu_of(name).map_err(|e| problem("has no MTU", e))?;
+        let has = super::mtu_of(name).map_err(|e| problem("has no MTU", e))?;
+        let mtu = match mtu.filter(|wanted| *wanted > has) {
+            Some(wanted) if super::set_mtu(name, wanted).is_ok() => wanted,
+            _ => has,
+        };
         let mac = super::random_mac().map_err(|e| problem("no random address", e))?;
         Ok((Self::from_fd(fd), Device { name: name.to_owned(), mac, mtu }))
     }

@@ -259,11 +259,24 @@ fn run(frames: Vec<Vec<u8>>, checksum: bool) {
     let sent = std::mem::take(&mut line.lock().unwrap().1).len();
     assert!(sent <= count * ANSWERS + OWN, "{sent} frames in answer to {count}");
 
-    // The next neighbor, who behaves.
+    // The next neighbor, who behaves: it asks, and answers when it is asked. What was believed of it is not certain any more.
+    now = now + Duration::from_secs(61);
     let all = sound();
-    line.lock().unwrap().0.extend([all[0].clone(), frame(true, ICMP, &[8, 0, 0, 0, 0x77, 1, 0x55, 2])]);
-    line.lock().unwrap().0.push_back(frame(true, TCP, &segment((6543, 80), 70, 0, 2, &[2, 4, 5, 0xb4])));
-    rest(&mut stack, now);
+    for _ in 0..2 {
+        line.lock().unwrap().0.extend([all[0].clone(), frame(true, ICMP, &[8, 0, 0, 0, 0x77, 1, 0x55, 2])]);
+        line.lock().unwrap().0.push_back(frame(true, TCP, &segment((6543, 80), 70, 0, 2, &[2, 4, 5, 0xb4])));
+        rest(&mut stack, now);
+        let asked = line
+            .lock()
+            .unwrap()
+            .1
+            .iter()
+            .any(|frame| crate::neighbor::question(frame) == Some("192.0.2.2".parse().unwrap()));
+        if asked {
+            line.lock().unwrap().0.push_back(all[1].clone());
+            rest(&mut stack, now);
+        }
+    }
     let answers = std::mem::take(&mut line.lock().unwrap().1);
     let with = |protocol: u8, at: usize, bytes: &[u8]| {
         answers.iter().any(|f| {

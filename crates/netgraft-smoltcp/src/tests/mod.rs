@@ -2,7 +2,9 @@
 
 mod anything;
 mod datagrams;
+mod hostile;
 mod local;
+mod measures;
 mod nonsense;
 mod raw;
 mod wire;
@@ -98,12 +100,21 @@ impl World {
     }
 
     pub(super) fn filtered(filter: impl FnMut(usize, &[u8]) -> bool + Send + 'static) -> World {
+        Self::with_neighbours([""; 2], filter)
+    }
+
+    /// Each stack has one neighbour that the operator has named, or none.
+    pub(super) fn with_neighbours(
+        neighbours: [&str; 2],
+        filter: impl FnMut(usize, &[u8]) -> bool + Send + 'static,
+    ) -> World {
         let wire = Wire { queues: Default::default(), filter: Box::new(filter), frames: 0 };
         let wire = Arc::new(Mutex::new(wire));
         let make = |end: usize| {
             let addresses = [format!("192.0.2.{}/24", end + 1), format!("2001:db8::{}/64", end + 1)];
             let config = StackConfig {
                 addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+                neighbours: neighbours[end].split_whitespace().map(|n| n.parse().unwrap()).collect(),
                 ..StackConfig::default()
             };
             let link = Box::new(End { wire: Arc::clone(&wire), end });
@@ -112,6 +123,12 @@ impl World {
             stack
         };
         World { stacks: [make(0), make(1)], wire: Arc::clone(&wire), now: Instant::from_millis(1) }
+    }
+
+    /// A frame of somebody else on the wire comes to an end.
+    pub(super) fn inject(&mut self, end: usize, frame: &[u8]) {
+        self.wire.lock().unwrap().queues[end].push_back(frame.to_vec());
+        self.settle();
     }
 
     pub(super) fn filter(&mut self, filter: impl FnMut(usize, &[u8]) -> bool + Send + 'static) {

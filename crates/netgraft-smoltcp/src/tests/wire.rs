@@ -83,7 +83,7 @@ fn a_host_that_is_not_there_is_unreachable_after_three_seconds() {
     assert_eq!(far, Err(Error::NetworkUnreachable));
 }
 
-fn is_tcp(frame: &[u8]) -> bool {
+pub(super) fn is_tcp(frame: &[u8]) -> bool {
     frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6
 }
 

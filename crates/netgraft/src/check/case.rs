@@ -103,7 +103,8 @@ fn subject(examined: &Examined, lines: &Lines) -> Subject {
             holder.map_or(Ok(()), |holder| holder.settle())?;
             jail::enter().map_err(|e| SetupError::host("the stack's process cannot be confined", e))?;
             let mut stack = watch(factory(&config)?);
-            launch::confine_for(stack.as_mut(), true, &allowed, &vitals).map_err(SetupError::new)?;
+            launch::confine_for(stack.as_mut(), launch::Origin::Foreign, true, &allowed, &vitals)
+                .map_err(SetupError::new)?;
             stack.init(InitStackArgs { init_str: pre.init_str, fds: pre.fds, now })?;
             Ok(stack)
         };

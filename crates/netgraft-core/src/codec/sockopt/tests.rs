@@ -63,6 +63,31 @@ fn tcp_info_has_the_kernels_layout() {
     assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_snd_cwnd), 80);
     assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_rcv_space), 96);
     assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_total_retrans), 100);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_sacked), 28);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_lost), 32);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_snd_ssthresh), 76);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_pacing_rate), 104);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_notsent_bytes), 144);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_min_rtt), 148);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_delivery_rate), 160);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_bytes_sent), 200);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_bytes_retrans), 208);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_snd_wnd), 228);
+    assert_eq!(offset_of!(linux_raw_sys::net::tcp_info, tcpi_rcv_wnd), 232);
     let info = TcpInfo { state: netgraft_plugin::TcpState::Established, ..TcpInfo::default() };
     assert_eq!(encode_tcp_info(&info)[0], 1);
+    // A listener's queue and backlog are numbers of connections.
+    let listener = TcpInfo { unacknowledged: 3, selectively_acknowledged: 128, ..TcpInfo::default() };
+    let bytes = encode_tcp_info(&listener);
+    assert_eq!((bytes[24], bytes[28]), (3, 128));
+    let agreed = netgraft_plugin::Agreed {
+        timestamps: true,
+        sack: true,
+        window_scales: Some((7, 10)),
+        ecn: false,
+        fast_open: true,
+    };
+    let bytes = encode_tcp_info(&TcpInfo { agreed, slow_start_threshold: u32::MAX, ..TcpInfo::default() });
+    assert_eq!((bytes[5], bytes[6]), (1 | 2 | 4 | 32, 10 << 4 | 7));
+    assert_eq!(bytes[76..80], 0x7fff_ffff_u32.to_ne_bytes());
 }

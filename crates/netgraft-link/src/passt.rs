@@ -1,0 +1,279 @@
+//! The framed stream of passt and QEMU (passt(1), `-netdev stream`): each Ethernet frame behind its length, four bytes in
+//! network order.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use netgraft_linux::unix;
+use netgraft_plugin::link::{FrameMeta, Link, Medium};
+use netgraft_plugin::{Error, Instant, Result};
+
+use crate::quirks::Quirks;
+
+/// Bytes in front of a frame.
+const HEAD: usize = 4;
+/// The longest frame: 64 KiB of IP packet, an Ethernet header and a VLAN tag. A greater length is no frame's.
+const LONGEST: usize = 65_535 + 18;
+/// Bytes that are read at once: several of the longest frames.
+const READ: usize = 4 * (HEAD + LONGEST);
+/// Bytes that wait for the socket; a frame beyond that is refused.
+const WRITE: usize = 512 * 1024;
+/// When a socket that had no room is tried again.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// A link to passt, or whoever speaks its protocol.
+pub struct PasstLink {
+    socket: OwnedFd,
+    mac: [u8; 6],
+    mtu: usize,
+    /// Bytes that passt's end takes before frames are dropped.
+    room: usize,
+    /// What was read and not delivered is `input[start..end]`.
+    input: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// What was not written is `output[sent..]`.
+    output: Vec<u8>,
+    sent: usize,
+    /// When to try again to write the rest.
+    retry: Option<Instant>,
+    quirks: Quirks,
+}
+
+impl PasstLink {
+    /// A link on a connected stream socket, on which the stack has the address `mac`.
+    #[must_use]
+    pub fn new(socket: OwnedFd, mac: [u8; 6], mtu: usize) -> PasstLink {
+        // The buffers of both ends are set in the same way, to the most that the kernel allows.
+        let room = unix::send_buffer(socket.as_fd()).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(0));
+        PasstLink {
+            socket,
+            mac,
+            mtu,
+            room,
+            // Pages that no frame touches cost nothing.
+            input: vec![0; READ].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            output: Vec::new(),
+            sent: 0,
+            retry: None,
+            quirks: Quirks::new(),
+        }
+    }
+
+    /// The place of the next whole frame in `input`; `None` if the rest of it has not come.
+    fn next_frame(&self) -> Result<Option<std::ops::Range<usize>>> {
+        let waiting = &self.input[self.start..self.end];
+        let Some(head) = waiting.first_chunk::<HEAD>() else { return Ok(None) };
+        let len = u32::from_be_bytes(*head) as usize;
+        // Whoever sends that has lost its place, and so have we.
+        if len > LONGEST {
+            return Err(Error::NetworkDown);
+        }
+        let first = self.start + HEAD;
+        Ok((waiting.len() >= HEAD + len).then_some(first..first + len))
+    }
+
+    /// Reads what there is; whether something came.
+    fn read(&mut self) -> Result<bool> {
+        if self.start > 0 {
+            self.input.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        match unix::recv(self.socket.as_fd(), &mut self.input[self.end..], libc::MSG_DONTWAIT) {
+            Ok(0) => Err(Error::NetworkDown),
+            Ok(got) => {
+                self.end += got;
+                Ok(true)
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(false),
+            Err(_) => Err(Error::NetworkDown),
+        }
+    }
+
+    fn write(&mut self, now: Instant) -> Result<()> {
+        while self.sent < self.output.len() {
+            match unix::send(self.socket.as_fd(), &self.output[self.sent..]) {
+                Ok(sent) => self.sent += sent,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.retry = Some(now + RETRY);
+                    return Err(Error::Again);
+                }
+                Err(_) => return Err(Error::NetworkDown),
+            }
+        }
+        self.output.clear();
+        self.sent = 0;
+        Ok(())
+    }
+}
+
+impl Link for PasstLink {
+    fn medium(&self) -> Medium {
+        Medium::Ethernet(self.mac)
+    }
+
+    fn mtu(&self) -> usize {
+        self.mtu
+    }
+
+    fn room(&self) -> Option<usize> {
+        Some(self.room)
+    }
+
+    fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        if self.retry.take_if(|at| *at <= now).is_some() {
+            match self.write(now) {
+                Ok(()) | Err(Error::Again) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut count = 0;
+        while count < limit {
+            let Some(reply) = self.quirks.reply() else { break };
+            deliver(&reply);
+            count += 1;
+        }
+        while count < limit {
+            match self.next_frame()? {
+                Some(place) => {
+                    self.start = place.end;
+                    let frame = &mut self.input[place];
+                    self.quirks.mend(frame);
+                    deliver(frame);
+                    count += 1;
+                }
+                // A frame fits into the buffer, so there is room behind the part of one.
+                None if !self.read()? => break,
+                None => {}
+            }
+        }
+        Ok(count)
+    }
+
+    fn send(&mut self, now: Instant, frame: &[u8], _meta: FrameMeta) -> Result<()> {
+        if frame.len() > LONGEST {
+            return Ok(());
+        }
+        if self.output.len() + HEAD + frame.len() > WRITE {
+            self.write(now)?;
+        }
+        if !self.quirks.sees(frame) {
+            return Ok(());
+        }
+        self.output.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+        self.output.extend_from_slice(frame);
+        if self.quirks.has_reply() {
+            // There is something to receive.
+            self.retry = Some(now);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, now: Instant) -> Result<()> {
+        self.write(now)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.retry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const NOW: Instant = Instant::ZERO;
+
+    fn pair() -> (PasstLink, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (PasstLink::new(ours.into(), [2; 6], 65_520), theirs)
+    }
+
+    fn framed(frames: &[Vec<u8>]) -> Vec<u8> {
+        frames.iter().flat_map(|f| [&(f.len() as u32).to_be_bytes(), f.as_slice()].concat()).collect()
+    }
+
+    fn received(link: &mut PasstLink, limit: usize) -> Vec<Vec<u8>> {
+        let mut seen = Vec::new();
+        link.receive(NOW, limit, &mut |frame| seen.push(frame.to_vec())).unwrap();
+        seen
+    }
+
+    #[test]
+    fn frames_come_whole_however_the_stream_is_cut() {
+        let frames: Vec<Vec<u8>> = [1, 60, 1514, 65_534, 0, 3].map(|len| vec![len as u8; len]).to_vec();
+        let stream = framed(&frames);
+        for piece in [1, 3, 7, 1000, 65_536, stream.len()] {
+            let (mut link, mut passt) = pair();
+            let mut seen = Vec::new();
+            // One byte at a time would take a while for the long one.
+            let cuts = if piece < 1000 { &stream[..1700] } else { &stream[..] };
+            for part in cuts.chunks(piece) {
+                passt.write_all(part).unwrap();
+                seen.extend(received(&mut link, 64));
+            }
+            let whole = if piece < 1000 { 3 } else { 6 };
+            assert_eq!(seen, frames[..whole], "{piece}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_kept_and_the_rest_comes_later() {
+        let (mut link, mut passt) = pair();
+        passt.write_all(&framed(&vec![vec![7; 100]; 5])).unwrap();
+        assert_eq!(received(&mut link, 2).len(), 2);
+        assert_eq!(received(&mut link, 9).len(), 3);
+        assert_eq!(received(&mut link, 9).len(), 0);
+    }
+
+    #[test]
+    fn what_is_sent_is_framed_and_waits_for_room() {
+        let (mut link, mut passt) = pair();
+        let frame = vec![9; 60_000];
+        let mut sent = 0;
+        let full = loop {
+            match link.send(NOW, &frame, FrameMeta::default()).and_then(|()| link.flush(NOW)) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, Error::Again);
+        // The last one waits in the link.
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            passt.read_to_end(&mut all).unwrap();
+            all
+        });
+        // The rest leaves when the link is looked at.
+        while let Some(at) = link.next_deadline() {
+            assert_eq!(received(&mut link, 0).len(), 0);
+            link.receive(at, 1, &mut |_| ()).unwrap();
+            std::thread::yield_now();
+        }
+        drop(link);
+        assert_eq!(reader.join().unwrap(), framed(&vec![frame; sent + 1]));
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_or_talks_nonsense_takes_the_link_down() {
+        let (mut link, passt) = pair();
+        drop(passt);
+        assert_eq!(link.receive(NOW, 1, &mut |_| ()), Err(Error::NetworkDown));
+        link.send(NOW, b"x", FrameMeta::default()).unwrap();
+        assert_eq!(link.flush(NOW), Err(Error::NetworkDown));
+        let (mut link, mut passt) = pair();
+        passt.write_all(&[0, 2, 0, 0]).unwrap();
+        assert_eq!(link.receive(NOW, 1, &mut |_| ()), Err(Error::NetworkDown));
+    }
+}

@@ -1,0 +1,303 @@
+"""Runs in a network namespace of its own, which it owns, in a folder of its own: netgraft (argv[1]) behind passt, with
+servers in another namespace. Prints OK."""
+import atexit
+import hashlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+NETGRAFT = sys.argv[1]
+V4, V6 = "198.51.100.1", "2001:db8:1::1"
+# Of both ways and families; PASST_SIZE in MiB is another.
+SIZE = int(os.environ.get("PASST_SIZE", "256")) << 20
+CHILDREN = []
+# Answers every name with the servers' addresses.
+DNS = f"""
+import socket, struct
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("{V4}", 53))
+while True:
+    q, peer = s.recvfrom(2000)
+    end = q.index(b"\\0", 12) + 5
+    kind = struct.unpack("!H", q[end - 4:end - 2])[0]
+    data = {{1: socket.inet_aton("{V4}"), 28: socket.inet_pton(socket.AF_INET6, "{V6}")}}.get(kind)
+    head = q[:2] + struct.pack("!HHHHH", 0x8580, 1, 1 if data else 0, 0, 0)
+    answer = b"\\xc0\\x0c" + struct.pack("!HHIH", kind, 1, 60, len(data)) + data if data else b""
+    s.sendto(head + q[12:end] + answer, peer)
+"""
+
+
+def sh(script):
+    subprocess.run(["sh", "-ec", script], check=True)
+
+
+def child(*words, **more):
+    process = subprocess.Popen(words, **more)
+    CHILDREN.append(process)
+    return process
+
+
+@atexit.register
+def end():
+    for process in CHILDREN:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def until(what, found):
+    for _ in range(400):
+        if found():
+            return
+        time.sleep(0.025)
+    raise AssertionError("never: " + what)
+
+
+def outside(*words, **more):
+    return child("nsenter", f"--net=/proc/{OUTSIDE}/ns/net", *words, **more)
+
+
+def listening(port):
+    files = [f"/proc/{OUTSIDE}/net/{name}" for name in ("tcp", "tcp6")]
+    entry = f":{port:04X} "
+    until(f"a server on {port}", lambda: any(
+        entry in line.split(" rem")[0] and " 0A " in line for name in files for line in open(name)))
+
+
+def passts():
+    """The processes that the kernel knows as passt, of this user namespace."""
+    own = os.readlink("/proc/self/ns/net")
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if open(f"/proc/{pid}/comm").read().startswith("passt") and os.readlink(f"/proc/{pid}/ns/net") == own \
+                    and " Z" not in open(f"/proc/{pid}/stat").read():
+                found.append(int(pid))
+        except OSError:
+            pass
+    return found
+
+
+def run(*words, link=("--link", "passt"), status=0, **more):
+    done = subprocess.run([NETGRAFT, "run", *link, *words], capture_output=True, text=True, timeout=120, **more)
+    assert done.returncode == status, (words, done.stdout, done.stderr)
+    until("passt ends with the sandbox", lambda: not passts() or link != ("--link", "passt"))
+    return done
+
+
+def refused(part, *words, **more):
+    done = run(*words, "--", "echo", "started", status=125, **more)
+    assert part in done.stderr and done.stderr.count("\n") == 1 and done.stdout == "", done
+
+
+# Without a way out there is nothing that passt could offer.
+sh("ip link set lo up")
+refused("--link passt: passt: ")
+
+holder = child("unshare", "--net", "sleep", "1000")
+until("the other namespace", lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
+OUTSIDE = holder.pid
+sh(f"""
+ip link add veth0 type veth peer name veth1 netns {OUTSIDE}
+ip address add 198.51.100.2/24 dev veth0
+ip address add 2001:db8:1::2/64 dev veth0 nodad
+ip link set veth0 up
+nsenter --net=/proc/{OUTSIDE}/ns/net sh -ec '
+ip link set lo up
+ip address add {V4}/24 dev veth1
+ip address add {V6}/64 dev veth1 nodad
+ip link set veth1 up'
+ip route add default via {V4}
+ip -6 route add default via {V6}
+""")
+# Until then neighbours cannot be asked for.
+for place in ("self", OUTSIDE):
+    until("addresses are no longer tentative", lambda: all(
+        int(line.split()[4], 16) & 0x40 == 0 for line in open(f"/proc/{place}/net/if_inet6")))
+os.mkdir("www")
+digest = hashlib.sha256()
+block = os.urandom(1 << 20)
+with open("www/file", "wb") as file:
+    for number in range(SIZE >> 20):
+        # No two are the same, so that one that is lost or twice there shows.
+        piece = struct.pack("!I", number) + block[4:]
+        file.write(piece)
+        digest.update(piece)
+digest = digest.hexdigest()
+SMALL = 3_000_000
+open("www/small", "wb").write(block * 2 + block[:SMALL - (2 << 20)])
+for address in (V4, V6):
+    outside(sys.executable, "-m", "http.server", "--bind", address, "--directory", "www", "8000",
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+outside("redis-server", "--bind", V4, V6, "--save", "", "--protected-mode", "no", stdout=subprocess.DEVNULL)
+outside(sys.executable, "-c", DNS)
+listening(8000)
+listening(6379)
+
+# What passt offers is what the program sees.
+seen = run("--", "sh", "-c", "ip -o address show dev eth0; ip route; ip -6 route; ip link show eth0").stdout
+for part in ("198.51.100.2/24", "2001:db8:1::2/128", "2001:db8:1:0:", f"default via {V4} dev eth0", "default via fe80:", "mtu 65520", "state UP"):
+    assert part in seen, (part, seen)
+
+# What it is called inside is said, and what gives a way out.
+assert "inside, the link passt is eth0" in run("-v", "--", "true").stderr
+assert "no uplink: --link passt gives it one" in run("-v", "--", "true", link=()).stderr
+assert "uplink       none: --link passt gives it one" in run("--summary", "--", "true", link=()).stderr
+assert "uplink" not in run("--summary", "--", "true").stderr
+
+# Down and up, both families.
+for url in (f"http://{V4}:8000/file", f"http://[{V6}]:8000/file"):
+    got = run("--", "sh", "-c", f"curl -sSg '{url}' | sha256sum").stdout.split()[0]
+    assert got == digest, url
+for address in (V4, V6):
+    sink = outside("sh", "-c", f"nc -l -N {address} 9000 | sha256sum", stdout=subprocess.PIPE, text=True)
+    listening(9000)
+    run("--", "sh", "-c", f"nc -N {address} 9000 <www/file >/dev/null")
+    assert sink.communicate(timeout=60)[0].split()[0] == digest, address
+
+# Several at once: none of them starves.
+script = "for i in 1 2 3 4 5 6 7 8; do curl -sS http://198.51.100.1:8000/small | wc -c & done; wait"
+assert run("--", "sh", "-c", script).stdout.split() == [str(SMALL)] * 8
+
+# Names, redis, and other programs.
+dns = ("--dns", V4)
+for family in ("-4", "-6"):
+    assert run(*dns, "--", "curl", family, "-sS", "http://server.test:8000/small", "-o", "/dev/null", "-w",
+               "%{size_download}").stdout == str(SMALL)
+for address in (V4, V6):
+    assert run("--", "redis-cli", "-h", address, "ping").stdout == "PONG\n"
+    assert "PING_INLINE" in run("--", "redis-benchmark", "-h", address, "-n", "2000", "-c", "20", "-t", "ping", "--csv").stdout
+sh('''
+export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
+git init -q work && cd work && git -c user.name=t -c user.email=t@t commit -q --allow-empty -m first && cp ../www/small . && git add small
+git -c user.name=t -c user.email=t@t commit -q -m second
+git clone -q --bare . ../www/repo.git && cd ../www/repo.git && git update-server-info''')
+# Root of the sandbox is nobody outside.
+os.mkdir("clones")
+os.chmod("clones", 0o777)
+run(*dns, "--", "git", "clone", "-q", "http://server.test:8000/repo.git", "clones/one")
+assert os.path.getsize("clones/one/small") == SMALL
+for host in ("server.test", V4, f"[{V6}]"):
+    assert run(*dns, "--", os.environ["PASST_GO"], f"http://{host}:8000/small").stdout == f"{SMALL}\n", host
+script = "import sys, urllib.request; print(len(urllib.request.urlopen(sys.argv[1]).read()))"
+assert run(*dns, "--", "python3", "-c", script, "http://server.test:8000/small").stdout == f"{SMALL}\n"
+script = "require('http').get(process.argv[1], r => { let n = 0; r.on('data', d => n += d.length); r.on('end', () => console.log(n)) })"
+assert run(*dns, "--", "node", "-e", script, "http://server.test:8000/small").stdout == f"{SMALL}\n"
+
+# Nobody listens: the outside says so.
+assert "Failed to connect" in run("--", "curl", "-sS", f"http://{V4}:9/", status=7).stderr
+
+# Addresses of one's own; faults and captures work here as on any link.
+own = ("--address", "192.0.2.9/24", "--gateway", "192.0.2.1")
+assert run(*own, "--link-delay", "10ms", "--pcap", "p.pcapng", "--", "redis-cli", "-h", V4, "ping").stdout == "PONG\n"
+assert os.path.getsize("p.pcapng") > 500
+
+# An MTU of one's own.
+assert "mtu 1400" in run("--mtu", "1400", "--", "ip", "link", "show", "eth0").stdout
+
+# A port of the host's leads inside.
+for address, shown in ((V4, "198.51.100.2"), (V6, "[2001:db8:1::2]")):
+    script = "import socket, sys; s = socket.create_server(('', 80)) if sys.argv[1] == '4' else " \
+        "socket.create_server(('::', 80), family=socket.AF_INET6); print('up', flush=True); c = s.accept()[0]; c.sendall(b'inside')"
+    box = child(NETGRAFT, "run", "--link", "passt", "--publish", f"{shown}:8080:80", "--", "python3", "-c", script,
+                "4" if address == V4 else "6", stdout=subprocess.PIPE, text=True)
+    assert box.stdout.readline() == "up\n"
+    got = subprocess.run(["nsenter", f"--net=/proc/{OUTSIDE}/ns/net", "nc", "-d", shown.strip("[]"), "8080"],
+                         capture_output=True, text=True, timeout=30).stdout
+    assert got == "inside", (shown, got)
+    assert box.wait(30) == 0
+refused("--publish goes with --link passt", "--publish", "80", link=())
+refused("is no port to publish", "--publish", "80/sctp")
+
+# One that is running already.
+child("passt", "--foreground", "--quiet", "--one-off", "--no-map-gw", "--socket", os.path.abspath("s"),
+      "--tcp-ports", "none", "--udp-ports", "none", stderr=subprocess.DEVNULL)
+if os.getuid() != 0 or os.environ.get("USERNS"):
+    until("passt's socket", lambda: os.path.exists("s"))
+    assert run("--", "redis-cli", "-h", V4, "ping", link=("--link", "passt:s")).stdout == "PONG\n"
+CHILDREN.pop().kill()
+refused("is 'passt --socket no/such' running", link=("--link", "passt:no/such"))
+
+# passt is killed under load: the program's connection ends, and one line says why.
+script = "curl -sS --limit-rate 8M --max-time 3 http://198.51.100.1:8000/file -o /dev/null; echo done"
+box = child(NETGRAFT, "run", "--link", "passt", "--", "sh", "-c", script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+until("passt", passts)
+time.sleep(1)
+for pid in passts():
+    os.kill(pid, signal.SIGKILL)
+out, errors = box.communicate(timeout=60)
+told = [line for line in errors.splitlines() if line.startswith("netgraft: warning: passt has ended (signal: 9")]
+assert out == "done\n" and len(told) == 1 and "no uplink from here on" in told[0], (out, errors)
+
+# passt is killed and started again.
+box = child(NETGRAFT, "run", "--link", "passt", "--on-crash", "restart", "--", "sh", "-c",
+            f"redis-cli -h {V4} ping; read x; for i in 1 2 3 4 5 6 7 8 9; do redis-cli -h {V4} ping && break; sleep 1; done",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+assert box.stdout.readline() == "PONG\n"
+before = passts()
+os.kill(before[0], signal.SIGKILL)
+until("another passt", lambda: passts() and passts() != before)
+out, errors = box.communicate("\n", timeout=60)
+assert out == "PONG\n" and "passt has ended (signal: 9" in errors and "a fresh one takes over" in errors, (out, errors)
+
+# The stack crashes under load and starts again, with a passt of its own.
+script = f"""
+import os, signal, socket, sys, time
+print("up", flush=True)
+sys.stdin.readline()
+for _ in range(100):
+    try:
+        s = socket.create_connection(("{V4}", 6379), timeout=5)
+        s.sendall(b"PING\\r\\n")
+        if s.recv(100) == b"+PONG\\r\\n":
+            print("again", flush=True)
+            break
+    except OSError:
+        pass
+    time.sleep(0.1)
+"""
+box = child(NETGRAFT, "run", "--link", "passt", "--on-crash", "restart", "--", "python3", "-c", script,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+assert box.stdout.readline() == "up\n"
+before = passts()
+
+
+def sentry_of(launcher):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if open(f"/proc/{pid}/comm").read() == "netgraft-sentry\n" and f"PPid:\t{launcher}\n" in open(f"/proc/{pid}/status").read():
+                return int(pid)
+        except OSError:
+            pass
+    raise AssertionError("no sentry")
+
+
+os.kill(sentry_of(box.pid), signal.SIGKILL)
+until("another passt", lambda: passts() and passts() != before)
+out, errors = box.communicate("\n", timeout=60)
+assert out == "again\n", (out, errors)
+until("passt ends", lambda: not passts())
+
+# netgraft is killed: passt ends.
+box = child(NETGRAFT, "run", "--link", "passt", "--", "sh", "-c", "echo up; sleep 1000", stdout=subprocess.PIPE, text=True)
+assert box.stdout.readline() == "up\n" and passts()
+box.kill()
+box.wait()
+until("passt ends after a kill", lambda: not passts())
+
+# A passt that is missing is told with the package's name.
+os.mkdir("bin")
+for name in ("echo", "true"):
+    os.symlink(f"/usr/bin/{name}", f"bin/{name}")
+refused("install the package passt", env={**os.environ, "PATH": os.path.abspath("bin")})
+
+# One that is too old for what netgraft asks of it.
+with open("bin/passt", "w") as file:
+    file.write("#!/bin/sh\necho \"passt: unrecognized option '--fd'\" >&2\nexit 1\n")
+os.chmod("bin/passt", 0o755)
+refused("unrecognized option '--fd'", env={**os.environ, "PATH": os.path.abspath("bin") + ":/usr/bin:/bin"})
+print("OK")
