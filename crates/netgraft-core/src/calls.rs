@@ -47,8 +47,14 @@ impl<K: Kernel> Core<K> {
     pub(crate) fn serve(&mut self, request: &Request) -> Outcome {
         let caller = &request.caller;
         let Some(fd) = request.call.fd() else {
-            let Call::Socket { domain, kind, protocol } = request.call else { return Err(uapi::ENOSYS) };
-            return self.socket(caller, domain, kind, protocol);
+            return match request.call {
+                Call::Socket { domain, kind, protocol } => self.socket(caller, domain, kind, protocol),
+                Call::EnterNamespace => {
+                    self.kernel.expect_leavers(caller.program);
+                    Ok(Answer::Kernel)
+                }
+                _ => Err(uapi::ENOSYS),
+            };
         };
         if takes_address(&request.call) {
             // The address of a socket that was just closed is free, and its listener answers no more.
@@ -94,7 +100,7 @@ impl<K: Kernel> Core<K> {
     fn serve_socket(&mut self, request: &Request, fd: i32, subject: &mut Subject<K>) -> Outcome {
         let caller = &request.caller;
         match request.call {
-            Call::Socket { .. } => Err(uapi::ENOSYS),
+            Call::Socket { .. } | Call::EnterNamespace => Err(uapi::ENOSYS),
             Call::Bind { addr, .. } => self.bind(request, subject, fd, addr),
             Call::Listen { backlog, .. } => self.listen(caller, subject, fd, backlog),
             Call::Accept { addr, flags, .. } => self.accept(request, subject, addr, flags),

@@ -263,7 +263,7 @@ impl<K: Kernel> Core<K> {
     fn find_side(&mut self, pair: Pair) -> Option<K::File> {
         if let Some(Seen { tid, fd }) = self.accepted.by_pair.get(&pair).copied() {
             let file = self.kernel.duplicate_of(tid, fd).ok()?;
-            if self.kernel.joined(&file).is_some_and(|(found, _)| found == pair) {
+            if self.kernel.accepted_pair(&file) == Some(pair) {
                 return Some(file);
             }
             self.kernel.dispose(file);

@@ -164,14 +164,14 @@ impl<K: Kernel> Core<K> {
         addr: AddressOut,
         flags: i32,
     ) -> Outcome {
-        let new = self.identify(&connection);
-        let joined = if new.is_none() { self.kernel.joined(&connection) } else { None };
+        let joined = if self.joins { self.kernel.accepted_pair(&connection) } else { None };
+        let new = if joined.is_none() { self.identify(&connection) } else { None };
         let peer = match new {
             Some(id) => self.table.get(id).and_then(|socket| {
                 let peer = self.stack.peer_addr(socket.handle?).ok()?;
                 Some(sockaddr::encode(socket.spec.domain, peer))
             }),
-            None => joined.and_then(|(pair, _side)| {
+            None => joined.and_then(|pair| {
                 let domain = self.table.get(listener)?.spec.domain;
                 Some(sockaddr::encode(domain, pair.peer))
             }),
@@ -189,7 +189,7 @@ impl<K: Kernel> Core<K> {
                 if let Some(socket) = new.and_then(|id| self.table.get_mut(id)) {
                     socket.seen = Some(seen);
                 }
-                if let Some((pair, _side)) = joined {
+                if let Some(pair) = joined {
                     self.accepted.note(pair, seen);
                 }
                 Ok(Answer::Done)

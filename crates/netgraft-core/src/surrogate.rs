@@ -234,8 +234,8 @@ pub trait Surrogate: Files {
         nonblocking: bool,
     ) -> Result<(), Errno>;
 
-    /// The connection that a joined surrogate is a side of, as that side sees it; `None` for any other socket.
-    fn joined(&mut self, file: &Self::File) -> Option<(Pair, Side)>;
+    /// The addresses of an accepted connection that is joined, as its side sees them; `None` for any other socket.
+    fn accepted_pair(&mut self, file: &Self::File) -> Option<Pair>;
 
     /// Whether the other side of a joined connection sends no more.
     fn has_ended(&mut self, file: &Self::File) -> bool;

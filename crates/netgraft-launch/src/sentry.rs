@@ -16,7 +16,7 @@ use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{Namespaces, unshare};
 use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::signal::Signals;
-use netgraft_linux::worker::Worker;
+use netgraft_linux::worker::{Wake, Worker};
 use netgraft_linux::{fdpass, memory, process, unix};
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{Call, InitStackArgs, PluginStack, StackConfig, SyscallRule};
@@ -53,8 +53,12 @@ pub struct SentryArgs {
     pub disposal: Disposal,
     /// A thread for the calls of the first program; none for a stack that is bound to one thread.
     pub calls: Option<Worker>,
+    /// Wakes the sentry's loop.
+    pub wake: Wake,
     /// The namespaces of the programs.
     pub home: NamespaceIds,
+    /// Whether there was a sentry before this one, which knew who may have left them.
+    pub is_successor: bool,
     /// What the programs may use of it.
     pub limits: SocketLimits,
     /// What becomes of connections inside the sandbox.
@@ -135,6 +139,8 @@ pub(super) struct Handover {
     pub(super) kept: Vec<Kept>,
     /// The namespaces of the programs.
     pub(super) home: NamespaceIds,
+    /// Whether there was a sentry before this one, which knew who may have left them.
+    pub(super) is_successor: bool,
 }
 
 /// The most bytes that a [`Handover`] has: what a socket's default send buffer takes.
@@ -215,7 +221,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let Some((bytes, mut fds)) = message else { return Err("the launcher is gone".to_owned()) };
     let handover: Handover =
         serde_json::from_slice(&bytes).map_err(|e| format!("the handover is malformed: {e}"))?;
-    let Handover { init_str, listeners, kept, home } = handover;
+    let Handover { init_str, listeners, kept, home, is_successor } = handover;
     if fds.len() < listeners.len() {
         return Err("the handover has too few descriptors".to_owned());
     }
@@ -230,6 +236,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     // An object may keep what it knows in the thread that started it.
     let calls = plan.object.is_none().then(|| Worker::start("netgraft-calls"));
     let calls = calls.transpose().map_err(cannot("start a thread"))?;
+    let wake = Wake::new().map_err(cannot("make a descriptor"))?;
     let stack = start_stack(plan, InitStackArgs { init_str, fds, now: clock::now() }, control.as_fd())?;
     let mut seen = Network::of(stack.as_ref());
     if matches!(network, SentryNetwork::Caller) {
@@ -247,7 +254,9 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
         kept,
         disposal,
         calls,
+        wake,
         home,
+        is_successor,
         limits: plan.limits,
         join: plan.join,
         name_keys: plan.name_keys.clone(),

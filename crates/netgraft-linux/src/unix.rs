@@ -7,8 +7,8 @@ use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::descriptor::long_option;
 pub use crate::descriptor::{cookie, is_nonblocking, set_nonblocking};
+use crate::descriptor::{long_option, set_status_flags, status_flags};
 use crate::result::{check, check_len};
 
 /// The name of a surrogate or of the sentry's end: an abstract address in the sentry's network namespace,
@@ -168,6 +168,21 @@ pub fn connect(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
     let (address, len) = name.address();
     // SAFETY: `address` is readable for `len` bytes.
     check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
+}
+
+/// The same on an open file that may block, without waiting; `nonblocking` says whether it does not.
+///
+/// # Errors
+/// As [`connect`], and fcntl(2).
+pub fn connect_at_once(fd: BorrowedFd<'_>, name: Name, nonblocking: bool) -> io::Result<()> {
+    if nonblocking {
+        return connect(fd, name);
+    }
+    let flags = status_flags(fd)?;
+    set_status_flags(fd, flags | libc::O_NONBLOCK)?;
+    let connected = connect(fd, name);
+    set_status_flags(fd, flags)?;
+    connected
 }
 
 /// Forgets a datagram socket's peer.

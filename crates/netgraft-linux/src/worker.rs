@@ -1,8 +1,10 @@
 //! A thread that is started before its process is confined, and gets its work afterwards.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
+use crate::result::check;
 use crate::unix;
 
 /// What a worker does.
@@ -43,9 +45,59 @@ impl Worker {
     }
 }
 
+/// Wakes a thread that waits in epoll(7) or poll(2) (eventfd(2)).
+#[derive(Debug)]
+pub struct Wake(OwnedFd);
+
+impl Wake {
+    /// One that has not been used.
+    ///
+    /// # Errors
+    /// EMFILE
+    pub fn new() -> io::Result<Wake> {
+        // SAFETY: the call takes two integers and returns a new descriptor or -1.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+        Ok(Wake(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Makes it readable.
+    pub fn wake(&self) {
+        let one = 1u64;
+        // A counter that is full is readable, too.
+        // SAFETY: `one` is readable for its eight bytes.
+        let _ = unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+
+    /// Makes it unreadable, after a wake-up.
+    pub fn clear(&self) {
+        let mut count = 0u64;
+        // SAFETY: `count` is writable for its eight bytes.
+        let _ = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) };
+    }
+}
+
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wake_up_is_there_until_it_is_cleared() {
+        let wake = Wake::new().unwrap();
+        let readable = || unix::readable(wake.as_fd()).unwrap();
+        assert!(!readable());
+        wake.wake();
+        wake.wake();
+        assert!(readable());
+        wake.clear();
+        assert!(!readable());
+    }
 
     #[test]
     fn the_job_is_done_by_the_thread() {

@@ -1,8 +1,9 @@
 //! The programs that a sentry serves: their listeners, and the threads behind them.
 
+use std::collections::HashSet;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use netgraft_core::{Caller, ProgramId};
@@ -51,13 +52,24 @@ pub(crate) struct Programs {
     listeners: Vec<Option<Arc<Listener>>>,
     pub(crate) tasks: Tasks,
     pub(crate) home: NamespaceIds,
+    /// Programs of which a process may be in other namespaces than these.
+    leavers: HashSet<ProgramId>,
+    /// Whether that may be so of all.
+    is_successor: bool,
     vitals: Vitals,
 }
 
 impl Programs {
     /// No programs yet; as many threads are known by a descriptor.
-    pub(crate) fn new(vitals: Vitals, home: NamespaceIds, threads: usize) -> Programs {
-        Programs { listeners: Vec::new(), tasks: Tasks::with_room(threads), home, vitals }
+    pub(crate) fn new(vitals: Vitals, home: NamespaceIds, is_successor: bool, threads: usize) -> Programs {
+        Programs {
+            listeners: Vec::new(),
+            tasks: Tasks::with_room(threads),
+            home,
+            leavers: HashSet::new(),
+            is_successor,
+            vitals,
+        }
     }
 
     /// Takes over the listener of a program, at its place in the vitals.
@@ -80,11 +92,22 @@ impl Programs {
         Ok(ProgramId(place))
     }
 
+    /// Notes that a process of a program may enter another network namespace.
+    pub(crate) fn expect_leavers(&mut self, program: ProgramId) {
+        self.leavers.insert(program);
+    }
+
+    /// Whether a process of a program may be in another network namespace.
+    pub(crate) fn may_have_left(&self, program: ProgramId) -> bool {
+        self.is_successor || self.leavers.contains(&program)
+    }
+
     /// Gives up the listener of a program whose last thread has ended.
     pub(crate) fn detach(&mut self, program: ProgramId) {
         if let Some(place) = self.listeners.get_mut(program.0 as usize) {
             *place = None;
         }
+        self.leavers.remove(&program);
     }
 
     /// The descriptor of a program's listener.

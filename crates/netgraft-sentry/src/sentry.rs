@@ -81,7 +81,9 @@ impl Sentry {
             kept,
             disposal,
             calls,
+            wake,
             home,
+            is_successor,
             limits,
             join,
             name_keys,
@@ -98,7 +100,7 @@ impl Sentry {
         let descriptors = confine::descriptor_limit()?.saturating_sub(RESERVED_DESCRIPTORS);
         // Where there are few, sockets need them more.
         let threads = (descriptors / 8).max(1);
-        let programs = Programs::new(vitals.clone(), home, threads);
+        let programs = Programs::new(vitals.clone(), home, is_successor, threads);
         let launcher = ToLauncher::new(control, journal);
         let bindings = Bindings::new(
             programs,
@@ -117,7 +119,7 @@ impl Sentry {
         let mut core = Core::new(bindings, stack, Box::new(Always(route)), budget);
         core.set_joining(join == Join::Always);
         core.set_time(time());
-        let turns = Arc::new(Turns::new(core)?);
+        let turns = Arc::new(Turns::new(core, wake));
         poller.add(turns.wake_fd(), Events::IN, Token::Wake)?;
         let mut sentry = Sentry {
             turns: Arc::clone(&turns),

@@ -1,12 +1,11 @@
 //! What the sentry's threads share: they take turns at it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{EventfdFlags, eventfd};
-
 use netgraft_core::Core;
+use netgraft_linux::worker::Wake;
 use netgraft_plugin::Instant;
 
 use crate::bindings::Bindings;
@@ -34,23 +33,20 @@ pub(crate) struct Turns {
     queue: Mutex<()>,
     turn: Mutex<Turn>,
     /// Wakes the loop.
-    wake: OwnedFd,
+    wake: Wake,
     /// How the thread that serves calls has ended.
     ended: Mutex<Option<io::Error>>,
 }
 
 impl Turns {
     /// The loop is awake.
-    ///
-    /// # Errors
-    /// EMFILE
-    pub(crate) fn new(core: Core<Bindings>) -> io::Result<Turns> {
-        Ok(Turns {
+    pub(crate) fn new(core: Core<Bindings>, wake: Wake) -> Turns {
+        Turns {
             queue: Mutex::new(()),
             turn: Mutex::new(Turn { core, sleeps: None }),
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            wake,
             ended: Mutex::new(None),
-        })
+        }
     }
 
     /// Waits for a turn. What a thread that has panicked leaves must not be used: the loop asks first how it has ended
@@ -79,8 +75,7 @@ impl Turns {
 
     /// Wakes the loop.
     pub(crate) fn wake(&self) {
-        // A counter that is full wakes it as well.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.wake.wake();
     }
 
     /// Readable when the loop was woken.
@@ -90,7 +85,7 @@ impl Turns {
 
     /// Notes that the loop is awake.
     pub(crate) fn clear_wake(&self) {
-        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        self.wake.clear();
     }
 
     /// Notes how the thread that serves calls has ended, and wakes the loop.

@@ -255,14 +255,7 @@ impl Surrogate for Bindings {
     ) -> Result<(), i32> {
         let name = self.pairs.name(pair).ok_or(libc::EINVAL)?;
         // On a file that blocks, a connect to a listener whose queue is full would wait.
-        if !nonblocking {
-            unix::set_nonblocking(file.as_fd(), true).map_err(|e| errno(&e))?;
-        }
-        let connected = unix::connect(file.as_fd(), to_unix(listener));
-        if !nonblocking {
-            unix::set_nonblocking(file.as_fd(), false).map_err(|e| errno(&e))?;
-        }
-        connected.map_err(|e| errno(&e))?;
+        unix::connect_at_once(file.as_fd(), to_unix(listener), nonblocking).map_err(|e| errno(&e))?;
         if let Err(error) = unix::bind_long(file.as_fd(), &name) {
             tracing::warn!(%error, "a joined connection cannot be named");
             let _ = unix::shutdown(file.as_fd(), libc::SHUT_RDWR);
@@ -273,8 +266,8 @@ impl Surrogate for Bindings {
         Ok(())
     }
 
-    fn joined(&mut self, file: &OwnedFd) -> Option<(Pair, Side)> {
-        self.joined_side(file.as_fd())
+    fn accepted_pair(&mut self, file: &OwnedFd) -> Option<Pair> {
+        unix::long_peer_name(file.as_fd()).and_then(|name| self.pairs.pair(&name)).map(Pair::reversed)
     }
 
     fn has_ended(&mut self, file: &OwnedFd) -> bool {

@@ -250,8 +250,9 @@ impl Surrogate for FakeKernel {
         self.with(|w| w.socks.join_listener(file.cookie, listener, pair))
     }
 
-    fn joined(&mut self, file: &File) -> Option<(Pair, Side)> {
-        self.with(|w| w.socks.get(file.cookie).joined)
+    fn accepted_pair(&mut self, file: &File) -> Option<Pair> {
+        let (pair, side) = self.with(|w| w.socks.get(file.cookie).joined)?;
+        (side == Side::Server).then_some(pair)
     }
 
     fn has_ended(&mut self, file: &File) -> bool {

@@ -2,7 +2,7 @@
 
 use super::kernel::{FakeKernel, File};
 use super::world::{Descriptor, Reply};
-use crate::program::{Caller, Gone, InjectError, Privilege, Program};
+use crate::program::{Caller, Gone, InjectError, Privilege, Program, ProgramId};
 use crate::uapi::{self, Errno};
 
 impl FakeKernel {
@@ -113,8 +113,15 @@ impl Program for FakeKernel {
         self.still_waits(caller).is_ok()
     }
 
+    fn expect_leavers(&mut self, program: ProgramId) {
+        self.world.borrow_mut().leavers.insert(program);
+    }
+
     fn is_in_sandbox(&mut self, caller: &Caller) -> bool {
-        self.world.borrow().threads.get(&caller.tid).is_some_and(|thread| thread.in_sandbox)
+        let world = self.world.borrow();
+        // Nobody looks where nobody can have left.
+        !world.leavers.contains(&caller.program)
+            || world.threads.get(&caller.tid).is_some_and(|thread| thread.in_sandbox)
     }
 
     fn has_privilege(&mut self, caller: &Caller, privilege: Privilege) -> bool {
