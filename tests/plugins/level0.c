@@ -29,6 +29,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -260,7 +261,18 @@ static int old_calls(void) {
     int event = (int)syscall(SYS_eventfd, 0), watch = (int)syscall(SYS_inotify_init);
     if (event < 0 || watch < 0 || syscall(SYS_alarm, 0) < 0) return -1;
     syscall(SYS_getdents, ends[0], NULL, 0);
+    if (syscall(SYS_time, NULL) < 0) return -1;
+    /* Files, of which there are none; what counts is that asking for them is allowed. */
+    struct stat about;
+    char text[16];
+    syscall(SYS_open, "/dpdk", O_RDONLY);
+    syscall(SYS_creat, "/dpdk", 0600);
+    syscall(SYS_stat, "/dpdk", &about);
+    syscall(SYS_lstat, "/dpdk", &about);
+    syscall(SYS_readlink, "/dpdk", text, sizeof text);
+    syscall(SYS_access, "/dpdk", F_OK);
     syscall(SYS_mkdir, "/dpdk", 0700);
+    syscall(SYS_rmdir, "/dpdk");
     syscall(SYS_unlink, "/dpdk");
     syscall(SYS_iopl, 3);
     for (int *fd = (int[]){poller, ends[0], ends[1], event, watch, -1}; *fd >= 0; fd++) close(*fd);

@@ -482,8 +482,10 @@ struct netgraft_host {
 /*
  * Where pre_init writes what is handed to init. Without a link it is empty before the call. With one, the caller has opened
  * it: fds[0] is its descriptor, non-blocking, on which each frame has a struct virtio_net_hdr in front of it, and the text is
- * "tap NAME 02:00:00:00:00:01 1500" (or "packet"): the hardware address of the stack's side and the MTU. A stack may leave this as it is, and so may
- * one without pre_init: it is then what init gets.
+ * "tap NAME 02:00:00:00:00:01 1500" (or "packet"): the hardware address of the stack's side and the MTU. Read, write, recvmmsg
+ * and sendmmsg work on it, one frame each; nothing else is promised, since it is a socket (SOCK_SEQPACKET) where frames are
+ * recorded, delayed or lost on their way to the device. A stack may leave the handover as it is, and so may one without
+ * pre_init: it is then what init gets.
  */
 struct netgraft_handover {
     char *text; /* free text, not ended by a zero byte */

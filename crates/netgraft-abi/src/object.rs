@@ -116,7 +116,12 @@ pub fn load(path: &Path, care: &Care) -> Result<Loaded, LoadError> {
     let Seen { level, report } = probe::understand(&report).map_err(named)?;
     let doubts = report.as_ref().map(|report| report.doubts.iter().map(|text| printable(text)).collect());
     let (info, host_fds, rules) = match (level, report) {
-        (Level::One, Some(report)) => report.into_parts().map_err(named)?,
+        (Level::One, Some(report)) => {
+            let (mut info, host_fds, rules) = report.into_parts().map_err(named)?;
+            // One that is trusted opens its link itself.
+            info.wraps_link = !care.trust_pre_init;
+            (info, host_fds, rules)
+        }
         _ => {
             let name = stem(&object);
             (crate::level0::info(&name), false, crate::level0::rules())

@@ -6,6 +6,7 @@ use crate::answers::{Answer, Outcome};
 use crate::codec::call::Call;
 use crate::core::{Core, Kernel, Request, Subject};
 use crate::program::Caller;
+use crate::refused;
 use crate::route::{Denial, Flow, Route};
 use crate::socket::Seen;
 use crate::table::SocketId;
@@ -109,10 +110,14 @@ impl<K: Kernel> Core<K> {
             Call::GetPeerName { addr, .. } => self.getpeername(caller, subject, addr),
             Call::Shutdown { how, .. } => self.shutdown(subject, how),
             Call::GetSockOpt { level, name, value, len, .. } => {
-                self.getsockopt(caller, subject, (level, name), value, len)
+                let outcome = self.getsockopt(caller, subject, (level, name), value, len);
+                self.tell_refused("getsockopt", (level, name), &outcome);
+                outcome
             }
             Call::SetSockOpt { level, name, value, .. } => {
-                self.setsockopt(caller, subject, (level, name), value)
+                let outcome = self.setsockopt(caller, subject, (level, name), value);
+                self.tell_refused("setsockopt", (level, name), &outcome);
+                outcome
             }
             Call::SendTo { data, flags, addr, .. } => self.sendto(request, subject, data, flags, addr),
             Call::RecvFrom { data, flags, addr, .. } => self.recvfrom(request, subject, data, flags, addr),
@@ -125,6 +130,16 @@ impl<K: Kernel> Core<K> {
                 self.recvmmsg(request, subject, (messages, count), flags, timeout)
             }
             Call::Ioctl { request: number, argument, .. } => self.ioctl(caller, subject, number, argument),
+        }
+    }
+
+    /// Tells the operator of an option that is refused: of each once, and of each call to whoever wants more.
+    fn tell_refused(&mut self, call: &str, (level, name): (i32, i32), outcome: &Outcome) {
+        let Err(errno) = *outcome else { return };
+        tracing::debug!("{call}({}) = {}", refused::text(level, name), refused::errno_name(errno));
+        if let Some(option) = self.refused.note(level, name, errno) {
+            let errno = refused::errno_name(errno);
+            tracing::info!("the program's {call}({option}) is refused: {errno}");
         }
     }
 

@@ -22,6 +22,7 @@ use crate::journal::Journal;
 use crate::parked::{Parked, ParkingLot};
 use crate::program::{Caller, Program};
 use crate::pump::WorkList;
+use crate::refused::Refused;
 use crate::route::Router;
 use crate::socket::{ClosedBy, Seen, Socket, State};
 use crate::stack::Stack;
@@ -90,6 +91,8 @@ pub struct Core<K: Kernel> {
     /// Whether connections inside the sandbox are joined.
     pub(crate) joins: bool,
     pub(crate) accepted: Accepted,
+    /// Options that the operator was told of.
+    pub(crate) refused: Refused,
     nursery: Nursery,
     /// Kept between rounds for its memory.
     events: Vec<Event>,
@@ -128,6 +131,7 @@ impl<K: Kernel> Core<K> {
             short: false,
             joins: false,
             accepted: Accepted::default(),
+            refused: Refused::default(),
             nursery: Nursery { limit: NURSERY, next_sweep: Instant::ZERO },
             events: Vec::new(),
             closed: Vec::new(),

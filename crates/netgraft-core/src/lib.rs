@@ -35,6 +35,7 @@ mod parked;
 mod program;
 mod pump;
 mod receive;
+mod refused;
 mod restore;
 mod send;
 mod shutdown;

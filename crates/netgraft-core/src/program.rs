@@ -108,6 +108,13 @@ pub trait Program: Files {
     fn inject(&mut self, caller: &Caller, file: &Self::File, close_on_exec: bool)
     -> Result<i32, InjectError>;
 
+    /// Puts a file into the caller's table and gives it up, so that the last close is the program's; the call is still to
+    /// be answered with the descriptor.
+    ///
+    /// # Errors
+    /// As [`Program::inject`].
+    fn give(&mut self, caller: &Caller, file: Self::File, close_on_exec: bool) -> Result<i32, InjectError>;
+
     /// Replaces a descriptor of the caller by `file`; whether it is closed on exec stays. The call is not answered.
     ///
     /// # Errors

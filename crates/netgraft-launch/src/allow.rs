@@ -207,6 +207,7 @@ const OLDER: &[Entry] = &[
     any(libc::SYS_pipe),
     any(libc::SYS_getdents),
     any(libc::SYS_open),
+    any(libc::SYS_creat), // openat(2) with O_CREAT, O_WRONLY and O_TRUNC
     any(libc::SYS_stat),
     any(libc::SYS_lstat),
     any(libc::SYS_access),

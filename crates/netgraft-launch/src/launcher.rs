@@ -53,6 +53,8 @@ pub(super) enum Incoming {
     /// The sentry has ended, or is to end: why, if that is known already.
     SentryGone(Option<Cause>),
     Signal(Arrived),
+    /// What was left running has ended.
+    OrphanEnded,
 }
 
 /// What is known of a process.
@@ -107,8 +109,8 @@ pub(super) struct Launcher {
     pub(super) keeper: Option<OwnedFd>,
     /// What a sentry that takes over needs, if one is to take over.
     pub(super) spare: Option<Spare>,
-    /// What the sentry said before it gave up.
-    pub(super) last_failure: Option<String>,
+    /// Why the sentry ended, if it said so and that is not reported yet.
+    pub(super) last_failure: Option<Cause>,
     pub(super) watchdog: Watchdog,
     /// The devices in the program's network namespace.
     mirror: Mirror,
@@ -118,6 +120,8 @@ pub(super) struct Launcher {
     pty: Option<Pty>,
     /// What limits the programs; removed when they have ended.
     groups: Option<Groups>,
+    /// What is waited for after the program's end.
+    pub(super) lingerer: Option<OwnedFd>,
     /// The passt that carries the stack's frames.
     pub(super) uplink: Option<Uplink>,
 }
@@ -169,6 +173,7 @@ impl Launcher {
             veth: None,
             pty: None,
             groups: None,
+            lingerer: None,
             uplink: None,
         })
     }
@@ -225,8 +230,9 @@ impl Launcher {
                 self.control_open.then(|| ends.control.as_fd()),
                 Some(self.signals.as_fd()),
                 self.plan.sentry.output.as_ref().map(Output::reader),
+                self.lingerer(),
             ];
-            let [report, sentry, signal, printed] =
+            let [report, sentry, signal, printed, orphan] =
                 wait_readable(fds, wait).map_err(step(Step::Supervise))?;
             if printed {
                 self.show_output();
@@ -252,6 +258,9 @@ impl Launcher {
                 continue;
             }
             self.in_a_row = 0;
+            if orphan {
+                return Ok(Some(Incoming::OrphanEnded));
+            }
             if signal {
                 let arrived = signal::read(self.signals.as_fd()).map_err(step(Step::Supervise))?;
                 return Ok(arrived.map(Incoming::Signal));
@@ -412,7 +421,7 @@ impl Launcher {
                     let source = io::Error::other("its process ended without a word");
                     return Err(RunError::step(Step::Start, source));
                 }
-                None => {}
+                Some(Incoming::OrphanEnded) | None => {}
             }
         }
     }
@@ -532,21 +541,29 @@ impl Launcher {
         match incoming {
             Incoming::Report(report, sender) => self.report(report, sender),
             Incoming::Sentry(FromSentry::Failed(text)) => {
-                self.last_failure = Some(text);
+                self.last_failure = Some(Cause::GaveUp(text));
                 Ok(())
             }
             Incoming::Sentry(message) => said(message),
             Incoming::SentryGone(cause) => {
                 self.look()?;
                 // Both may have been killed with their namespaces: then the program's end counts.
-                if self.end_of(self.foreground).is_none() {
+                if self.is_needed() {
                     self.survive(cause);
+                } else if cause.is_some() {
+                    // For the one line that says how the sentry ended.
+                    self.last_failure = cause;
                 }
                 Ok(())
             }
             Incoming::Signal(arrived) => self.signal(arrived),
-            Incoming::ReportsClosed => Ok(()),
+            Incoming::ReportsClosed | Incoming::OrphanEnded => Ok(()),
         }
+    }
+
+    /// Whether the network has somebody to serve: the foreground program, or what it left running and is waited for.
+    fn is_needed(&self) -> bool {
+        self.end_of(self.foreground).is_none() || self.lingerer.is_some()
     }
 
     /// The sentry has ended: takes what it said before, and then decides what becomes of the program. The signal of its end
@@ -570,7 +587,7 @@ impl Launcher {
     fn signal(&mut self, arrived: Arrived) -> Result<(), RunError> {
         if arrived.signal == libc::SIGCHLD {
             self.look()?;
-            if self.end_of(self.foreground).is_none() {
+            if self.is_needed() {
                 if self.sentry_has_ended() {
                     return self.hear_last_words();
                 }
@@ -666,7 +683,7 @@ impl Launcher {
                     return None;
                 }
                 Incoming::Report(report, sender) => self.report(report, sender).ok()?,
-                Incoming::ReportsClosed | Incoming::Signal(_) => {}
+                Incoming::ReportsClosed | Incoming::Signal(_) | Incoming::OrphanEnded => {}
             }
         }
     }

@@ -35,6 +35,7 @@ mod jobs;
 mod join;
 mod keeper;
 mod launcher;
+mod lingering;
 mod mirror;
 mod output;
 mod profile;
@@ -71,5 +72,6 @@ pub use said::printable;
 pub use sandbox::{ExitStatus, Sandbox, run};
 pub use sentry::{NamespaceIds, SentryArgs, SentryMain, confine_for};
 pub use spec::{
-    Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, SocketLimits, Stacks, Terminal, User,
+    Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, SocketLimits, Stacks, Terminal, Until,
+    User,
 };

@@ -59,6 +59,8 @@ pub(super) struct ProgramPlan {
     pub(super) files: Files,
     /// The descriptors that it gets.
     pub(super) descriptors: Descriptors,
+    /// Whether it is the one that sockets were handed to (sd_listen_fds(3)), so that it is told its own process id.
+    pub(super) activated: bool,
 }
 
 impl ProgramPlan {
@@ -74,7 +76,12 @@ impl ProgramPlan {
         };
         let told = |e| RunError::Options(format!("the seccomp profile cannot be used: {e}"));
         let mut filters = filters.map_err(told)?;
-        if let Descriptors::Only(kept) = &spec.descriptors
+        let passed = passed_sockets(&spec.environment, std::process::id());
+        let mut descriptors = spec.descriptors.clone();
+        if let Descriptors::Only(kept) = &mut descriptors {
+            kept.extend((3..).take(passed).filter(|fd| process::is_inherited(*fd)));
+        }
+        if let Descriptors::Only(kept) = &descriptors
             && let Some(fd) = kept.iter().find(|fd| **fd > 2 && !process::is_inherited(**fd))
         {
             return Err(RunError::Options(format!("descriptor {fd} cannot be kept: it is not open")));
@@ -94,9 +101,22 @@ impl ProgramPlan {
             terminal: spec.terminal,
             filters,
             files: spec.files.clone(),
-            descriptors: spec.descriptors.clone(),
+            descriptors,
+            activated: passed > 0,
         })
     }
+}
+
+/// How many sockets `environment` says were handed to the process `own` (sd_listen_fds(3)).
+fn passed_sockets(environment: &[(OsString, OsString)], own: u32) -> usize {
+    let number = |name: &str| {
+        let value = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+        value.and_then(|value| value.to_str()).and_then(|text| text.parse::<u32>().ok())
+    };
+    // As many as a process may usually have.
+    let count =
+        number("LISTEN_FDS").filter(|count| *count <= 1024).and_then(|count| usize::try_from(count).ok());
+    count.filter(|_| number("LISTEN_PID") == Some(own)).unwrap_or(0)
 }
 
 /// Refuses AF_UNIX sockets, which could be connected to those of the host's file system. A pair is connected already.

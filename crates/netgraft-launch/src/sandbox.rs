@@ -76,7 +76,9 @@ fn run_once(
     sentry: SentryMain,
 ) -> Result<ExitStatus, RunError> {
     let mut sandbox = Sandbox::make(network, Some(program), sentry)?;
-    let code = sandbox.wait(ProgramId::FIRST)?;
+    let end = sandbox.launcher.supervise(ProgramId::FIRST)?;
+    sandbox.launcher.linger(end, program.until)?;
+    let code = status_of(end);
     Ok(ExitStatus { code, summary: sandbox.finish() })
 }
 
@@ -133,7 +135,7 @@ impl Sandbox {
         config.wrappers.capture =
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
-        stacks::check_wrappers(&config, &stack.info())?;
+        stacks::check_wrappers(&config, &stack.info(), choice.object.is_some())?;
         let mut name_servers = network.name_servers.clone();
         let uplink = Uplink::prepare(&mut config, &mut name_servers, &network.publish)?;
         if uplink.is_some() {
@@ -245,16 +247,21 @@ impl Sandbox {
     /// # Errors
     /// What makes it impossible to go on, and that the program could not be executed.
     pub fn wait(&mut self, program: ProgramId) -> Result<u8, RunError> {
-        Ok(match self.launcher.supervise(program)? {
-            Change::Exited(status) => u8::try_from(status).unwrap_or(u8::MAX),
-            Change::Signaled(signal) | Change::Stopped(signal) => signal_status(signal),
-        })
+        self.launcher.supervise(program).map(status_of)
     }
 
     /// Ends the sandbox and every process of it; what the sentry says of it, unless it did not answer in time.
     #[must_use]
     pub fn finish(mut self) -> Option<Summary> {
         self.launcher.last_words()
+    }
+}
+
+/// The exit status of a program that ended in this way.
+fn status_of(end: Change) -> u8 {
+    match end {
+        Change::Exited(status) => u8::try_from(status).unwrap_or(u8::MAX),
+        Change::Signaled(signal) | Change::Stopped(signal) => signal_status(signal),
     }
 }
 

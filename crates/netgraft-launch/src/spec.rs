@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use netgraft_plugin::registry::{Factory, Registry, RegistryError};
@@ -208,6 +209,29 @@ pub enum Descriptors {
     Only(Vec<i32>),
 }
 
+/// When a sandbox of [`crate::run`] ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Until {
+    /// When the program ends; what it left running ends with it.
+    #[default]
+    First,
+    /// When the program and all that it left running have ended, as for a server that puts itself in the background. The
+    /// exit status is the program's.
+    All,
+}
+
+impl FromStr for Until {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Until, String> {
+        match text {
+            "first" => Ok(Until::First),
+            "all" => Ok(Until::All),
+            other => Err(format!("unknown end '{other}': use first or all")),
+        }
+    }
+}
+
 /// A program that runs in a sandbox.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -228,8 +252,11 @@ pub struct ProgramSpec {
     pub seccomp: Seccomp,
     /// The files that it sees.
     pub files: Files,
-    /// The descriptors that it gets.
+    /// The descriptors that it gets. If its environment says that the caller got sockets by socket activation
+    /// (sd_listen_fds(3): `LISTEN_PID`, `LISTEN_FDS`), it gets those, too, and its own process id in `LISTEN_PID`.
     pub descriptors: Descriptors,
+    /// When the sandbox ends.
+    pub until: Until,
 }
 
 impl ProgramSpec {
@@ -247,6 +274,7 @@ impl ProgramSpec {
             seccomp: Seccomp::ByIds { user_namespaces: false },
             files: Files::default(),
             descriptors: Descriptors::Only(Vec::new()),
+            until: Until::default(),
         }
     }
 }

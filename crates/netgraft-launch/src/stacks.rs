@@ -107,25 +107,33 @@ fn check_veth(
     }
 }
 
-/// Whether a stack has the wrappers that it is to have.
-pub(crate) fn check_wrappers(config: &StackConfig, info: &StackInfo) -> Result<(), RunError> {
-    if info.wraps_link {
+/// Whether a stack can have the link and the wrappers that it is to have; `is_object` says that it comes from a shared
+/// object, whose loopback is its own.
+pub(crate) fn check_wrappers(
+    config: &StackConfig,
+    info: &StackInfo,
+    is_object: bool,
+) -> Result<(), RunError> {
+    let name = &info.name;
+    let wrappers = &config.wrappers;
+    let text = if !info.wraps_link && matches!(config.link, LinkConfig::Passt(_)) {
+        format!(
+            "the stack {name} opens its link itself and knows no passt: use --link tap:NAME, or --network sandbox"
+        )
+    } else if !info.wraps_link && !wrappers.is_none() {
+        format!(
+            "the stack {name} opens its link itself, so --pcap, --mtu, --link-delay, --link-loss and the like have no \
+             effect on it: leave them out, or use --network sandbox"
+        )
+    } else if is_object && config.link == LinkConfig::None && wrappers.capture.is_some() {
+        format!(
+            "the stack {name} has no link to record, and its loopback is its own: --pcap needs --link tap:NAME or \
+             packet:IFACE"
+        )
+    } else {
         return Ok(());
-    }
-    if let LinkConfig::Passt(_) = config.link {
-        return Err(RunError::Options(format!(
-            "the stack {} opens its link itself and knows no passt: use --link tap:NAME, or --network sandbox",
-            info.name
-        )));
-    }
-    if config.wrappers.is_none() {
-        return Ok(());
-    }
-    Err(RunError::Options(format!(
-        "the stack {} opens its link itself, so --pcap, --mtu, --link-delay, --link-loss and the like have no effect on it: leave \
-         them out, or use --network sandbox",
-        info.name
-    )))
+    };
+    Err(RunError::Options(text))
 }
 
 /// Whether a stack is named by its file: no registered name has a slash or a dot.
@@ -248,9 +256,20 @@ mod tests {
         let faulty = StackConfig { wrappers, ..StackConfig::default() };
         assert!(text(NetworkType::Sandbox, None, &faulty).contains("give a --link"));
         let info = |wraps_link| StackInfo { name: "own".into(), wraps_link, ..StackInfo::default() };
-        assert!(check_wrappers(&faulty, &info(true)).is_ok() && check_wrappers(&bare, &info(false)).is_ok());
-        let refused = check_wrappers(&faulty, &info(false)).err().unwrap().to_string();
+        let check = |config: &StackConfig, wraps_link, is_object| {
+            check_wrappers(config, &info(wraps_link), is_object).err().map(|error| error.to_string())
+        };
+        assert_eq!((check(&faulty, true, false), check(&bare, false, true)), (None, None));
+        let refused = check(&faulty, false, true).unwrap();
         assert!(refused.starts_with("the stack own opens its link itself"), "{refused}");
+        let passt = StackConfig { link: LinkConfig::passt(None), ..StackConfig::default() };
+        assert_eq!((check(&passt, true, true), check(&passt, false, true).is_some()), (None, true));
+        let mut captured = bare.clone();
+        captured.wrappers.capture = Some(netgraft_plugin::config::CaptureConfig { snap: 0, epoch: 0 });
+        let refused = check(&captured, true, true).unwrap();
+        assert!(refused.contains("--pcap needs --link tap:NAME"), "{refused}");
+        captured.link = linked.link.clone();
+        assert_eq!(check(&captured, true, true), None);
         let argued = StackConfig { argument: Some("x".into()), ..StackConfig::default() };
         assert!(text(NetworkType::Host, None, &argued).contains("no --plugin-arg"));
     }

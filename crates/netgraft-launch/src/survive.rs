@@ -98,7 +98,7 @@ impl Launcher {
             return "the sentry could not be started".to_owned();
         };
         self.processes[Role::Sentry as usize] = Process::Reaped;
-        let cause = cause.or_else(|| self.last_failure.take().map(Cause::GaveUp)).or_else(|| {
+        let cause = cause.or_else(|| self.last_failure.take()).or_else(|| {
             // Its socket was closed, as its end does: or by the stack, and then it lives.
             let ended = process::pidfd(sentry).and_then(|fd| wait_readable([Some(fd.as_fd())], Some(ENDING)));
             let lives = matches!(ended, Ok([false]));

@@ -324,7 +324,11 @@ fn become_program(
     program.filters.iter().try_for_each(CallFilter::install).map_err(at(Step::Profile))?;
     wait_for_byte(go)?;
     drop(listener);
-    let error = program.exec.run();
+    let error = if program.activated {
+        program.exec.with_number(c"LISTEN_PID", std::process::id()).run()
+    } else {
+        program.exec.run()
+    };
     Report::ExecFailed(error.raw_os_error().unwrap_or(libc::EIO)).send(reports);
     Err(Failure::Alone)
 }

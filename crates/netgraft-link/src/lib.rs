@@ -7,6 +7,7 @@
 //! - [`Faulty`]: delay, loss, reordering and the like on any link; the decisions are [`path`]'s, which does no I/O and
 //!   reads no clock.
 //! - [`Captured`] shows every frame to a function, [`Counted`] counts them. [`pcap`] records them for tcpdump and Wireshark.
+//! - [`Bridge`]: the same for a stack that expects the descriptor of a device, such as one in C.
 //!
 //! The kernel's interfaces are in `netgraft_linux::link`.
 //!
@@ -31,6 +32,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod bridge;
 mod capture;
 mod counters;
 mod cut;
@@ -45,6 +47,7 @@ mod quirks;
 pub mod random;
 pub mod wire;
 
+pub use bridge::Bridge;
 pub use capture::{Captured, Viewer, Way};
 pub use counters::{Counted, Counters, Traffic};
 pub use device::{Rebuilt, needs, open, rebuild, syscalls};

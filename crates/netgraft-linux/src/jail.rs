@@ -31,8 +31,10 @@ pub fn enter() -> io::Result<()> {
     empty_root()?;
     if user == 0 {
         match capability::become_user(NOBODY, NOBODY) {
-            // A user namespace with no such id: root in it is somebody else outside.
+            // A user namespace with no such id, or whose groups nobody may change, as in those that ordinary users make
+            // (user_namespaces(7)): root in it is somebody else outside.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) && are_groups_fixed() => {}
             other => other?,
         }
     }
@@ -41,6 +43,11 @@ pub fn enter() -> io::Result<()> {
     confine::not_dumpable()?;
     confine::die_with_parent()?;
     confine::no_core_file()
+}
+
+/// Whether the user namespace refuses setgroups(2) to everybody.
+fn are_groups_fixed() -> bool {
+    fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim_end() == "deny")
 }
 
 /// Makes a read-only root directory with nothing in it but `/proc`, and drops the one before.
@@ -65,13 +72,22 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::time::Duration;
 
+    /// Who enters the place.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Caller {
+        Root,
+        Ordinary,
+        /// Root of a user namespace that has no other id.
+        Alone,
+    }
+
     /// What is wrong with the place: 0 is nothing.
-    fn faults() -> i32 {
+    fn faults(caller: Caller) -> i32 {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let line = |name: &str| status.lines().find(|l| l.starts_with(name)).unwrap_or("").to_owned();
         let root: Vec<_> = fs::read_dir("/").into_iter().flatten().flatten().map(|e| e.file_name()).collect();
         let checks = [
-            process::ids().0 != 0,
+            (process::ids().0 == 0) == (caller == Caller::Alone),
             line("CapEff").ends_with("0000000000000000") && line("CapBnd").ends_with("0000000000000000"),
             line("NoNewPrivs").ends_with('1'),
             root == ["proc"],
@@ -82,8 +98,9 @@ mod tests {
         checks.iter().position(|good| !good).map_or(0, |at| at as i32 + 1)
     }
 
-    fn caged() -> i32 {
-        let Ok(cage) = Cage::new(Ids::Own, Rest::Ended, || if enter().is_err() { 99 } else { faults() })
+    fn caged(caller: Caller) -> i32 {
+        let Ok(cage) =
+            Cage::new(Ids::Own, Rest::Ended, || if enter().is_err() { 99 } else { faults(caller) })
         else {
             return 98;
         };
@@ -97,18 +114,22 @@ mod tests {
     #[test]
     fn nothing_of_the_host_is_left() {
         let proc_before = fs::metadata("/proc").unwrap().dev();
-        for root in [true, false] {
+        for caller in [Caller::Root, Caller::Ordinary, Caller::Alone] {
             let child = process::fork(|| {
-                let ordinary =
-                    || capability::become_user(NOBODY, NOBODY).and_then(|()| capability::drop_all());
-                // Who gives up capabilities is not dumpable (prctl(2)), and then may not write its own id map.
-                if !root && ordinary().and_then(|()| confine::dumpable()).is_err() { 96 } else { caged() }
+                let become_caller = || match caller {
+                    Caller::Root => Ok(()),
+                    // Who gives up capabilities is not dumpable (prctl(2)), and then may not write its own id map.
+                    Caller::Ordinary => capability::become_user(NOBODY, NOBODY)
+                        .and_then(|()| capability::drop_all())
+                        .and_then(|()| confine::dumpable()),
+                    Caller::Alone => {
+                        unshare(Namespaces::USER).and_then(|()| IdMaps::One { user: 0, group: 0 }.write_own())
+                    }
+                };
+                if become_caller().is_err() { 96 } else { caged(caller) }
             });
-            assert_eq!(
-                process::wait(child.unwrap(), Wait::Block).unwrap(),
-                Some(Change::Exited(0)),
-                "root: {root}"
-            );
+            let status = process::wait(child.unwrap(), Wait::Block).unwrap();
+            assert_eq!(status, Some(Change::Exited(0)), "{caller:?}");
         }
         assert_eq!(fs::metadata("/proc").unwrap().dev(), proc_before, "the caller's mounts are as before");
     }

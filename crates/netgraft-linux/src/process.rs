@@ -319,6 +319,7 @@ pub fn replace_stdio(source: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// What execve(2) takes, prepared before the fork.
+#[derive(Clone)]
 pub struct Exec {
     /// The paths to try, in order.
     candidates: Vec<CString>,
@@ -355,6 +356,17 @@ impl Exec {
             envp.push(text(key)?);
         }
         Ok(Exec { candidates, argv, envp })
+    }
+
+    /// The same with a number in a variable of the environment.
+    #[must_use]
+    pub fn with_number(&self, key: &CStr, number: u32) -> Exec {
+        let mut exec = self.clone();
+        let begin = [key.to_bytes(), b"="].concat();
+        exec.envp.retain(|entry| !entry.to_bytes().starts_with(&begin));
+        // Neither a key nor a number holds a zero byte.
+        exec.envp.extend(CString::new([&begin, number.to_string().as_bytes()].concat()));
+        exec
     }
 
     /// Becomes the program; returns only to say why it did not. A file without a known format is given to

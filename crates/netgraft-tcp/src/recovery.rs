@@ -242,8 +242,8 @@ impl Sender {
 
     /// The retransmission timer has run out (RFC 6298 section 5.4 to 5.6, RFC 5681 section 3.1, RFC 5682 step 1).
     pub(crate) fn time_out(&mut self, now: Instant) {
-        let again =
-            matches!(self.phase, Phase::Loss { recover, .. } if self.una < recover) && self.rtt.backoff > 0;
+        let repairing = matches!(self.phase, Phase::Loss { recover, .. } if self.una <= recover);
+        let again = repairing && self.rtt.backoff > 0;
         self.rtt.backoff += 1;
         self.counts.timeouts += 1;
         if !again {
@@ -261,7 +261,9 @@ impl Sender {
         if !self.controller.get().rules_recovery() {
             self.window.congestion = self.window.mss;
         }
-        let forward = if again { Forward::Off } else { Forward::First };
+        // "If the TCP sender is already in RTO recovery AND 'recover' is larger than or equal to SND.UNA, do not enter step 2
+        // of this algorithm" (RFC 5682 section 2.1): a peer that keeps nothing out of order would get a segment per time-out.
+        let forward = if repairing { Forward::Off } else { Forward::First };
         self.phase = Phase::Loss { recover: self.next, forward };
         self.timer_base = now;
         self.again = None;

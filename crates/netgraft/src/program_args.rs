@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use netgraft::{Bind, Descriptors, Files, Ids, NetworkSpec, Profile, ProgramSpec, Seccomp, Terminal, User};
+use netgraft::{
+    Bind, Descriptors, Files, Ids, NetworkSpec, Profile, ProgramSpec, Seccomp, Terminal, Until, User,
+};
 
 #[derive(Args)]
 #[command(next_help_heading = "The program")]
@@ -65,6 +67,11 @@ pub(crate) struct ProgramArgs {
     /// Let it inherit this descriptor; others than input, output and error are closed; repeatable
     #[arg(long = "keep-fd", value_name = "N")]
     keep_fds: Vec<i32>,
+
+    /// When the sandbox ends: first (when the program does; what it left running ends with it) or all (when that has ended,
+    /// too, as for a server that puts itself in the background) [default: first]
+    #[arg(long, value_name = "first|all")]
+    wait: Option<Until>,
 
     /// Run it as code that you do not trust: --read-only, --no-path-sockets, --seccomp default, --clear-env with PATH, TERM and
     /// LANG, and empty directories for /tmp, /var/tmp, /run, /home, /root and your home; --bind gives it what it needs
@@ -187,6 +194,7 @@ impl ProgramArgs {
         self.environment(program);
         program.directory = self.workdir;
         program.descriptors = Descriptors::Only(self.keep_fds);
+        program.until = self.wait.unwrap_or_default();
         program.files = Files::default();
         program.files.root = self.rootfs;
         program.files.read_only = self.read_only;

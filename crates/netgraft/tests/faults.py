@@ -1,12 +1,12 @@
-"""Runs in a network namespace of its own, which it owns: netgraft (argv[1]) on a TAP device with faults, counted by the
-kernel at the other end. Prints OK."""
+"""Runs in a network namespace of its own, which it owns: netgraft (argv[1]), with the options of a stack behind it, on a TAP
+device with faults, counted by the kernel at the other end. Prints OK."""
 import re
 import socket
 import subprocess
 import sys
 import time
 
-NETGRAFT = sys.argv[1]
+NETGRAFT, STACK = sys.argv[1], sys.argv[2:]
 FRAMES = 10_000
 # Sends when it is told to, in bursts that a device's queue holds; a port that nobody has, so that the kernel counts
 # each intact datagram ("NoPorts").
@@ -40,7 +40,7 @@ def sent_to_the_stack():
 
 class Sandbox:
     def __init__(self, *options, program=SENDER):
-        command = [NETGRAFT, "run", "--summary", "--link", "tap:ng0", "--address", "192.0.2.2/24", *options, "--",
+        command = [NETGRAFT, "run", *STACK, "--summary", "--link", "tap:ng0", "--address", "192.0.2.2/24", *options, "--",
                    "python3", "-c", program]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -3,21 +3,33 @@
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
 mod common;
+#[path = "common/lwip.rs"]
+mod lwip;
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-fn check(words: &[&str]) {
-    let dir = std::env::temp_dir().join(format!("netgraft-faults-{}-{}", std::process::id(), words.len()));
+/// Runs the script on the built-in stack, or on the object of `plugins/lwip`, whose link has the same wrappers.
+fn check(name: &str, words: &[&str], object: bool) {
+    let dir = std::env::temp_dir().join(format!("netgraft-faults-{}-{name}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     common::remove_at_exit(&dir);
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_netgraft"), dir.join("netgraft")).unwrap();
+    let mut options = Vec::new();
+    if object {
+        let lwip = dir.join("lwip.so");
+        fs::copy(lwip::build(&format!("faults-lwip-{name}")), &lwip).unwrap();
+        options = ["--network", "plugin", "--plugin"].map(OsString::from).to_vec();
+        options.push(lwip.into());
+    }
     let output = Command::new(words[0])
         .args(&words[1..])
         .args(["python3", "-c", include_str!("faults.py")])
         .arg(dir.join("netgraft"))
+        .args(options)
         .current_dir("/")
         .stdin(Stdio::null())
         .output()
@@ -27,23 +39,36 @@ fn check(words: &[&str]) {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "OK\n", "{errors}");
 }
 
+const ROOT: &[&str] = &["unshare", "--net"];
+const USER: &[&str] = &[
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--net",
+];
+
 #[test]
 fn each_fault_keeps_its_share_as_root() {
-    check(&["unshare", "--net"]);
+    check("root", ROOT, false);
 }
 
 #[test]
 fn each_fault_keeps_its_share_as_an_ordinary_user() {
-    check(&[
-        "setpriv",
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "--net",
-    ]);
+    check("user", USER, false);
+}
+
+#[test]
+fn each_fault_keeps_its_share_on_an_object_as_root() {
+    check("object-root", ROOT, true);
+}
+
+#[test]
+fn each_fault_keeps_its_share_on_an_object_as_an_ordinary_user() {
+    check("object-user", USER, true);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-"""Runs in a network namespace of its own, which it owns, in a folder of its own: netgraft (argv[1]) with captures, read back
-by tcpdump and tshark. Prints OK."""
+"""Runs in a network namespace of its own, which it owns, in a folder of its own: netgraft (argv[1]) with captures, on the
+built-in stack and on an object (argv[2]), read back by tcpdump and tshark. Prints OK."""
 import json
 import os
 import re
@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 
-NETGRAFT = sys.argv[1]
+NETGRAFT, OBJECT = sys.argv[1:]
+PLUGIN = ["--network", "plugin", "--plugin", OBJECT]
 # It would become another user, of whom a user namespace knows nothing.
 TCPDUMP = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "tcpdump"]
 TAP = ["--link", "tap:ng0", "--address", "192.0.2.2/24"]
@@ -122,6 +123,25 @@ for _ in range(200):
     time.sleep(0.05)
 else:
     raise AssertionError(tcpdump("killed.pcapng"))
+
+# An object has the other end of a pair of sockets instead of the device, and its link is recorded as that of the built-in
+# stack, under the device's name.
+echoed(20, *PLUGIN, "--pcap", "object.pcapng")
+for port, direction in [("dst", 1), ("src", 2)]:
+    rows = [line.split("\t") for line in tshark("object.pcapng", "-Y", f"udp.{port}port==7", *fields).splitlines()]
+    assert len(rows) == 21 and all(row[0] == "ng0" and int(row[1], 0) == direction for row in rows), rows
+text = run(*PLUGIN, *TAP, "--link-loss", "out:100%", "--pcap", "object-lost.pcapng", "--", "python3", "-c",
+           "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+           "try: s.connect(('192.0.2.1', 9)); s.send(b'x')\nexcept OSError: pass")
+lines = tcpdump("object-lost.pcapng", "arp")
+assert any("Request who-has 192.0.2.1" in line for line in lines), lines
+# Its loopback is its own, and nothing else is to be recorded.
+done = subprocess.run([NETGRAFT, "run", *PLUGIN, "--pcap", "x", "--", "true"], capture_output=True, text=True)
+assert done.returncode == 125 and "--pcap needs --link" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+# One whose pre-init is trusted opens the device itself.
+done = subprocess.run([NETGRAFT, "run", *PLUGIN, "--trust-pre-init", *TAP, "--pcap", "x", "--", "true"],
+                      capture_output=True, text=True)
+assert done.returncode == 125 and "opens its link itself" in done.stderr, done.stderr
 
 # With faults, the capture has what the stack sent, and not what is lost on the way to it.
 text = run(*TAP, "--link-loss", "out:100%", "--pcap", "lost.pcapng", "--", "python3", "-c",

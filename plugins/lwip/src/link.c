@@ -164,7 +164,7 @@ int32_t link_adopt(struct stack *st, const char *text, size_t length, const int3
         memcpy(copy, text, length);
     }
     if (fd_count != 1 || sscanf(copy, "%*s %*s %2x:%2x:%2x:%2x:%2x:%2x %u", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5],
-                                &mtu) != 7 || mtu < 576 || mtu > 65000) {
+                                &mtu) != 7 || mtu < 576) {
         return explain(why, why_capacity, NETGRAFT_E_INVALID, "the launcher handed over no usable link");
     }
     link->rx = malloc((size_t)RX_SLOTS * SLOT);
@@ -175,7 +175,7 @@ int32_t link_adopt(struct stack *st, const char *text, size_t length, const int3
     for (int i = 0; i < 6; i++) {
         link->mac[i] = (uint8_t)m[i];
     }
-    link->mtu = mtu;
+    link->mtu = LWIP_MIN(mtu, 65000); /* lwIP counts the bytes of a frame in 16 bits */
     link->fd = fds[0];
     return 0;
 }

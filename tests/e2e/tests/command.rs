@@ -17,9 +17,6 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The start-up tax that is promised, over starting the program directly.
-const START_UP_TAX: Duration = Duration::from_millis(15);
-
 type Check = fn(&Place<'_>) -> Outcome;
 
 const CHECKS: &[(&str, Check)] = &[
@@ -40,7 +37,6 @@ const CHECKS: &[(&str, Check)] = &[
     ("isolation", isolation),
     ("summary", summary),
     ("help", help),
-    ("start-up", start_up),
     ("descriptors of the sentry", sentry_descriptors),
     ("an idle sentry", idle_sentry),
 ];
@@ -49,7 +45,10 @@ const CHECKS: &[(&str, Check)] = &[
 const OBJECT_CHECKS: &[(&str, Check)] = &[("a wider allow-list", wider_allow_list)];
 
 /// What is promised of stacks that live in the sentry.
-const RESTART_CHECKS: &[(&str, Check)] = &[("a restart under redis", restart)];
+const RESTART_CHECKS: &[(&str, Check)] = &[
+    ("a restart under redis", |place| restart(place, "never", "restart.py")),
+    ("a restart beside a joined connection", |place| restart(place, "always", "joined.py")),
+];
 
 fn main() -> ExitCode {
     report::main("the command", jobs, Vec::new)
@@ -351,13 +350,13 @@ fn killed(place: &Place<'_>, victim: Victim) -> Outcome {
 }
 
 /// `--on-crash restart` with a real server, on a stack that is killed.
-fn restart(place: &Place<'_>) -> Outcome {
-    let script = place.stage.copied("e2e/programs").join("restart.py").display().to_string();
+fn restart(place: &Place<'_>, join: &str, script: &str) -> Outcome {
+    let script = place.stage.copied("e2e/programs").join(script).display().to_string();
     let object = match place.column.network {
         Network::Object(object) => Some(place.stage.bin(object.name()).display().to_string()),
         _ => None,
     };
-    let mut options = vec!["--on-crash", "restart"];
+    let mut options = vec!["--on-crash", "restart", "--join", join];
     options.extend(object.iter().flat_map(|file| ["--plugin", file]));
     if let Network::Object(object) = place.column.network {
         options.extend(object.options());
@@ -373,7 +372,7 @@ fn restart(place: &Place<'_>) -> Outcome {
         kill_process(pid, Signal::KILL).map_err(|error| error.to_string())?;
     }
     let ended = running.finish(Duration::from_secs(150))?;
-    status("redis and its clients", &ended, 0)?;
+    status("the program", &ended, 0)?;
     for word in ["SIGKILL", "a fresh one takes over"] {
         holds(word, ended.errors.contains(word), &ended.errors)?;
     }
@@ -594,36 +593,4 @@ accepted = [server.accept()[0] for _ in range(200)]";
         return Err("no sentry was found".to_owned());
     }
     holds("200 idle connections for a second", spent <= 3, &format!("the sentry used {} ms", spent * 10))
-}
-
-fn start_up(place: &Place<'_>) -> Outcome {
-    let timed = |command: &mut Command| -> Result<Duration, String> {
-        let started = Instant::now();
-        let status = command.stdin(Stdio::null()).status().map_err(|error| error.to_string())?;
-        if status.success() { Ok(started.elapsed()) } else { Err(format!("`true` ended with {status}")) }
-    };
-    // Pairs, so that both meet the same load of the machine. Two jobs run at once on two cores, so the median has
-    // the other job's work in it: the quartile is held to the promise, and a busy machine has more tries.
-    let mut quartile = Duration::MAX;
-    for _ in 0..5 {
-        let mut taxes = Vec::new();
-        for _ in 0..15 {
-            // The kernel still removes the namespaces of the run before, and keeps its lock of all devices meanwhile.
-            std::thread::sleep(Duration::from_millis(60));
-            let direct = timed(&mut place.as_user(&["true"]))?;
-            taxes.push(timed(&mut place.netgraft(&[], &["true"]))?.saturating_sub(direct));
-        }
-        taxes.sort();
-        let (least, median) = (taxes[0], taxes[taxes.len() / 2]);
-        println!("       start-up tax @ {}: median {median:.1?}, least {least:.1?}", place.column);
-        quartile = taxes[taxes.len() / 4];
-        if quartile <= START_UP_TAX {
-            break;
-        }
-    }
-    holds(
-        "start-up",
-        quartile <= START_UP_TAX,
-        &format!("a quarter of the starts take over {quartile:.1?} more"),
-    )
 }

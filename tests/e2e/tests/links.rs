@@ -34,18 +34,52 @@ enum Wire {
     OwnTap,
 }
 
-/// A wire, and what serves the sockets of its near side.
+/// What is done to the frames on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrapper {
+    /// Nothing.
+    None,
+    /// They are recorded.
+    Captured,
+    /// They are recorded, delayed, doubled and reordered. Not lost: what a lost frame costs depends on a stack's timers, and
+    /// programs wait for no more than their own.
+    Faulty,
+}
+
+impl Wrapper {
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Wrapper::None => &[],
+            Wrapper::Captured => &["--pcap", "/dev/null"],
+            Wrapper::Faulty => &[
+                "--pcap",
+                "/dev/null",
+                "--link-delay",
+                "1ms",
+                "--link-duplicate",
+                "0.5%",
+                "--link-reorder",
+                "0.5%",
+                "--link-seed",
+                "1",
+            ],
+        }
+    }
+}
+
+/// A wire, what is done to its frames, and what serves the sockets of its near side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Link {
     wire: Wire,
     network: Network,
+    wrapper: Wrapper,
 }
 
 const fn link(wire: Wire, network: Network) -> Link {
-    Link { wire, network }
+    Link { wire, network, wrapper: Wrapper::None }
 }
 
-const LINKS: [Link; 10] = [
+const LINKS: [Link; 14] = [
     link(Wire::Addressed, Network::Native),
     link(Wire::Addressed, Network::Host),
     link(Wire::Packet, Network::Sandbox),
@@ -56,12 +90,20 @@ const LINKS: [Link; 10] = [
     link(Wire::Packet, Network::Object(Object::Lwip)),
     link(Wire::GivenTap, Network::Object(Object::Rust)),
     link(Wire::GivenTap, Network::Object(Object::Lwip)),
+    Link { wrapper: Wrapper::Captured, ..link(Wire::Packet, Network::Object(Object::Lwip)) },
+    Link { wrapper: Wrapper::Captured, ..link(Wire::GivenTap, Network::Object(Object::Lwip)) },
+    Link { wrapper: Wrapper::Faulty, ..link(Wire::Packet, Network::Object(Object::Lwip)) },
+    Link { wrapper: Wrapper::Faulty, ..link(Wire::GivenTap, Network::Object(Object::Rust)) },
 ];
 
 impl Link {
     /// How the closing table names it.
     fn column(self) -> String {
         let wire = format!("{:?}", self.wire).to_lowercase();
+        if self.wrapper != Wrapper::None {
+            let plain = Link { wrapper: Wrapper::None, ..self }.column();
+            return format!("{plain}-{}", format!("{:?}", self.wrapper).to_lowercase());
+        }
         match (self.network, self.wire) {
             (Network::Object(object), Wire::GivenTap) => format!("{}-tap", object.name()),
             (Network::Object(object), _) => object.name().to_owned(),
@@ -84,6 +126,11 @@ impl Link {
             (Network::Host, _) => true,
             (Network::Sandbox, Wire::OwnTap) => among(&["pyhttp", "ping"]) && family == Family::V4,
             (Network::Sandbox, _) => among(&["redis", "nginx", "iperf3", "faults", "ping", "bulk"]),
+            (Network::Object(_), wire) if self.wrapper != Wrapper::None => match family {
+                Family::V4 if wire == Wire::GivenTap => among(&["redis", "nginx"]),
+                Family::V4 => among(&["redis", "nginx", "asyncio", "iperf3"]),
+                Family::V6 => among(&["redis", "asyncio"]),
+            },
             (Network::Object(object), wire) => match family {
                 Family::V4 if wire == Wire::GivenTap => among(&["redis", "pyhttp"]),
                 // Of lwIP a gigabyte each way is asked: the client of "bulk" takes one and gives one.
@@ -225,6 +272,7 @@ impl Ground {
             Wire::Packet => Some(format!("packet:{NEAR_INTERFACE}")),
             Wire::GivenTap | Wire::OwnTap => Some(format!("tap:{TAP}")),
         };
+        all.extend(self.link.wrapper.options().iter().map(|word| (*word).to_owned()));
         if let Some(link) = link {
             all.extend(["--link", &link].map(str::to_owned));
             for (address, gateway) in NEAR.iter().zip(FAR) {

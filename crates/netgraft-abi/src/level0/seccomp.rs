@@ -67,7 +67,7 @@ pub(crate) fn rules() -> Vec<SyscallRule> {
 /// The same, of calls that only this architecture has. `iopl` needs CAP_SYS_RAWIO, which no sentry has: it fails, where
 /// drivers that are linked in try it, and do without.
 #[cfg(target_arch = "x86_64")]
-const OLDER: &[i64] = &[libc::SYS_mkdir, libc::SYS_unlink, libc::SYS_iopl];
+const OLDER: &[i64] = &[libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_unlink, libc::SYS_iopl];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[i64] = &[];
 

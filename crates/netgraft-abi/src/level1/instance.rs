@@ -78,6 +78,8 @@ impl CConfig {
             LinkConfig::None => (codes::LINK_NONE, ""),
             LinkConfig::Tap(tap) => (codes::LINK_TAP, tap.name.as_str()),
             LinkConfig::Packet(packet) => (codes::LINK_PACKET, packet.interface.as_str()),
+            // Its frames come as those of a TAP device do.
+            LinkConfig::Passt(_) => (codes::LINK_TAP, "passt"),
             other => return Err(SetupError::new(format!("the C interface has no link such as {other}"))),
         };
         Ok(CConfig {

@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
+use netgraft_link::Bridge;
 use netgraft_plugin::stack::{SetupError, StackInfo};
 use netgraft_plugin::{
     Error, Event, Events, Handle, InitStackArgs, Instant, Kind, PluginNotifier, PluginStack, PreInitStack,
@@ -24,6 +25,7 @@ use netgraft_plugin::{
 use crate::child::{self, Failure};
 use crate::convert;
 use crate::level1::instance::{Instance, call};
+use crate::level1::link::OpenLink;
 use crate::object::Loaded;
 use crate::raw;
 use crate::watch::Call;
@@ -58,6 +60,13 @@ struct Live {
     events: Vec<raw::Event>,
     /// The part of `events` that was fetched and not yet passed on.
     fetched: Range<usize>,
+    /// Between the link and the object, if something is done to its frames. Behind the instance: the object's last frames
+    /// are sent when it has ended.
+    bridge: Option<Box<Bridge>>,
+    /// The time of the last poll.
+    now: Instant,
+    /// Whether the operator knows that the link has failed.
+    has_reported_link: bool,
 }
 
 impl Level1Stack {
@@ -91,7 +100,7 @@ impl Level1Stack {
 }
 
 impl Live {
-    fn new(instance: Instance) -> Result<Live, String> {
+    fn new(instance: Instance, bridge: Option<Bridge>, now: Instant) -> Result<Live, String> {
         let fill = |fds, capacity| call!(&instance, 0, wake_fds(fds, capacity));
         let fds = instance.list::<raw::WakeFd>(Call::wake_fds, fill).map_err(|e| e.to_string())?;
         let wake = fds
@@ -113,7 +122,33 @@ impl Live {
             wake,
             events: vec![raw::Event::default(); BATCH],
             fetched: 0..0,
+            bridge: bridge.map(Box::new),
+            now,
+            has_reported_link: false,
         })
+    }
+
+    /// Lets the object work, on the frames that its link has for it.
+    fn poll(&mut self, now: Instant) {
+        self.now = now;
+        let received = self.bridge.as_mut().map_or(Ok(()), |bridge| bridge.receive(now));
+        call!(&self.instance, (), poll(now.nanos()));
+        let sent = self.bridge.as_mut().map_or(Ok(()), |bridge| bridge.send(now));
+        if let (Err(error), false) = (received.and(sent), self.has_reported_link) {
+            self.has_reported_link = true;
+            let stack = self.instance.loaded.object();
+            tracing::error!(stack, "the link of the stack {stack} has failed: {error}");
+        }
+    }
+
+    /// Ends the object, and sends the frames that it leaves: resets.
+    fn end(self) {
+        let Live { instance, bridge, now, .. } = self;
+        drop(instance);
+        if let Some(mut bridge) = bridge {
+            // The stack has ended: nobody is left to be told that the link failed.
+            let _ = bridge.send(now);
+        }
     }
 }
 
@@ -140,11 +175,11 @@ impl PluginStack for Level1Stack {
     fn pre_init(&mut self, args: PreInitStackArgs) -> Result<PreInitStack, SetupError> {
         // One that is trusted opens its devices itself.
         let link = if self.loaded.trusts_pre_init() { None } else { link::open(&self.config)? };
-        let keep: Vec<BorrowedFd<'_>> = self.loaded.fds().chain(link.iter().map(|l| l.fd.as_fd())).collect();
+        let keep: Vec<BorrowedFd<'_>> = self.loaded.fds().chain(link.iter().map(OpenLink::fd)).collect();
         let body = || {
             let instance = Instance::create(&self.loaded, &self.config).map_err(|e| e.to_string())?;
             let unprepared = |text: &str| self.failed("cannot be prepared", text).to_string();
-            let given = link.as_ref().map(|link| (link.text.as_str(), link.fd.as_raw_fd()));
+            let given = link.as_ref().map(|link| (link.text.as_str(), link.fd().as_raw_fd()));
             let (text, fds) = instance.pre_init(args.pid, given).map_err(|text| unprepared(&text))?;
             if fds.iter().any(|fd| *fd < 0) {
                 return Err(unprepared("pre_init hands over a descriptor that is none"));
@@ -163,7 +198,11 @@ impl PluginStack for Level1Stack {
         })?;
         let init_str = String::from_utf8(text)
             .map_err(|_| self.failed("cannot be prepared", "what it hands over is no UTF-8"))?;
-        Ok(PreInitStack { init_str, fds })
+        let given = PreInitStack { init_str, fds };
+        Ok(match link {
+            Some(link) => link.prepend_to(given),
+            None => given,
+        })
     }
 
     fn prepare(&mut self) -> Result<(), SetupError> {
@@ -177,8 +216,13 @@ impl PluginStack for Level1Stack {
         Ok(())
     }
 
-    fn init(&mut self, args: InitStackArgs) -> Result<(), SetupError> {
+    fn init(&mut self, mut args: InitStackArgs) -> Result<(), SetupError> {
         self.prepare()?;
+        let bridge = if link::is_bridged(&self.config) {
+            Some(link::make_bridge(&self.config, &mut args)?)
+        } else {
+            None
+        };
         let State::Linked(instance) = std::mem::replace(&mut self.state, State::Ended) else {
             return Err(self.failed("cannot be initialised", "it was before"));
         };
@@ -190,22 +234,29 @@ impl PluginStack for Level1Stack {
             }
             return Err(self.failed("cannot be initialised", &text));
         }
-        let live = Live::new(instance).map_err(|text| self.failed("cannot be initialised", &text))?;
+        let live = Live::new(instance, bridge, args.now)
+            .map_err(|text| self.failed("cannot be initialised", &text))?;
         self.state = State::Up(Box::new(live));
         Ok(())
     }
 
     fn seccomp_filters(&self) -> Vec<SyscallRule> {
-        self.loaded.rules().to_vec()
+        let mut rules = self.loaded.rules().to_vec();
+        if link::is_bridged(&self.config) {
+            rules.extend(netgraft_link::syscalls(&self.config.link));
+        }
+        rules
     }
 
     fn destroy(&mut self) {
-        self.state = State::Ended;
+        if let State::Up(live) = std::mem::replace(&mut self.state, State::Ended) {
+            live.end();
+        }
     }
 
     fn poll(&mut self, now: Instant) {
-        if let Ok(live) = self.live() {
-            call!(&live.instance, (), poll(now.nanos()));
+        if let Ok(live) = self.live_mut() {
+            live.poll(now);
         }
     }
 
@@ -236,12 +287,16 @@ impl PluginStack for Level1Stack {
     fn next_deadline(&self) -> Option<Instant> {
         let live = self.live().ok()?;
         let nanos = call!(&live.instance, raw::NONE, next_deadline());
-        (nanos != raw::NONE).then(|| Instant::from_nanos(nanos))
+        let own = (nanos != raw::NONE).then(|| Instant::from_nanos(nanos));
+        let bridge = live.bridge.as_ref().and_then(|bridge| bridge.next_deadline());
+        [own, bridge].into_iter().flatten().min()
     }
 
     fn wake_fds(&self) -> Vec<WakeFd<'_>> {
         let Ok(live) = self.live() else { return Vec::new() };
-        live.wake.iter().map(|(fd, events)| WakeFd { fd: fd.as_fd(), events: *events }).collect()
+        let own = live.wake.iter().map(|(fd, events)| WakeFd { fd: fd.as_fd(), events: *events });
+        let bridge = live.bridge.iter().flat_map(|bridge| bridge.fds());
+        own.chain(bridge.map(|fd| WakeFd { fd, events: Events::IN })).collect()
     }
 
     fn offers_host_fds(&self) -> bool {

@@ -41,6 +41,15 @@ fn compile(name: &str, source: &Path, flags: &[&str]) -> PathBuf {
     object
 }
 
+/// `loop.c` with its table `t` changed by a statement of C before it is returned.
+pub(crate) fn with_table(name: &str, change: &str) -> PathBuf {
+    let code = format!(
+        "#define LOOP_AS_A_PART\n#include \"loop.c\"\nstatic struct netgraft_stack_v1 t;\n\
+         const struct netgraft_stack_v1 *netgraft_stack(uint32_t v) {{ (void)v; t = LOOP; {change}; return &t; }}"
+    );
+    build_text(&format!("table_{name}"), &code, &[])
+}
+
 /// Builds an example of this crate that is an object; its path.
 pub(crate) fn build_example(name: &str) -> PathBuf {
     let output = Command::new(env!("CARGO"))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use netgraft_plugin::StackConfig;
 use netgraft_plugin::registry::Factory;
-use netgraft_testkit::conformance::{Report, Skips, Subject, Time, run};
+use netgraft_testkit::conformance::{Outcome, Report, Row, Skips, Subject, Time, run};
 
 fn report(name: &str, factory: Arc<Factory>, time: Time) -> Report {
     let filter = std::env::var("NETGRAFT_CASES").unwrap_or_default();
@@ -39,6 +39,72 @@ fn a_small_stack_in_c() {
 #[test]
 fn the_existing_c_functions_on_the_kernel_s_sockets() {
     conforms("relay", &crate::common::build("conform_relay", "level0.c", &[]), DEVIATIONS);
+}
+
+/// The rows of the suite's cases whose id contains `filter`, on `loop.c` with its table changed by a statement of C.
+fn rows(name: &str, change: &str, filter: &str) -> Vec<Row> {
+    let object = Arc::new(crate::common::load(&crate::common::with_table(name, change)).unwrap());
+    let subject = Subject::from_factory(name, object.factory(), StackConfig::default(), Time::Real);
+    let report = run(&subject, filter);
+    print!("{}", report.table());
+    report.rows
+}
+
+/// The reason of a row that the stack does not support; a failure of the test for any other row.
+fn reason(rows: &[Row], case: &str) -> String {
+    let id = format!("{case} [v4]");
+    match rows.iter().find(|row| row.id() == id).map(|row| &row.outcome) {
+        Some(Outcome::Unsupported { says }) => says.clone(),
+        other => panic!("{id}: {other:?}"),
+    }
+}
+
+/// A table without `interfaces`, and without any of the optional functions behind it, fails no case.
+#[test]
+fn a_stack_without_interfaces_fails_nothing() {
+    let without = "interfaces: it tells of none";
+    for (name, change) in [
+        ("no_interfaces", "t.interfaces = 0"),
+        (
+            "no_administration",
+            "memset((char *)&t + offsetof(struct netgraft_stack_v1, interfaces), 0, \
+             offsetof(struct netgraft_stack_v1, send_with) - offsetof(struct netgraft_stack_v1, interfaces))",
+        ),
+    ] {
+        for group in ["settings/", "datagram/"] {
+            let rows = rows(name, change, group);
+            let failed: Vec<&Row> =
+                rows.iter().filter(|row| matches!(row.outcome, Outcome::Fail { .. })).collect();
+            assert!(failed.is_empty(), "{failed:?}");
+            if group == "settings/" {
+                assert_eq!(reason(&rows, "settings/the loopback is the first interface"), without);
+                assert_eq!(reason(&rows, "settings/interfaces have names and numbers of their own"), without);
+            }
+        }
+    }
+}
+
+/// Broadcast and groups are tried on a stack that declares their options, and on no other.
+#[test]
+fn groups_and_broadcast_count_only_if_they_are_declared() {
+    let cases = [
+        ("datagram/a broadcast needs permission", "Broadcast"),
+        ("datagram/a broadcast is heard", "Broadcast"),
+        ("datagram/a group is heard by members only", "JoinGroup"),
+    ];
+    let bare = rows("undeclared_groups", "(void)0", "datagram/");
+    for (case, option) in cases {
+        assert_eq!(reason(&bare, case), format!("it does not declare the option {option}"));
+    }
+    // The same stack, which has none of it, with a list that promises it.
+    let change = "static uint32_t o[] = {NETGRAFT_O_REUSE_ADDRESS, NETGRAFT_O_NO_DELAY, NETGRAFT_O_BROADCAST, \
+                  NETGRAFT_O_JOIN_GROUP}; t.options = o; t.option_count = 4";
+    let promised = rows("declared_groups", change, "datagram/");
+    let failed = |case: &str| {
+        let id = format!("{case} [v4]");
+        promised.iter().any(|row| row.id() == id && matches!(row.outcome, Outcome::Fail { .. }))
+    };
+    assert!(failed(cases[0].0) && failed(cases[2].0), "what is declared is tried");
 }
 
 /// The same with the quirks that were seen on an object which nobody here wrote, all at once: what fails beyond the

@@ -1,6 +1,7 @@
 //! Every quirk of level 0 objects, one by one.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use netgraft_plugin::inet::{BufferSizes, Route};
 use netgraft_plugin::option::{OptionName, SocketOption};
@@ -9,10 +10,13 @@ use netgraft_plugin::{Domain, Error, Events, Kind, Protocol, Shutdown, SocketSpe
 use crate::common;
 use crate::rig::{NOW, Rig, TCP, UDP, again};
 
-/// The relay with some quirks; one word names the object.
+/// The relay with some quirks. Tests run at the same time, and several have the same quirks: each object has a name of
+/// its own.
 fn object(quirks: &str) -> PathBuf {
+    static BUILT: AtomicUsize = AtomicUsize::new(0);
+    let number = BUILT.fetch_add(1, Ordering::Relaxed);
     let flag = format!("-DQUIRKS=\"{quirks}\"");
-    common::build(&format!("quirk_{}", quirks.replace(',', "_")), "level0.c", &[&flag])
+    common::build(&format!("quirk_{}_{number}", quirks.replace(',', "_")), "level0.c", &[&flag])
 }
 
 fn rig(quirks: &str) -> Rig {
@@ -334,8 +338,11 @@ fn settings_that_are_nonsense_or_absent_are_defaults() {
 
 #[test]
 fn what_the_interface_cannot_say_is_refused() {
-    let told = Rig::try_new(&object(""), Some("x")).err().unwrap().to_string();
-    assert_eq!(told, "the level 0 stack libquirk_.so takes no argument: its interface has no way to say it");
+    let object = object("");
+    let name = object.file_name().unwrap().display();
+    let text = Rig::try_new(&object, Some("x")).err().unwrap().to_string();
+    let expected = format!("the level 0 stack {name} takes no argument: its interface has no way to say it");
+    assert_eq!(text, expected);
 }
 
 #[test]
@@ -345,5 +352,6 @@ fn the_calls_are_seen_from_outside() {
     rig.stack.socket(TCP).unwrap();
     let after = rig.object.current_call();
     assert!(after.1 > before.1 && after.0.is_none(), "{before:?} {after:?}");
-    assert!(rig.object.epitaph(libc::SIGSEGV).starts_with("the stack libquirk_.so died of SIGSEGV "));
+    let epitaph = rig.object.epitaph(libc::SIGSEGV);
+    assert!(epitaph.starts_with(&format!("the stack {} died of SIGSEGV ", rig.object.object())), "{epitaph}");
 }

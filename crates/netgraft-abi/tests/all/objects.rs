@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use netgraft_abi::Level;
 
-use crate::common::load;
+use crate::common::{load, with_table};
 
 /// What loading says, without the object's path.
 fn refusal(object: &Path) -> String {
@@ -60,15 +60,6 @@ fn what_has_no_entry_point_or_half_of_one() {
                  int plugin_initstack(void) { return nowhere(); }";
     let text = refusal(&crate::common::build_text("objects_loose", loose, &[]));
     assert!(text.starts_with("cannot be linked: ") && text.contains("undefined symbol: nowhere"), "{text}");
-}
-
-/// An object whose table is changed before it is returned.
-fn with_table(name: &str, change: &str) -> PathBuf {
-    let code = format!(
-        "#define LOOP_AS_A_PART\n#include \"loop.c\"\nstatic struct netgraft_stack_v1 t;\n\
-         const struct netgraft_stack_v1 *netgraft_stack(uint32_t v) {{ (void)v; t = LOOP; {change}; return &t; }}"
-    );
-    crate::common::build_text(&format!("objects_{name}"), &code, &[])
 }
 
 #[test]

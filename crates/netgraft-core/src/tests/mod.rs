@@ -22,4 +22,5 @@ mod restore;
 mod route;
 mod send;
 mod shutdown;
+mod stack;
 mod stream;

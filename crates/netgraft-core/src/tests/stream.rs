@@ -97,6 +97,26 @@ fn a_program_that_does_not_read_holds_the_peer_up() {
     assert!(rig.core.held < 300_000);
 }
 
+/// The window update leaves with a poll of the stack: a receive that opened the window makes the stack due, though nothing
+/// else happens.
+#[test]
+fn a_receive_that_opens_the_window_has_the_stack_polled() {
+    let mut rig = Rig::new();
+    let (fd, remote) = rig.connected();
+    let sent = fill(&mut rig, remote);
+    rig.settle();
+    assert_eq!(rig.core.next_deadline(), None, "nothing moves while the program does not read");
+    let polls = rig.net().polls;
+    let mut read = 0;
+    for _ in 0..1000 {
+        read += rig.read(fd, 4096).map_or(0, |bytes| bytes.len());
+        rig.settle();
+    }
+    assert_eq!(read, sent);
+    assert!(rig.net().polls > polls);
+    assert!(rig.net().remote_sends(remote, b"more").is_ok(), "the peer was never told of the room");
+}
+
 #[test]
 fn the_sentry_is_not_woken_for_room_that_nothing_waits_for() {
     let mut rig = Rig::new();

@@ -1,9 +1,11 @@
-//! Devices that carry Ethernet frames: TAP and AF_PACKET.
+//! Devices that carry Ethernet frames, TAP and AF_PACKET, and a pair of sockets that stands in for one.
 //!
 //! A device is opened with privileges in one process and used without any in another: `open` gives a device,
 //! and `from_fd` makes it again from its descriptor.
 
+pub mod channel;
 mod lazy;
+mod messages;
 pub mod packet;
 pub mod tap;
 pub mod vnet;
@@ -14,6 +16,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 pub(crate) use crate::result::{check, check_len};
 
+pub use channel::Channel;
 pub use lazy::keep_large_buffers_lazy;
 pub use packet::Packet;
 pub use tap::Tap;

@@ -6,16 +6,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use super::{Device, FRAME, OpenError, check, control_socket, flags_of, interface_ioctl, vnet};
+use super::messages::Messages;
+use super::{Device, OpenError, check, control_socket, flags_of, interface_ioctl, vnet};
 
 /// `PACKET_VNET_HDR`, `PACKET_IGNORE_OUTGOING` (linux/if_packet.h)
 const PACKET_VNET_HDR: libc::c_int = 15;
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
-/// Frames of one receiving call.
-const RECEIVE: usize = 32;
-/// Frames and bytes of one sending call.
-const SEND: usize = 64;
-const SEND_BYTES: usize = 256 * 1024;
 /// Receive buffer of the socket.
 const BUFFER: libc::c_int = 4 * 1024 * 1024;
 
@@ -23,12 +19,7 @@ const BUFFER: libc::c_int = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Packet {
     fd: OwnedFd,
-    /// `RECEIVE` times a header and a frame.
-    buf: Box<[u8]>,
-    lengths: [usize; RECEIVE],
-    /// Outgoing headers and frames, one behind the other, and where each ends.
-    out: Vec<u8>,
-    ends: Vec<usize>,
+    messages: Messages,
 }
 
 impl Packet {
@@ -110,14 +101,7 @@ impl Packet {
     /// The device again, from its descriptor.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Packet {
-        Packet {
-            fd,
-            // Pages that no frame touches cost nothing.
-            buf: vec![0; RECEIVE * (vnet::LEN + FRAME)].into_boxed_slice(),
-            lengths: [0; RECEIVE],
-            out: Vec::new(),
-            ends: Vec::new(),
-        }
+        Packet { fd, messages: Messages::new() }
     }
 
     /// The descriptor, to be handed to another process.
@@ -137,46 +121,13 @@ impl Packet {
         limit: usize,
         deliver: &mut dyn FnMut(&[u8], u16),
     ) -> io::Result<(usize, bool)> {
-        let wanted = limit.min(RECEIVE);
-        let got = match self.receive_batch(wanted) {
-            Ok(got) => got,
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
-            Err(e) => return Err(e),
-        };
-        for (slot, &len) in self.buf.chunks_exact(vnet::LEN + FRAME).zip(&self.lengths[..got]) {
-            let (header, frame) = slot.split_at(vnet::LEN);
-            let frame = &frame[..len.saturating_sub(vnet::LEN).min(FRAME)];
+        let (got, more) = self.messages.receive(self.fd.as_fd(), limit)?;
+        for (header, frame) in self.messages.received(got) {
             if vnet::is_intact(header, frame) {
                 deliver(frame, vnet::segment_size(header));
             }
         }
-        Ok((got, got == wanted))
-    }
-
-    fn receive_batch(&mut self, wanted: usize) -> io::Result<usize> {
-        // SAFETY: `iovec` and `mmsghdr` are plain data for which zero is valid.
-        let mut parts: [libc::iovec; RECEIVE] = unsafe { std::mem::zeroed() };
-        // SAFETY: as above.
-        let mut messages: [libc::mmsghdr; RECEIVE] = unsafe { std::mem::zeroed() };
-        for (part, slot) in parts.iter_mut().zip(self.buf.chunks_exact_mut(vnet::LEN + FRAME)) {
-            *part = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() };
-        }
-        for (message, part) in messages.iter_mut().zip(&mut parts) {
-            message.msg_hdr.msg_iov = part;
-            message.msg_hdr.msg_iovlen = 1;
-        }
-        let flags = libc::MSG_DONTWAIT as _;
-        let count = wanted as libc::c_uint;
-        // SAFETY: the first `wanted` messages each point to one part, which points to its own slot of `buf`; all
-        // live through the call and nothing else refers to them.
-        let got = check(unsafe {
-            libc::recvmmsg(self.fd.as_raw_fd(), messages.as_mut_ptr(), count, flags, std::ptr::null_mut())
-        })?;
-        let got = (got as usize).min(wanted);
-        for (len, message) in self.lengths.iter_mut().zip(&messages[..got]) {
-            *len = message.msg_len as usize;
-        }
-        Ok(got)
+        Ok((got, more))
     }
 
     /// Queues one frame for [`Packet::flush`]. With `segment` the kernel computes a TCP segment's checksum, and cuts it
@@ -185,18 +136,10 @@ impl Packet {
     /// # Errors
     /// As [`Packet::flush`], which makes room.
     pub fn send(&mut self, frame: &[u8], segment: Option<u16>) -> io::Result<()> {
-        let full = self.ends.len() >= SEND || self.out.len() + frame.len() > SEND_BYTES;
-        if full && !self.ends.is_empty() {
+        if self.messages.is_full_for(frame.len()) {
             self.flush()?;
         }
-        let start = self.out.len();
-        self.out.extend_from_slice(&[0; vnet::LEN]);
-        self.out.extend_from_slice(frame);
-        let (header, copy) = self.out[start..].split_at_mut(vnet::LEN);
-        if let Some(size) = segment {
-            header.copy_from_slice(&vnet::describe(copy, frame.len(), size));
-        }
-        self.ends.push(self.out.len());
+        self.messages.queue(frame, segment);
         Ok(())
     }
 
@@ -206,54 +149,7 @@ impl Packet {
     /// # Errors
     /// `WouldBlock` if the kernel has no room; the rest stays queued. ENETDOWN, ENODEV, ENXIO.
     pub fn flush(&mut self) -> io::Result<()> {
-        let mut done = 0;
-        let result = loop {
-            if done == self.ends.len() {
-                break Ok(());
-            }
-            match self.send_batch(done) {
-                Ok(sent) => done += sent,
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    Some(libc::ENETDOWN | libc::ENODEV | libc::ENXIO) => {
-                        done = self.ends.len();
-                        break Err(e);
-                    }
-                    Some(libc::EAGAIN) => break Err(e),
-                    _ => done += 1,
-                },
-            }
-        };
-        let cut = if done == 0 { 0 } else { self.ends[done - 1] };
-        self.out.drain(..cut);
-        self.ends.drain(..done);
-        for end in &mut self.ends {
-            *end -= cut;
-        }
-        result
-    }
-
-    fn send_batch(&mut self, from: usize) -> io::Result<usize> {
-        // SAFETY: `iovec` and `mmsghdr` are plain data for which zero is valid.
-        let mut parts: [libc::iovec; SEND] = unsafe { std::mem::zeroed() };
-        // SAFETY: as above.
-        let mut messages: [libc::mmsghdr; SEND] = unsafe { std::mem::zeroed() };
-        let mut start = if from == 0 { 0 } else { self.ends[from - 1] };
-        let count = (self.ends.len() - from).min(SEND);
-        for ((part, message), &end) in parts.iter_mut().zip(&mut messages).zip(&self.ends[from..]) {
-            let frame = &mut self.out[start..end];
-            *part = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() };
-            message.msg_hdr.msg_iov = part;
-            message.msg_hdr.msg_iovlen = 1;
-            start = end;
-        }
-        let flags = libc::MSG_DONTWAIT as _;
-        // SAFETY: the first `count` messages each point to one part, which points into `out`; all live through
-        // the call, and the kernel only reads them, but for the lengths in `messages`.
-        let sent = check(unsafe {
-            libc::sendmmsg(self.fd.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, flags)
-        })?;
-        Ok((sent as usize).min(count))
+        self.messages.flush(self.fd.as_fd())
     }
 }
 

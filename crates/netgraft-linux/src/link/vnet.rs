@@ -7,9 +7,12 @@ pub const LEN: usize = 10;
 const NEEDS_CSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_F_DATA_VALID`
 const DATA_VALID: u8 = 2;
-/// `VIRTIO_NET_HDR_GSO_TCPV4`, `VIRTIO_NET_HDR_GSO_TCPV6`
+/// `VIRTIO_NET_HDR_GSO_TCPV4`, `VIRTIO_NET_HDR_GSO_TCPV6`, `VIRTIO_NET_HDR_GSO_UDP_L4`
 const GSO_V4: u8 = 1;
 const GSO_V6: u8 = 4;
+const GSO_UDP: u8 = 5;
+/// `VIRTIO_NET_HDR_GSO_ECN`, beside one of these: the first segment has CWR set.
+const GSO_ECN: u8 = 0x80;
 
 /// The most bytes at the start of a frame that [`describe`] looks at or changes.
 pub const HEAD: usize = 14 + 60 + 60;
@@ -83,6 +86,49 @@ pub fn segment_size(header: &[u8]) -> u16 {
         [_, gso, _, _, low, high, ..] if *gso != 0 => u16::from_ne_bytes([*low, *high]),
         _ => 0,
     }
+}
+
+/// What a header asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Nothing: the frame is as it should be.
+    Nothing,
+    /// A checksum, of the bytes from `start` to the end, to be written `offset` bytes behind that; there is what it begins
+    /// with.
+    Checksum {
+        /// Where the bytes begin.
+        start: u16,
+        /// Where the checksum stands, behind that.
+        offset: u16,
+    },
+    /// TCP segments or UDP datagrams of so many payload bytes, each with its own headers and checksums.
+    Segments(u16),
+}
+
+/// What a header of an untrusted sender asks for; `None` for what no kernel takes.
+#[must_use]
+pub fn task(header: &[u8]) -> Option<Task> {
+    let &[flags, kind, _, _, s0, s1, c0, c1, o0, o1] = header.first_chunk::<LEN>()?;
+    let half = |low, high| u16::from_ne_bytes([low, high]);
+    match (kind & !GSO_ECN, half(s0, s1)) {
+        (0, _) if flags & NEEDS_CSUM == 0 => Some(Task::Nothing),
+        (0, _) => Some(Task::Checksum { start: half(c0, c1), offset: half(o0, o1) }),
+        (GSO_V4 | GSO_V6 | GSO_UDP, size @ 1..) => Some(Task::Segments(size)),
+        _ => None,
+    }
+}
+
+/// Does [`Task::Checksum`]; whether it lies in the frame.
+#[must_use]
+pub fn write_checksum(frame: &mut [u8], start: u16, offset: u16) -> bool {
+    let start = usize::from(start);
+    let Some(data) = frame.get(start..) else { return false };
+    let check = !fold(add(data, 0));
+    let at = start + usize::from(offset);
+    let Some(field) = frame.get_mut(at..at + 2) else { return false };
+    // A datagram whose checksum is 0 has none (RFC 768); for TCP both mean the same.
+    field.copy_from_slice(&if check == 0 { 0xffff } else { check }.to_be_bytes());
+    true
 }
 
 /// Writes the checksum of a TCP segment or UDP datagram into the frame. Other frames, fragments, cut ones and datagrams
@@ -209,6 +255,36 @@ mod tests {
         datagram[40] = 1;
         finish_checksum(&mut datagram);
         assert!(is_intact(&[0; LEN], &datagram) && datagram != without);
+    }
+
+    #[test]
+    fn a_header_says_what_is_left_to_do() {
+        let mut frame = tcp_frame(b"hello");
+        let len = frame.len();
+        let header = describe(&mut frame, len, 0);
+        assert_eq!(task(&header), Some(Task::Checksum { start: 34, offset: 16 }));
+        assert!(write_checksum(&mut frame, 34, 16));
+        assert!(is_intact(&[0; LEN], &frame));
+        assert_eq!(task(&describe(&mut frame, len, 3)), Some(Task::Segments(3)));
+        assert_eq!(task(&[0; LEN]), Some(Task::Nothing));
+        assert_eq!(task(&[DATA_VALID, 0, 0, 0, 9, 9, 9, 9, 9, 9]), Some(Task::Nothing));
+        let with = |kind: u8, size: u8| task(&[NEEDS_CSUM, kind, 0, 0, size, 0, 0, 0, 0, 0]);
+        assert_eq!(with(GSO_V6 | GSO_ECN, 7), Some(Task::Segments(7)));
+        assert_eq!(with(GSO_UDP, 7), Some(Task::Segments(7)));
+        for (kind, size) in [(GSO_V4, 0), (3, 7), (99, 7), (GSO_ECN | 3, 7)] {
+            assert_eq!(with(kind, size), None, "{kind}");
+        }
+        assert_eq!(task(&[0; 9]), None);
+    }
+
+    #[test]
+    fn a_checksum_outside_of_the_frame_is_refused() {
+        let before = tcp_frame(b"hello");
+        for (start, offset) in [(34, 24), (34, u16::MAX), (58, 0), (59, 0), (60, 0), (u16::MAX, u16::MAX)] {
+            let mut frame = before.clone();
+            assert!(!write_checksum(&mut frame, start, offset), "{start} {offset}");
+            assert_eq!(frame, before);
+        }
     }
 
     #[test]

@@ -141,6 +141,12 @@ impl Program for Bindings {
         listener.answer_with_fd(caller.id, file.as_fd(), close_on_exec).map_err(|error| inject_error(&error))
     }
 
+    fn give(&mut self, caller: &Caller, file: OwnedFd, close_on_exec: bool) -> Result<i32, InjectError> {
+        let listener = self.programs.listener(caller.program).ok_or(InjectError::Gone)?;
+        let given = listener.add_fd(caller.id, file.as_fd(), close_on_exec);
+        given.map_err(|error| inject_error(&error))
+    }
+
     fn replace(&mut self, caller: &Caller, fd: i32, file: &OwnedFd) -> Result<(), InjectError> {
         let listener = self.programs.listener(caller.program).ok_or(InjectError::Gone)?;
         let number = u32::try_from(fd).map_err(|_| InjectError::Full(libc::EBADF))?;

@@ -10,7 +10,7 @@ use netgraft_plugin::{
     Result, SocketSpec, StackConfig, inet::Interface,
 };
 
-use super::{Check, Checks, Outcome, Path, Subject, Time, equal};
+use super::{Check, Checks, Outcome, Path, Subject, Time, equal, no_family};
 use crate::clock::{FakeClock, RealClock};
 use netgraft_link::random::Random;
 use netgraft_link::{Dial, Faulty, wire};
@@ -303,13 +303,22 @@ impl Bench {
     /// A TCP socket of the case's family.
     pub fn tcp(&mut self, side: Side) -> Check<Sock> {
         let spec = SocketSpec { domain: self.domain, kind: Kind::Stream, protocol: Protocol::Tcp };
-        self.socket(side, spec).supported("socket(tcp)")
+        self.made(side, spec, "socket(tcp)")
+    }
+
+    /// A socket of the case's family, where the stack has that family.
+    fn made(&mut self, side: Side, spec: SocketSpec, call: &str) -> Check<Sock> {
+        match self.socket(side, spec) {
+            // Also in a case over IPv4 that has a socket of IPv6: said as in the cases over IPv6.
+            Err(Error::FamilyNotSupported) if !self.has_family(side) => Err(no_family(self.domain)),
+            result => result.supported(call),
+        }
     }
 
     /// A UDP socket of the case's family.
     pub fn udp(&mut self, side: Side) -> Check<Sock> {
         let spec = SocketSpec { domain: self.domain, kind: Kind::Datagram, protocol: Protocol::Udp };
-        self.socket(side, spec).supported("socket(udp)")
+        self.made(side, spec, "socket(udp)")
     }
 
     /// A UDP socket bound to its side's address and a free port.

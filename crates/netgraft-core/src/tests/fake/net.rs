@@ -21,7 +21,16 @@ pub(crate) struct Remote {
 #[derive(Default)]
 struct Way {
     bytes: VecDeque<u8>,
+    /// Bytes that were read since the last poll: the sender learns of their room with the window update that leaves then.
+    freed: usize,
     has_ended: bool,
+}
+
+impl Way {
+    /// Bytes that the sender still takes for occupied.
+    fn occupied(&self) -> usize {
+        self.bytes.len() + self.freed
+    }
 }
 
 /// A connection: what side 0 sends is in way 0.
@@ -212,7 +221,7 @@ impl Net {
                 let ended = way.has_ended || failed || sock.reads_no_more;
                 events.set(Events::IN, !way.bytes.is_empty() || ended);
                 events.set(Events::RDHUP, ended);
-                events.set(Events::OUT, out.bytes.len() < self.window || failed || sock.sends_no_more);
+                events.set(Events::OUT, out.occupied() < self.window || failed || sock.sends_no_more);
                 events.set(Events::HUP, ended && (out.has_ended || failed));
                 events.set(Events::ERR, failed);
             }
@@ -351,9 +360,16 @@ impl Net {
         Err(Error::InProgress)
     }
 
-    /// Moves the attempts that are under way.
+    /// Moves the attempts that are under way, and sends window updates.
     pub(crate) fn poll(&mut self) {
         self.polls += 1;
+        for pipe in 0..self.pipes.len() {
+            for sender in [0, 1] {
+                if std::mem::take(&mut self.pipes[pipe].ways[sender].freed) > 0 {
+                    self.notify_side(pipe, sender);
+                }
+            }
+        }
         let attempts: Vec<(u64, SocketAddr)> = self
             .socks
             .iter()
@@ -488,7 +504,7 @@ impl Net {
             self.notify_side(pipe, side);
             return Ok(data.len());
         }
-        let n = data.len().min(window.saturating_sub(p.ways[side].bytes.len()));
+        let n = data.len().min(window.saturating_sub(p.ways[side].occupied()));
         if n == 0 && !data.is_empty() {
             return Err(Error::Again);
         }
@@ -507,7 +523,10 @@ impl Net {
             }
             if !peek {
                 way.bytes.drain(..n);
-                self.notify_side(pipe, 1 - side);
+                match p.owners[side] {
+                    Some(_) => way.freed += n,
+                    None => self.notify_side(pipe, 1 - side),
+                }
             }
             return Ok(n);
         }
@@ -563,7 +582,7 @@ impl Net {
             // A send says what is wrong.
             Ok(Phase::Open(pipe, side)) if self.pipes[*pipe].errors[*side].is_some() => usize::MAX,
             Ok(Phase::Open(pipe, side)) => {
-                self.window.saturating_sub(self.pipes[*pipe].ways[*side].bytes.len())
+                self.window.saturating_sub(self.pipes[*pipe].ways[*side].occupied())
             }
             _ => usize::MAX,
         }

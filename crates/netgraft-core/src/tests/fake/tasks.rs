@@ -94,6 +94,12 @@ impl Program for FakeKernel {
         Ok(fd)
     }
 
+    fn give(&mut self, caller: &Caller, file: File, close_on_exec: bool) -> Result<i32, InjectError> {
+        self.still_waits(caller).map_err(|_| InjectError::Gone)?;
+        let mut world = self.world.borrow_mut();
+        world.install(caller.tid, file.cookie, file.fd.clone(), close_on_exec).map_err(InjectError::Full)
+    }
+
     fn replace(&mut self, caller: &Caller, fd: i32, file: &File) -> Result<(), InjectError> {
         self.still_waits(caller).map_err(|_| InjectError::Gone)?;
         let mut world = self.world.borrow_mut();

@@ -419,6 +419,7 @@ fn link_index(b: &mut Bench, side: Side) -> Check<u32> {
 fn multicast6(b: &mut Bench) -> Check {
     // Transient and of this link (RFC 4291 section 2.7).
     let group = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0, 0x77);
+    b.declares(Side::Server, OptionName::JoinGroup6)?;
     let (here, there) = (link_index(b, Side::Client)?, link_index(b, Side::Server)?);
     let server = b.udp(Side::Server)?;
     let any = b.any(0);
