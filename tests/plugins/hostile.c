@@ -1,12 +1,12 @@
 /*
- * A level 1 stack that turns on whoever runs it. Built on loop.c, it behaves until a call comes that its argument
+ * A level 1 stack that attacks the process that runs it. Built on loop.c, it behaves until a call comes that its argument
  * names, and then does what the argument says: `--plugin-arg CALL:DEED`, such as `send:abort`.
  *
  *     cc -shared -fPIC -I crates/netgraft-abi/include -I tests/plugins -o libhostile.so tests/plugins/hostile.c
  *
  * Calls: create pre_init init poll socket accept send recv drain_events interfaces, and lend (send_with, recv_with) and
  * batch (send_batch, recv_batch), which say "not supported" unless they are named; with CONSTRUCTOR defined, the
- * object does the deed that it is defined as before anything is asked of it.
+ * object does what it is defined as before anything is asked of it.
  * Deeds that end or stop it: abort, segfault, exit, hang, spin. Deeds that try to get out: open, inet, packet, ptrace,
  * memory, exec, fork, kill, mount, bpf; what comes of them is logged as "DEED: errno N" or "DEED: DONE".
  * Deeds that leave a process behind: stay, depart. With LOOT defined, its constructor and its pre-init end the process with
@@ -29,13 +29,13 @@
 #include <unistd.h>
 
 static struct netgraft_stack_v1 table;
-static char when[32], deed[32];
+static char when[32], fault[32];
 static const struct netgraft_host *host;
 
 static void report(int64_t result) {
     char line[128];
-    int length = result < 0 ? snprintf(line, sizeof line, "%s: errno %d", deed, errno)
-                            : snprintf(line, sizeof line, "%s: DONE", deed);
+    int length = result < 0 ? snprintf(line, sizeof line, "%s: errno %d", fault, errno)
+                            : snprintf(line, sizeof line, "%s: DONE", fault);
     if (host) host->log(host->context, NETGRAFT_LOG_WARN, line, (size_t)length);
 }
 
@@ -46,7 +46,7 @@ static int32_t broken(void) {
 }
 
 static bool is(const char *name) {
-    return strcmp(deed, name) == 0;
+    return strcmp(fault, name) == 0;
 }
 
 static void kill_all_but_us(void) {
@@ -69,6 +69,25 @@ static void stay(bool apart) {
     if (child != 0) return;
     if (apart) setsid();
     for (;;) pause();
+}
+
+/* Writes lines that look like the launcher's to whatever can be written to, far more than is to be shown. */
+static void flood(void) {
+    static char text[1 << 16];
+    const char *line = "netgraft: error: forged\r\033[2J\n";
+    size_t length = strlen(line), whole = sizeof text / length * length;
+    for (size_t at = 0; at < whole; at += length) memcpy(text + at, line, length);
+    for (int round = 0; round < 400; round++) {
+        for (int fd = 1; fd < 64; fd++) {
+            struct sockaddr_storage name;
+            socklen_t size = sizeof name;
+            /* The sentry's sockets are left alone: this is about what is read as text. */
+            if (lseek(fd, 0, SEEK_CUR) < 0 && errno == ESPIPE && getsockname(fd, (void *)&name, &size) < 0 && errno == ENOTSOCK)
+                (void)!write(fd, text, whole);
+        }
+        struct timespec pause = {0, 1000000};
+        nanosleep(&pause, 0);
+    }
 }
 
 static void act(void) {
@@ -99,6 +118,7 @@ static void act(void) {
     if (is("close-all")) syscall(SYS_close_range, 3, ~0u, 0);
     if (is("print"))
         for (int i = 0; i < 1000; i++) printf("the stack prints\n"), fflush(stdout);
+    if (is("flood")) flood();
     if (is("leak")) (void)!malloc(1 << 20);
 }
 
@@ -152,7 +172,7 @@ static bool now_is(const char *call) {
 static int32_t bad_create(const struct netgraft_config *config, const struct netgraft_host *given, void **self,
                           char *why, size_t capacity) {
     host = given;
-    if (config->argument) sscanf(config->argument, "%31[^:]:%31s", when, deed);
+    if (config->argument) sscanf(config->argument, "%31[^:]:%31s", when, fault);
     now_is("create");
     return loop_create(config, given, self, why, capacity);
 }
@@ -162,7 +182,7 @@ static int32_t bad_pre_init(void *self, uint32_t pid, struct netgraft_handover *
 #ifdef LOOT
     int status = loot();
     if (status != 0) _exit(status);
-    /* Here it may ask for more, and is told no. */
+    /* It may ask for more here, and is refused. */
     if (socket(AF_INET, SOCK_STREAM, 0) >= 0 || socket(AF_PACKET, SOCK_RAW, 0) >= 0) _exit(49);
     if (errno != EPERM || kill(1, 0) == 0 || syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) >= 0) _exit(50);
 #endif
@@ -226,7 +246,7 @@ static int64_t bad_drain_events(void *self, struct netgraft_event *events, size_
     if (now_is("drain_events")) {
         if (is("length")) return (int64_t)capacity + 1;
         if (is("event")) {
-            /* For ever and ever, for everybody and nobody, ready for what there is not. */
+            /* Without end, for sockets that exist and others, with bits that do not. */
             for (size_t i = 0; i < capacity; i++)
                 events[i] = (struct netgraft_event){.handle = i, .events = i % 2 ? 0xffffffff : 0x10000};
             return (int64_t)capacity;
@@ -317,7 +337,7 @@ static int64_t bad_recv_batch(void *self, uint64_t handle, size_t limit, uint64_
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
 __attribute__((constructor)) static void construct(void) {
-    snprintf(deed, sizeof deed, "%s", TEXT(CONSTRUCTOR));
+    snprintf(fault, sizeof fault, "%s", TEXT(CONSTRUCTOR));
     act();
 }
 #endif

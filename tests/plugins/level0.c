@@ -4,9 +4,9 @@
  *     cc -shared -fPIC -o librelay.so tests/plugins/level0.c
  *
  * The process that calls it has no network, so its sockets come from a broker: a process that pre-init leaves behind
- * in the launcher's network namespace, which makes sockets and passes them on, and ends when nobody asks any more.
+ * in the launcher's network namespace, which makes sockets and passes them on, and ends with the last of those that ask.
  *
- * It is faithful: what real objects of this kind do and loaders stumble over, it does always (marked QUIRK). What
+ * It is faithful: what real objects of this kind do that breaks loaders, it does always (marked QUIRK). What
  * some do, it does when asked, by the words in QUIRKS (at build time) or NETGRAFT_QUIRKS (in pre-init's environment):
  * see quirk() below.
  */
@@ -200,7 +200,7 @@ EXPORT int plugin_preinitstack(int pid, char **init_str, int **fds, int *num) {
     pid_t child = fork();
     if (child < 0) return -1;
     if (child == 0) {
-        /* Nothing but its socket, and nobody's child. */
+        /* It keeps its socket alone, and becomes an orphan. */
         if (dup2(pair[1], 3) < 0) _exit(1);
         syscall(SYS_close_range, 4, ~0u, 0);
         syscall(SYS_close_range, 0, 2, 0);
@@ -231,7 +231,7 @@ static void value(const char *text, const char *key, char *out, size_t size, cha
     out[n] = 0;
 }
 
-static void *rest(void *nothing) {
+static void *idle(void *nothing) {
     for (;;) poll(NULL, 0, -1);
     return nothing;
 }
@@ -244,7 +244,7 @@ static int take_memory(void) {
     if (mmap(all, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != all) return -1;
     *all = 1;
     pthread_t thread;
-    return pthread_create(&thread, NULL, rest, NULL) == 0 ? 0 : -1;
+    return pthread_create(&thread, NULL, idle, NULL) == 0 ? 0 : -1;
 }
 
 /* System calls in the form in which they came first, and what an environment for packets does as it starts. */

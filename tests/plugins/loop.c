@@ -83,8 +83,8 @@ static bool same(const struct netgraft_address *a, const struct netgraft_address
     return a->port == b->port && memcmp(a->ip.bytes, b->ip.bytes, 4) == 0;
 }
 
-/* Whether a socket hears on an address: bound to its port, and to the address itself or to any. */
-static bool hears(const struct sock *sock, uint8_t kind, const struct netgraft_address *address) {
+/* Whether a socket is bound to a port, and to the address itself or to any. */
+static bool is_bound_to(const struct sock *sock, uint8_t kind, const struct netgraft_address *address) {
     if (sock->spec.kind != kind || sock->local.port != address->port || address->port == 0) return false;
     if (kind == NETGRAFT_KIND_STREAM && sock->state != LISTENING && sock->state != FRESH) return false;
     return is_any(&sock->local.ip) || is_any(&address->ip) ||
@@ -96,12 +96,12 @@ static struct sock *in_the_way(struct stack *stack, const struct sock *of, const
     for (struct sock *sock = stack->all; sock; sock = sock->all_next) {
         bool share = sock->options[NETGRAFT_O_REUSE_ADDRESS] && of->options[NETGRAFT_O_REUSE_ADDRESS] &&
                      sock->state != LISTENING && of->state != LISTENING;
-        if (sock != of && !share && hears(sock, of->spec.kind, address)) return sock;
+        if (sock != of && !share && is_bound_to(sock, of->spec.kind, address)) return sock;
     }
     return NULL;
 }
 
-/* The socket that what comes from `from` to `to` reaches. Of several the one that fits best: connected to who sends,
+/* The socket that a datagram from `from` to `to` reaches. Of several the one that fits best: connected to the sender,
  * bound to the very address, listening, or the last that was made. */
 static struct sock *reached(struct stack *stack, uint8_t kind, const struct netgraft_address *to,
                             const struct netgraft_address *from) {
@@ -109,7 +109,7 @@ static struct sock *reached(struct stack *stack, uint8_t kind, const struct netg
     int best_fit = -1;
     for (struct sock *sock = stack->all; sock; sock = sock->all_next) {
         bool connected = sock->remote.ip.family != NETGRAFT_FAMILY_NONE;
-        if (!hears(sock, kind, to) || (connected && !same(&sock->remote, from))) continue;
+        if (!is_bound_to(sock, kind, to) || (connected && !same(&sock->remote, from))) continue;
         int fit = 4 * connected + 2 * (sock->state == LISTENING) + !is_any(&sock->local.ip);
         if (fit > best_fit) best_fit = fit, best = sock;
     }
@@ -205,7 +205,7 @@ static uint32_t reportable(const struct sock *sock) {
     return level(sock) & (sock->mask | NETGRAFT_READY_ERR | NETGRAFT_READY_HUP);
 }
 
-/* Something about the socket has changed: whoever waits for it hears of it, once until it is fetched. */
+/* The socket's readiness may have changed: queues its event, once until it is fetched. */
 static void changed(struct stack *stack, struct sock *sock) {
     if (sock->queued || !reportable(sock)) return;
     sock->queued = true;
@@ -284,7 +284,7 @@ static int32_t loop_bind(void *self, uint64_t handle, const struct netgraft_addr
     return address->port ? NETGRAFT_OK : choose_port(self, sock);
 }
 
-/* An attempt to connect meets the listener on its address: it is queued there, waits until there is room, as one whose
+/* An attempt to connect arrives at the listener on its address: it is queued there, waits until there is room, as one whose
  * SYN was dropped would, or is refused. */
 static void try_listener(struct stack *stack, struct sock *sock) {
     struct sock *listener = reached(stack, NETGRAFT_KIND_STREAM, &sock->remote, &sock->local);
@@ -328,7 +328,7 @@ static int32_t loop_listen(void *self, uint64_t handle, uint32_t backlog) {
         if (result) return result;
     }
     for (struct sock *other = ((struct stack *)self)->all; other; other = other->all_next)
-        if (other != sock && other->state == LISTENING && hears(other, NETGRAFT_KIND_STREAM, &sock->local))
+        if (other != sock && other->state == LISTENING && is_bound_to(other, NETGRAFT_KIND_STREAM, &sock->local))
             return NETGRAFT_E_ADDRESS_IN_USE;
     sock->state = LISTENING;
     sock->backlog = backlog ? backlog : 1;
@@ -351,7 +351,7 @@ static int32_t loop_accept(void *self, uint64_t handle, uint64_t *connection, st
     return NETGRAFT_OK;
 }
 
-/* The pending error, which is told once. */
+/* The pending error, which is reported once. */
 static int32_t take_error(struct sock *sock) {
     int32_t error = sock->error;
     sock->error = NETGRAFT_OK;
@@ -568,7 +568,7 @@ static void reset_other(struct stack *stack, struct sock *sock) {
     changed(stack, other);
 }
 
-/* Connections that nobody has accepted are reset with their listener. */
+/* Connections that were not accepted are reset with their listener. */
 static void drop_waiting(struct stack *stack, struct sock *sock) {
     while (sock->waiting_first) {
         struct sock *next = sock->waiting_first->waiting_next;

@@ -21,11 +21,11 @@
  *              event says later when to ask again.
  *   Time       The caller reads the clock. Every `now` is in nanoseconds on a monotonic clock with any start.
  *   Results    0 or a count is success, a negative value is one of enum netgraft_error, never an errno.
- *   Memory     Never changes hands. What a pointer leads to belongs to who made it: arguments, the buffers among
+ *   Memory     Never changes hands. What a pointer leads to belongs to the side that made it: arguments, the buffers among
  *              them, to the caller, who may reuse them as soon as the call has returned; the table and all that
  *              it points to, to the object, unchanged for as long as it is loaded. The context alone passes
  *              from create to destroy.
- *   Fds        Belong to who opened them, with two exceptions that change owner on success: the ones of struct
+ *   Fds        Belong to the side that opened them, with two exceptions that change owner on success: the ones of struct
  *              netgraft_handover in pre_init (to the caller), and those of init (to the stack).
  *   Lists      A function that fills an array takes its capacity in elements and returns how many elements there
  *              are, which may be more than the capacity: then only the first `capacity` were written. A null
@@ -549,9 +549,9 @@ struct netgraft_stack_v1 {
     int32_t (*socket)(void *self, const struct netgraft_socket_spec *spec, uint64_t *handle);
     /* Binds to a local address; port 0 asks for a free one. ADDRESS_IN_USE, ADDRESS_NOT_AVAILABLE, INVALID if it is bound.
      * Two sockets share an address and port if both have O_REUSE_ADDRESS and neither listens. The port of a connection that
-     * this side closed first stays taken for TIME-WAIT (60 s on Linux), but for who has O_REUSE_ADDRESS; a stack in memory,
+     * this side closed first stays taken for TIME-WAIT (60 s on Linux), except for sockets with O_REUSE_ADDRESS; a stack in memory,
      * where nothing lingers, may do without and lists that case as known. A datagram socket may bind to a group's address:
-     * then it hears only what is sent to the group. */
+     * then it receives only what is sent to the group. */
     int32_t (*bind)(void *self, uint64_t handle, const struct netgraft_address *address);
     /* Connects. A stream answers IN_PROGRESS, also where the outcome is known at once, and reports OUT later, or ERR and HUP
      * with the reason in take_error (CONNECTION_REFUSED, TIMED_OUT, ...). Asked again it answers ALREADY, then
@@ -617,7 +617,7 @@ struct netgraft_stack_v1 {
      * one. */
     int32_t (*take_error)(void *self, uint64_t handle);
     /* Sets an option: never a silent success. UNKNOWN_OPTION, INVALID. Joining a group twice answers ADDRESS_IN_USE, leaving
-     * one that was not joined ADDRESS_NOT_AVAILABLE; a socket hears only the groups that it has joined. */
+     * one that was not joined ADDRESS_NOT_AVAILABLE; a socket receives the datagrams of groups that it has joined, and of no others. */
     int32_t (*set_option)(void *self, uint64_t handle, const struct netgraft_option *option);
     /* Reads the option `out->name`; the caller has filled in name and type. UNKNOWN_OPTION. */
     int32_t (*get_option)(void *self, uint64_t handle, struct netgraft_option *out);

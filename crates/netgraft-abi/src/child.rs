@@ -1,6 +1,6 @@
 //! A child process in which code of an object runs: its constructors when it is first looked at, and pre-init. It has no
 //! rights of its parent, unless the operator trusts pre-init with them.
-//! What the object does there, crash or hang, ends the child and nobody else; and what it forks ends with the child.
+//! What the object does there, crash or hang, ends the child and no other process; and what it forks ends with the child.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -47,14 +47,14 @@ pub(crate) enum Rights<'a> {
     Asking(&'a [Allow]),
 }
 
-/// What may go wrong beyond what the child says itself.
+/// How a child can fail.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The child could not be made or heard.
+    /// The child could not be made, or its answer not be read.
     Host(io::Error),
     /// It ended without an answer: how.
     Died(String),
-    /// It said why it did not do it.
+    /// It reported why it did not do it.
     Said(String),
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn run(
         drop(alone.take());
         let mut kept: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
         kept.extend([0, 1, theirs.as_raw_fd()]);
-        let ready = settle(nothing.as_fd(), input.as_fd(), &kept, rights);
+        let ready = confine(nothing.as_fd(), input.as_fd(), &kept, rights);
         let answer = ready.map_err(|e| format!("cannot prepare: {e}")).and_then(|()| body());
         i32::from(tell(theirs.as_fd(), answer).is_err())
     })
@@ -100,13 +100,13 @@ pub(crate) fn run(
 }
 
 /// Prepares the child.
-fn settle(
+fn confine(
     nothing: BorrowedFd<'_>,
     output: BorrowedFd<'_>,
     keep: &[i32],
     rights: Rights<'_>,
 ) -> io::Result<()> {
-    // A session of its own: what signals its group reaches nobody else.
+    // A session of its own: a signal to its group reaches no other process.
     process::new_session()?;
     // What it prints must not make it wait for a reader.
     let flags = libc::O_NONBLOCK;
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn what_it_forks_ends_with_it() {
         let left = Left::default();
-        // Whoever is confined is allowed to fork here, as nobody is outside of this test.
+        // A confined child may fork here, and nowhere outside of this test.
         let mut rules = rules();
         let more =
             [libc::SYS_clone, libc::SYS_setsid, libc::SYS_set_robust_list, libc::SYS_futex, libc::SYS_rseq];

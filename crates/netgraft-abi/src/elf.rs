@@ -218,8 +218,8 @@ mod tests {
     #[test]
     fn a_dynamic_section_is_read_and_one_that_is_none_is_empty() {
         let own = std::fs::read("/proc/self/exe").unwrap();
-        let told = dynamic(&own);
-        assert!(told.needed.contains(&b"libc.so.6".to_vec()), "{told:?}");
+        let dynamic_section = dynamic(&own);
+        assert!(dynamic_section.needed.contains(&b"libc.so.6".to_vec()), "{dynamic_section:?}");
         for size in (0..own.len()).step_by(own.len() / 97) {
             dynamic(&own[..size]);
         }
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(dynamic(&wild), Dynamic::default());
     }
 
-    /// Every length is told from the whole, and none is read past its end.
+    /// Every length is checked against the whole, and none is read past its end.
     #[test]
     fn a_file_that_was_cut_off_is_told() {
         let own = std::fs::read("/proc/self/exe").unwrap();

@@ -141,7 +141,7 @@ fn count(result: Result<usize>) -> i64 {
 /// Runs a call on an instance. A panic becomes `broken`, as does every call after it. `name` is the call's.
 ///
 /// # Safety
-/// `context` is null or an [`Instance`] that nobody else uses meanwhile.
+/// `context` is null or an [`Instance`] that has no other user meanwhile.
 unsafe fn with<R>(
     context: *mut c_void,
     name: &str,

@@ -120,7 +120,7 @@ pub(crate) fn linked_files() -> Vec<PathBuf> {
         0
     }
     let mut files: Vec<PathBuf> = Vec::new();
-    // SAFETY: `note` fits, and `files` lives through the call and is used by nobody else meanwhile.
+    // SAFETY: `note` fits, and `files` lives through the call and has no other user meanwhile.
     unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut files).cast()) };
     files
 }

@@ -189,7 +189,7 @@ impl Loaded {
         &self.rules
     }
 
-    /// What programs will stumble over, each as the end of a sentence: "does not declare the option …".
+    /// What makes programs fail, each as the end of a sentence: "does not declare the option …".
     #[must_use]
     pub fn doubts(&self) -> &[String] {
         &self.doubts
@@ -230,7 +230,7 @@ impl Loaded {
     /// One line for the operator about the end of the process that ran a stack of this object; `signal` is the one
     /// that ended it.
     #[must_use]
-    pub fn epitaph(&self, signal: i32) -> String {
+    pub fn death_text(&self, signal: i32) -> String {
         let signal = child::signal_name(signal);
         match self.current_call().0 {
             Some(call) => format!("the stack {} died of {signal} in {call}", self.object),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_told() {
+    fn a_file_that_is_no_object_is_refused() {
         let text = |path: &str| {
             load(Path::new(path), &Care { base: Vec::new(), trust_pre_init: false })
                 .err()

@@ -116,7 +116,7 @@ fn lacks(table: &raw::Table) -> Vec<String> {
     all.iter().filter(|(_, absent)| *absent).map(|(name, _)| (*name).to_owned()).collect()
 }
 
-/// What an operator and an author should know of a table that can be used: programs will stumble over it.
+/// The warnings about a table that can be used: what makes programs fail on it.
 fn doubts(table: &raw::Table) -> Vec<String> {
     let sockets = list(table.sockets, table.socket_count).unwrap_or_default();
     let options = list(table.options, table.option_count).unwrap_or_default();
@@ -179,7 +179,7 @@ fn text(text: *const c_char) -> Option<String> {
     if text.is_null() {
         return None;
     }
-    // SAFETY: the object says that it is a text; if not, this child dies and nobody else.
+    // SAFETY: the object says that it is a text; if not, this child dies and no other process.
     let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
     (bytes.len() <= LIST_LIMIT).then(|| String::from_utf8_lossy(bytes).into_owned())
 }

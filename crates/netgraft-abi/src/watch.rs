@@ -1,4 +1,4 @@
-//! Which call of a stack is being made now, for whoever looks from another process: the launcher, when the
+//! Which call of a stack is being made now, for another process: the launcher, when the
 //! sentry has died or hangs in a call.
 
 use std::io;
@@ -51,7 +51,7 @@ crate::interface::interface!(calls for [
 /// The threads of ours that call a stack.
 #[derive(Clone, Copy)]
 pub(crate) enum Caller {
-    /// The sentry's loop, or whoever stands in for it.
+    /// The sentry's loop, or the code that stands in for it.
     Loop = 0,
     /// The thread that drives a level 0 stack's events.
     Driver = 1,

@@ -16,11 +16,27 @@ use crate::spec::{Bind, Files};
 /// The devices that every program may use.
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
+/// The device by which a program serves a file system of its own: what it does not answer, whoever looks at such files waits
+/// for, the sentry among them.
+const FUSE: &str = "/dev/fuse";
+
+/// Hides the device for file systems of a program's own: it is there for who shows it with a bind of this very place.
+///
+/// # Errors
+/// As mount(2).
+pub(super) fn hide_fuse() -> io::Result<()> {
+    if Path::new(FUSE).exists() { mount::bind(Path::new("/dev/null"), Path::new(FUSE)) } else { Ok(()) }
+}
+
 /// Lays the files out. Answers where the program may write, if not wherever its user may.
 ///
 /// # Errors
 /// What could not be done, with its place.
 pub(super) fn lay_out(files: &Files, contained: bool) -> io::Result<()> {
+    if files.binds.iter().any(|bind| bind.source == Path::new(FUSE)) {
+        // Where the host has none the bind says so.
+        let _ = mount::detach(Path::new(FUSE));
+    }
     let pick = |path: &Path| Tree::of(path).map_err(|e| at(path, &e));
     let binds: Vec<(Tree, &Bind)> = files
         .binds

@@ -20,7 +20,7 @@ use super::groups::Groups;
 use super::jobs::{AfterStop, Jobs};
 use super::keeper;
 use super::mirror::{self, Mirror};
-use super::output::Output;
+use super::output::Shown;
 use super::programs::{self, Further, Home, ProgramId};
 use super::pty::Pty;
 use super::report::{Report, Role, Step};
@@ -74,8 +74,8 @@ pub(super) struct Launcher {
     /// `None` once the sandbox is being ended: the first processes of both namespaces then end too.
     pub(super) ends: Option<LauncherEnds>,
     reports_open: bool,
-    /// The beginning of a line that the stack prints.
-    printed: Vec<u8>,
+    /// What was shown of what sentries write.
+    shown: Shown,
     /// Warnings that wait until the program is started: if it is not, the reason is told alone.
     warnings: Vec<String>,
     pub(super) control_open: bool,
@@ -148,7 +148,7 @@ impl Launcher {
             stack_name,
             ends: Some(ends),
             reports_open: true,
-            printed: Vec::new(),
+            shown: Shown::new(),
             warnings: Vec::new(),
             control_open: true,
             ear: Ear::new(),
@@ -225,16 +225,18 @@ impl Launcher {
             let wake = [deadline, self.watchdog.due()].into_iter().flatten().min();
             let wait = wake.map(|at| at.saturating_duration_since(Instant::now()));
             let ends = self.ends()?;
+            let written = self.plan.sentry.output.readers();
             let fds = [
                 self.reports_open.then(|| ends.reports.as_fd()),
                 self.control_open.then(|| ends.control.as_fd()),
                 Some(self.signals.as_fd()),
-                self.plan.sentry.output.as_ref().map(Output::reader),
+                written[0],
+                written[1],
                 self.lingerer(),
             ];
-            let [report, sentry, signal, printed, orphan] =
+            let [report, sentry, signal, logged, printed, orphan] =
                 wait_readable(fds, wait).map_err(step(Step::Supervise))?;
-            if printed {
+            if logged || printed {
                 self.show_output();
             }
             let ends = self.ends()?;
@@ -271,11 +273,9 @@ impl Launcher {
         }
     }
 
-    /// Logs what the stack has printed.
-    fn show_output(&mut self) {
-        if let Some(output) = &self.plan.sentry.output {
-            output.show(&mut self.printed);
-        }
+    /// Shows what the sentry has written.
+    pub(super) fn show_output(&mut self) {
+        self.plan.sentry.output.show(&mut self.shown);
     }
 
     /// Looks whether the sentry does not get on: with what.
@@ -728,6 +728,7 @@ impl Launcher {
             }
         }
         drop(control);
+        self.show_output();
         // With the last process of the sandbox the other side is closed: what it wrote is shown before that is seen.
         if let Some(pty) = self.pty.take() {
             pty.end();
@@ -757,6 +758,7 @@ pub(super) fn reap(pid: i32) -> Option<Change> {
         if matches!(ended, Ok([true])) {
             return process::wait(pid, Wait::Block).ok().flatten();
         }
+        tracing::info!("process {pid} did not end within {REAP_TIME:?}: it is killed");
         let _ = process::kill(pid, libc::SIGKILL);
     }
     None

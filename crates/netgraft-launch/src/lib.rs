@@ -72,6 +72,6 @@ pub use said::printable;
 pub use sandbox::{ExitStatus, Sandbox, run};
 pub use sentry::{NamespaceIds, SentryArgs, SentryMain, confine_for};
 pub use spec::{
-    Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, SocketLimits, Stacks, Terminal, Until,
-    User,
+    Ask, Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, SocketLimits, Stacks, Terminal,
+    Until, User,
 };

@@ -81,6 +81,8 @@ steps! {
     Profile = "install the program's system call profile";
     /// What the kernel shows of the host.
     KernelFiles = "make /proc/sys and /sys read-only";
+    /// The device for file systems of a program's own.
+    Fuse = "hide /dev/fuse";
     /// A /proc of the program's own.
     Proc = "mount a /proc of the sandbox's own";
     /// The namespaces of a sandbox that runs.

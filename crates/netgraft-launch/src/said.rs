@@ -5,7 +5,7 @@ use crate::control::{FromSentry, Kept, Summary};
 
 /// The most bytes of one text.
 const TEXT: usize = 4096;
-/// The most bytes of all warnings of one sentry. An honest one says some hundred.
+/// The most bytes of all warnings of a sandbox's sentries. An honest one says some hundred.
 const BUDGET: usize = 64 * 1024;
 /// How many options a kept socket has at most: each once.
 const OPTIONS: usize = 3;
@@ -22,7 +22,7 @@ pub fn printable(text: &str) -> String {
     text[..end].chars().map(clean).collect()
 }
 
-/// Listens to one sentry.
+/// Listens to a sentry.
 #[derive(Debug)]
 pub(crate) struct Ear {
     /// Bytes of warnings that are still shown; `None` once it was said that the rest is not.
@@ -32,6 +32,11 @@ pub(crate) struct Ear {
 impl Ear {
     pub(crate) const fn new() -> Ear {
         Ear { left: Some(BUDGET) }
+    }
+
+    /// Listens to the next sentry of the same sandbox: all of them have one budget.
+    pub(crate) fn of_next(&self) -> Ear {
+        Ear { left: self.left }
     }
 
     /// Checks a message. `None` is nothing worth to be looked at.

@@ -135,9 +135,9 @@ impl Sandbox {
         config.wrappers.capture =
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
-        stacks::check_wrappers(&config, &stack.info(), choice.object.is_some())?;
+        stacks::check_wrappers(&config, &stack.info(), choice.object.is_some(), network.ask)?;
         let mut name_servers = network.name_servers.clone();
-        let uplink = Uplink::prepare(&mut config, &mut name_servers, &network.publish)?;
+        let uplink = Uplink::prepare(&mut config, &mut name_servers, (&network.publish, network.ask))?;
         if uplink.is_some() {
             // What it offers is the stack's configuration.
             stack = (choice.factory)(&config)?;
@@ -175,12 +175,7 @@ impl Sandbox {
                     && maps.has_group(NOBODY),
                 origin: if of_tree { Origin::Tree } else { Origin::Foreign },
                 allowed: allow::allowed_calls(&network.allowed_calls),
-                output: choice
-                    .object
-                    .as_ref()
-                    .map(|object| Output::new(object.object()))
-                    .transpose()
-                    .map_err(failed)?,
+                output: Output::new(choice.object.as_ref().map(|object| object.object())).map_err(failed)?,
                 object: choice.object,
                 vitals: Vitals::new().map_err(failed)?,
                 journal: network.on_crash == OnCrash::Restart,

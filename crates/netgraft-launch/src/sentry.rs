@@ -102,7 +102,7 @@ pub(super) struct SentryPlan {
     /// The shared object that the stack comes from.
     pub(super) object: Option<Arc<Loaded>>,
     /// Where what it prints goes.
-    pub(super) output: Option<Output>,
+    pub(super) output: Output,
     /// The words that the launcher looks at.
     pub(super) vitals: Vitals,
     /// Whether the launcher is told which sockets are to outlive the stack.
@@ -190,10 +190,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
     let null = File::options().read(true).write(true).open("/dev/null").map_err(cannot("open /dev/null"))?;
     let mut kept = vec![0, 1, control.as_raw_fd()];
-    let placed = match &plan.output {
-        Some(output) => output.take_place(null.as_fd()),
-        None => process::replace_stdin_and_stdout(null.as_fd()).map(|()| None),
-    };
+    let placed = plan.output.take_place(null.as_fd());
     kept.extend(placed.map_err(cannot("replace its input and output"))?);
     kept.extend(plan.object.iter().flat_map(|object| object.descriptors()));
     if let SentryNetwork::Former(namespace) = network {

@@ -97,6 +97,16 @@ impl Default for SocketLimits {
     }
 }
 
+/// What a link is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ask {
+    /// An address by DHCP (RFC 2131).
+    Dhcp,
+    /// One of each family: by DHCP, and by router advertisements and DHCPv6 (RFC 4861, RFC 4862, RFC 8415).
+    Auto,
+}
+
 /// The network of a sandbox.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -113,6 +123,9 @@ pub struct NetworkSpec {
     /// of this name in the caller's network namespace, the other with the addresses and the gateway of `config` where the
     /// stack looks.
     pub veth: Option<InterfaceName>,
+    /// Whether the link is asked for addresses, gateways, name servers and the MTU: what it is to be asked, for a TAP device
+    /// or an interface. passt is asked in any case.
+    pub ask: Option<Ask>,
     /// Ports of the host's that lead into the sandbox, by passt only.
     pub publish: Vec<Publish>,
     /// Name servers for the programs; none leaves /etc/resolv.conf as it is.

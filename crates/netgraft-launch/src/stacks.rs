@@ -10,7 +10,7 @@ use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, StackConfig, Stack
 use crate::allow::{self, Origin};
 use crate::error::RunError;
 use crate::publish::Publish;
-use crate::spec::NetworkSpec;
+use crate::spec::{Ask, NetworkSpec};
 
 /// The name that the built-in TCP/IP stack is registered by.
 pub const SMOLTCP: &str = "smoltcp";
@@ -27,9 +27,14 @@ pub(crate) struct Choice {
 
 /// Finds the stack that a network means, and checks that the options go together.
 pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
-    let NetworkSpec { kind: network, plugin, config, stacks, veth, publish, .. } = spec;
+    let NetworkSpec { kind: network, plugin, config, stacks, veth, publish, ask, .. } = spec;
     let (network, veth) = (*network, veth.as_ref());
-    check_link(network, config, veth, publish)?;
+    check_link(network, config, veth, (publish, *ask))?;
+    if ask.is_some() && !needs_address(&config.link) && !matches!(config.link, LinkConfig::Passt(_)) {
+        return Err(RunError::Options(
+            "--address dhcp and --address auto need a --link to ask: tap:NAME or packet:IFACE".to_owned(),
+        ));
+    }
     let name = match (network, plugin.as_deref()) {
         (NetworkType::Plugin, Some(path)) if is_path(path) => {
             check_neighbours(config, false)?;
@@ -113,12 +118,18 @@ pub(crate) fn check_wrappers(
     config: &StackConfig,
     info: &StackInfo,
     is_object: bool,
+    ask: Option<Ask>,
 ) -> Result<(), RunError> {
     let name = &info.name;
     let wrappers = &config.wrappers;
     let text = if !info.wraps_link && matches!(config.link, LinkConfig::Passt(_)) {
         format!(
             "the stack {name} opens its link itself and knows no passt: use --link tap:NAME, or --network sandbox"
+        )
+    } else if !info.wraps_link && ask.is_some() {
+        format!(
+            "the stack {name} opens its link itself, so --address dhcp and --address auto are not for it: give it an \
+             --address, or use --network sandbox"
         )
     } else if !info.wraps_link && !wrappers.is_none() {
         format!(
@@ -146,7 +157,7 @@ fn check_link(
     network: NetworkType,
     config: &StackConfig,
     veth: Option<&InterfaceName>,
-    publish: &[Publish],
+    (publish, ask): (&[Publish], Option<Ask>),
 ) -> Result<(), RunError> {
     let of_ipv4 = config.gateways.iter().filter(|gateway| gateway.is_ipv4()).count();
     for (family, count) in [("IPv4", of_ipv4), ("IPv6", config.gateways.len() - of_ipv4)] {
@@ -179,9 +190,12 @@ fn check_link(
             "--network host uses the host's interfaces: leave --link, --address, --gateway and --neighbour out, or use \
              --network sandbox"
         }
-        NetworkType::Sandbox if config.addresses.is_empty() && needs_address(&config.link) => {
+        NetworkType::Sandbox
+            if config.addresses.is_empty() && ask.is_none() && needs_address(&config.link) =>
+        {
             return Err(RunError::Options(format!(
-                "the stack has no address on --link {}: give an --address, such as 192.0.2.2/24, and a --gateway",
+                "the stack has no address on --link {}: give an --address, such as 192.0.2.2/24, and a --gateway, or ask for \
+                 them with --address auto",
                 config.link
             )));
         }
@@ -257,7 +271,7 @@ mod tests {
         assert!(text(NetworkType::Sandbox, None, &faulty).contains("give a --link"));
         let info = |wraps_link| StackInfo { name: "own".into(), wraps_link, ..StackInfo::default() };
         let check = |config: &StackConfig, wraps_link, is_object| {
-            check_wrappers(config, &info(wraps_link), is_object).err().map(|error| error.to_string())
+            check_wrappers(config, &info(wraps_link), is_object, None).err().map(|error| error.to_string())
         };
         assert_eq!((check(&faulty, true, false), check(&bare, false, true)), (None, None));
         let refused = check(&faulty, false, true).unwrap();
@@ -270,6 +284,10 @@ mod tests {
         assert!(refused.contains("--pcap needs --link tap:NAME"), "{refused}");
         captured.link = linked.link.clone();
         assert_eq!(check(&captured, true, true), None);
+        let refused = check_wrappers(&bare, &info(false), true, Some(Ask::Auto)).err().unwrap().to_string();
+        assert!(refused.contains("--address auto are not for it"), "{refused}");
+        let spec = NetworkSpec { ask: Some(Ask::Auto), ..NetworkSpec::default() };
+        assert!(choose(&spec).err().unwrap().to_string().contains("need a --link to ask"));
         let argued = StackConfig { argument: Some("x".into()), ..StackConfig::default() };
         assert!(text(NetworkType::Host, None, &argued).contains("no --plugin-arg"));
     }

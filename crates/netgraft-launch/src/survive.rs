@@ -20,7 +20,6 @@ use super::crash::{self, Cause};
 use super::keeper::{self, Listeners};
 use super::launcher::{Launcher, Process};
 use super::report::Role;
-use super::said::Ear;
 use super::sentry::{self, Handover, SentryNetwork};
 use super::stand_in;
 use super::watchdog::Watchdog;
@@ -239,7 +238,7 @@ impl Launcher {
             ends.control = control;
         }
         self.control_open = true;
-        self.ear = Ear::new();
+        self.ear = self.ear.of_next();
         self.restarts += 1;
         self.watchdog = Watchdog::new(Instant::now());
         Ok(())

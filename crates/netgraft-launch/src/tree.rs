@@ -367,6 +367,9 @@ fn cover_kernel_files(plan: &Plan, reports: &File) {
     if let Err(error) = mount::mount_new(c"proc", Path::new("/proc"), Access::Data, c"") {
         skipped(Step::Proc, &error);
     }
+    if let Err(error) = files::hide_fuse() {
+        skipped(Step::Fuse, &error);
+    }
     if let Err(error) = files::protect(plan.is_contained()) {
         skipped(Step::KernelFiles, &error);
     }

@@ -1,5 +1,5 @@
-//! passt as the uplink of a sandbox: started or reached by the launcher, asked for what it offers, and ended with the
-//! sandbox. It ends by itself when its socket is closed, whoever was killed.
+//! Links that are asked for what they offer before the sandbox is made. passt is started or reached by the launcher, and ends
+//! with the sandbox: it ends by itself when its socket is closed, whoever was killed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
@@ -12,25 +12,32 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use netgraft_link::PasstLink;
-use netgraft_link::lease::{Acquire, Lease};
+use netgraft_link::lease::{Acquire, Lease, link_local};
 use netgraft_linux::{fdpass, link, unix};
 use netgraft_plugin::config::PasstConfig;
-use netgraft_plugin::link::{FrameMeta, Link};
-use netgraft_plugin::{Error, LinkConfig, StackConfig};
+use netgraft_plugin::link::{FrameMeta, Link, Medium};
+use netgraft_plugin::{Cidr, Error, LinkConfig, PreInitStack, StackConfig};
 
 use crate::clock;
 use crate::error::RunError;
 use crate::publish::{Publish, Transport};
+use crate::spec::Ask;
 
 /// What passt takes: 64 KiB of frame without its header, in steps of four.
 const MTU: u16 = 65_520;
 /// Bytes of what passt said that are told.
 const WORDS: usize = 300;
 
-/// A passt that serves the sandbox.
+/// A link that was opened before the sandbox was made.
 pub(crate) struct Uplink {
-    /// The launcher's duplicate, until the sentry has its own.
+    /// The launcher's duplicate.
     socket: OwnedFd,
+    /// What it is, if it is a passt.
+    passt: Option<Passt>,
+}
+
+/// A passt that serves the sandbox.
+struct Passt {
     /// The one that was started here.
     child: Option<Started>,
     config: PasstConfig,
@@ -58,53 +65,56 @@ fn refused(text: String) -> RunError {
 }
 
 impl Uplink {
-    /// Reaches passt, if the configuration's link is one, and puts what it offers into the configuration: addresses and
-    /// gateways unless some are given, the MTU, and name servers if there are none.
+    /// Opens a link that is to be asked, and puts what it offers into the configuration: addresses and gateways unless some
+    /// are given, the MTU, and name servers if there are none. `None` if there is nothing to ask.
     ///
     /// # Errors
-    /// [`RunError::Options`]: what is missing, in one line.
+    /// [`RunError::Options`]: what is missing, in one line; what [`netgraft_link::open`] says.
     pub(crate) fn prepare(
         config: &mut StackConfig,
         name_servers: &mut Vec<IpAddr>,
-        publish: &[Publish],
+        (publish, ask): (&[Publish], Option<Ask>),
     ) -> Result<Option<Uplink>, RunError> {
-        let mtu = config.wrappers.mtu.unwrap_or(MTU).min(MTU);
-        let LinkConfig::Passt(passt) = &mut config.link else { return Ok(None) };
-        let no_random = |e| refused(format!("passt: there are no random numbers for an address: {e}"));
-        passt.mac = link::random_mac().map_err(no_random)?;
-        let (socket, child) = match &passt.socket {
-            None => start(publish, mtu).map(|(socket, child)| (socket, Some(child)))?,
-            Some(_) if !publish.is_empty() => {
-                return Err(refused(
-                    "--publish is for a passt that netgraft starts: give --tcp-ports to the one that is running".to_owned(),
-                ));
+        match (&config.link, ask) {
+            (LinkConfig::Passt(passt), _) => {
+                let most = config.wrappers.mtu.unwrap_or(MTU).min(MTU);
+                let mut passt = passt.clone();
+                let no_random =
+                    |e| refused(format!("passt: there are no random numbers for an address: {e}"));
+                passt.mac = link::random_mac().map_err(no_random)?;
+                let (mut uplink, lease) =
+                    Passt { child: None, config: passt, publish: publish.to_vec(), most }.begin()?;
+                if config.addresses.is_empty() && lease.addresses.is_empty() {
+                    return Err(uplink.broken(
+                        "it offers no address within 6 s: has this network namespace an uplink itself?",
+                    ));
+                }
+                if let Some(passt) = &mut uplink.passt {
+                    // 65,520 is what passt offers; something else may say nothing.
+                    passt.config.mtu =
+                        lease.mtu.map_or(1500, |said| u16::try_from(said).unwrap_or(MTU)).min(most);
+                    config.link = LinkConfig::Passt(passt.config.clone());
+                }
+                take(lease, config, name_servers);
+                Ok(Some(uplink))
             }
-            Some(path) => (reach(path)?, None),
-        };
-        let mut uplink =
-            Uplink { socket, child, config: passt.clone(), publish: publish.to_vec(), most: mtu };
-        let Lease { addresses, gateways, name_servers: offered, mtu: said } = uplink.ask()?;
-        if config.addresses.is_empty() {
-            if addresses.is_empty() {
-                return Err(uplink.broken(
-                    "it offers no address within 5 s: has this network namespace an uplink itself?",
-                ));
+            (LinkConfig::Tap(_) | LinkConfig::Packet(_), Some(ask)) => {
+                let PreInitStack { init_str, mut fds } = netgraft_link::open(config)?;
+                let Some(socket) = fds.pop() else { return Ok(None) };
+                let lease = ask_device(config, ask, &init_str, &socket)?;
+                if let Some(said) = lease.mtu.and_then(|said| u16::try_from(said).ok()) {
+                    config.wrappers.mtu = Some(config.wrappers.mtu.map_or(said, |mtu| mtu.min(said)));
+                }
+                config.wrappers.terms.clone_from(&lease.terms);
+                config.wrappers.opened = Some(init_str);
+                take(lease, config, name_servers);
+                Ok(Some(Uplink { socket, passt: None }))
             }
-            config.addresses = addresses;
-            if config.gateways.is_empty() {
-                config.gateways = gateways;
-            }
+            _ => Ok(None),
         }
-        if name_servers.is_empty() {
-            *name_servers = offered;
-        }
-        // 65,520 is what passt offers; something else may say nothing.
-        passt.mtu = said.map_or(1500, |said| u16::try_from(said).unwrap_or(MTU)).min(mtu);
-        uplink.config = passt.clone();
-        Ok(Some(uplink))
     }
 
-    /// A duplicate of the socket for a sentry.
+    /// A duplicate of the descriptor for a sentry.
     ///
     /// # Errors
     /// As fcntl(2).
@@ -112,28 +122,145 @@ impl Uplink {
         self.socket.try_clone()
     }
 
-    /// A socket for a sentry that takes over: another passt's, since nobody knows where in the stream the one before was.
+    /// A descriptor for a sentry that takes over. Of passt another one's, since nobody knows where in the stream the one before
+    /// was.
     ///
     /// # Errors
     /// Why there is none.
     pub(crate) fn again(&mut self) -> Result<OwnedFd, RunError> {
-        self.child = None;
-        let (socket, child) = match &self.config.socket {
-            None => start(&self.publish, self.most).map(|(socket, child)| (socket, Some(child)))?,
-            Some(path) => (reach(path)?, None),
-        };
-        (self.socket, self.child) = (socket, child);
-        self.socket().map_err(|e| refused(format!("passt: its socket cannot be duplicated: {e}")))
+        if let Some(passt) = &mut self.passt {
+            self.socket = passt.open()?;
+        }
+        self.socket().map_err(|e| refused(format!("the link cannot be duplicated: {e}")))
     }
 
     /// How the passt that was started here has ended, told once.
     pub(crate) fn end(&mut self) -> Option<String> {
-        let started = self.child.as_mut()?;
+        let passt = self.passt.as_mut()?;
+        let started = passt.child.as_mut()?;
         let status = started.child.try_wait().ok().flatten()?;
         let words = words_of(&mut started.errors);
-        self.child = None;
+        passt.child = None;
         let words = if words.is_empty() { String::new() } else { format!(": {words}") };
         Some(format!("passt has ended ({status}){words}"))
+    }
+
+    fn broken(&mut self, what: &str) -> RunError {
+        self.passt.as_mut().map_or_else(|| refused(what.to_owned()), |passt| passt.broken(what))
+    }
+}
+
+/// Puts what was offered into the configuration.
+fn take(lease: Lease, config: &mut StackConfig, name_servers: &mut Vec<IpAddr>) {
+    let Lease { addresses, gateways, name_servers: offered, .. } = lease;
+    if config.addresses.is_empty() {
+        config.addresses = addresses;
+        if config.gateways.is_empty() {
+            config.gateways = gateways;
+        }
+    }
+    if name_servers.is_empty() {
+        *name_servers = offered;
+    }
+}
+
+/// Asks what is on the other side of a device.
+fn ask_device(config: &StackConfig, ask: Ask, text: &str, fd: &OwnedFd) -> Result<Lease, RunError> {
+    let failed = |e: io::Error| refused(format!("--link {}: it cannot be asked: {e}", config.link));
+    let bare = StackConfig { link: config.link.clone(), ..StackConfig::default() };
+    let link = netgraft_link::rebuild(&bare, "link", text, vec![fd.try_clone().map_err(failed)?])?.link;
+    let Some(mut link) = link else { return Ok(Lease::default()) };
+    let Medium::Ethernet(mac) = link.medium() else { return Ok(Lease::default()) };
+    // What it would leave to a device is done here, since the frames are read here.
+    link.refuse_offload();
+    let random = random_number().map_err(failed)?;
+    let acquire = Acquire::on_network(mac, random, ask == Ask::Auto);
+    let mut lease = question(link.as_mut(), fd, acquire).map_err(|error| {
+        refused(format!(
+            "--link {}: it cannot be asked: {}",
+            config.link,
+            error.unwrap_or_else(|e| e.to_string())
+        ))
+    })?;
+    if lease.addresses.is_empty() {
+        let (option, servers) = match ask {
+            Ask::Dhcp => ("dhcp", "no DHCP server has"),
+            Ask::Auto => ("auto", "neither a DHCP server nor a router has"),
+        };
+        return Err(refused(format!(
+            "--address {option}: {servers} answered on --link {} within 12 s",
+            config.link
+        )));
+    }
+    if lease.addresses.iter().any(|cidr| cidr.addr().is_ipv6()) {
+        // Servers and routers answer it later, too.
+        lease.addresses.extend(Cidr::new(link_local(mac).into(), 64));
+    }
+    Ok(lease)
+}
+
+fn random_number() -> io::Result<u32> {
+    let random = link::random_mac()?;
+    Ok(u32::from_be_bytes([random[2], random[3], random[4], random[5]]))
+}
+
+/// Asks on a link until there is an answer, or none within the time. The error is the link's, or the caller's.
+fn question(
+    link: &mut dyn Link,
+    fd: &OwnedFd,
+    mut acquire: Acquire,
+) -> Result<Lease, Result<String, io::Error>> {
+    loop {
+        let now = clock::now();
+        let mut sent = Ok(());
+        let go_on = acquire.poll(now, &mut |frame| sent = link.send(now, frame, FrameMeta::default()));
+        if !go_on {
+            return Ok(acquire.lease());
+        }
+        let received = sent
+            .and_then(|()| link.flush(now))
+            .and_then(|()| link.receive(now, 64, &mut |frame| acquire.input(now, frame)));
+        match received {
+            // An answer may be followed by a question at once.
+            Ok(1..) => continue,
+            Ok(0) | Err(Error::Again) => {}
+            Err(error) => return Err(Ok(error.to_string())),
+        }
+        let wait = acquire.next_deadline().since(clock::now());
+        fdpass::wait_readable([Some(fd.as_fd())], Some(wait)).map_err(Err)?;
+    }
+}
+
+impl Passt {
+    /// Starts or reaches it, and asks it.
+    fn begin(mut self) -> Result<(Uplink, Lease), RunError> {
+        let failed = |e: io::Error| refused(format!("passt: its socket cannot be used: {e}"));
+        let socket = self.open()?;
+        let mac = self.config.mac;
+        let mut link = PasstLink::new(socket.try_clone().map_err(failed)?, mac, usize::from(MTU));
+        let acquire = Acquire::new(mac, random_number().map_err(failed)?);
+        match question(&mut link, &socket, acquire) {
+            Ok(lease) => Ok((Uplink { socket, passt: Some(self) }, lease)),
+            Err(Ok(_)) => Err(self.gone()),
+            Err(Err(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Starts or reaches one, in place of the one before.
+    fn open(&mut self) -> Result<OwnedFd, RunError> {
+        self.child = None;
+        match &self.config.socket {
+            None => {
+                let (socket, child) = start(&self.publish, self.most)?;
+                self.child = Some(child);
+                Ok(socket)
+            }
+            Some(_) if !self.publish.is_empty() => Err(refused(
+                "--publish is for a passt that netgraft starts: give --tcp-ports to the one that is running"
+                    .to_owned(),
+            )),
+            Some(path) => reach(path),
+        }
     }
 
     fn broken(&mut self, what: &str) -> RunError {
@@ -144,34 +271,6 @@ impl Uplink {
         let words = self.child.as_mut().map(|started| words_of(&mut started.errors)).unwrap_or_default();
         let words = if words.is_empty() { words } else { format!(" ({words})") };
         refused(format!("--link passt: {place}: {what}{words}"))
-    }
-
-    /// Asks passt what it offers.
-    fn ask(&mut self) -> Result<Lease, RunError> {
-        let failed = |e: io::Error| refused(format!("passt: its socket cannot be used: {e}"));
-        let mac = self.config.mac;
-        let mut link = PasstLink::new(self.socket().map_err(failed)?, mac, usize::from(MTU));
-        let random = link::random_mac().map_err(failed)?;
-        let mut acquire = Acquire::new(mac, u32::from_be_bytes([random[2], random[3], random[4], random[5]]));
-        loop {
-            let now = clock::now();
-            let mut sent = Ok(());
-            let go_on = acquire.poll(now, &mut |frame| sent = link.send(now, frame, FrameMeta::default()));
-            if !go_on {
-                return Ok(acquire.lease());
-            }
-            let received = sent
-                .and_then(|()| link.flush(now))
-                .and_then(|()| link.receive(now, 64, &mut |frame| acquire.input(now, frame)));
-            match received {
-                // An answer may be followed by a question at once.
-                Ok(1..) => continue,
-                Ok(0) | Err(Error::Again) => {}
-                Err(_) => return Err(self.gone()),
-            }
-            let wait = acquire.next_deadline().since(clock::now());
-            fdpass::wait_readable([Some(self.socket.as_fd())], Some(wait)).map_err(failed)?;
-        }
     }
 
     /// passt has closed its end.

@@ -14,6 +14,7 @@ use netgraft_plugin::{
 use crate::capture::Captured;
 use crate::cut::Cutter;
 use crate::faulty::Faulty;
+use crate::leased::Leased;
 use crate::passt::PasstLink;
 use crate::pcap::Recorder;
 
@@ -25,6 +26,9 @@ const WHOLE: usize = 65_535;
 /// # Errors
 /// What is missing, for the operator.
 pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
+    if let Some(text) = &config.wrappers.opened {
+        return Ok(PreInitStack { init_str: text.clone(), fds: Vec::new() });
+    }
     let mtu = config.wrappers.mtu.map(usize::from);
     let (kind, mut device, fd) = match &config.link {
         LinkConfig::None => return Ok(PreInitStack { init_str: "none".to_owned(), fds: Vec::new() }),
@@ -116,7 +120,7 @@ pub fn rebuild(
         }
         None => None,
     };
-    let mut link = bare(text, fds)?;
+    let mut link = bare(text, fds, wrappers.mtu.map_or(usize::MAX, usize::from))?;
     if !wrappers.faults.is_none() {
         link =
             link.map(|link| Box::new(Faulty::new(link, wrappers.faults, wrappers.seed).0) as Box<dyn Link>);
@@ -127,30 +131,35 @@ pub fn rebuild(
         let view = move |way, now, frame: &[u8]| recorder.frame(on, way, now, frame);
         link = Some(Box::new(Captured::new(bare, Box::new(view))));
     }
+    if !wrappers.terms.is_empty() {
+        link = link.map(|link| Box::new(Leased::new(link, &wrappers.terms)) as Box<dyn Link>);
+    }
     Ok(Rebuilt { link, recorder })
 }
 
-fn bare(text: &str, fds: Vec<OwnedFd>) -> Result<Option<Box<dyn Link>>, SetupError> {
+fn bare(text: &str, fds: Vec<OwnedFd>, mtu: usize) -> Result<Option<Box<dyn Link>>, SetupError> {
     let unknown = || SetupError::new(format!("the link '{text}' that the launcher opened is unknown"));
     let mut fds = fds.into_iter();
     match (text, fds.next(), fds.next()) {
         ("none" | "", None, _) => Ok(None),
-        (_, Some(fd), None) => match undescribe(text).ok_or_else(unknown)? {
-            ("tap", device) => Ok(Some(Box::new(TapLink {
-                tap: Tap::from_fd(fd),
-                device,
-                rest: Rest::default(),
-                cutter: Cutter::default(),
-            }))),
-            ("packet", device) => Ok(Some(Box::new(PacketLink {
-                packet: Packet::from_fd(fd),
-                device,
-                rest: Rest::default(),
-                cutter: Cutter::default(),
-            }))),
-            ("passt", device) => Ok(Some(Box::new(PasstLink::new(fd, device.mac, device.mtu)))),
-            _ => Err(unknown()),
-        },
+        (_, Some(fd), None) => {
+            match undescribe(text).map(|(kind, device)| (kind, device.within(mtu))).ok_or_else(unknown)? {
+                ("tap", device) => Ok(Some(Box::new(TapLink {
+                    tap: Tap::from_fd(fd),
+                    device,
+                    rest: Rest::default(),
+                    cutter: Cutter::default(),
+                }))),
+                ("packet", device) => Ok(Some(Box::new(PacketLink {
+                    packet: Packet::from_fd(fd),
+                    device,
+                    rest: Rest::default(),
+                    cutter: Cutter::default(),
+                }))),
+                ("passt", device) => Ok(Some(Box::new(PasstLink::new(fd, device.mac, device.mtu)))),
+                _ => Err(unknown()),
+            }
+        }
         _ => Err(unknown()),
     }
 }
@@ -337,8 +346,8 @@ mod tests {
         for text in ["", "tap", "tap a 02:00:00:00:00 1500", "tap a 02:00:00:00:00:01 0", "tap a b c d"] {
             assert_eq!(undescribe(text), None, "{text}");
         }
-        assert!(bare("tap a 02:00:00:00:00:01 1500", Vec::new()).is_err());
-        assert!(matches!(bare("none", Vec::new()), Ok(None)));
+        assert!(bare("tap a 02:00:00:00:00:01 1500", Vec::new(), 1500).is_err());
+        assert!(matches!(bare("none", Vec::new(), 1500), Ok(None)));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use netgraft_linux::link::vnet;
 const SOLICIT: u8 = 1;
 const ADVERTISE: u8 = 2;
 const REQUEST: u8 = 3;
+const RENEW: u8 = 5;
 const REPLY: u8 = 7;
 const INFORMATION_REQUEST: u8 = 11;
 /// Options (section 21, RFC 3646).
@@ -29,6 +30,9 @@ const LONGEST_ID: usize = 130;
 pub(crate) struct Given {
     pub(crate) address: Option<Ipv6Addr>,
     pub(crate) name_servers: Vec<Ipv6Addr>,
+    /// Seconds: until the address is to be renewed, and until it ends. `u32::MAX` for never (section 7.7).
+    pub(crate) renew: u32,
+    pub(crate) valid: u32,
 }
 
 /// How far the client has come.
@@ -42,8 +46,10 @@ pub(crate) enum Stage {
     Informing,
     /// Asking this server for this address.
     Requesting { server: Vec<u8>, address: Ipv6Addr },
-    /// There is an answer.
-    Done,
+    /// Asking the same for the same again.
+    Renewing { server: Vec<u8>, address: Ipv6Addr },
+    /// There is an answer; of this server.
+    Done { server: Vec<u8> },
 }
 
 /// A client.
@@ -59,6 +65,11 @@ impl Client {
         Client { mac, transaction: [a, b, c], stage: Stage::Off }
     }
 
+    /// One that has an address of this server's.
+    pub(crate) fn with_lease(mac: [u8; 6], random: u32, server: Vec<u8>) -> Client {
+        Client { stage: Stage::Done { server }, ..Client::new(mac, random) }
+    }
+
     /// A router has said that addresses (`managed`), or other things (`other`), are had here (RFC 4861 section 4.2).
     pub(crate) fn advised(&mut self, managed: bool, other: bool) {
         if self.stage == Stage::Off {
@@ -70,18 +81,26 @@ impl Client {
         }
     }
 
+    /// Begins to ask for `address` again.
+    pub(crate) fn renew(&mut self, address: Ipv6Addr) {
+        if let Stage::Done { server } = &self.stage {
+            self.stage = Stage::Renewing { server: server.clone(), address };
+        }
+    }
+
     /// Whether an answer is waited for.
     pub(crate) fn asks(&self) -> bool {
-        !matches!(self.stage, Stage::Off | Stage::Done)
+        !matches!(self.stage, Stage::Off | Stage::Done { .. })
     }
 
     /// The question that is due, from the address `from` of the link.
     pub(crate) fn question(&self, from: Ipv6Addr) -> Option<Vec<u8>> {
         let (kind, server, address) = match &self.stage {
-            Stage::Off | Stage::Done => return None,
+            Stage::Off | Stage::Done { .. } => return None,
             Stage::Soliciting => (SOLICIT, None, None),
             Stage::Informing => (INFORMATION_REQUEST, None, None),
             Stage::Requesting { server, address } => (REQUEST, Some(server), Some(address)),
+            Stage::Renewing { server, address } => (RENEW, Some(server), Some(address)),
         };
         let mut frame = vec![0x33, 0x33, 0, 1, 0, 2];
         frame.extend_from_slice(&self.mac);
@@ -137,19 +156,19 @@ impl Client {
         }
         match (*kind, &self.stage) {
             (ADVERTISE, Stage::Soliciting) => {
-                let address = options.address()?;
+                let (address, ..) = options.address()?;
                 self.stage = Stage::Requesting { server, address };
                 None
             }
             (REPLY, Stage::Informing) => {
-                self.stage = Stage::Done;
+                self.stage = Stage::Done { server };
                 let name_servers = options.name_servers();
-                Some(Given { address: None, name_servers })
+                Some(Given { address: None, name_servers, renew: u32::MAX, valid: u32::MAX })
             }
-            (REPLY, Stage::Requesting { .. }) => {
-                let address = options.address()?;
-                self.stage = Stage::Done;
-                Some(Given { address: Some(address), name_servers: options.name_servers() })
+            (REPLY, Stage::Requesting { .. } | Stage::Renewing { .. }) => {
+                let (address, renew, valid) = options.address()?;
+                self.stage = Stage::Done { server };
+                Some(Given { address: Some(address), name_servers: options.name_servers(), renew, valid })
             }
             _ => None,
         }
@@ -182,19 +201,25 @@ impl<'a> Options<'a> {
         self.find(STATUS).is_some_and(|status| status.get(..2) != Some(&[0, 0]))
     }
 
-    /// The address of the association.
-    fn address(self) -> Option<Ipv6Addr> {
+    /// The address of the association, when it is to be renewed and when it ends, in seconds.
+    fn address(self) -> Option<(Ipv6Addr, u32, u32)> {
         let association = self.find(IA_NA)?;
         let inner = Options(association.get(12..)?);
         let value = inner.find(IA_ADDRESS)?;
         let address = Ipv6Addr::from(*value.first_chunk::<16>()?);
-        let valid = be32(value, 20)?;
+        let (preferred, valid) = (be32(value, 16)?, be32(value, 20)?);
         let failed = inner.failed() || Options(value.get(24..)?).failed();
         if failed || valid == 0 || address.is_multicast() || address.is_unspecified() || address.is_loopback()
         {
             return None;
         }
-        Some(address)
+        // "the client SHOULD use times of 0.5 [...] of the shortest preferred lifetime" if the server leaves it (section 14.2).
+        let renew = match be32(association, 4)? {
+            0 if preferred == u32::MAX => u32::MAX,
+            0 => preferred / 2,
+            given => given,
+        };
+        Some((address, renew.min(valid), valid))
     }
 
     fn name_servers(self) -> Vec<Ipv6Addr> {
@@ -250,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_solicited_and_requested() {
+    fn an_address_is_solicited_requested_and_renewed() {
         let mut client = Client::new(MAC, 0x0012_3456);
         assert_eq!((kind(&client), client.asks()), (None, false));
         client.advised(true, false);
@@ -262,9 +287,14 @@ mod tests {
         let question = client.question(FROM).unwrap();
         assert!(question.windows(16).any(|bytes| bytes == ADDRESS.octets()));
         let given = client.answer(&told(&client, REPLY, &[])).unwrap();
-        assert_eq!(given.address, Some(ADDRESS));
+        // Half of the preferred lifetime of 200 s; valid for 300.
+        assert_eq!((given.address, given.renew, given.valid), (Some(ADDRESS), 100, 300));
         assert_eq!(given.name_servers, ["2001:db8::53".parse::<Ipv6Addr>().unwrap()]);
         assert_eq!((kind(&client), client.asks()), (None, false));
+        client.renew(ADDRESS);
+        assert_eq!(kind(&client), Some(RENEW));
+        assert!(client.answer(&told(&client, REPLY, &[])).is_some());
+        assert!(!client.asks());
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What a link offers: addresses, gateways, name servers and the MTU, asked for by DHCP (RFC 2131, RFC 2132) and by router
 //! solicitation (RFC 4861, RFC 4862, RFC 8106). No I/O, no clock: frames and the time go in, frames come out.
 //!
-//! It asks once and renews nothing, so it is for links whose leases do not end, as passt's.
+//! It asks once. What ends is asked for again by the link's wrapper (`leased`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use netgraft_linux::link::vnet;
+use netgraft_plugin::config::{Giver, Term};
 use netgraft_plugin::{Cidr, Instant};
 
 use crate::dhcp6;
@@ -23,7 +24,8 @@ const ETHERNET: usize = 14;
 const DISCOVER: u8 = 1;
 const OFFER: u8 = 2;
 const REQUEST: u8 = 3;
-const ACK: u8 = 5;
+pub(crate) const ACK: u8 = 5;
+pub(crate) const NAK: u8 = 6;
 const COOKIE: [u8; 4] = [0x63, 0x82, 0x53, 0x63];
 /// Flags of a router's advertisement: addresses, or other things, are had by DHCPv6 (RFC 4861 section 4.2).
 const MANAGED: u8 = 0x80;
@@ -42,6 +44,8 @@ pub struct Lease {
     pub name_servers: Vec<IpAddr>,
     /// The largest IP packet, if it was said.
     pub mtu: Option<usize>,
+    /// How long the addresses may be used, those that end.
+    pub terms: Vec<Term>,
 }
 
 /// How far DHCP has come.
@@ -68,6 +72,14 @@ pub struct Acquire {
     /// Questions asked since then.
     asked: u32,
     next: Instant,
+    /// How long the first answer may take, and how long another one has after each.
+    patience: (Duration, Duration),
+    /// Whether there are neighbours on the link, beside the router.
+    neighbours: bool,
+    /// Prefixes whose addresses are on the link (RFC 4861 section 4.6.2).
+    on_link: Vec<Cidr>,
+    /// Answers to whoever asks for the link-local address.
+    replies: Vec<Vec<u8>>,
 }
 
 impl Acquire {
@@ -85,6 +97,22 @@ impl Acquire {
             answered: None,
             asked: 0,
             next: Instant::ZERO,
+            patience: (FIRST, OTHER),
+            neighbours: false,
+            on_link: Vec::new(),
+            replies: Vec::new(),
+        }
+    }
+
+    /// The same on a network with servers and neighbours of its own, where an answer may take its time: a DHCP server looks
+    /// whether somebody has an address before it offers it (RFC 2131 section 2.2). With `v6` for IPv6, too.
+    #[must_use]
+    pub fn on_network(mac: [u8; 6], random: u32, v6: bool) -> Acquire {
+        Acquire {
+            routed: !v6,
+            patience: (FIRST * 2, OTHER * 5),
+            neighbours: true,
+            ..Acquire::new(mac, random)
         }
     }
 
@@ -94,6 +122,7 @@ impl Acquire {
     /// that it reads together with another.
     pub fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) -> bool {
         self.began.get_or_insert(now);
+        self.replies.drain(..).for_each(|reply| send(&reply));
         let over = self.until().is_some_and(|until| now >= until);
         let open = [!self.routed, self.v6.asks(), self.v4 != V4::Done];
         let count = open.iter().filter(|open| **open).count() as u32;
@@ -106,8 +135,8 @@ impl Acquire {
         let turn = (self.asked % count) as usize;
         let which = (0..open.len()).filter(|&which| open[which]).nth(turn);
         match which {
-            Some(0) => send(&self.solicitation()),
-            Some(1) => self.v6.question(self.link_local()).iter().for_each(|question| send(question)),
+            Some(0) => send(&solicitation(self.mac)),
+            Some(1) => self.v6.question(link_local(self.mac)).iter().for_each(|question| send(question)),
             _ => send(&self.dhcp()),
         }
         self.asked += 1;
@@ -118,8 +147,8 @@ impl Acquire {
 
     /// When to go on with what there is.
     fn until(&self) -> Option<Instant> {
-        let most = self.began.map(|began| began + FIRST);
-        let answered = self.answered.map(|answered| answered + OTHER);
+        let most = self.began.map(|began| began + self.patience.0);
+        let answered = self.answered.map(|answered| answered + self.patience.1);
         most.into_iter().chain(answered).min()
     }
 
@@ -133,7 +162,10 @@ impl Acquire {
     pub fn input(&mut self, now: Instant, frame: &[u8]) {
         let answered = match frame.get(12..14) {
             Some([0x08, 0x00]) => self.dhcp_answer(now, frame).unwrap_or(false),
-            Some([0x86, 0xdd]) => self.advertisement(frame).unwrap_or(false) || self.dhcp6_answer(now, frame),
+            Some([0x86, 0xdd]) => {
+                self.replies.extend(neighbour_advertisement(frame, self.mac));
+                self.advertisement(now, frame).unwrap_or(false) || self.dhcp6_answer(now, frame)
+            }
             _ => false,
         };
         if answered {
@@ -151,6 +183,11 @@ impl Acquire {
     #[must_use]
     pub fn lease(self) -> Lease {
         let mut lease = self.lease;
+        for cidr in lease.addresses.iter_mut().filter(|cidr| cidr.addr().is_ipv6()) {
+            if let Some(net) = self.on_link.iter().find(|net| self.neighbours && net.contains(cidr.addr())) {
+                *cidr = Cidr::new(cidr.addr(), net.prefix()).unwrap_or(*cidr);
+            }
+        }
         // IPv4 first, whichever answered first.
         lease.addresses.sort_by_key(|cidr| cidr.addr().is_ipv6());
         lease.gateways.sort_by_key(IpAddr::is_ipv6);
@@ -160,69 +197,31 @@ impl Acquire {
 
     /// A DISCOVER, or a REQUEST for what was offered.
     fn dhcp(&self) -> Vec<u8> {
-        let mut frame = vec![0; ETHERNET + 20 + 8 + 236];
-        frame[..6].fill(0xff);
-        frame[6..12].copy_from_slice(&self.mac);
-        frame[12..14].copy_from_slice(&[8, 0]);
-        let bootp = &mut frame[ETHERNET + 28..];
-        // A request from Ethernet; the answer is to be broadcast.
-        bootp[..3].copy_from_slice(&[1, 1, 6]);
-        bootp[4..8].copy_from_slice(&self.transaction);
-        bootp[10] = 0x80;
-        bootp[28..34].copy_from_slice(&self.mac);
-        frame.extend_from_slice(&COOKIE);
-        match self.v4 {
-            V4::Requesting { server, address } => {
-                frame.extend_from_slice(&[53, 1, REQUEST, 50, 4]);
-                frame.extend_from_slice(&address);
-                frame.extend_from_slice(&[54, 4]);
-                frame.extend_from_slice(&server);
-            }
-            V4::Discovering | V4::Done => frame.extend_from_slice(&[53, 1, DISCOVER]),
-        }
-        // Wanted: mask, router, name servers, MTU.
-        frame.extend_from_slice(&[55, 4, 1, 3, 6, 26, 255]);
-        let len = frame.len();
-        let put = |frame: &mut [u8], at: usize, value: usize| {
-            frame[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
+        let ask = match self.v4 {
+            V4::Requesting { server, address } => Ask::Offered { server, address },
+            V4::Discovering | V4::Done => Ask::Anything,
         };
-        let ip = ETHERNET;
-        frame[ip] = 0x45;
-        put(&mut frame, ip + 2, len - ip);
-        frame[ip + 8..ip + 10].copy_from_slice(&[64, 17]);
-        frame[ip + 16..ip + 20].fill(0xff);
-        vnet::finish_header(&mut frame[ip..ip + 20]);
-        put(&mut frame, ip + 20, 68);
-        put(&mut frame, ip + 22, 67);
-        put(&mut frame, ip + 24, len - ip - 20);
-        frame
+        question(self.mac, self.transaction, &ask)
     }
 
     /// Whether the frame was the last answer that was waited for.
     fn dhcp_answer(&mut self, now: Instant, frame: &[u8]) -> Option<bool> {
-        let found = vnet::layout(frame).filter(|l| l.protocol == 17 && !l.fragment)?;
-        let udp = frame.get(found.transport..found.end)?;
-        let bootp = udp.get(8..)?;
-        let is_ours = udp.get(..4)? == [0, 67, 0, 68]
-            && *bootp.first()? == 2
-            && bootp.get(4..8)? == self.transaction
-            && bootp.get(28..34)? == self.mac
-            && bootp.get(236..240)? == COOKIE
-            && vnet::is_intact(&[0; vnet::LEN], frame);
-        if !is_ours {
+        let Some((options, address)) = DhcpOptions::of_answer(frame, self.mac, self.transaction) else {
             return Some(false);
-        }
-        let options = DhcpOptions(bootp.get(240..)?);
-        let address: [u8; 4] = *bootp.get(16..)?.first_chunk()?;
+        };
+        let address = address.octets();
         match (*options.find(53)?.first()?, self.v4) {
             (OFFER, V4::Discovering) => {
                 self.v4 = V4::Requesting { server: options.address(54)?.octets(), address };
                 self.progress(now);
                 Some(false)
             }
-            (ACK, V4::Requesting { .. }) => {
+            (ACK, V4::Requesting { server, .. }) => {
                 self.v4 = V4::Done;
                 self.take_v4(address.into(), &options);
+                let station = *frame.get(6..)?.first_chunk()?;
+                let giver = Giver::Dhcp { server: server.into(), station };
+                self.lease.terms.extend(v4_term(&options, address.into(), giver, now));
                 Some(true)
             }
             _ => Some(false),
@@ -255,17 +254,6 @@ impl Acquire {
         }
     }
 
-    /// The interface identifier of the address (RFC 4291 appendix A).
-    fn identifier(&self) -> u64 {
-        let [a, b, c, d, e, f] = self.mac;
-        u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f])
-    }
-
-    /// The link-local address (RFC 4862 section 5.3).
-    fn link_local(&self) -> Ipv6Addr {
-        Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(self.identifier()))
-    }
-
     /// Whether the frame was the last answer of DHCPv6 that was waited for.
     fn dhcp6_answer(&mut self, now: Instant, frame: &[u8]) -> bool {
         let before = self.v6.stage.clone();
@@ -274,6 +262,10 @@ impl Acquire {
             self.progress(now);
         }
         let Some(given) = given else { return false };
+        if let (Some(address), dhcp6::Stage::Done { server }) = (given.address, &self.v6.stage) {
+            let giver = Giver::Dhcp6 { server: server.clone() };
+            self.lease.terms.extend(v6_term(address, giver, now, given.renew, given.valid));
+        }
         // In front of those that were made of a prefix: it is the one that the network knows, so packets leave with it.
         let place = self.lease.addresses.iter().position(|cidr| cidr.addr().is_ipv6());
         if let Some(cidr) = given.address.and_then(|address| Cidr::new(address.into(), 128)) {
@@ -287,30 +279,10 @@ impl Acquire {
         true
     }
 
-    /// A router solicitation, from the link-local address.
-    fn solicitation(&self) -> Vec<u8> {
-        let from = self.link_local();
-        let mut frame = vec![0x33, 0x33, 0, 0, 0, 2];
-        frame.extend_from_slice(&self.mac);
-        frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 16, 58, 255]);
-        frame.extend_from_slice(&from.octets());
-        frame.extend_from_slice(&ROUTERS.octets());
-        // With the address that the answer goes to.
-        frame.extend_from_slice(&[133, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
-        frame.extend_from_slice(&self.mac);
-        let check = icmp_checksum(&frame);
-        frame[56..58].copy_from_slice(&check.to_be_bytes());
-        frame
-    }
-
     /// Whether the frame was a router's advertisement.
-    fn advertisement(&mut self, frame: &[u8]) -> Option<bool> {
-        let found = vnet::layout(frame).filter(|l| l.protocol == 58 && frame.get(21) == Some(&255))?;
-        let packet = frame.get(..found.end)?;
-        let from = Ipv6Addr::from(*packet.get(22..)?.first_chunk::<16>()?);
-        let message = packet.get(found.transport..)?;
-        let is_one = *message.first()? == 134 && from.is_unicast_link_local() && icmp_checksum(packet) == 0;
-        if !is_one || self.routed {
+    fn advertisement(&mut self, now: Instant, frame: &[u8]) -> Option<bool> {
+        let (from, message) = advertisement(frame)?;
+        if self.routed {
             return Some(false);
         }
         self.routed = true;
@@ -319,29 +291,28 @@ impl Acquire {
         if message.get(6..8)? != [0, 0] {
             self.lease.gateways.push(from.into());
         }
-        let mut rest = message.get(16..)?;
-        while let [kind, units, ..] = *rest {
-            let len = usize::from(units) * 8;
-            // RFC 4861 section 4.6: nothing is behind an option without a length.
-            let Some(option) = rest.get(..len).filter(|_| len > 0) else { break };
-            self.router_option(kind, option);
-            rest = &rest[len..];
-        }
+        router_options(message, &mut |kind, option| self.router_option(now, kind, option));
         Some(true)
     }
 
     /// One option, whose length is at least 8.
-    fn router_option(&mut self, kind: u8, option: &[u8]) {
+    fn router_option(&mut self, now: Instant, kind: u8, option: &[u8]) {
         match kind {
-            // A prefix to make an address of (RFC 4862 section 5.5.3): autonomous, of 64 bits, valid.
-            3 if option.len() == 32 && option[2] == 64 && option[3] & 0x40 != 0 && option[4..8] != [0; 4] => {
-                let mut bits = [0; 16];
-                bits[..8].copy_from_slice(&option[16..24]);
-                bits[8..].copy_from_slice(&self.identifier().to_be_bytes());
-                // As a host route: its neighbours are reached through the router, which is right for every of them (RFC 4861
-                // section 6.3.4 leaves it to the host), and passt answers for them from another address than theirs, which
-                // smoltcp 0.14 takes for that address's.
-                self.lease.addresses.extend(Cidr::new(Ipv6Addr::from(bits).into(), 128));
+            3 => {
+                // "L: when set, indicates that this prefix can be used for on-link determination" (RFC 4861 section 4.6.2).
+                if option.get(3).is_some_and(|flags| flags & 0x80 != 0)
+                    && let (Some(length), Some(bits)) =
+                        (option.get(2), option.get(16..).and_then(|o| o.first_chunk::<16>()))
+                {
+                    self.on_link.extend(Cidr::new(Ipv6Addr::from(*bits).into(), *length));
+                }
+                let Some((prefix, valid)) = prefix(option) else { return };
+                let address = Ipv6Addr::from_bits(prefix | u128::from(identifier(self.mac)));
+                // As a host route unless there are neighbours: else they are reached through the router, which is right for
+                // every of them, and passt answers for them from another address than theirs, which smoltcp 0.14 takes for that
+                // address's.
+                self.lease.addresses.extend(Cidr::new(address.into(), 128));
+                self.lease.terms.extend(v6_term(address, Giver::Router, now, valid / 2, valid));
             }
             5 if option.len() == 8 => {
                 let mtu = u32::from_be_bytes([option[4], option[5], option[6], option[7]]);
@@ -356,11 +327,210 @@ impl Acquire {
     }
 }
 
+/// A router's advertisement: who sent it, and the message; `None` if the frame is none (RFC 4861 section 6.1.2).
+pub(crate) fn advertisement(frame: &[u8]) -> Option<(Ipv6Addr, &[u8])> {
+    let found = vnet::layout(frame).filter(|l| !l.v4 && l.protocol == 58 && frame.get(21) == Some(&255))?;
+    let packet = frame.get(..found.end)?;
+    let from = Ipv6Addr::from(*packet.get(22..)?.first_chunk::<16>()?);
+    let message = packet.get(found.transport..)?;
+    let is_one = *message.first()? == 134 && from.is_unicast_link_local() && icmp_checksum(packet) == 0;
+    is_one.then_some((from, message))
+}
+
+/// The options of an advertisement, each with its type; their length is at least 8.
+pub(crate) fn router_options(message: &[u8], each: &mut dyn FnMut(u8, &[u8])) {
+    let mut rest = message.get(16..).unwrap_or_default();
+    while let [kind, units, ..] = *rest {
+        let len = usize::from(units) * 8;
+        // RFC 4861 section 4.6: nothing is behind an option without a length.
+        let Some(option) = rest.get(..len).filter(|_| len > 0) else { break };
+        each(kind, option);
+        rest = &rest[len..];
+    }
+}
+
+/// A prefix to make an address of (RFC 4862 section 5.5.3): autonomous, of 64 bits, valid. With the seconds that it is.
+pub(crate) fn prefix(option: &[u8]) -> Option<(u128, u32)> {
+    let valid = u32::from_be_bytes(*option.get(4..)?.first_chunk()?);
+    let bits = u128::from_be_bytes(*option.get(16..)?.first_chunk()?) & !u128::from(u64::MAX);
+    let usable = option.get(2..4).is_some_and(|o| o[0] == 64 && o[1] & 0x40 != 0) && valid > 0;
+    (usable && bits >> 118 != 0x3fa).then_some((bits, valid))
+}
+
+/// The interface identifier of an address (RFC 4291 appendix A).
+pub(crate) fn identifier([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
+/// The link-local address of a station (RFC 4862 section 5.3).
+#[must_use]
+pub fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+    Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(identifier(mac)))
+}
+
+/// The answer to a neighbour that asks for the link-local address (RFC 4861 section 7.2.4), as servers do before they answer
+/// a client whose station they do not know.
+fn neighbour_advertisement(frame: &[u8], mac: [u8; 6]) -> Option<Vec<u8>> {
+    let found = vnet::layout(frame).filter(|l| !l.v4 && l.protocol == 58 && frame.get(21) == Some(&255))?;
+    let packet = frame.get(..found.end)?;
+    let own = link_local(mac).octets();
+    let asked =
+        packet.get(54) == Some(&135) && packet.get(62..78) == Some(&own[..]) && icmp_checksum(packet) == 0;
+    let from = packet.get(22..38).filter(|from| asked && **from != [0; 16])?;
+    let mut reply = packet.get(6..12)?.to_vec();
+    reply.extend_from_slice(&mac);
+    reply.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
+    reply.extend_from_slice(&own);
+    reply.extend_from_slice(from);
+    // Solicited, and it replaces what was known.
+    reply.extend_from_slice(&[136, 0, 0, 0, 0x60, 0, 0, 0]);
+    reply.extend_from_slice(&own);
+    reply.extend_from_slice(&[2, 1]);
+    reply.extend_from_slice(&mac);
+    let check = icmp_checksum(&reply);
+    reply[56..58].copy_from_slice(&check.to_be_bytes());
+    Some(reply)
+}
+
+/// A router solicitation, from the link-local address.
+pub(crate) fn solicitation(mac: [u8; 6]) -> Vec<u8> {
+    let mut frame = vec![0x33, 0x33, 0, 0, 0, 2];
+    frame.extend_from_slice(&mac);
+    frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 16, 58, 255]);
+    frame.extend_from_slice(&link_local(mac).octets());
+    frame.extend_from_slice(&ROUTERS.octets());
+    // With the address that the answer goes to.
+    frame.extend_from_slice(&[133, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+    frame.extend_from_slice(&mac);
+    let check = icmp_checksum(&frame);
+    frame[56..58].copy_from_slice(&check.to_be_bytes());
+    frame
+}
+
+/// What a DHCP client asks for.
+pub(crate) enum Ask {
+    /// Whatever there is.
+    Anything,
+    /// What was offered.
+    Offered { server: [u8; 4], address: [u8; 4] },
+    /// The address that it has, again; of the server that gave it, or of any.
+    Again { address: Ipv4Addr, of: Option<(Ipv4Addr, [u8; 6])> },
+    /// The address that it had.
+    Former { address: Ipv4Addr },
+}
+
+/// A question of a DHCP client, as a frame (RFC 2131 sections 2, 4.1 and 4.3.6).
+pub(crate) fn question(mac: [u8; 6], transaction: [u8; 4], ask: &Ask) -> Vec<u8> {
+    let (station, from, to) = match ask {
+        Ask::Again { address, of: Some((server, station)) } => (*station, address.octets(), server.octets()),
+        Ask::Again { address, of: None } => ([0xff; 6], address.octets(), [0xff; 4]),
+        _ => ([0xff; 6], [0; 4], [0xff; 4]),
+    };
+    let mut frame = vec![0; ETHERNET + 20 + 8 + 236];
+    frame[..6].copy_from_slice(&station);
+    frame[6..12].copy_from_slice(&mac);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    let bootp = &mut frame[ETHERNET + 28..];
+    // A request from Ethernet.
+    bootp[..3].copy_from_slice(&[1, 1, 6]);
+    bootp[4..8].copy_from_slice(&transaction);
+    bootp[12..16].copy_from_slice(&from);
+    if from == [0; 4] {
+        // The answer is to be broadcast.
+        bootp[10] = 0x80;
+    }
+    bootp[28..34].copy_from_slice(&mac);
+    frame.extend_from_slice(&COOKIE);
+    match ask {
+        Ask::Anything => frame.extend_from_slice(&[53, 1, DISCOVER]),
+        Ask::Offered { server, address } => {
+            frame.extend_from_slice(&[53, 1, REQUEST, 50, 4]);
+            frame.extend_from_slice(address);
+            frame.extend_from_slice(&[54, 4]);
+            frame.extend_from_slice(server);
+        }
+        Ask::Again { .. } => frame.extend_from_slice(&[53, 1, REQUEST]),
+        Ask::Former { address } => {
+            frame.extend_from_slice(&[53, 1, REQUEST, 50, 4]);
+            frame.extend_from_slice(&address.octets());
+        }
+    }
+    // Wanted: mask, router, name servers, MTU.
+    frame.extend_from_slice(&[55, 4, 1, 3, 6, 26, 255]);
+    let len = frame.len();
+    let put = |frame: &mut [u8], at: usize, value: usize| {
+        frame[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
+    };
+    let ip = ETHERNET;
+    frame[ip] = 0x45;
+    put(&mut frame, ip + 2, len - ip);
+    frame[ip + 8..ip + 10].copy_from_slice(&[64, 17]);
+    frame[ip + 12..ip + 16].copy_from_slice(&from);
+    frame[ip + 16..ip + 20].copy_from_slice(&to);
+    vnet::finish_header(&mut frame[ip..ip + 20]);
+    put(&mut frame, ip + 20, 68);
+    put(&mut frame, ip + 22, 67);
+    put(&mut frame, ip + 24, len - ip - 20);
+    frame
+}
+
+/// How long an address of DHCP may be used; `None` for ever.
+pub(crate) fn v4_term(
+    options: &DhcpOptions<'_>,
+    address: Ipv4Addr,
+    giver: Giver,
+    given: Instant,
+) -> Option<Term> {
+    let seconds = |code| options.find(code)?.first_chunk::<4>().map(|word| u32::from_be_bytes(*word));
+    // 0xffffffff is infinity (RFC 2131 section 3.3).
+    let ends = seconds(51).filter(|ends| *ends != u32::MAX)?.max(1);
+    // "T1 defaults to (0.5 * duration_of_lease). T2 defaults to (0.875 * duration_of_lease)" (section 4.4.5).
+    let rebind = seconds(59).filter(|at| *at <= ends).unwrap_or(ends - ends / 8);
+    let renew = seconds(58).filter(|at| *at <= rebind).unwrap_or(ends / 2);
+    let time = |seconds: u32| Duration::from_secs(seconds.into());
+    let addresses = vec![address.into()];
+    Some(Term { addresses, giver, given, renew: time(renew), rebind: time(rebind), ends: time(ends) })
+}
+
+/// How long an address of IPv6 may be used that is valid for so many seconds; `None` for ever (RFC 4861 section 4.6.2).
+pub(crate) fn v6_term(
+    address: Ipv6Addr,
+    giver: Giver,
+    given: Instant,
+    renew: u32,
+    valid: u32,
+) -> Option<Term> {
+    let time = |seconds: u32| Duration::from_secs(seconds.into());
+    (valid != u32::MAX).then(|| Term {
+        addresses: vec![address.into()],
+        giver,
+        given,
+        renew: time(renew.min(valid)),
+        rebind: time(valid),
+        ends: time(valid),
+    })
+}
+
 /// The options of a DHCP message.
-struct DhcpOptions<'a>(&'a [u8]);
+pub(crate) struct DhcpOptions<'a>(&'a [u8]);
 
 impl<'a> DhcpOptions<'a> {
-    fn find(&self, code: u8) -> Option<&'a [u8]> {
+    /// Those of a message for this client; `None` if it is none.
+    pub(crate) fn of_answer(frame: &'a [u8], mac: [u8; 6], transaction: [u8; 4]) -> Option<(Self, Ipv4Addr)> {
+        let found = vnet::layout(frame).filter(|l| l.v4 && l.protocol == 17 && !l.fragment)?;
+        let udp = frame.get(found.transport..found.end)?;
+        let bootp = udp.get(8..)?;
+        let is_ours = udp.get(..4)? == [0, 67, 0, 68]
+            && *bootp.first()? == 2
+            && bootp.get(4..8)? == transaction
+            && bootp.get(28..34)? == mac
+            && bootp.get(236..240)? == COOKIE
+            && vnet::is_intact(&[0; vnet::LEN], frame);
+        let address: [u8; 4] = *bootp.get(16..)?.first_chunk()?;
+        is_ours.then_some((DhcpOptions(bootp.get(240..)?), address.into()))
+    }
+
+    pub(crate) fn find(&self, code: u8) -> Option<&'a [u8]> {
         let mut rest = self.0;
         loop {
             match rest {
@@ -514,6 +684,41 @@ mod tests {
         );
         let cidr = acquire.lease.addresses[0];
         assert!(cidr.contains(acquire.lease.gateways[0]), "{cidr}");
+    }
+
+    #[test]
+    fn on_a_network_there_is_more_time_and_prefixes_are_on_the_link() {
+        let mut acquire = Acquire::on_network(MAC, 1, true);
+        let now = Instant::from_millis(1);
+        assert!(acquire.poll(now, &mut |_| ()));
+        acquire.input(now, &bytes(ADVERTISED));
+        assert!(acquire.poll(now + OTHER * 4, &mut |_| ()));
+        assert_eq!(acquire.lease().addresses[0].prefix(), 64);
+        // IPv4 alone asks no router.
+        let mut acquire = Acquire::on_network(MAC, 1, false);
+        let questions = sent(&mut acquire, now);
+        assert_eq!(questions[0][ETHERNET + 28 + 240..][..3], [53, 1, DISCOVER]);
+    }
+
+    #[test]
+    fn who_asks_for_the_link_local_address_is_answered() {
+        let mut acquire = Acquire::new(MAC, 1);
+        let own = link_local(MAC).octets();
+        let mut asks =
+            vec![0x33, 0x33, 0xff, 0, 0, 7, 4, 4, 4, 4, 4, 4, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255];
+        let server = link_local([4; 6]).octets();
+        for part in [&server[..], &own, &[135, 0, 0, 0, 0, 0, 0, 0], &own] {
+            asks.extend_from_slice(part);
+        }
+        let check = icmp_checksum(&asks);
+        asks[56..58].copy_from_slice(&check.to_be_bytes());
+        acquire.input(Instant::ZERO, &asks);
+        let answers = sent(&mut acquire, Instant::ZERO);
+        assert_eq!((answers.len(), answers[0][54], icmp_checksum(&answers[0])), (2, 136, 0));
+        assert_eq!((&answers[0][..6], &answers[0][38..54]), (&[4; 6][..], &server[..]));
+        asks[70] ^= 1;
+        acquire.input(Instant::ZERO, &asks);
+        assert!(acquire.replies.is_empty());
     }
 
     proptest! {

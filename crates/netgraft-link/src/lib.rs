@@ -40,6 +40,7 @@ pub mod device;
 mod dhcp6;
 mod faulty;
 pub mod lease;
+mod leased;
 mod passt;
 pub mod path;
 pub mod pcap;

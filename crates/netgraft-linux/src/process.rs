@@ -308,14 +308,22 @@ pub fn replace_standard(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Re
     Ok(())
 }
 
+/// Puts `source` in the place of standard error (dup2(2)).
+///
+/// # Errors
+/// As dup2(2).
+pub fn replace_stderr(source: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: 2 is never owned by an `OwnedFd`: std does not own it, and we open nothing there.
+    check(unsafe { libc::dup2(source.as_raw_fd(), libc::STDERR_FILENO) }).map(drop)
+}
+
 /// Puts `source` in the place of standard input, output and error (dup2(2)).
 ///
 /// # Errors
 /// As dup2(2).
 pub fn replace_stdio(source: BorrowedFd<'_>) -> io::Result<()> {
     replace_stdin_and_stdout(source)?;
-    // SAFETY: 2 is never owned by an `OwnedFd`: std does not own it, and we open nothing there.
-    check(unsafe { libc::dup2(source.as_raw_fd(), libc::STDERR_FILENO) }).map(drop)
+    replace_stderr(source)
 }
 
 /// What execve(2) takes, prepared before the fork.

@@ -4,8 +4,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::faults::LinkFaults;
+use crate::time::Instant;
 
 /// An interface address with its prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -244,6 +246,47 @@ pub struct Wrappers {
     pub capture: Option<CaptureConfig>,
     /// The largest IP packet that crosses the link, in bytes; `None` for what the link carries.
     pub mtu: Option<u16>,
+    /// What the launcher has opened already, as `netgraft-link` describes it; it hands the descriptor over as the first of
+    /// those of `init`.
+    pub opened: Option<String>,
+    /// Addresses that are the stack's for a time, and are to be asked for again.
+    pub terms: Vec<Term>,
+}
+
+/// An address, or addresses, that are the stack's for a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Which.
+    pub addresses: Vec<IpAddr>,
+    /// Who gave them.
+    pub giver: Giver,
+    /// When.
+    pub given: Instant,
+    /// From then on: when to ask again.
+    pub renew: Duration,
+    /// From then on: when whoever gave them need not be the one that is asked (RFC 2131 section 4.4.5).
+    pub rebind: Duration,
+    /// From then on: when they are not the stack's any more.
+    pub ends: Duration,
+}
+
+/// Who gives addresses for a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Giver {
+    /// A DHCP server, and the station that its answers come from.
+    Dhcp {
+        /// The server.
+        server: Ipv4Addr,
+        /// The station.
+        station: [u8; 6],
+    },
+    /// A router, by its advertisements.
+    Router,
+    /// A DHCPv6 server, by its identifier.
+    Dhcp6 {
+        /// The identifier.
+        server: Vec<u8>,
+    },
 }
 
 /// What a capture keeps of frames.
@@ -259,13 +302,17 @@ impl Wrappers {
     /// These faults, decided by this seed.
     #[must_use]
     pub const fn of_faults(faults: LinkFaults, seed: u64) -> Wrappers {
-        Wrappers { faults, seed, capture: None, mtu: None }
+        Wrappers { faults, seed, capture: None, mtu: None, opened: None, terms: Vec::new() }
     }
 
     /// Whether frames are left alone.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.faults.is_none() && self.capture.is_none() && self.mtu.is_none()
+        self.faults.is_none()
+            && self.capture.is_none()
+            && self.mtu.is_none()
+            && self.opened.is_none()
+            && self.terms.is_empty()
     }
 }
 

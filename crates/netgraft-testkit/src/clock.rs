@@ -1,10 +1,10 @@
-//! Clocks for whoever drives a stack: a simulated one, and the machine's.
+//! Clocks for the code that drives a stack: a simulated one, and the machine's.
 
 use std::time::Duration;
 
 use netgraft_plugin::Instant;
 
-/// A clock that stands still until it is told to move.
+/// A clock that stands still until it is moved.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FakeClock {
     now: Instant,

@@ -27,7 +27,7 @@ fn the_host_stack_conforms() {
 /// Echo sockets are for the groups of `ping_group_range` (icmp(7)); a host with default routes has a way to
 /// everywhere.
 fn depends_on_the_machine(row: &Row) -> bool {
-    let machines = row.group == "echo" || row.name == "no route is told at once";
+    let machines = row.group == "echo" || row.name == "a missing route is reported at once";
     machines && matches!(row.outcome, Outcome::Unsupported { .. })
 }
 

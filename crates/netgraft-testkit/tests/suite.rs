@@ -307,8 +307,8 @@ fn every_fault_is_seen() {
         (Fault::AlwaysReadable, "stream/nothing there says again [v4]"),
         (Fault::AlwaysReadable, "random/calls in any order keep the stack's word [v4]"),
         (Fault::EventsAreLost, "notify/data after an empty read is reported [v4]"),
-        (Fault::EventsForAll, "notify/whoever is ready is reported to nobody else [v4]"),
-        (Fault::ErrorsStay, "connect/nobody listening is refused [v4]"),
+        (Fault::EventsForAll, "notify/readiness is reported for the socket that has it only [v4]"),
+        (Fault::ErrorsStay, "connect/a port without a listener refuses [v4]"),
         (Fault::OptionsAreIgnored, "options/switches are kept [v4]"),
         (Fault::OptionsAreIgnored, "options/what the stack does not name it refuses [v4]"),
         (Fault::SocketsStay, "many/sockets that are made and closed leave nothing [v4]"),
@@ -319,7 +319,7 @@ fn every_fault_is_seen() {
         (Fault::EmptyMemoryIsLent, "lent/what is written into lent memory arrives [v4]"),
         (Fault::EndIsLost, "lent/the end comes after the bytes and stays [v6]"),
         (Fault::LengthsAreWrong, "lent/what is written into lent memory arrives [v6]"),
-        (Fault::ResetsAreEnds, "lent/a reset is told, and nothing is taken [v4]"),
+        (Fault::ResetsAreEnds, "lent/a reset is reported, and nothing is taken [v4]"),
         (Fault::BatchesGoOn, "lent/a batch stops at what cannot be sent [v4]"),
         (Fault::BatchesForgetErrors, "lent/a refusal stops a batch [v4]"),
         (Fault::NothingIsTaken, "stream/a megabyte arrives whole [v4]"),
@@ -343,14 +343,14 @@ fn a_stack_that_is_always_due_does_not_stop_time() {
 fn progress_is_told_before_and_after_each_case() {
     let factory = netgraft_smoltcp::factory();
     let subject = Subject::from_factory("smoltcp", factory, StackConfig::default(), Time::Simulated);
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     let report = run_each(&subject, "create/handles", &mut |progress| {
-        told.push(match progress {
+        seen.push(match progress {
             Progress::Begins(id) => format!("begins {id}"),
             Progress::Ended(row) => format!("ended {}", row.id()),
         });
     });
-    assert_eq!(told, ["begins", "ended"].map(|way| format!("{way} create/handles are not used again [v4]")));
+    assert_eq!(seen, ["begins", "ended"].map(|way| format!("{way} create/handles are not used again [v4]")));
     assert_eq!(report.counts(), (1, 0, 0));
 }
 

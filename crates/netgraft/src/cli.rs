@@ -14,8 +14,7 @@ use netgraft::{
 };
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{
-    Cidr, InterfaceName, LinkConfig, Neighbour, NetworkType, StackConfig, StackInfo, SyscallRule,
-    get_plugin_stack,
+    InterfaceName, LinkConfig, Neighbour, NetworkType, StackConfig, StackInfo, SyscallRule, get_plugin_stack,
 };
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
@@ -23,7 +22,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::fault_args::FaultArgs;
-use crate::link_option::LinkOption;
+use crate::link_option::{AddressOption, LinkOption};
 use crate::pcap_args::PcapArgs;
 use crate::program_args::ProgramArgs;
 
@@ -177,9 +176,10 @@ struct RunArgs {
     #[command(flatten)]
     pcap: PcapArgs,
 
-    /// An address of the stack with its prefix length, such as 192.0.2.2/24 or 2001:db8::2/64; repeatable
-    #[arg(long = "address", value_name = "CIDR")]
-    addresses: Vec<Cidr>,
+    /// An address of the stack with its prefix length, such as 192.0.2.2/24 or 2001:db8::2/64; repeatable. Or what is on the
+    /// link is asked for one: dhcp (DHCP for IPv4) or auto (that, router advertisements and DHCPv6)
+    #[arg(long = "address", value_name = "CIDR|dhcp|auto")]
+    addresses: Vec<AddressOption>,
 
     /// The largest packet that crosses the link, in bytes, if it carries larger ones: for passt up to 65520 [default: what
     /// the link carries]
@@ -350,13 +350,15 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let (link, veth) = run.link.split();
     network.veth = veth;
     network.publish = run.publish;
+    let (addresses, ask) = AddressOption::split(run.addresses).map_err(Stop::Error)?;
+    network.ask = ask;
     let mut wrappers = run.faults.wrappers().map_err(Stop::Error)?;
     wrappers.mtu = run.mtu;
     network.capture = run.pcap.spec().map_err(Stop::Error)?;
     network.config = StackConfig {
         link,
         wrappers,
-        addresses: run.addresses,
+        addresses,
         gateways: run.gateways,
         neighbours: run.neighbours,
         argument: run.plugin_arg,

@@ -1,10 +1,11 @@
-//! The option `--link`.
+//! The options `--link` and `--address`.
 
 use std::fmt;
 use std::str::FromStr;
 
-use netgraft_plugin::config::{ParseInterfaceError, ParseLinkError};
-use netgraft_plugin::{InterfaceName, LinkConfig};
+use netgraft::Ask;
+use netgraft_plugin::config::{ParseCidrError, ParseInterfaceError, ParseLinkError};
+use netgraft_plugin::{Cidr, InterfaceName, LinkConfig};
 
 /// What `--link` can say: a link that the stack is given, or an interface that is made for a stack which looks for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,47 @@ impl FromStr for LinkOption {
             ParseLinkError::Unknown(_) => format!("{error} or, for a level 0 stack, veth:NAME"),
             ParseLinkError::Name(_) => error.to_string(),
         })
+    }
+}
+
+/// What `--address` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AddressOption {
+    /// An address.
+    Given(Cidr),
+    /// What is on the link is asked.
+    Asked(Ask),
+}
+
+impl AddressOption {
+    /// The addresses, and what the link is asked for.
+    ///
+    /// # Errors
+    /// That both are given, in one line.
+    pub(crate) fn split(all: Vec<AddressOption>) -> Result<(Vec<Cidr>, Option<Ask>), String> {
+        let (mut addresses, mut asked) = (Vec::new(), None);
+        for one in all {
+            match one {
+                AddressOption::Given(cidr) => addresses.push(cidr),
+                AddressOption::Asked(ask) => asked = Some(ask),
+            }
+        }
+        if asked.is_some() && !addresses.is_empty() {
+            return Err("--address dhcp and --address auto take the link's addresses: leave the others out"
+                .to_owned());
+        }
+        Ok((addresses, asked))
+    }
+}
+
+impl FromStr for AddressOption {
+    type Err = ParseCidrError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "dhcp" => Ok(AddressOption::Asked(Ask::Dhcp)),
+            "auto" => Ok(AddressOption::Asked(Ask::Auto)),
+            other => other.parse().map(AddressOption::Given),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod pcap_args;
 mod program_args;
 mod uplink;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use cli::{Command, Style};
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().collect()) {
         Ok(command) => command,
         Err(cli::Stop::Text(text)) => {
-            print!("{text}");
+            print(&text);
             return ExitCode::SUCCESS;
         }
         Err(cli::Stop::Error(text)) => {
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
             };
             match text {
                 Ok(text) => {
-                    print!("{text}");
+                    print(&text);
                     ExitCode::SUCCESS
                 }
                 Err(error) => {
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
         }
         Command::NewStack(new) => match netgraft::new_stack(&new) {
             Ok(object) => {
-                print!("{}", cli::new_stack_text(&new, &object));
+                print(&cli::new_stack_text(&new, &object));
                 ExitCode::SUCCESS
             }
             Err(error) => {
@@ -76,7 +77,7 @@ fn main() -> ExitCode {
 }
 
 fn check(options: &CheckOptions, style: Style) -> ExitCode {
-    let checked = match netgraft::check(options, &mut |line| println!("{line}")) {
+    let checked = match netgraft::check(options, &mut |line| print(&format!("{line}\n"))) {
         Ok(checked) => checked,
         Err(error) => {
             tell(&error);
@@ -96,17 +97,17 @@ fn check(options: &CheckOptions, style: Style) -> ExitCode {
     }
     match style {
         Style::Json => match checked.report.json() {
-            Ok(text) => println!("{text}"),
+            Ok(text) => print(&format!("{text}\n")),
             Err(error) => {
                 eprintln!("netgraft: the report cannot be written: {error}");
                 return ExitCode::from(EXIT_FAILURE);
             }
         },
-        Style::Failures => print!("{}", checked.report.failures_text()),
+        Style::Failures => print(&checked.report.failures_text()),
         Style::Table => {
-            print!("{}", checked.report.table());
+            print(&checked.report.table());
             if checked.known > 0 {
-                println!("{} of the cases that do not pass are known", checked.known);
+                print(&format!("known failures: {}\n", checked.known));
             }
         }
     }
@@ -117,6 +118,20 @@ fn check(options: &CheckOptions, style: Style) -> ExitCode {
         eprintln!("netgraft: {text}");
     }
     ExitCode::from(u8::from(checked.failed))
+}
+
+/// Prints to standard output. Where its reader is gone (`| head`), nothing is left to do.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        // As a shell reports the signal that ends most programs then.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(128 + libc::SIGPIPE),
+        Err(e) => {
+            eprintln!("netgraft: standard output cannot be written: {e}");
+            std::process::exit(EXIT_FAILURE.into());
+        }
+    }
 }
 
 fn tell(error: &RunError) {

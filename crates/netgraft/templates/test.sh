@@ -1,12 +1,12 @@
 #!/bin/sh
-# The stack in the shared object $1: the conformance suite, and programs that nobody changed for it. Needs redis-server,
+# The stack in the shared object $1: the conformance suite, and unchanged programs. Needs redis-server,
 # redis-cli, python3 and curl.
 set -eu
 netgraft=${NETGRAFT:-@netgraft@}
 object=$1
 files=$(mktemp -d)
 trap 'rm -rf "$files"' EXIT
-# What root starts in a sandbox is nobody on the host: it is to write here, too.
+# Root's programs have another user id on the host (nobody), and write here, too.
 chmod 777 "$files"
 
 on_it() {

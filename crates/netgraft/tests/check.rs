@@ -40,15 +40,15 @@ fn the_built_in_stack_is_examined_and_the_report_is_json() {
 }
 
 #[test]
-fn failures_of_an_object_are_told_with_the_call() {
+fn failures_of_an_object_name_the_call() {
     let loops = object("libcheckloop.so", "loop.c", &[]);
     let ran = netgraft(&["check", loops.to_str().unwrap(), "--filter", "bind/"]);
     let table = text(&ran.stdout);
     assert_eq!(ran.status.code(), Some(1), "{table}");
     assert!(table.contains("FAIL bind/"), "{table}");
     assert!(table.contains("expected") && table.contains("got"), "{table}");
-    let told = netgraft(&["stacks", loops.to_str().unwrap()]);
-    assert!(text(&told.stdout).contains("level 1"), "{}", text(&told.stdout));
+    let described = netgraft(&["stacks", loops.to_str().unwrap()]);
+    assert!(text(&described.stdout).contains("level 1"), "{}", text(&described.stdout));
 }
 
 #[test]
@@ -58,11 +58,11 @@ fn a_stack_that_crashes_fails_its_case_and_the_next_one_runs() {
         netgraft(&["check", hostile.to_str().unwrap(), "--plugin-arg", "socket:abort", "--filter", "bind/"]);
     let table = text(&ran.stdout);
     assert_eq!(ran.status.code(), Some(1), "{table}{}", text(&ran.stderr));
-    let told = "socket: expected a return, got the process was killed by signal 6 (SIGABRT)";
-    assert!(table.matches(told).count() > 3, "{table}");
+    let expected = "socket: expected a return, got the process was killed by signal 6 (SIGABRT)";
+    assert!(table.matches(expected).count() > 3, "{table}");
 }
 
-/// As in `run`: what a stack may not do is told before it matters, by the function and by the system call.
+/// As in `run`: a system call that is not allowed fails its case, with the names of the function and of the call.
 #[test]
 fn a_forbidden_system_call_fails_its_case() {
     let hostile = object("libcheckforbidden.so", "hostile.c", &[]);
@@ -73,11 +73,11 @@ fn a_forbidden_system_call_fails_its_case() {
             netgraft(&["check", hostile.to_str().unwrap(), "--plugin-arg", &argument, "--filter", case]);
         let table = text(&ran.stdout);
         assert_eq!(ran.status.code(), Some(1), "{table}{}", text(&ran.stderr));
-        let told = format!(
+        let expected = format!(
             "FAIL {case}: send: expected a return, got the process was killed by signal 31 (SIGSYS) for the \
              system call {call}, which"
         );
-        assert!(table.contains(&told), "{table}");
+        assert!(table.contains(&expected), "{table}");
     }
 }
 
@@ -90,8 +90,8 @@ fn hangs_are_named_and_not_waited_for_again_and_again() {
     assert_eq!(ran.status.code(), Some(1), "{table}");
     assert_eq!(table.matches("socket: expected a return, got none within 10 s").count(), 3, "{table}");
     assert_eq!(table.matches("FAIL").count(), 3, "{table}");
-    let told = "netgraft: 3 cases in a row hung, the last one in socket: the rest did not run\n";
-    assert!(text(&ran.stderr).ends_with(told), "{}", text(&ran.stderr));
+    let expected = "netgraft: 3 cases in a row hung, the last one in socket: the rest did not run\n";
+    assert!(text(&ran.stderr).ends_with(expected), "{}", text(&ran.stderr));
 }
 
 #[test]
@@ -117,8 +117,8 @@ fn beside_an_interface(quirks: &str, args: &[&str]) -> (Output, String) {
         .env("NETGRAFT_QUIRKS", quirks)
         .output()
         .unwrap();
-    let told = text(&output.stderr);
-    (output, told)
+    let errors = text(&output.stderr);
+    (output, errors)
 }
 
 /// Its pre-init takes the address of the first interface that it finds: never the caller's. Needs root.
@@ -126,25 +126,25 @@ fn beside_an_interface(quirks: &str, args: &[&str]) -> (Output, String) {
 fn pre_init_of_a_level_0_object_has_a_link_of_its_own() {
     let relay = object("librelay.so", "level0.c", &[]);
     let relay = relay.to_str().unwrap();
-    let (ran, told) =
+    let (ran, errors) =
         beside_an_interface("address", &["check", relay, "--trust-pre-init", "--filter", "create/handles"]);
-    assert_eq!(ran.status.code(), Some(0), "{}{told}", text(&ran.stdout));
-    assert!(told.contains("198.51.100.2/24") && told.contains("default via 198.51.100.1"), "{told}");
+    assert_eq!(ran.status.code(), Some(0), "{}{errors}", text(&ran.stdout));
+    assert!(errors.contains("198.51.100.2/24") && errors.contains("default via 198.51.100.1"), "{errors}");
 }
 
 /// Without a link it finds nothing, and the line before that says why.
 #[test]
-fn a_level_0_object_without_a_link_is_told_of_before_pre_init() {
+fn a_level_0_object_without_a_link_is_warned_of_before_pre_init() {
     let relay = object("librelaylone.so", "level0.c", &[]);
     let relay = relay.to_str().unwrap();
     let run = ["run", "--network", "plugin", "--trust-pre-init", "--plugin", relay, "--", "true"];
-    let (ran, told) = beside_an_interface("address", &run);
-    assert_eq!(ran.status.code(), Some(125), "{told}");
-    let lines: Vec<&str> = told.lines().filter(|line| line.starts_with("netgraft: ")).collect();
-    assert_eq!(lines.len(), 2, "{told}");
-    assert!(lines[0].starts_with("netgraft: warning: ") && lines[0].contains("--link veth:NAME"), "{told}");
-    assert!(lines[1].contains("plugin_preinitstack answers -7"), "{told}");
-    assert!(told.contains("198.51.100.2/24"), "{told}");
+    let (ran, errors) = beside_an_interface("address", &run);
+    assert_eq!(ran.status.code(), Some(125), "{errors}");
+    let lines: Vec<&str> = errors.lines().filter(|line| line.starts_with("netgraft: ")).collect();
+    assert_eq!(lines.len(), 2, "{errors}");
+    assert!(lines[0].starts_with("netgraft: warning: ") && lines[0].contains("--link veth:NAME"), "{errors}");
+    assert!(lines[1].contains("plugin_preinitstack answers -7"), "{errors}");
+    assert!(errors.contains("198.51.100.2/24"), "{errors}");
 }
 
 #[test]
@@ -155,7 +155,17 @@ fn the_relay_does_what_is_known_of_it() {
     std::fs::write(&known, all.replace("[relay]", "[checkrelay]")).unwrap();
     let ran =
         netgraft(&["check", relay.to_str().unwrap(), "--trust-pre-init", "--known", known.to_str().unwrap()]);
-    assert_eq!(ran.status.code(), Some(0), "{}{}", text(&ran.stdout), text(&ran.stderr));
+    let table = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(0), "{table}{}", text(&ran.stderr));
+    // That it has no IPv6 is one line, and no other says so.
+    let unsupported = table.lines().filter(|line| line.starts_with("unsupported "));
+    let family: Vec<&str> =
+        unsupported.filter(|line| line.contains("IPv6") || line.contains("Family")).collect();
+    assert!(
+        matches!(family[..], [line] if line.ends_with(" cases: it has no sockets of IPv6")),
+        "{family:?}"
+    );
+    assert!(table.lines().count() < 100, "{table}");
 }
 
 /// What the adapter finds wrong with an answer, as `run` logs it, and the calls before.
@@ -190,19 +200,23 @@ fn a_failure_says_what_was_wrong_and_what_came_before() {
 #[test]
 fn a_case_is_traced() {
     let ran = netgraft(&["check", "smoltcp", "--trace", "stream/questions and answers [v4]"]);
-    let told = text(&ran.stdout);
-    assert_eq!(ran.status.code(), Some(0), "{told}{}", text(&ran.stderr));
-    let lines: Vec<&str> = told.lines().collect();
+    let trace = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(0), "{trace}{}", text(&ran.stderr));
+    let lines: Vec<&str> = trace.lines().collect();
     assert_eq!(lines[0], "stream/questions and answers [v4]:");
     for part in ["connect(#", "recv(#", ") = Ok(", "destroy()"] {
-        assert!(lines.iter().any(|line| line.contains(part)), "{part}: {told}");
+        assert!(lines.iter().any(|line| line.contains(part)), "{part}: {trace}");
     }
     let times: Vec<f64> =
         lines.iter().filter_map(|line| line.trim_start().split(' ').next()?.parse().ok()).collect();
-    assert!(times.len() > 100 && times.is_sorted(), "{told}");
+    assert!(times.len() > 100 && times.is_sorted(), "{trace}");
     let ran = netgraft(&["check", "smoltcp", "--trace", "no such case"]);
     assert_eq!(ran.status.code(), Some(125));
     assert!(text(&ran.stderr).contains("no case is named 'no such case'"));
+    // Somebody reads the first line only.
+    let script = "\"$0\" check smoltcp --trace 'stream/questions and answers [v4]' | head -n 1";
+    let ran = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_netgraft")]).output().unwrap();
+    assert_eq!((text(&ran.stdout).lines().count(), text(&ran.stderr).as_str()), (1, ""));
 }
 
 /// For an author's own tests: what is known does not fail, what is listed in vain does, and only failures are printed.

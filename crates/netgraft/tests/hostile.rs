@@ -107,6 +107,29 @@ fn what_is_nonsense_harms_nobody_else() {
     }
 }
 
+/// Neither by its prints nor by the sentry's own log, and though the operator wants to see some of it.
+#[test]
+fn what_it_writes_without_end_fills_no_disk_and_forges_no_line() {
+    for verbosity in ["", "-v"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netgraft"));
+        command.arg("run").args((!verbosity.is_empty()).then_some(verbosity));
+        let output = command
+            .args(["--network", "plugin", "--plugin"])
+            .arg(object())
+            .args(["--plugin-arg", "send:flood", "--", "python3", "-c", PROGRAM, "60"])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!((output.status.code(), &*stdout), (Some(9), "100 up\n"));
+        assert!(stderr.len() < 1500 << 10, "{} bytes", stderr.len());
+        assert!(stderr.contains("forged") && !stderr.contains(['\r', '\x1b']));
+        assert!(!stderr.lines().any(|line| line.starts_with("netgraft: error:")));
+        assert!(verbosity.is_empty() || stderr.contains("the rest is not"), "{} bytes", stderr.len());
+    }
+}
+
 #[test]
 fn files_of_the_host_are_not_there() {
     let (status, stdout, stderr) = run("send:open", "fail");

@@ -138,7 +138,7 @@ fn has_carrier(seen: &Value) -> bool {
 
 fn assert_namespace_is_gone(seen: &Value) {
     let name = seen["namespace"].as_str().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let in_it = || {
         fs::read_dir("/proc").unwrap().flatten().any(|process| {
             fs::read_link(process.path().join("ns/net")).is_ok_and(|link| link.as_os_str() == name)

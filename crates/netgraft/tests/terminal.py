@@ -11,6 +11,7 @@ import select
 import signal
 import struct
 import sys
+import tempfile
 import termios
 import time
 
@@ -29,7 +30,7 @@ class Terminal:
     def send(self, text):
         os.write(self.fd, text.encode())
 
-    def expect(self, pattern, seconds=8.0):
+    def expect(self, pattern, seconds=60.0):
         """Reads until the pattern appears, and forgets what came before its end."""
         deadline = time.monotonic() + seconds
         while True:
@@ -44,6 +45,17 @@ class Terminal:
                 self.text += os.read(self.fd, 4096).decode(errors="replace")
             except OSError:
                 sys.exit(f"the terminal was closed before {pattern!r}; there is {self.text!r}")
+
+    def expect_of_a_job(self, word):
+        """Waits until the shell says this of a job."""
+        for _ in range(600):
+            if re.search(word, self.text):
+                break
+            self.send("jobs\n")
+            time.sleep(0.1)
+            if select.select([self.fd], [], [], 0.1)[0]:
+                self.text += os.read(self.fd, 4096).decode(errors="replace")
+        self.expect(word, 0.1)
 
     def press(self, key):
         """Sends a control character, once the shell is through with starting the next program: a vfork(2) that
@@ -94,21 +106,23 @@ def main():
     t.expect("got line")
     t.status(6)
 
-    t.run("sh -c 'echo up; sleep 0.5; echo over; exit 0'")
-    t.expect(r"\nup")
-    t.press("\x1a")
-    t.expect("Stopped")
-    t.send("bg\n")
-    t.expect("over\r\n")
-    time.sleep(0.5)
-    t.send("\n")
-    t.expect("Done")
+    with tempfile.TemporaryDirectory() as folder:
+        # A program that starts others could be hit in the middle of a vfork(2).
+        os.chmod(folder, 0o755)
+        os.mkfifo(f"{folder}/go", 0o644)
+        t.run(f"sh -c 'echo up; read x <{folder}/go; echo over; exit 0'")
+        t.expect(r"\nup")
+        t.press("\x1a")
+        t.expect("Stopped")
+        t.send("bg\n")
+        with open(f"{folder}/go", "w") as go:
+            go.write("go\n")
+        t.expect("over\r\n")
+    t.expect_of_a_job("Done")
 
     # A background job that reads from the terminal is stopped.
     t.send("%s run --network none -- sh -c 'read x; echo got $x' &\n" % NETGRAFT)
-    time.sleep(0.3)
-    t.send("\n")
-    t.expect("Stopped")
+    t.expect_of_a_job("Stopped")
     t.send("fg\n")
     t.expect("netgraft run")
     t.send("word\n")

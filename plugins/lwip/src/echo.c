@@ -27,7 +27,7 @@ int32_t echo_bind(struct stack *st, struct sock *s, uint16_t identifier)
     return 0;
 }
 
-/* A port is dead: the connected socket that sent there is told. `inner` is the packet that came back. */
+/* A port is dead: the connected socket that sent there gets the error. `inner` is the packet that came back. */
 static void refuse(struct stack *st, const uint8_t *inner, size_t length, bool v6)
 {
     size_t header = v6 ? 40 : length ? (size_t)(inner[0] & 15) * 4 : 0;

@@ -152,12 +152,12 @@ static void thousand_connections(void)
         EQUAL(table->send(stack, clients[i], &i, sizeof i, NULL, 0, now()), sizeof i);
     }
     uint64_t sum = 0, stop = now() + 60 * SECOND;
-    for (int heard = 0; heard < MANY; ) {
+    for (int received = 0; received < MANY; ) {
         struct netgraft_event events[64];
         CHECK(now() < stop);
         turn(10 * MS);
         int64_t count = table->drain_events(stack, events, 64);
-        for (int64_t i = 0; i < count; i++, heard++) {
+        for (int64_t i = 0; i < count; i++, received++) {
             struct netgraft_received r;
             int number = -1;
             EQUAL(events[i].events, NETGRAFT_READY_IN);

@@ -28,12 +28,14 @@ pub struct Attack {
     pub descriptors: Option<u32>,
     /// The points at which the sentry is looked at.
     pub checkpoints: &'static [&'static str],
+    /// A file of the host that the program is shown, where there is one: it would not be there otherwise.
+    pub shown: Option<&'static str>,
     /// How much memory the sentry may have more than before, in KiB: tables and buffers keep some of what they had.
     pub more_memory: u64,
 }
 
 const fn attack(name: &'static str, seconds: u32) -> Attack {
-    Attack { name, seconds, descriptors: None, checkpoints: &[], more_memory: 8 * 1024 }
+    Attack { name, seconds, descriptors: None, checkpoints: &[], shown: None, more_memory: 8 * 1024 }
 }
 
 /// All of them.
@@ -51,7 +53,7 @@ pub const ATTACKS: [Attack; 10] = [
     },
     attack("rights", 3),
     attack("linger", 3),
-    attack("fuse", 3),
+    Attack { shown: Some("/dev/fuse"), ..attack("fuse", 3) },
     attack("reused", 3),
     Attack { checkpoints: &["base", "half", "end"], ..attack("fuzz", 6) },
 ];
@@ -118,12 +120,17 @@ pub fn run(stage: &Stage, column: Column, attack: &Attack, seed: u64) -> Outcome
     outcome.and(scratch.finish()).and(nobody_is_stuck())
 }
 
-/// The same command under the attack's limit of descriptors.
+/// The same command under the attack's limit of descriptors, and with what it is shown.
 fn limited(attack: &Attack, command: &Command) -> Command {
     let limit = attack.descriptors.map(|n| ["prlimit".to_owned(), format!("--nofile={n}:{n}")]);
     let mut words: Vec<OsString> = limit.into_iter().flatten().map(OsString::from).collect();
     words.push(command.get_program().to_owned());
-    words.extend(command.get_args().map(OsStr::to_owned));
+    for word in command.get_args() {
+        words.push(word.to_owned());
+        if let Some(file) = attack.shown.filter(|file| word == "--host-ids" && Path::new(file).exists()) {
+            words.extend(["--bind".into(), format!("{file}:{file}").into()]);
+        }
+    }
     let mut limited = Command::new(&words[0]);
     limited.args(&words[1..]);
     limited

@@ -268,7 +268,7 @@ pub(super) unsafe extern "C" fn bind_host_fd(
     }
 }
 
-/// The most pieces of lent memory that are passed on: whoever lends more lends the rest the next time.
+/// The most pieces of lent memory that are passed on: a stack that lends more lends the others the next time.
 const PIECES: usize = 16;
 
 /// Passes pieces of lent memory on to the caller's function, and answers how many bytes it moved.

@@ -1,6 +1,6 @@
 //! The log of a stack in Rust: what it says with `tracing` goes to the caller's log.
 //!
-//! An object has a `tracing` of its own, with nobody listening. The first instance makes this module listen, and
+//! An object has a `tracing` of its own, without a subscriber. The first instance makes this module listen, and
 //! lines go to the log of the newest instance that is still there.
 
 use std::ffi::c_void;

@@ -62,7 +62,7 @@ impl Api {
         Api { loaded, symbols, shared, nonsense: Cell::new(0) }
     }
 
-    /// The object broke its contract: told ever more rarely.
+    /// The object broke its contract: logged ever more rarely.
     pub(super) fn complain(&self, call: Call, what: std::fmt::Arguments<'_>) -> c_int {
         let count = self.nonsense.get() + 1;
         self.nonsense.set(count);
@@ -323,7 +323,7 @@ impl Api {
 /// Copies a text and frees it.
 ///
 /// # Safety
-/// It is a text in memory of malloc(3) that nobody else uses.
+/// It is a text in memory of malloc(3) that has no other user.
 pub(super) unsafe fn take_text(text: *mut c_char) -> Vec<u8> {
     // SAFETY: the caller's promise.
     let copy = unsafe { std::ffi::CStr::from_ptr(text) }.to_bytes().to_vec();

@@ -25,9 +25,9 @@ const BATCH: usize = 256;
 /// How long a wait takes at most, in milliseconds: what the system waits that this interface comes from, so what
 /// objects are made for.
 const WAIT: i32 = 100;
-/// How long the thread rests after a wait that failed, or did not wait, so that it does not spin.
-const REST: Duration = Duration::from_millis(1);
-/// So many waits in a row may find nothing in less than [`REST`] before the thread rests: an object that polls its
+/// How long the thread pauses after a wait that failed, or did not wait, so that it does not spin.
+const PAUSE: Duration = Duration::from_millis(1);
+/// So many waits in a row may find nothing in less than [`PAUSE`] before the thread pauses: an object that polls its
 /// device is often only early.
 const EARLY: u32 = 64;
 /// Failed waits in a row, after which the object is given up: a second's worth.
@@ -150,9 +150,9 @@ fn drive(loaded: &Loaded, symbols: &Symbols, shared: &Shared, ready: &Sender<i32
         match usize::try_from(count).ok().map(|count| events.get(..count)) {
             Some(Some([])) => {
                 failed = 0;
-                early = if began.elapsed() < REST { early + 1 } else { 0 };
+                early = if began.elapsed() < PAUSE { early + 1 } else { 0 };
                 if early > EARLY {
-                    thread::sleep(REST);
+                    thread::sleep(PAUSE);
                 }
             }
             None => {
@@ -162,7 +162,7 @@ fn drive(loaded: &Loaded, symbols: &Symbols, shared: &Shared, ready: &Sender<i32
                         "its call 'plugin_epoll_wait' has failed {failed} times in a row, the last time with {count}"
                     ));
                 }
-                thread::sleep(REST);
+                thread::sleep(PAUSE);
             }
             Some(Some(events)) => {
                 (failed, early) = (0, 0);

@@ -47,7 +47,7 @@ use symbols::Symbols;
 const TCP: SocketSpec = SocketSpec { domain: Domain::V4, kind: Kind::Stream, protocol: Protocol::Tcp };
 const UDP: SocketSpec = SocketSpec { domain: Domain::V4, kind: Kind::Datagram, protocol: Protocol::Udp };
 
-/// What every level 0 object is taken for, since none says anything of itself. An object gives a real socket of
+/// The description of every level 0 object, since none describes itself. An object gives a real socket of
 /// the host for a domain or a type that it does not have, so it is asked only for these.
 pub(crate) fn info(name: &str) -> StackInfo {
     StackInfo {
@@ -85,8 +85,8 @@ struct Live {
     queue: WaitQueue,
     /// Reused between calls of `poll`.
     events: Vec<driver::Raw>,
-    /// Whether the program's sockets were told that the object was given up.
-    told: bool,
+    /// Whether the program's sockets have the error that the object was given up.
+    has_failed_sockets: bool,
 }
 
 impl Level0Stack {
@@ -129,7 +129,7 @@ impl Level0Stack {
     }
 }
 
-/// What an operator can do about a pre-init that wants more than it has.
+/// The advice about a pre-init that needs more rights.
 const NEEDS_TRUST: &str = "; with --trust-pre-init it has your rights, if you trust it with them";
 
 fn find(library: &Library) -> Result<Symbols, String> {
@@ -239,7 +239,7 @@ impl PluginStack for Level0Stack {
             next: 1,
             queue: WaitQueue::new(),
             events: Vec::new(),
-            told: false,
+            has_failed_sockets: false,
         }));
         Ok(())
     }
@@ -269,8 +269,8 @@ impl PluginStack for Level0Stack {
         }
         events.clear();
         live.events = events;
-        if live.api.shared.failure().is_some() && !live.told {
-            live.told = true;
+        if live.api.shared.failure().is_some() && !live.has_failed_sockets {
+            live.has_failed_sockets = true;
             for (&token, sock) in &mut live.socks {
                 sock.fail(Error::NetworkDown);
                 let level = sock.level(&live.api);

@@ -119,7 +119,7 @@ impl Sock {
     fn look_at_attempt(&mut self, api: &Api, addr: SocketAddr) {
         // Nothing at all means that it goes on.
         let Some(bits @ 1..) = api.readiness(self.raw) else { return };
-        // An error that is told may be that of an attempt before, unless the object says that this one has ended.
+        // An error that is reported may be that of an attempt before, unless the object says that this one has ended.
         if bits & ENDS != 0
             && let Some(error) = self.pending(api)
         {
@@ -128,7 +128,7 @@ impl Sock {
             }
             return;
         }
-        // Asking again tells the rest: 0 once, or EISCONN, when it has succeeded.
+        // Asking again tells the outcome: 0 once, or EISCONN, when it has succeeded.
         match api.connect(self.raw, addr) {
             Ok(_) | Err(libc::EISCONN) => self.phase = Phase::Connected,
             Err(libc::EALREADY | libc::EINPROGRESS | libc::EAGAIN | libc::EINTR) => {

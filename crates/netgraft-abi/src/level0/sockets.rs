@@ -25,7 +25,7 @@ impl Live {
             // Not closed: it is another socket's.
             return Err(error_of(self.api.complain(call, format_args!("the handle {raw} is given twice"))));
         }
-        // The object's sockets block until they are told not to.
+        // The object's sockets block until FIONBIO is set.
         let nonblocking = self.api.ioctl(raw, libc::FIONBIO, 1);
         let token = self.next;
         let result = match nonblocking {
@@ -54,7 +54,7 @@ impl Live {
             return Err(Error::IsConnected);
         }
         let result = match self.api.connect(sock.raw, addr) {
-            // The end of the attempt before, which was told already.
+            // The end of the attempt before, which was reported already.
             Err(errno) if sock.phase == Phase::Failed && is_an_end(errno) => self.api.connect(sock.raw, addr),
             other => other,
         };
@@ -140,7 +140,7 @@ impl Live {
                 if sock.phase == Phase::Connected && error == Error::ConnectionReset {
                     sock.phase = Phase::Failed;
                 }
-                // Told here, and not a second time.
+                // Reported here, and not a second time.
                 sock.error = None;
                 Err(error)
             }
@@ -150,7 +150,7 @@ impl Live {
     fn recv_datagram(&mut self, handle: Handle, buf: &mut [u8], peek: bool) -> Result<Received> {
         let sock = self.socks.get_mut(&handle.0).ok_or(Error::BadHandle)?;
         match self.api.read_datagram(sock.raw, buf, peek) {
-            // How much longer a cut one was is not said.
+            // The interface does not say how much longer a cut one was.
             Ok((len, cut, from)) => {
                 Ok(Received { len, full_len: len + usize::from(cut), from, ..Received::default() })
             }
@@ -303,7 +303,7 @@ impl Sockets for Level0Stack {
         };
         live.api.shutdown(sock.raw, number).map_err(error_of)?;
         sock.write_shut |= how != Shutdown::Read;
-        // Waiters hear of a half that is closed from here, too.
+        // Waiters see a half that is closed from here, too.
         (sock.in_blocked, sock.out_blocked) = (false, false);
         Ok(())
     }

@@ -56,7 +56,7 @@ impl<F> Lent<F> {
     }
 
     /// How many bytes were moved, as the object and the function of ours say both; `None` if it does not lend now.
-    fn settle(&self, instance: &Instance, call: Call, result: i64) -> Result<Option<usize>> {
+    fn outcome(&self, instance: &Instance, call: Call, result: i64) -> Result<Option<usize>> {
         if self.nonsense {
             return Err(instance.nonsense(call, format_args!("a piece without memory, or too long, is lent")));
         }
@@ -167,7 +167,7 @@ impl Level1Stack {
         let (caller, now) = (ptr::from_mut(&mut lent).cast(), now.nanos());
         let absent = i64::from(NOT_SUPPORTED);
         let result = call!(instance, absent, send_with(handle.0, flags.bits(), now, Some(fill as _), caller));
-        lent.settle(instance, Call::send_with, result)
+        lent.outcome(instance, Call::send_with, result)
     }
 
     /// Receives from memory of the stack; `None` if it does not lend any now.
@@ -182,7 +182,7 @@ impl Level1Stack {
         let caller = ptr::from_mut(&mut lent).cast();
         let absent = i64::from(NOT_SUPPORTED);
         let result = call!(instance, absent, recv_with(handle.0, now.nanos(), Some(take as _), caller));
-        let moved = lent.settle(instance, Call::recv_with, result)?;
+        let moved = lent.outcome(instance, Call::recv_with, result)?;
         Ok(moved.map(|count| if lent.moved.is_some() { Streamed::Bytes(count) } else { Streamed::End }))
     }
 

@@ -153,8 +153,8 @@ impl Instance {
         self.loaded.watch().enter(Caller::Loop, call)
     }
 
-    /// The stack broke the contract: the operator is told, and the program gets [`Error::Io`]. A stack that goes on
-    /// and on is told of ever more rarely.
+    /// The stack broke the contract: that is logged, ever more rarely for a stack that does so again and again, and the
+    /// program gets [`Error::Io`].
     pub(crate) fn nonsense(&self, call: Call, what: std::fmt::Arguments<'_>) -> Error {
         let count = self.nonsense.get() + 1;
         self.nonsense.set(count);

@@ -146,7 +146,7 @@ impl Live {
         let Live { instance, bridge, now, .. } = self;
         drop(instance);
         if let Some(mut bridge) = bridge {
-            // The stack has ended: nobody is left to be told that the link failed.
+            // The stack has ended: a link that fails now is no loss.
             let _ = bridge.send(now);
         }
     }
@@ -268,7 +268,7 @@ impl PluginStack for Level1Stack {
             for place in live.fetched.by_ref() {
                 let Some(event) = live.events.get(place) else { continue };
                 let events = Events::from_bits_truncate(event.events);
-                // One that was closed after its event was queued is nobody's any more.
+                // One that was closed after its event was queued has no socket any more.
                 let known = live.sockets.contains_key(&event.handle) && !events.is_empty();
                 if known && !sink(Event { handle: Handle(event.handle), events }) {
                     return;

@@ -73,7 +73,7 @@ impl Sockets for Level1Stack {
         let invalid = codes::error_number(Error::Invalid).unwrap_or(NOT_SUPPORTED);
         let result = call!(instance, invalid, accept(handle.0, &raw mut connection, &raw mut peer));
         instance.status(Call::accept, result)?;
-        // A wrong peer must not leave a connection behind that nobody knows of.
+        // A wrong peer must not leave an unknown connection behind.
         let peer = address(instance, Call::accept, &peer);
         let connection = self.note(Call::accept, connection, Kind::Stream)?;
         match peer {

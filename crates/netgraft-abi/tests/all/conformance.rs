@@ -89,8 +89,8 @@ fn a_stack_without_interfaces_fails_nothing() {
 fn groups_and_broadcast_count_only_if_they_are_declared() {
     let cases = [
         ("datagram/a broadcast needs permission", "Broadcast"),
-        ("datagram/a broadcast is heard", "Broadcast"),
-        ("datagram/a group is heard by members only", "JoinGroup"),
+        ("datagram/a broadcast is received", "Broadcast"),
+        ("datagram/a group's datagrams reach its members only", "JoinGroup"),
     ];
     let bare = rows("undeclared_groups", "(void)0", "datagram/");
     for (case, option) in cases {

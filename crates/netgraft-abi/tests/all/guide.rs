@@ -34,14 +34,14 @@ fn the_whole_stack_is_described_as_the_guide_says() {
 }
 
 #[test]
-fn the_first_two_steps_are_told_as_the_guide_says() {
+fn the_first_two_steps_print_what_the_guide_says() {
     let objects = [("guide_empty", "\n"), ("guide_entry", blocks("c")[0])];
     for ((name, code), text) in objects.into_iter().zip(blocks("text")) {
         let object = common::build_text(name, &format!("{code}\n"), &["-Wno-pedantic"]);
         let error = crate::common::load(&object).err().unwrap().to_string();
-        let (_, told) = error.split_once(".so: ").unwrap();
+        let (_, printed) = error.split_once(".so: ").unwrap();
         let (_, promised) = text.split_once(".so: ").unwrap();
-        assert_eq!(told, promised.replace('\n', " "));
+        assert_eq!(printed, promised.replace('\n', " "));
     }
 }
 

@@ -194,7 +194,7 @@ fn a_connection_that_ended_at_once_was_one() {
     rig.wait(client, Events::OUT);
     assert_eq!(rig.stack.take_error(client), None);
     assert_eq!(rig.recv(client, &mut [0; 4]).map(|received| received.len), Ok(0));
-    // What really is refused is still told.
+    // A real refusal is still reported.
     rig.stack.close(listener, NOW).unwrap();
     let client = rig.stack.socket(TCP).unwrap();
     let first = rig.stack.connect(client, addr, NOW);
@@ -294,8 +294,8 @@ fn a_stack_whose_wait_is_broken_is_down() {
 #[test]
 fn set_up_that_fails_or_dies_is_told() {
     let expect = |quirks: &str, text: &str| {
-        let told = refused(quirks);
-        assert!(told.starts_with("the stack libquirk_") && told.ends_with(text), "{told}");
+        let error = refused(quirks);
+        assert!(error.starts_with("the stack libquirk_") && error.ends_with(text), "{error}");
     };
     expect("fail-pre", "cannot be prepared: plugin_preinitstack answers -1");
     expect("abort-pre", "died of SIGABRT in plugin_preinitstack");
@@ -352,6 +352,9 @@ fn the_calls_are_seen_from_outside() {
     rig.stack.socket(TCP).unwrap();
     let after = rig.object.current_call();
     assert!(after.1 > before.1 && after.0.is_none(), "{before:?} {after:?}");
-    let epitaph = rig.object.epitaph(libc::SIGSEGV);
-    assert!(epitaph.starts_with(&format!("the stack {} died of SIGSEGV ", rig.object.object())), "{epitaph}");
+    let death_text = rig.object.death_text(libc::SIGSEGV);
+    assert!(
+        death_text.starts_with(&format!("the stack {} died of SIGSEGV ", rig.object.object())),
+        "{death_text}"
+    );
 }

@@ -18,12 +18,12 @@ fn hostile() -> PathBuf {
     OBJECT.get_or_init(|| common::build("level1_hostile", "hostile.c", &[])).clone()
 }
 
-fn rig(deed: &str) -> Rig {
-    Rig::new(&hostile(), Some(deed))
+fn rig(fault: &str) -> Rig {
+    Rig::new(&hostile(), Some(fault))
 }
 
-fn refused(deed: &str) -> String {
-    Rig::try_new(&hostile(), Some(deed)).err().unwrap().to_string()
+fn refused(fault: &str) -> String {
+    Rig::try_new(&hostile(), Some(fault)).err().unwrap().to_string()
 }
 
 #[test]
@@ -46,9 +46,9 @@ fn what_the_operator_chose_reaches_the_stack() {
         std::sync::Arc::new(crate::common::load(&common::build("level1_config", "loop.c", &[])).unwrap());
     let config = StackConfig { link: LinkConfig::tap("t0".parse().unwrap()), ..StackConfig::default() };
     let mut stack = object.factory()(&config).unwrap();
-    let told = stack.init(Default::default()).err().unwrap().to_string();
+    let error = stack.init(Default::default()).err().unwrap().to_string();
     let reason = "it has a loopback only: leave --link, --address and --gateway out";
-    assert_eq!(told, format!("the stack liblevel1_config.so refuses its configuration: {reason}"));
+    assert_eq!(error, format!("the stack liblevel1_config.so refuses its configuration: {reason}"));
 }
 
 #[test]
@@ -58,32 +58,32 @@ fn nonsense_is_an_error_and_no_more() {
     let mut twice = rig("socket:again");
     twice.stack.socket(TCP).unwrap();
     assert_eq!(twice.stack.socket(TCP), Err(Error::Io));
-    for deed in ["send:length", "send:error"] {
-        let mut send = rig(deed);
+    for fault in ["send:length", "send:error"] {
+        let mut send = rig(fault);
         let (client, _) = send.connection();
         assert_eq!(send.send(client, b"abc"), Err(Error::Io));
     }
-    for deed in ["recv:length", "recv:address"] {
-        let mut recv = rig(deed);
+    for fault in ["recv:length", "recv:address"] {
+        let mut recv = rig(fault);
         let (client, server) = recv.connection();
         recv.send(client, b"abc").unwrap();
         assert_eq!(recv.recv(server, &mut buf), Err(Error::Io));
     }
-    for deed in ["accept:handle", "accept:address", "accept:error"] {
-        let mut accept = rig(deed);
+    for fault in ["accept:handle", "accept:address", "accept:error"] {
+        let mut accept = rig(fault);
         let (listener, addr) = accept.listener();
         let client = accept.stack.socket(TCP).unwrap();
         let _ = accept.stack.connect(client, addr, NOW);
-        assert_eq!(accept.stack.accept(listener), Err(Error::Io), "{deed}");
+        assert_eq!(accept.stack.accept(listener), Err(Error::Io), "{fault}");
     }
-    for deed in ["interfaces:length", "interfaces:address"] {
-        assert!(rig(deed).stack.interfaces().is_empty(), "{deed}");
+    for fault in ["interfaces:length", "interfaces:address"] {
+        assert!(rig(fault).stack.interfaces().is_empty(), "{fault}");
     }
 }
 
 /// Sends and receives through lent memory, and answers what came of both.
-fn lent(deed: &str) -> (Result<usize, Error>, Result<Vec<u8>, Error>) {
-    let mut rig = rig(deed);
+fn lent(fault: &str) -> (Result<usize, Error>, Result<Vec<u8>, Error>) {
+    let mut rig = rig(fault);
     let (client, server) = rig.connection();
     rig.send(client, b"abc").unwrap();
     rig.wait(server, Events::IN);
@@ -105,14 +105,14 @@ fn nonsense_about_lent_memory_is_an_error_and_no_more() {
     assert_eq!(lent("none:none"), (Ok(4), Ok(b"abc".to_vec())), "through send and recv");
     assert_eq!(lent("lend:none"), (Ok(4), Ok(b"abc".to_vec())));
     assert_eq!(lent("lend:again"), (Ok(4), Ok(b"abc".to_vec())), "the second time moves nothing");
-    for deed in ["null", "long", "empty", "length", "unasked", "error"] {
-        assert_eq!(lent(&format!("lend:{deed}")), (Err(Error::Io), Err(Error::Io)), "{deed}");
+    for fault in ["null", "long", "empty", "length", "unasked", "error"] {
+        assert_eq!(lent(&format!("lend:{fault}")), (Err(Error::Io), Err(Error::Io)), "{fault}");
     }
 }
 
 /// Sends and receives batches of three; what came of both, and the lengths that were delivered.
-fn batches(deed: &str) -> (Batch, Batch, Vec<usize>) {
-    let mut rig = rig(deed);
+fn batches(fault: &str) -> (Batch, Batch, Vec<usize>) {
+    let mut rig = rig(fault);
     let (client, server) = (rig.stack.socket(UDP).unwrap(), rig.stack.socket(UDP).unwrap());
     rig.stack.bind(server, "127.0.0.1:0".parse().unwrap()).unwrap();
     let to = Some(rig.stack.local_addr(server).unwrap());
@@ -131,15 +131,15 @@ fn batches(deed: &str) -> (Batch, Batch, Vec<usize>) {
 fn nonsense_about_batches_is_an_error_and_no_more() {
     let all = Batch { count: 3, stopped: None };
     let (again, io) = (Some(Error::Again), Some(Error::Io));
-    for deed in ["none:none", "batch:none"] {
-        assert_eq!(batches(deed), (all, Batch { count: 3, stopped: again }, vec![1, 2, 3]), "{deed}");
+    for fault in ["none:none", "batch:none"] {
+        assert_eq!(batches(fault), (all, Batch { count: 3, stopped: again }, vec![1, 2, 3]), "{fault}");
     }
     let none = Batch { count: 0, stopped: io };
-    for deed in ["length", "empty", "error"] {
-        assert_eq!(batches(&format!("batch:{deed}")).0, none, "{deed}");
+    for fault in ["length", "empty", "error"] {
+        assert_eq!(batches(&format!("batch:{fault}")).0, none, "{fault}");
     }
-    for deed in ["long", "address", "null"] {
-        assert_eq!(batches(&format!("batch:{deed}")), (all, none, vec![]), "{deed}");
+    for fault in ["long", "address", "null"] {
+        assert_eq!(batches(&format!("batch:{fault}")), (all, none, vec![]), "{fault}");
     }
     assert_eq!(batches("batch:length").1, Batch { count: 3, stopped: io });
     assert_eq!(batches("batch:again"), (all, Batch { count: 4, stopped: io }, vec![1, 1, 1, 1]), "the limit");
@@ -172,12 +172,12 @@ fn a_table_of_version_1_0_is_taken() {
 
 #[test]
 fn events_without_end_and_for_nobody_stop_nobody() {
-    for deed in ["drain_events:length", "drain_events:event"] {
-        let mut rig = rig(deed);
+    for fault in ["drain_events:length", "drain_events:event"] {
+        let mut rig = rig(fault);
         let udp = rig.stack.socket(UDP).unwrap();
         rig.stack.add_fd(udp, Events::OUT).unwrap();
         for event in rig.step() {
-            assert_eq!(event.handle, udp, "{deed}");
+            assert_eq!(event.handle, udp, "{fault}");
         }
     }
 }
@@ -208,10 +208,10 @@ fn set_up_that_fails_or_dies_is_told() {
 /// A process that dies in a call leaves the call's name behind for the launcher.
 #[test]
 fn the_last_call_is_known_after_death() {
-    for (deed, call, signal) in
+    for (fault, call, signal) in
         [("socket:abort", "socket", libc::SIGABRT), ("send:segfault", "send", libc::SIGSEGV)]
     {
-        let mut rig = rig(deed);
+        let mut rig = rig(fault);
         let child = fork(|| {
             let (client, _) = rig.connection();
             let _ = rig.send(client, b"x");
@@ -219,8 +219,8 @@ fn the_last_call_is_known_after_death() {
         })
         .unwrap();
         assert_eq!(wait(child, Wait::Block).unwrap(), Some(Change::Signaled(signal)));
-        let epitaph = rig.object.epitaph(signal);
-        assert!(epitaph.ends_with(&format!(" in {call}")), "{epitaph}");
+        let death_text = rig.object.death_text(signal);
+        assert!(death_text.ends_with(&format!(" in {call}")), "{death_text}");
     }
 }
 
@@ -270,8 +270,8 @@ impl tracing::Subscriber for Lines {
 #[test]
 fn a_panic_of_a_stack_in_rust_stops_at_the_boundary() {
     let object = common::build_example("panicking_plugin");
-    let told = Rig::try_new(&object, Some("thing")).err().unwrap().to_string();
-    assert_eq!(told, "the stack libpanicking_plugin.so refuses its configuration: it wants no 'thing'");
+    let error = Rig::try_new(&object, Some("thing")).err().unwrap().to_string();
+    assert_eq!(error, "the stack libpanicking_plugin.so refuses its configuration: it wants no 'thing'");
     let lines = Lines::default();
     let guard = tracing::subscriber::set_default(lines.clone());
     let mut rig = Rig::new(&object, None);

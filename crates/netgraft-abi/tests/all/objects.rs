@@ -70,9 +70,9 @@ fn tables_that_are_not_what_they_should_be() {
         "speaks version 2.0 of the interface, and this netgraft 1.1: build it against the netgraft.h of this netgraft"
     );
     let text = refusal(&with_table("null", "if (v) return 0"));
-    let told = "does not speak version 1.1 of the interface: netgraft_stack returned null (it is to return its table for \
+    let expected = "does not speak version 1.1 of the interface: netgraft_stack returned null (it is to return its table for \
                 every request of the same major version)";
-    assert_eq!(text, told);
+    assert_eq!(text, expected);
     let text = refusal(&with_table("short", "t.size = offsetof(struct netgraft_stack_v1, recv) + 3"));
     assert!(text.ends_with("bytes that lacks recv, shutdown, close, readiness"), "{text}");
     let text = refusal(&with_table("hole", "t.poll = 0"));
@@ -100,20 +100,20 @@ fn a_table_has_the_size_of_its_version() {
 #[test]
 fn tcp_sockets_need_their_functions() {
     let text = refusal(&with_table("deaf", "t.listen = 0; t.accept = 0; t.take_error = 0"));
-    let told = "declares TCP sockets, so its table is to have listen, accept, take_error, too: without them programs wait \
+    let expected = "declares TCP sockets, so its table is to have listen, accept, take_error, too: without them programs wait \
                 in vain";
-    assert_eq!(text, told);
+    assert_eq!(text, expected);
     // Without TCP they are optional.
     let udp = "t.sockets = SOCKETS + 1; t.socket_count = 1; t.listen = 0; t.accept = 0; t.take_error = 0";
     assert!(load(&with_table("datagrams", udp)).is_ok());
     let doubts = |name: &str, change: &str| load(&with_table(name, change)).unwrap().doubts().to_vec();
     assert!(doubts("no_doubt", "").is_empty());
-    let told = doubts("bare_options", "t.option_count = 0; t.options = 0");
-    assert_eq!(told.len(), 2, "{told:?}");
+    let listed = doubts("bare_options", "t.option_count = 0; t.options = 0");
+    assert_eq!(listed.len(), 2, "{listed:?}");
     assert!(
-        told[0].contains("SO_REUSEADDR")
-            && told[0].contains("redis-server")
-            && told[1].contains("TCP_NODELAY")
+        listed[0].contains("SO_REUSEADDR")
+            && listed[0].contains("redis-server")
+            && listed[1].contains("TCP_NODELAY")
     );
     assert_eq!(doubts("no_setter", "t.set_option = 0"), ["declares options and has no set_option"]);
 }
@@ -130,13 +130,13 @@ fn tables_of_other_minor_versions() {
 
 #[test]
 fn objects_that_turn_on_the_loader() {
-    for (deed, text) in [
+    for (fault, text) in [
         ("abort", "died of SIGABRT in its constructors"),
         ("segfault", "died of SIGSEGV in its constructors"),
         ("exit", "exited with status 0 in its constructors"),
     ] {
-        let flag = format!("-DCONSTRUCTOR={deed}");
-        let object = crate::common::build(&format!("objects_{deed}"), "hostile.c", &[&flag]);
+        let flag = format!("-DCONSTRUCTOR={fault}");
+        let object = crate::common::build(&format!("objects_{fault}"), "hostile.c", &[&flag]);
         assert_eq!(refusal(&object), text);
     }
     // What it prints goes to the log, and not where the program's output goes.

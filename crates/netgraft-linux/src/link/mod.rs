@@ -35,6 +35,14 @@ pub struct Device {
     pub mtu: usize,
 }
 
+impl Device {
+    /// The same with an MTU of `most` at most.
+    #[must_use]
+    pub fn within(self, most: usize) -> Device {
+        Device { mtu: self.mtu.min(most), ..self }
+    }
+}
+
 /// Why a device could not be opened: what failed on which device, and what to do.
 #[derive(Debug)]
 pub struct OpenError {

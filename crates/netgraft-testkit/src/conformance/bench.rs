@@ -269,7 +269,7 @@ impl Bench {
     }
 
     /// Lets the stacks run for as long as anything under way takes without loss.
-    pub fn settle(&mut self) {
+    pub fn quiesce(&mut self) {
         self.run_for(Duration::from_millis(if self.simulated() { 500 } else { 15 }));
     }
 
@@ -470,7 +470,7 @@ impl Bench {
         })
     }
 
-    /// A port of a side that nobody listens on.
+    /// A port of a side without a listener.
     pub fn dead_port(&mut self, side: Side) -> Check<SocketAddr> {
         let (sock, addr) = self.udp_bound(side)?;
         self.close(sock).must("close")?;

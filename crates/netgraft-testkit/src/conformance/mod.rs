@@ -45,7 +45,7 @@ pub type MakeLinked =
 /// How time passes for a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Time {
-    /// As the suite says: hours take no time. For a stack that knows only the time it is told.
+    /// As the suite says: hours take no time. For a stack that has its time from the calls alone.
     Simulated,
     /// As the machine's clock says. For a stack with a kernel, a device or a process behind it.
     Real,
@@ -205,7 +205,7 @@ pub fn run(subject: &Subject, filter: &str) -> Report {
 /// How a run goes on.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
-    /// A case begins, `group/name [setting]`: the last one that is heard of if the stack does not return.
+    /// A case begins, `group/name [setting]`: the last one that is reported if the stack does not return.
     Begins(&'a str),
     /// It has ended. One that is not tried, since the stack says that it lacks the family, ends without a beginning.
     Ended(&'a Row),

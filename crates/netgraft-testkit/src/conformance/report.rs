@@ -124,7 +124,7 @@ impl Report {
         text
     }
 
-    /// For people who want nothing but what failed.
+    /// For people: only the failures.
     #[must_use]
     pub fn failures_text(&self) -> String {
         self.failures().map(Row::failure_text).collect()
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_is_read_back_and_tells_what_failed() {
+    fn a_report_is_read_back_and_lists_failures() {
         let row = |name: &str, outcome| Row::of("g", name, "v4", outcome);
         let report = Report {
             stack: "s".into(),
@@ -182,14 +182,15 @@ mod tests {
         let family = Row::of("g", "d", "v6", crate::conformance::no_family(Domain::V6));
         let rows = vec![family.clone(), family, report.rows[2].clone()];
         let without = Report { stack: "s".into(), rows };
-        let told: Vec<String> = without.table().lines().skip(3).map(str::to_owned).collect();
-        assert_eq!(told, ["unsupported 2 cases: it has no sockets of IPv6", "unsupported g/c [v4]: no"]);
+        let lines: Vec<String> = without.table().lines().skip(3).map(str::to_owned).collect();
+        assert_eq!(lines, ["unsupported 2 cases: it has no sockets of IPv6", "unsupported g/c [v4]: no"]);
         assert_eq!(without.failures_text(), "");
         let mut failed = report.rows[1].clone();
         failed.said.push("nonsense".into());
         failed.calls.push("bind(#1) = Err(Io)".into());
-        let told = "FAIL g/b [v4]: bind: expected success, got Io\n     nonsense\n     bind(#1) = Err(Io)\n";
-        assert_eq!(failed.failure_text(), told);
+        let expected =
+            "FAIL g/b [v4]: bind: expected success, got Io\n     nonsense\n     bind(#1) = Err(Io)\n";
+        assert_eq!(failed.failure_text(), expected);
         let id = report.rows[1].id();
         assert_eq!(Row::lost(&id, "bind", "died").id(), id);
     }

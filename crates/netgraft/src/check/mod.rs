@@ -98,7 +98,7 @@ impl CheckOptions {
 pub struct Checked {
     /// Every case.
     pub report: Report,
-    /// The failures and refusals that are known: how many.
+    /// How many of the failures are known.
     pub known: usize,
     /// Whether something failed that is not known, or what is known is out of date.
     pub failed: bool,
@@ -159,8 +159,7 @@ pub fn check(options: &CheckOptions, tell: &mut dyn FnMut(&str)) -> Result<Check
 /// Compares what was found with what is known.
 fn judge(report: Report, stopped: Option<String>, own: &Skips, known: Option<&Skips>, all: bool) -> Checked {
     let is_known = |row: &Row| own.explains(&report, row) || known.is_some_and(|k| k.explains(&report, row));
-    let count =
-        report.rows.iter().filter(|row| row.outcome != Outcome::Pass).filter(|row| is_known(row)).count();
+    let count = report.failures().filter(|row| is_known(row)).count();
     let unknown = report.failures().any(|row| !is_known(row));
     // What did not run says nothing of the entries.
     let stale = known.filter(|_| all && stopped.is_none()).map_or(Vec::new(), |known| known.stale(&report));

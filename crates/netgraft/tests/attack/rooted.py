@@ -50,6 +50,7 @@ able('userns', lambda: unshared('-U', 'true'))
 able('userns-umount', lambda: unshared('-Urm', 'umount', '/proc'))
 able('ptrace', lambda: syscall(101, 16, os.getppid(), 0, 0))
 able('chroot', lambda: os.chroot('/'))
+able('fuse', lambda: os.stat('/dev/fuse').st_rdev == os.makedev(10, 229))
 able('own-network', lambda: wrote('/proc/sys/net/ipv4/ip_default_ttl', '65'))
 able('other-user', lambda: os.setresuid(1000, 1000, 1000))
 print('end')
@@ -94,6 +95,13 @@ def main():
             own = {"root-file", "userns", "keyctl"}
             check(able(secret) - {"ptrace", "bpf"}, own, "by default")
             check(able(secret, "--seccomp", "default"), {"root-file"}, "--seccomp default")
+        # The device for file systems of its own is there for who asks for it.
+        fuse = "/dev/fuse"
+        if os.path.exists(fuse):
+            for options in ([], ["--host-ids"]):
+                check(able(secret, *options) & {"fuse"}, set(), options)
+                options = [*options, "--bind", f"{fuse}:{fuse}"]
+                check(able(secret, *options) & {"fuse"}, {"fuse"}, options)
         profile = os.path.join(folder, "profile.json")
         printed = subprocess.run([NETGRAFT, "seccomp"], stdout=subprocess.PIPE, text=True, check=True).stdout
         changed = json.loads(printed)

@@ -52,13 +52,13 @@ def serve(listener):
 def echo(address, text, family=socket.AF_INET):
     """One connection to an echo server."""
     with socket.socket(family) as s:
-        s.settimeout(5)
+        s.settimeout(20)
         s.connect(address)
         s.sendall(text)
         return s.recv(100)
 
 
-def until(call, wanted, seconds=15):
+def until(call, wanted, seconds=60):
     """Repeats a call until it gives what is wanted."""
     end = time.monotonic() + seconds
     while (got := outcome(call)) != wanted:

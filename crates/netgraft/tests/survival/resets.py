@@ -64,7 +64,7 @@ for _ in range(4):
     s = socket.socket()
     s.setblocking(False)
     say("pending:", outcome(s.connect, small.getsockname()))
-    if not select.select([], [s], [], 0.3)[1]:
+    if not select.select([], [s], [], 1)[1]:
         pending.append(s)
 say("pending:", len(pending) > 0)
 

@@ -21,7 +21,7 @@ group! { "bind":
     "the other family is refused", Families, other_family;
     "binding to a connected socket is refused", Families, connected;
     "reuse of an address lets bound sockets share it", Families, reuse_address;
-    "a listener shares its port with nobody", Families, listener_alone;
+    "a listener shares its port with no socket", Families, listener_alone;
     "reuse of a port lets listeners share it", Families, reuse_port;
     "ephemeral ports differ", Families, many_differ;
     "a v6 socket takes the v4 port too, unless it is v6 only", Once, dual_stack;
@@ -42,7 +42,7 @@ fn ephemeral(b: &mut Bench) -> Check {
     Ok(())
 }
 
-/// A port that nobody has just now.
+/// A port that is free now.
 fn free_port(b: &mut Bench) -> Check<u16> {
     let probe = b.tcp(Side::Client)?;
     let any = b.any(0);
@@ -246,7 +246,7 @@ fn time_wait(b: &mut Bench) -> Check {
     b.close(pair.server).must("close")?;
     b.recv_end(pair.client)?;
     b.close(pair.client).must("close")?;
-    b.settle();
+    b.quiesce();
     let sock = b.tcp(Side::Server)?;
     b.bind(sock, pair.addr).must_fail("bind", &[Error::AddressInUse])?;
     b.set(sock, SocketOption::ReuseAddress(true)).supported("set_option(ReuseAddress)")?;

@@ -15,15 +15,15 @@ group! { "connect":
     "a connected socket says so when asked again", All, connected_again;
     "a socket without an address gets one", All, local_chosen;
     "a bound socket keeps its port", All, keeps_port;
-    "nobody listening is refused", All, refused;
-    "a refused socket gives its error to the first who asks", All, refused_error_once;
+    "a port without a listener refuses", All, refused;
+    "a refused socket gives its error once", All, refused_error_once;
     "a refused socket may connect again", All, refused_then_again;
     "the other family is refused", Families, other_family;
     "the unspecified address means this host", Families, to_unspecified;
     "a mapped address of a v6 socket is v4", Once, to_mapped;
     "the same four-tuple is refused", Families, same_tuple;
     "a socket may connect to itself", Families, to_itself;
-    "no route is told at once", Families, no_route;
+    "a missing route is reported at once", Families, no_route;
     "a datagram group or broadcast is no peer of a stream", Once, to_group;
     "a socket that is connecting is not ready", Wire, connecting;
     "a host that is not on the link is unreachable", Wire, no_neighbor;
@@ -225,7 +225,7 @@ fn connecting_socket(b: &mut Bench) -> Check<(Sock, SocketAddr)> {
     b.dials.iter().for_each(|dial| dial.cut(Way::In));
     let sock = b.tcp(Side::Client)?;
     b.connect(sock, pair.addr).must_fail("connect", &[Error::InProgress])?;
-    b.settle();
+    b.quiesce();
     Ok((sock, pair.addr))
 }
 
@@ -286,7 +286,7 @@ fn close_connecting(b: &mut Bench) -> Check {
     let (sock, addr) = connecting_socket(b)?;
     let local = b.local_addr(sock).must("local_addr")?;
     b.close(sock).must("close")?;
-    b.settle();
+    b.quiesce();
     let next = b.tcp(Side::Client)?;
     b.bind(next, local).must("bind to the port of the attempt")?;
     b.start_connect(next, addr)

@@ -1,4 +1,4 @@
-//! Sockets are made, told apart, and gone when closed.
+//! Sockets are made, have numbers of their own, and are gone when closed.
 
 use std::collections::HashSet;
 

@@ -16,9 +16,9 @@ group! { "datagram":
     "a short buffer cuts and says so", All, cut;
     "an empty datagram is one", All, empty;
     "a peek leaves it", All, peek;
-    "the length of the first is told", All, first_length;
+    "the length of the first is reported", All, first_length;
     "a connected socket sends to its peer", All, connected;
-    "a connected socket hears its peer alone", All, peer_alone;
+    "a connected socket receives from its peer only", All, peer_alone;
     "a socket may change its peer and lose it", All, peer_changes;
     "connecting gives a local address", All, connect_binds;
     "the largest datagram passes", All, largest;
@@ -29,17 +29,17 @@ group! { "datagram":
     "the other family is refused", Families, other_family;
     "port 0 is no destination", Families, port_zero;
     "a full buffer drops the late ones", All, overflow;
-    "the destination, the interface and the hops are told", All, details;
+    "the destination, the interface and the hop limit are reported", All, details;
     "a socket may send to itself", Families, to_itself;
     "the unspecified address takes datagrams to any", All, unspecified;
     "a v6 socket exchanges datagrams with a v4 one", Once, mapped;
     "sockets that share a port with reuse", Families, shared_port;
     "a broadcast needs permission", Once, broadcast_denied;
-    "a broadcast is heard", Paths, broadcast;
-    "a group is heard by members only", Paths, multicast;
-    "a v6 group is heard by members only", Wire6, multicast6;
+    "a broadcast is received", Paths, broadcast;
+    "a group's datagrams reach its members only", Paths, multicast;
+    "a v6 group's datagrams reach its members only", Wire6, multicast6;
     "closing drops what waits", Families, close_drops;
-    "the socket that fits best hears it", Families, best_fit;
+    "the socket that fits best receives it", Families, best_fit;
     "a broken destination does not break the socket", All, still_works;
 }
 
@@ -127,7 +127,7 @@ fn first_length(b: &mut Bench) -> Check {
         b.send_to(client, &vec![1; len], to).must("send_to")?;
     }
     b.ready(server, Events::IN)?;
-    b.settle();
+    b.quiesce();
     equal("queued_in", b.queued_in(server).must("queued_in")?, 30)?;
     b.datagram(server)?;
     equal("queued_in", b.queued_in(server).must("queued_in")?, 70)
@@ -152,7 +152,7 @@ fn peer_alone(b: &mut Bench) -> Check {
     let local = b.local_addr(client).must("local_addr")?;
     let (stranger, _) = b.udp_bound(Side::Server)?;
     b.send_to(stranger, b"stranger", local).must("send_to")?;
-    b.settle();
+    b.quiesce();
     b.recv(client, &mut [0; 8]).must_fail("recv", &[Error::Again])?;
     b.send_to(server, b"peer", local).must("send_to")?;
     equal("recv", b.datagram(client)?.0, b"peer".to_vec())
@@ -235,7 +235,7 @@ fn not_refused(b: &mut Bench) -> Check {
     let dead = b.dead_port(Side::Server)?;
     let client = b.udp(Side::Client)?;
     b.send_to(client, b"x", dead).must("send_to")?;
-    b.settle();
+    b.quiesce();
     equal("readiness", b.readiness(client).must("readiness")?, Events::OUT)?;
     b.recv(client, &mut [0; 8]).must_fail("recv", &[Error::Again])
 }
@@ -272,14 +272,14 @@ fn overflow(b: &mut Bench) -> Check {
         b.send_to(client, &data, to).must("send_to")?;
         b.step();
     }
-    b.settle();
-    let mut heard = 0_u32;
+    b.quiesce();
+    let mut received = 0_u32;
     let mut buf = [0; 1000];
     while let Ok(got) = b.recv(server, &mut buf) {
-        equal("recv", (got.len, &buf[..4]), (1000, &heard.to_le_bytes()[..]))?;
-        heard += 1;
+        equal("recv", (got.len, &buf[..4]), (1000, &received.to_le_bytes()[..]))?;
+        received += 1;
     }
-    holds("recv", "some of 200, in order from the first", (5..200).contains(&heard), heard)?;
+    holds("recv", "some of 200, in order from the first", (5..200).contains(&received), received)?;
     b.send_to(client, b"after", to).must("send_to")?;
     equal("recv", b.datagram(server)?.0, b"after".to_vec())
 }
@@ -320,7 +320,7 @@ fn unspecified(b: &mut Bench) -> Check {
     b.send(client, b"x").must("send")?;
     let from = b.datagram(server)?.1.from;
     equal("recv: from", from, Some(b.local_addr(client).must("local_addr")?))?;
-    // The answer leaves from the address that was asked, or the connected client would not hear it.
+    // The answer leaves from the address that was asked, or the connected client would not receive it.
     b.send_to(server, b"y", b.local_addr(client).must("local_addr")?).must("send_to")?;
     equal("recv", b.datagram(client)?.1.from, Some(to))
 }
@@ -350,9 +350,9 @@ fn shared_port(b: &mut Bench) -> Check {
     }
     let client = b.udp(Side::Client)?;
     b.send_to(client, b"x", addr).must("send_to")?;
-    b.settle();
-    let heard = socks.map(|sock| b.recv(sock, &mut [0; 8]).is_ok());
-    equal("recv: the last that was bound hears it", heard, [false, true])
+    b.quiesce();
+    let received = socks.map(|sock| b.recv(sock, &mut [0; 8]).is_ok());
+    equal("recv: the last that was bound receives it", received, [false, true])
 }
 
 fn broadcast_denied(b: &mut Bench) -> Check {
@@ -394,7 +394,7 @@ fn multicast(b: &mut Bench) -> Check {
     b.set(client, SocketOption::MulticastInterface(here)).supported("set_option(MulticastInterface)")?;
     let to = SocketAddr::new(group.into(), port);
     b.send_to(client, b"before", to).must("send_to(group)")?;
-    b.settle();
+    b.quiesce();
     b.recv(server, &mut [0; 8]).must_fail("recv of no member", &[Error::Again])?;
     b.set(server, SocketOption::JoinGroup((group, there))).supported("set_option(JoinGroup)")?;
     b.set(server, SocketOption::JoinGroup((group, there)))
@@ -403,7 +403,7 @@ fn multicast(b: &mut Bench) -> Check {
     equal("recv of a member", b.datagram(server)?.0, b"during".to_vec())?;
     b.set(server, SocketOption::LeaveGroup((group, there))).must("set_option(LeaveGroup)")?;
     b.send_to(client, b"after", to).must("send_to(group)")?;
-    b.settle();
+    b.quiesce();
     b.recv(server, &mut [0; 8]).must_fail("recv after leaving", &[Error::Again])?;
     b.set(server, SocketOption::LeaveGroup((group, there)))
         .must_fail("a second LeaveGroup", &[Error::AddressNotAvailable])
@@ -433,7 +433,7 @@ fn multicast6(b: &mut Bench) -> Check {
     equal("recv of a member", b.datagram(server)?.0, b"during".to_vec())?;
     b.set(server, SocketOption::LeaveGroup6((group, there))).must("set_option(LeaveGroup6)")?;
     b.send_to(client, b"after", to).must("send_to(group)")?;
-    b.settle();
+    b.quiesce();
     b.recv(server, &mut [0; 8]).must_fail("recv after leaving", &[Error::Again])
 }
 
@@ -450,11 +450,10 @@ fn close_drops(b: &mut Bench) -> Check {
 }
 
 fn best_fit(b: &mut Bench) -> Check {
-    let (wide, narrow, own) = (b.udp(Side::Server)?, b.udp(Side::Server)?, b.udp(Side::Server)?);
+    let (any, bound, own) = (b.udp(Side::Server)?, b.udp(Side::Server)?, b.udp(Side::Server)?);
     let (client, from) = b.udp_bound(Side::Client)?;
     let mut port = 0;
-    for (sock, addr) in [(wide, b.any(0)), (narrow, b.addr(Side::Server, 0)), (own, b.addr(Side::Server, 0))]
-    {
+    for (sock, addr) in [(any, b.any(0)), (bound, b.addr(Side::Server, 0)), (own, b.addr(Side::Server, 0))] {
         b.set(sock, SocketOption::ReuseAddress(true)).supported("set_option(ReuseAddress)")?;
         b.bind(sock, SocketAddr::new(addr.ip(), port)).must("bind")?;
         port = b.local_addr(sock).must("local_addr")?.port();
@@ -466,10 +465,10 @@ fn best_fit(b: &mut Bench) -> Check {
     b.send_to(client, b"peer", to).must("send_to")?;
     b.send_to(stranger, b"stranger", to).must("send_to")?;
     equal("recv of the connected socket", b.datagram(own)?.0, b"peer".to_vec())?;
-    equal("recv of the bound socket", b.datagram(narrow)?.0, b"stranger".to_vec())?;
-    b.close(narrow).must("close")?;
+    equal("recv of the bound socket", b.datagram(bound)?.0, b"stranger".to_vec())?;
+    b.close(bound).must("close")?;
     b.send_to(stranger, b"rest", to).must("send_to")?;
-    equal("recv of the unspecified one", b.datagram(wide)?.0, b"rest".to_vec())
+    equal("recv of the unspecified one", b.datagram(any)?.0, b"rest".to_vec())
 }
 
 fn still_works(b: &mut Bench) -> Check {
@@ -478,7 +477,7 @@ fn still_works(b: &mut Bench) -> Check {
     for _ in 0..50 {
         b.send_to(client, b"lost", dead).must("send_to")?;
     }
-    b.settle();
+    b.quiesce();
     b.send_to(client, b"found", to).must("send_to")?;
     equal("recv", b.datagram(server)?.0, b"found".to_vec())
 }

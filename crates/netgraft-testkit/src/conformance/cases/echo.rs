@@ -12,12 +12,12 @@ group! { "echo":
     "an identifier that was asked for is kept", Families, bound;
     "an identifier may be shared", Families, shared;
     "a taken identifier is refused without reuse", Families, taken;
-    "each socket hears its own replies", All, own_replies;
+    "each socket receives its own replies", All, own_replies;
     "a connected socket sends to its peer", All, connected;
     "a large request is answered", All, large;
     "what is no request is refused", Families, no_request;
     "a stump is refused", Families, stump;
-    "an unbound socket hears nothing", Families, quiet;
+    "an unbound socket receives nothing", Families, quiet;
 }
 
 /// Bytes of an echo message before its data (RFC 792, RFC 4443).

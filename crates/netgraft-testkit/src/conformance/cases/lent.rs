@@ -24,7 +24,7 @@ group! { "lent":
     "a writer without bytes changes nothing", Families, no_bytes;
     "the end comes after the bytes and stays", All, end;
     "a closed direction takes nothing", Families, closed_direction;
-    "a reset is told, and nothing is taken", All, reset;
+    "a reset is reported, and nothing is taken", All, reset;
     "a batch arrives in order, with its sender", All, batch;
     "a batch goes to many peers", All, many_peers;
     "a batch stops at what cannot be sent", Families, batch_stops;
@@ -239,7 +239,7 @@ fn full(b: &mut Bench) -> Check {
             sent += count;
             holds("send_with", "an end of the room", sent < 1 << 30, sent)?;
         }
-        b.settle();
+        b.quiesce();
         if sent == before {
             break;
         }
@@ -266,7 +266,7 @@ fn no_bytes(b: &mut Bench) -> Check {
     let before = b.readiness(client.sock).must("readiness")?;
     equal("send_with of nothing", client.send(b, &[])?, Ok(0))?;
     equal("readiness", b.readiness(client.sock).must("readiness")?, before)?;
-    b.settle();
+    b.quiesce();
     equal("recv_with", server.recv(b, 8)?, Err(Error::Again))?;
     client.send_all(b, b"something")?;
     equal("recv_with", server.recv_exact(b, 9)?, b"something".to_vec())
@@ -297,7 +297,7 @@ fn reset(b: &mut Bench) -> Check {
     equal("recv_with", server.recv_some(b)?, Err(Error::ConnectionReset))?;
     equal("recv_with after the error", server.recv(b, 8)?, Ok(None))?;
     equal("send_with after the error", server.send(b, b"x")?, Err(Error::BrokenPipe))?;
-    // And the other way round: whoever sends first is told.
+    // And the other way round: the first send reports it.
     (client, server) = ends(b)?;
     b.abort(server.sock).must("abort")?;
     b.ready(client.sock, Events::ERR)?;
@@ -384,7 +384,7 @@ fn batch_stops(b: &mut Bench) -> Check {
     equal("send_batch with one that is too large", send(b, client, &batch), expected)?;
     let got = recv_all(b, server, 8, 2)?;
     equal("recv_batch", got[1].0.as_slice(), b"two")?;
-    b.settle();
+    b.quiesce();
     let nothing = Batch { count: 0, stopped: Some(Error::Again) };
     equal("recv_batch of what comes behind it", recv(b, server, 8)?.0, nothing)
 }
@@ -396,7 +396,7 @@ fn batch_limit(b: &mut Bench) -> Check {
         b.send_to(client, text, to).must("send_to")?;
     }
     b.ready(server, Events::IN)?;
-    b.settle();
+    b.quiesce();
     let (batch, got) = recv(b, server, 3)?;
     equal("recv_batch", batch, Batch { count: 3, stopped: None })?;
     equal("recv_batch", got[2].0.as_slice(), b"3")?;

@@ -46,7 +46,7 @@ fn unbound(b: &mut Bench) -> Check {
 fn empty(b: &mut Bench) -> Check {
     let (listener, _) = b.listener(4)?;
     b.accept(listener).must_fail("accept", &[Error::Again])?;
-    b.settle();
+    b.quiesce();
     equal("readiness", b.readiness(listener).must("readiness")?, Events::empty())?;
     let info = b.tcp_info(listener).supported("tcp_info")?;
     equal("tcp_info: state", info.state, TcpState::Listen)
@@ -76,7 +76,7 @@ fn in_order(b: &mut Bench) -> Check {
     let mut clients = Vec::new();
     for _ in 0..8 {
         let client = b.connected_to(addr)?;
-        b.settle();
+        b.quiesce();
         clients.push(b.local_addr(client).must("local_addr")?);
     }
     for client in clients {
@@ -109,7 +109,7 @@ fn overflow(b: &mut Bench) -> Check {
         let client = b.tcp(Side::Client)?;
         b.start_connect(client, addr)?;
     }
-    b.settle();
+    b.quiesce();
     // A client sends its SYN again after 1 s (RFC 6298), then after 2 s more.
     for _ in 0..4 {
         b.until_within(Duration::from_secs(20), "accept", "a connection", |b| Ok(b.accept(listener).ok()))?;
@@ -165,7 +165,7 @@ fn close_resets(b: &mut Bench) -> Check {
 fn close_keeps(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     b.close(pair.listener).must("close")?;
-    b.settle();
+    b.quiesce();
     b.send_all(pair.client, b"still here")?;
     equal("recv", b.recv_exact(pair.server, 10)?, b"still here".to_vec())
 }
@@ -188,7 +188,7 @@ fn early_data(b: &mut Bench) -> Check {
     let client = b.connected_to(addr)?;
     b.send_all(client, b"early")?;
     b.close(client).must("close")?;
-    b.settle();
+    b.quiesce();
     let (server, _) = b.accepted(listener)?;
     equal("recv", b.recv_exact(server, 5)?, b"early".to_vec())?;
     b.recv_end(server)
@@ -199,7 +199,7 @@ fn early_reset(b: &mut Bench) -> Check {
     let client = b.connected_to(addr)?;
     b.ready(listener, Events::IN)?;
     b.abort(client).must("abort")?;
-    b.settle();
+    b.quiesce();
     // Linux leaves the connection in the queue.
     let (server, _) = b.accepted(listener)?;
     b.recv(server, &mut [0; 8]).must_fail("recv", &[Error::ConnectionReset])

@@ -15,7 +15,7 @@ group! { "many":
     "connections follow each other", All, one_after_another;
     "connections that the server ends follow each other", All, server_ends;
     "aborted connections leave nothing", All, aborted;
-    "many datagram sockets hear only their own", All, datagram_sockets;
+    "many datagram sockets receive only their own", All, datagram_sockets;
     "many listeners take their own connections", All, listeners;
     "transfers share the stack", All, transfers;
     "a crowd connects at once", All, crowd;
@@ -39,7 +39,7 @@ fn sockets(b: &mut Bench) -> u64 {
 
 /// Everything that a case made must be gone.
 fn gone(b: &mut Bench, before: u64) -> Check {
-    b.settle();
+    b.quiesce();
     equal("statistics: sockets afterwards", sockets(b), before)
 }
 
@@ -257,7 +257,7 @@ fn closing_order(b: &mut Bench) -> Check {
         for sock in all {
             b.close(sock).must("close")?;
             if order % 2 == 0 {
-                b.settle();
+                b.quiesce();
             }
         }
     }
@@ -270,7 +270,7 @@ fn idle_crowd(b: &mut Bench) -> Check {
     for pair in &pairs {
         b.add_fd(pair.server, Events::IN).must("add_fd")?;
     }
-    b.settle();
+    b.quiesce();
     b.events.clear();
     let busy = b.connection()?;
     b.transfer(busy.client, busy.server, &pattern(200_000, 1), "a transfer among idle ones")?;
@@ -297,9 +297,9 @@ fn half_open_orphans(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     b.close(pair.client).must("close")?;
     b.recv_end(pair.server)?;
-    // FIN-WAIT-2 of a socket that nobody has ends after a minute (tcp_fin_timeout, tcp(7)).
+    // FIN-WAIT-2 of a closed socket ends after a minute (tcp_fin_timeout, tcp(7)).
     b.run_for(Duration::from_secs(180));
     equal("send", b.send(pair.server, b"x").must("send")?, 1)?;
-    b.settle();
+    b.quiesce();
     b.send(pair.server, b"x").must_fail("send", &[Error::BrokenPipe])
 }

@@ -30,7 +30,7 @@ group! { "notify":
     "a sink that says stop loses nothing", Families, stopped_sink;
     "idle sockets report nothing", All, idle;
     "one's own shutdown is reported", Families, own_shutdown;
-    "whoever is ready is reported to nobody else", All, own_events;
+    "readiness is reported for the socket that has it only", All, own_events;
 }
 
 /// Waits until these events were reported for a socket, since they were last taken; answers all that were.
@@ -44,7 +44,7 @@ fn reported(b: &mut Bench, sock: Sock, events: Events) -> Check<Events> {
 
 /// Nothing may be reported for a socket for a while.
 fn unreported(b: &mut Bench, sock: Sock) -> Check {
-    b.settle();
+    b.quiesce();
     equal("drain_events", b.take_events(sock), Events::empty())
 }
 
@@ -52,7 +52,7 @@ fn unreported(b: &mut Bench, sock: Sock) -> Check {
 fn watched(b: &mut Bench, mask: Events) -> Check<Pair> {
     let pair = b.connection()?;
     b.add_fd(pair.server, mask).must("add_fd")?;
-    b.settle();
+    b.quiesce();
     b.take_events(pair.server);
     Ok(pair)
 }
@@ -101,7 +101,7 @@ fn silent(b: &mut Bench) -> Check {
 
 fn masked(b: &mut Bench) -> Check {
     let pair = watched(b, Events::IN)?;
-    b.settle();
+    b.quiesce();
     equal("drain_events", b.take_events(pair.server), Events::empty())?;
     b.send_all(pair.client, b"data")?;
     equal("drain_events", reported(b, pair.server, Events::IN)?, Events::IN)
@@ -127,10 +127,10 @@ fn widened(b: &mut Bench) -> Check {
 fn narrowed(b: &mut Bench) -> Check {
     let pair = watched(b, Events::IN)?;
     b.update_fd(pair.server, Events::OUT).must("update_fd")?;
-    b.settle();
+    b.quiesce();
     b.take_events(pair.server);
     b.send_all(pair.client, b"data")?;
-    b.settle();
+    b.quiesce();
     let seen = b.take_events(pair.server);
     holds("drain_events", "no IN", !seen.contains(Events::IN), seen)
 }
@@ -209,7 +209,7 @@ fn room_again(b: &mut Bench) -> Check {
             match b.send(pair.client, &[1; 8192]) {
                 Ok(count) => sent += count,
                 Err(Error::Again) => {
-                    b.settle();
+                    b.quiesce();
                     b.take_events(pair.client);
                     match b.send(pair.client, &[1; 8192]) {
                         Ok(count) => sent += count,

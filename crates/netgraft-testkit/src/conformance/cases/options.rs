@@ -24,7 +24,7 @@ group! { "options":
     "small buffers hold little", All, small_buffers;
     "an algorithm is named, others are refused", Families, congestion;
     "a device is named, others are refused", Families, device;
-    "the path's mtu is told of a connection", All, path_mtu;
+    "the path MTU of a connection is reported", All, path_mtu;
     "options survive the connection being made", All, survive;
     "a cork holds small data back", All, cork;
     "a deferred accept waits for data", All, defer_accept;
@@ -258,7 +258,7 @@ fn small_buffers(b: &mut Bench) -> Check {
     let (server, _) = b.accepted(listener)?;
     let mut sent = 0;
     for _ in 0..50 {
-        b.settle();
+        b.quiesce();
         match b.send(client, &[5; 4096]) {
             Ok(count) => sent += count,
             Err(Error::Again) => break,
@@ -346,7 +346,7 @@ fn defer_accept(b: &mut Bench) -> Check {
     let (listener, addr) = b.listener(4)?;
     b.set(listener, SocketOption::DeferAccept(seconds(10))).supported("set_option(DeferAccept)")?;
     let client = b.connected_to(addr)?;
-    b.settle();
+    b.quiesce();
     b.accept(listener).must_fail("accept before data", &[Error::Again])?;
     b.send_all(client, b"data")?;
     let (server, _) = b.accepted(listener)?;

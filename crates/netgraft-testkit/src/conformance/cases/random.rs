@@ -93,7 +93,7 @@ fn sequence(b: &mut Bench, seed: u64) -> Check {
     for sock in socks {
         b.abort(sock).must("abort")?;
     }
-    b.settle();
+    b.quiesce();
     let after: u64 = b.stacks.iter().map(|stack| stack.statistics().sockets).sum();
     equal("statistics: sockets afterwards", after, before)
 }
@@ -224,7 +224,7 @@ fn datagrams(b: &mut Bench) -> Check {
     seeds(b).try_for_each(|seed| seeded(seed, exchange(b, seed)))
 }
 
-/// Sockets that send each other datagrams of random sizes; each is heard once, by whom it was meant for.
+/// Sockets that send each other datagrams of random sizes; each arrives once, at the socket that it was sent to.
 fn exchange(b: &mut Bench, seed: u64) -> Check {
     let mut random = Random::new(seed);
     let mut socks = Vec::new();
@@ -245,22 +245,22 @@ fn exchange(b: &mut Bench, seed: u64) -> Check {
             other => other.map(drop).must_fail("send_to", &[Error::Again])?,
         }
         if random.below(3) == 0 {
-            b.settle();
+            b.quiesce();
             for (sock, _) in &socks {
-                heard(b, *sock, &mut under_way)?;
+                take_received(b, *sock, &mut under_way)?;
             }
         }
     }
-    b.settle();
+    b.quiesce();
     for (sock, _) in &socks {
-        heard(b, *sock, &mut under_way)?;
+        take_received(b, *sock, &mut under_way)?;
         b.close(*sock).must("close")?;
     }
     equal("recv: datagrams that were lost without need", under_way.len(), 0)
 }
 
-/// Takes all that a socket has heard off the list.
-fn heard(b: &mut Bench, sock: Sock, under_way: &mut HashMap<(Sock, Vec<u8>), SocketAddr>) -> Check {
+/// Takes all that a socket has received off the list.
+fn take_received(b: &mut Bench, sock: Sock, under_way: &mut HashMap<(Sock, Vec<u8>), SocketAddr>) -> Check {
     let mut buf = vec![0; 4096];
     loop {
         match b.recv(sock, &mut buf) {

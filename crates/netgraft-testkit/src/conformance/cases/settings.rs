@@ -27,7 +27,7 @@ group! { "settings":
     "the port range can be changed", Families, port_range;
     "a port range that is none is refused", Once, bad_range;
     "a port range runs out", Families, ports_run_out;
-    "forwarding, recovery and sack are told truly", Once, switches;
+    "forwarding, recovery and sack are reported as set", Once, switches;
     "connections are counted", All, connections_counted;
     "datagrams are counted", All, datagrams_counted;
     "sockets are counted and go away", All, sockets_counted;
@@ -330,7 +330,7 @@ fn sockets_counted(b: &mut Bench) -> Check {
     for sock in socks {
         b.close(sock).must("close")?;
     }
-    b.settle();
+    b.quiesce();
     equal("statistics: sockets", b.stack(Side::Client).statistics().sockets, before)
 }
 
@@ -350,7 +350,7 @@ fn paused(b: &mut Bench) -> Check {
 
 fn idle_polls(b: &mut Bench) -> Check {
     let pair = b.connection()?;
-    b.settle();
+    b.quiesce();
     b.events.clear();
     for _ in 0..1000 {
         b.step();

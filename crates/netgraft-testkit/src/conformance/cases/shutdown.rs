@@ -61,7 +61,7 @@ fn queued_leave(b: &mut Bench) -> Check {
     let mut sent = 0;
     while let Ok(count) = b.send(pair.client, &[3; 4096]) {
         sent += count;
-        holds("send", "Again at last, since nobody reads", sent < 1 << 26, sent)?;
+        holds("send", "Again at last, since the peer does not read", sent < 1 << 26, sent)?;
     }
     b.shutdown(pair.client, Shutdown::Write).must("shutdown")?;
     b.recv_exact(pair.server, sent)?;
@@ -76,7 +76,7 @@ fn read_half(b: &mut Bench) -> Check {
     equal("readiness", ready, Events::IN | Events::OUT | Events::RDHUP)?;
     b.send_all(pair.client, b"out")?;
     equal("recv(server)", b.recv_exact(pair.server, 3)?, b"out".to_vec())?;
-    // The peer is told nothing.
+    // The peer sees nothing of it.
     equal("readiness(server)", b.readiness(pair.server).must("readiness")?, Events::OUT)
 }
 
@@ -114,7 +114,7 @@ fn ended(b: &mut Bench) -> Check<(Sock, Sock)> {
     b.recv_end(pair.server)?;
     b.shutdown(pair.server, Shutdown::Write).must("shutdown")?;
     b.recv_end(pair.client)?;
-    b.settle();
+    b.quiesce();
     Ok((pair.client, pair.server))
 }
 
@@ -157,15 +157,15 @@ fn states(b: &mut Bench) -> Check {
     b.tcp_info(pair.client).supported("tcp_info")?;
     b.shutdown(pair.client, Shutdown::Write).must("shutdown")?;
     b.recv_end(pair.server)?;
-    b.settle();
+    b.quiesce();
     let state = |b: &Bench, sock| Ok(b.tcp_info(sock).must("tcp_info")?.state);
-    equal("state of who closed first", state(b, pair.client)?, TcpState::FinWait2)?;
+    equal("state of the side that closed first", state(b, pair.client)?, TcpState::FinWait2)?;
     equal("state of the other", state(b, pair.server)?, TcpState::CloseWait)?;
     b.shutdown(pair.server, Shutdown::Write).must("shutdown")?;
-    b.settle();
+    b.quiesce();
     // Linux says CLOSE for a socket in TIME-WAIT, which it keeps elsewhere.
     let first = state(b, pair.client)?;
-    holds("state of who closed first", "Closed", first == TcpState::Closed, first)?;
+    holds("state of the side that closed first", "Closed", first == TcpState::Closed, first)?;
     equal("state of the other", state(b, pair.server)?, TcpState::Closed)
 }
 

@@ -36,7 +36,7 @@ group! { "stream":
     "a reordering wire changes no order", Wire, reordering;
     "a doubling wire doubles nothing", Wire, doubling;
     "a long wire is filled", Wire, long_wire;
-    "a narrow wire is shared by both directions", Wire, narrow;
+    "a slow wire is shared by both directions", Wire, slow;
     "a cut that heals is survived", Wire, healed;
     "bytes are counted for each connection", All, byte_counts;
     "a reader that sleeps loses nothing", Wire, slow_reader;
@@ -82,7 +82,7 @@ fn short_reads(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     let data = pattern(1000, 1);
     b.send_all(pair.client, &data)?;
-    b.settle();
+    b.quiesce();
     for chunk in data.chunks(7) {
         let mut buf = [0; 7];
         let got = b.recv(pair.server, &mut buf).must("recv")?;
@@ -94,7 +94,7 @@ fn short_reads(b: &mut Bench) -> Check {
 fn peek(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     b.send_all(pair.client, b"peeked")?;
-    b.settle();
+    b.quiesce();
     for _ in 0..3 {
         let mut buf = [0; 4];
         let got = b.recv_with(pair.server, &mut buf, RecvFlags::PEEK).must("recv(PEEK)")?;
@@ -108,10 +108,10 @@ fn peek(b: &mut Bench) -> Check {
 fn empty_buffers(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     equal("send of nothing", b.send(pair.client, &[]).must("send")?, 0)?;
-    b.settle();
+    b.quiesce();
     b.recv(pair.server, &mut [0; 8]).must_fail("recv", &[Error::Again])?;
     b.send_all(pair.client, b"x")?;
-    b.settle();
+    b.quiesce();
     equal("recv into nothing", b.recv(pair.server, &mut []).must("recv")?.len, 0)?;
     equal("recv", b.recv_exact(pair.server, 1)?, b"x".to_vec())
 }
@@ -119,7 +119,7 @@ fn empty_buffers(b: &mut Bench) -> Check {
 fn received_fields(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     b.send_all(pair.client, b"abc")?;
-    b.settle();
+    b.quiesce();
     let got = b.recv(pair.server, &mut [0; 2]).must("recv")?;
     equal("recv: len, full_len, from", (got.len, got.full_len, got.from), (2, 2, None))
 }
@@ -167,7 +167,7 @@ fn fill(b: &mut Bench, pair: &Pair) -> Check<usize> {
         match b.send(pair.client, &chunk) {
             Ok(count) => sent += count,
             Err(Error::Again) => {
-                b.settle();
+                b.quiesce();
                 match b.send(pair.client, &chunk) {
                     Ok(count) => sent += count,
                     Err(Error::Again) => return Ok(sent),
@@ -177,7 +177,7 @@ fn fill(b: &mut Bench, pair: &Pair) -> Check<usize> {
             Err(e) => return Err(e).must("send"),
         }
     }
-    Err(unexpected("send", "Again at last, since nobody reads", sent))
+    Err(unexpected("send", "Again at last, since the peer does not read", sent))
 }
 
 fn full(b: &mut Bench) -> Check {
@@ -218,7 +218,7 @@ fn counted(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     equal("queued_in", b.queued_in(pair.server).supported("queued_in")?, 0)?;
     b.send_all(pair.client, &[1; 300])?;
-    b.settle();
+    b.quiesce();
     equal("queued_in", b.queued_in(pair.server).must("queued_in")?, 300)?;
     b.recv_exact(pair.server, 100)?;
     equal("queued_in", b.queued_in(pair.server).must("queued_in")?, 200)
@@ -232,8 +232,8 @@ fn counted_out(b: &mut Bench) -> Check {
     holds("queued_out of a full socket", "1 to what was sent", (1..=sent).contains(&queued), queued)?;
     b.recv_exact(pair.server, sent)?;
     // The last bytes may be acknowledged half a second late (RFC 9293 section 3.8.6.3).
-    let told = |b: &mut Bench| Ok((b.queued_out(pair.client) == Ok(0)).then_some(()));
-    b.until("queued_out", "0 once all is read", told)
+    let acknowledged = |b: &mut Bench| Ok((b.queued_out(pair.client) == Ok(0)).then_some(()));
+    b.until("queued_out", "0 once all is read", acknowledged)
 }
 
 fn room(b: &mut Bench) -> Check {
@@ -253,7 +253,7 @@ fn room(b: &mut Bench) -> Check {
 fn reset_order(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     b.send_all(pair.client, b"before")?;
-    b.settle();
+    b.quiesce();
     b.abort(pair.client).must("abort")?;
     let all = Events::IN | Events::OUT | Events::ERR | Events::HUP | Events::RDHUP;
     b.ready(pair.server, all)?;
@@ -300,7 +300,7 @@ fn closed_peer(b: &mut Bench) -> Check {
     b.recv_end(pair.client)?;
     // The first is taken, and answered with a reset.
     equal("send", b.send(pair.client, b"x").must("send")?, 1)?;
-    b.settle();
+    b.quiesce();
     b.send(pair.client, b"x").must_fail("send after the answer", &[Error::BrokenPipe])?;
     let ready = b.readiness(pair.client).must("readiness")?;
     holds("readiness", "HUP", ready.contains(Events::HUP), ready)
@@ -348,7 +348,7 @@ fn long_wire(b: &mut Bench) -> Check {
     holds("transfer", "a megabyte each way within 10 s", took < Duration::from_secs(10), took)
 }
 
-fn narrow(b: &mut Bench) -> Check {
+fn slow(b: &mut Bench) -> Check {
     let rate = Rate::from_bits(8_000_000);
     let delay = Duration::from_millis(1);
     let start = b.now();
@@ -374,7 +374,7 @@ fn byte_counts(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     b.tcp_info(pair.client).supported("tcp_info")?;
     b.transfer(pair.client, pair.server, &pattern(50_000, 9), "transfer")?;
-    b.settle();
+    b.quiesce();
     let sent = b.tcp_info(pair.client).must("tcp_info")?.bytes_sent;
     let received = b.tcp_info(pair.server).must("tcp_info")?.bytes_received;
     equal("tcp_info: bytes sent and received", (sent, received), (50_000, 50_000))?;
@@ -397,7 +397,7 @@ fn lost_update(b: &mut Bench) -> Check {
     let sent = fill(b, &pair)?;
     let before: Vec<_> = b.dials.iter().map(|dial| dial.get()).collect();
     b.dials.iter().for_each(|dial| dial.cut(Way::In));
-    // What has arrived is read, and nobody hears of the room.
+    // What has arrived is read, and the window update is lost.
     let mut buf = vec![0; sent];
     let mut got = 0;
     while let Ok(r) = b.recv(pair.server, &mut buf) {
@@ -437,7 +437,7 @@ fn lost_end(b: &mut Bench) -> Check {
     let pair = b.connection()?;
     b.send_all(pair.client, b"x")?;
     b.recv_exact(pair.server, 1)?;
-    b.settle();
+    b.quiesce();
     let before: Vec<_> = b.dials.iter().map(|dial| dial.get()).collect();
     b.dials.iter().for_each(|dial| dial.cut(Way::In));
     b.close(pair.client).must("close")?;

@@ -78,7 +78,7 @@ impl Network {
         handle
     }
 
-    /// Something about a socket has changed: who waits for it hears of it, once until it is fetched.
+    /// A socket's readiness may have changed: queues its event, once until it is fetched.
     fn changed(&mut self, handle: Handle) {
         let room = self.room_at_peer(handle);
         let Some(sock) = self.socks.get_mut(&handle) else { return };
@@ -121,14 +121,14 @@ impl Network {
         let Ok(own) = self.get(handle) else { return false };
         self.socks.iter().any(|(other, sock)| {
             let share = own.options.reuse_address && sock.options.reuse_address && !sock.listens();
-            *other != handle && !share && sock.hears(own.spec.kind, addr)
+            *other != handle && !share && sock.is_bound_to(own.spec.kind, addr)
         })
     }
 
-    /// The socket that what comes from `from` to `to` reaches. Of several the one that fits best: connected to who
-    /// sends, listening, bound to the very address, or the last that was made.
+    /// The socket that a datagram from `from` to `to` reaches. Of several the one that fits best: connected to the
+    /// sender, listening, bound to the very address, or the last that was made.
     fn reached(&self, kind: Kind, to: SocketAddr, from: SocketAddr) -> Option<Handle> {
-        let fits = self.socks.iter().filter(|(_, sock)| sock.hears(kind, to));
+        let fits = self.socks.iter().filter(|(_, sock)| sock.is_bound_to(kind, to));
         let fits = fits.filter(|(_, sock)| sock.peer().is_none_or(|peer| peer == from));
         let best = fits.max_by_key(|(handle, sock)| {
             (sock.peer().is_some(), sock.listens(), !sock.local.ip().is_unspecified(), handle.0)
@@ -165,7 +165,7 @@ impl Network {
         Err(Error::InProgress)
     }
 
-    /// An attempt meets the listener on its address: it is queued there, waits until there is room, as one whose SYN
+    /// An attempt arrives at the listener on its address: it is queued there, waits until there is room, as one whose SYN
     /// was dropped would, or is refused.
     fn try_listener(&mut self, handle: Handle, to: SocketAddr) {
         let Some(local) = self.socks.get(&handle).map(|sock| sock.local) else { return };
@@ -277,7 +277,7 @@ impl Network {
         Ok(data.len())
     }
 
-    /// The other end of a stream hears of a reset.
+    /// Resets the other end of a stream.
     fn reset_other(&mut self, handle: Handle) {
         let Some(State::Connected(stream)) = self.socks.get_mut(&handle).map(|sock| &mut sock.state) else {
             return;
@@ -305,7 +305,7 @@ impl Network {
         }
     }
 
-    /// Connections that nobody has accepted are reset with their listener.
+    /// Connections that were not accepted are reset with their listener.
     fn drop_waiting(&mut self, handle: Handle) {
         let Some(State::Listening { waiting, .. }) = self.socks.get_mut(&handle).map(|sock| &mut sock.state)
         else {
@@ -404,7 +404,7 @@ impl Sockets for LoopStack {
         network.choose_port(handle)?;
         let local = network.get(handle)?.local;
         let mut others = network.socks.iter().filter(|(other, sock)| **other != handle && sock.listens());
-        if others.any(|(_, sock)| sock.hears(Kind::Stream, local)) {
+        if others.any(|(_, sock)| sock.is_bound_to(Kind::Stream, local)) {
             return Err(Error::AddressInUse);
         }
         let sock = network.get_mut(handle)?;

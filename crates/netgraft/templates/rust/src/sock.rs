@@ -69,7 +69,7 @@ pub(crate) struct Sock {
     pub(crate) spec: SocketSpec,
     pub(crate) state: State,
     pub(crate) local: SocketAddr,
-    /// The pending error, which is told once.
+    /// The pending error, which is reported once.
     pub(crate) error: Option<Error>,
     pub(crate) options: Options,
     pub(crate) info: EventInfo,
@@ -84,8 +84,8 @@ impl Sock {
         matches!(self.state, State::Listening { .. })
     }
 
-    /// Whether it hears on an address: bound to its port, and to the address itself or to any.
-    pub(crate) fn hears(&self, kind: Kind, addr: SocketAddr) -> bool {
+    /// Whether it is bound to a port, and to the address itself or to any.
+    pub(crate) fn is_bound_to(&self, kind: Kind, addr: SocketAddr) -> bool {
         let open = matches!(self.state, State::Fresh | State::Listening { .. } | State::Datagram { .. });
         let any = self.local.ip().is_unspecified() || addr.ip().is_unspecified();
         open && self.spec.kind == kind
@@ -103,7 +103,7 @@ impl Sock {
         }
     }
 
-    /// Who it came from, for who accepts it: one that was reset before is accepted all the same.
+    /// The peer, for accept: one that was reset before is accepted all the same.
     pub(crate) fn remote(&self) -> Option<SocketAddr> {
         match &self.state {
             State::Over { remote, .. } => *remote,
@@ -162,7 +162,7 @@ impl Sock {
         Ok((Received { len, full_len: len, ..Received::default() }, was_full && !peek && len > 0))
     }
 
-    /// A datagram: what is longer than the buffer is cut, and its own length told.
+    /// A datagram: what is longer than the buffer is cut, and its own length reported.
     pub(crate) fn recv_datagram(&mut self, buf: &mut [u8], peek: bool) -> Result<Received> {
         if let Some(error) = self.error.take() {
             return Err(error);
@@ -187,7 +187,7 @@ impl Sock {
 }
 
 /// The options that common programs need: redis-server and python3's http.server fail without the first and NoDelay. A
-/// connection without loss, delay and silence keeps the rest by doing nothing.
+/// connection without loss, delay and silence needs nothing else.
 pub(crate) const KNOWN: [OptionName; 8] = [
     OptionName::ReuseAddress,
     OptionName::KeepAlive,

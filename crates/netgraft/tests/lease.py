@@ -1,0 +1,92 @@
+"""Runs in a network namespace of its own, which it owns: netgraft (argv[1]) on a TAP device and on a veth pair, with dnsmasq on
+the other side. Prints OK."""
+import atexit
+import os
+import subprocess
+import sys
+import time
+
+NETGRAFT = sys.argv[1]
+CHILDREN = []
+
+
+@atexit.register
+def end():
+    for process in CHILDREN:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def sh(script):
+    subprocess.run(["sh", "-ec", script], check=True)
+
+
+def child(*words):
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    CHILDREN.append(process)
+    return process
+
+
+def run(*words, status=0):
+    done = subprocess.run([NETGRAFT, "run", *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, (words, done.stdout, done.stderr)
+    return done
+
+
+def servers(device, *more):
+    """dnsmasq on a device, once it serves."""
+    process = child("dnsmasq", "--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null", "--pid-file",
+                    f"--interface={device}", "--bind-dynamic", "--except-interface=lo", "--no-hosts", "--no-resolv", "--user=",
+                    "--group=", f"--dhcp-leasefile={os.getcwd()}/{device}.leases", "--address=/server.test/192.0.2.1", *more)
+    for line in process.stderr:
+        if "using local addresses only" in line or "read " in line or "DHCP, " in line or "sockets bound" in line:
+            break
+    return process
+
+
+# One end is the kernel's, with everything that a network has.
+sh("""
+ip link set lo up
+ip tuntap add ng0 mode tap
+sysctl -qw net.ipv6.conf.ng0.accept_dad=0
+ip address add 192.0.2.1/24 dev ng0
+ip address add 2001:db8::1/64 dev ng0 nodad
+ip link set ng0 up
+""")
+CHILDREN.append(subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "::", "8000"], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL))
+servers("ng0", "--dhcp-range=192.0.2.100,192.0.2.110,255.255.255.0,2m", "--dhcp-option=option:mtu,1400",
+                 "--dhcp-range=2001:db8::100,2001:db8::1ff,64,10m", "--enable-ra", "--ra-param=ng0,4,600")
+
+script = """ip -o address show dev eth0; ip route; ip -6 route; ip link show dev eth0; cat /etc/resolv.conf
+curl -sS -o /dev/null -w 'v4 %{http_code}\\n' http://server.test:8000/
+curl -gsS -o /dev/null -w 'v6 %{http_code}\\n' 'http://[2001:db8::1]:8000/'"""
+seen = run("--link", "tap:ng0", "--address", "auto", "--", "sh", "-c", script).stdout
+for part in ("inet 192.0.2.10", "inet6 2001:db8::1", "default via 192.0.2.1 dev eth0", "default via fe80:", "mtu 1400",
+             "nameserver 192.0.2.1", "v4 200", "v6 200"):
+    assert part in seen, (part, seen)
+
+seen = run("--link", "tap:ng0", "--address", "dhcp", "--", "sh", "-c", script.rsplit("\n", 1)[0]).stdout
+assert "inet 192.0.2.10" in seen and "2001:db8" not in seen and "v4 200" in seen, seen
+
+# The same with an interface of the kernel's, and a fresh stack after a crash.
+sh("""
+ip link add v0 type veth peer name v1
+ip address add 198.51.100.1/24 dev v0
+ip link set v0 up
+ip link set v1 up
+""")
+second = servers("v0", "--dhcp-range=198.51.100.100,198.51.100.110,255.255.255.0,infinite")
+seen = run("--link", "packet:v1", "--address", "dhcp", "--", "sh", "-c", "ip -o address; ping -c 1 198.51.100.1").stdout
+assert "inet 198.51.100.10" in seen and "1 received" in seen, seen
+
+# Nobody answers: one line says so, and nothing is started.
+second.kill()
+second.wait()
+quiet = run("--link", "packet:v1", "--address", "dhcp", "--", "echo", "started", status=125)
+assert "no DHCP server has answered on --link packet:v1" in quiet.stderr and quiet.stdout == "", quiet
+for words, part in (((), "need a --link to ask"), (("--link", "tap:ng0", "--address", "192.0.2.9/24"), "leave the others out")):
+    done = run(*words, "--address", "auto", "--", "true", status=125)
+    assert part in done.stderr and done.stderr.count("\n") == 1, done
+print("OK")
