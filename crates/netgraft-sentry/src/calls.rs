@@ -149,6 +149,7 @@ impl Programs {
 
 /// Serves the calls of a program as they come, on a thread of its own, until the program has ended.
 pub(crate) fn serve(turns: &Turns, listener: &Listener, program: ProgramId, vitals: &Vitals) {
+    vitals.note_calls_thread();
     loop {
         let caller = match receive(listener, program) {
             Ok(Received::Call(caller)) => caller,
