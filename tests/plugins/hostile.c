@@ -1,17 +1,17 @@
 /*
  * A level 1 stack that attacks the process that runs it. Built on loop.c, it behaves until a call comes that its argument
- * names, and then does what the argument says: `--plugin-arg CALL:DEED`, such as `send:abort`.
+ * names, and then does what the argument says: `--plugin-arg CALL:FAULT`, such as `send:abort`.
  *
  *     cc -shared -fPIC -I crates/netgraft-abi/include -I tests/plugins -o libhostile.so tests/plugins/hostile.c
  *
  * Calls: create pre_init init poll socket accept send recv drain_events interfaces, and lend (send_with, recv_with) and
  * batch (send_batch, recv_batch), which say "not supported" unless they are named; with CONSTRUCTOR defined, the
  * object does what it is defined as before anything is asked of it.
- * Deeds that end or stop it: abort, segfault, exit, hang, spin. Deeds that try to get out: open, inet, packet, ptrace,
- * memory, exec, fork, kill, mount, bpf; what comes of them is logged as "DEED: errno N" or "DEED: DONE".
- * Deeds that leave a process behind: stay, depart. With LOOT defined, its constructor and its pre-init end the process with
+ * Faults that end or stop it: abort, segfault, exit, hang, spin. Faults that try to get out: open, inet, packet, ptrace,
+ * memory, exec, fork, kill, mount, bpf; what comes of them is logged as "FAULT: errno N" or "FAULT: DONE".
+ * Faults that leave a process behind: stay, depart. With LOOT defined, its constructor and its pre-init end the process with
  * status 40 and more if they find rights, files or anybody's processes.
- * Deeds that break the contract: close-all, print, leak, length, handle, again, address, event, error, null, long,
+ * Faults that break the contract: close-all, print, leak, length, grow, handle, again, address, event, error, null, long,
  * empty, unasked. And two that are honest: broken, in send, and none, in lend and batch.
  */
 #define _GNU_SOURCE
@@ -259,6 +259,7 @@ static int64_t bad_interfaces(void *self, struct netgraft_interface *out, size_t
     int64_t result = loop_interfaces(self, out, capacity);
     if (now_is("interfaces")) {
         if (is("length")) return INT64_MAX;
+        if (is("grow")) return (int64_t)capacity + 1;
         if (is("address") && capacity) memset(out->name, '/', sizeof out->name);
     }
     return result;

@@ -45,7 +45,11 @@ mod stream;
 mod surrogate;
 mod table;
 
-#[cfg(test)]
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "a fuzzer needs a part of the tests"))]
+#[expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report of a test")]
 mod tests;
 
 pub use crate::core::{Core, Kernel, Time};

@@ -99,13 +99,13 @@ impl ParkingLot {
     }
 
     /// How many calls are parked.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn len(&self) -> usize {
         self.by_socket.values().map(VecDeque::len).sum()
     }
 
     /// Whether this call is parked.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn has_call(&self, call: u64) -> bool {
         self.by_socket.values().flatten().any(|parked| parked.caller.id == call)
     }

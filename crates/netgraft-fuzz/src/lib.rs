@@ -10,6 +10,7 @@
 mod bytes;
 pub mod driver;
 mod frames;
+mod leases;
 mod messages;
 mod segments;
 
@@ -34,6 +35,14 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frames", run: frames::run },
     // What a peer of TCP sends, and a connection as data.
     Target { name: "segments", run: segments::run },
+    // What programs, the network and time do to the core, one step after the other.
+    Target { name: "sequences", run: netgraft_core::fuzzing::sequence },
+    // What the kernel says of the host's interfaces and routes.
+    Target { name: "netlink", run: netgraft_host::fuzzing::netlink },
+    // What routers and DHCP servers offer.
+    Target { name: "leases", run: leases::leases },
+    // What a sentry writes to the process that keeps a capture.
+    Target { name: "captures", run: leases::captures },
 ];
 
 /// Runs a target on bytes: what a file of `fuzz/fuzz_targets` calls.

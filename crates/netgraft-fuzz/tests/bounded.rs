@@ -37,6 +37,26 @@ fn segments() {
     bounded("segments", 100_000).unwrap();
 }
 
+#[test]
+fn sequences() {
+    bounded("sequences", 3_000).unwrap();
+}
+
+#[test]
+fn netlink() {
+    bounded("netlink", 100_000).unwrap();
+}
+
+#[test]
+fn leases() {
+    bounded("leases", 50_000).unwrap();
+}
+
+#[test]
+fn captures() {
+    bounded("captures", 200_000).unwrap();
+}
+
 /// Each target has its file for cargo-fuzz, and its corpus, and nothing else has.
 #[test]
 fn the_folder_of_the_fuzzer_has_every_target() {

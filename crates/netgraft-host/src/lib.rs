@@ -20,6 +20,15 @@ use netgraft_plugin::stack::SetupError;
 
 pub use host::HostStack;
 
+/// What a fuzzer runs.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// Reads a packet of rtnetlink(7).
+    pub fn netlink(packet: &[u8]) {
+        crate::netlink::read_anything(packet);
+    }
+}
+
 /// The name under which the stack is registered.
 pub const NAME: &str = "host";
 

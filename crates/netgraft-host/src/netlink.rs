@@ -48,21 +48,49 @@ fn dump(fd: BorrowedFd<'_>, request: u16, reply: u16, mut each: impl FnMut(&[u8]
     sys::sendto(fd, &message, None, 0)?;
     for _ in 0..PACKETS {
         let (len, _) = sys::recvfrom(fd, &mut packet, libc::MSG_DONTWAIT)?;
-        let mut rest = &packet[..len.min(PACKET)];
-        while let Some(header) = rest.first_chunk::<HEADER>() {
-            let size = word(header, 0) as usize;
-            let kind = u16::from_ne_bytes([header[4], header[5]]);
-            let Some(body) = rest.get(HEADER..size) else { return Err(io::ErrorKind::InvalidData.into()) };
-            match i32::from(kind) {
-                libc::NLMSG_DONE => return Ok(()),
-                libc::NLMSG_ERROR => return Err(io::ErrorKind::InvalidData.into()),
-                _ if kind == reply => each(body),
-                _ => {}
-            }
-            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        if messages(&packet[..len.min(PACKET)], reply, &mut each)? {
+            return Ok(());
         }
     }
     Err(io::ErrorKind::InvalidData.into())
+}
+
+/// Hands each message of type `reply` in a packet to `each`, without its header. Whether the dump ends with the packet.
+fn messages(packet: &[u8], reply: u16, each: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
+    let mut rest = packet;
+    while let Some(header) = rest.first_chunk::<HEADER>() {
+        let size = word(header, 0) as usize;
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let Some(body) = rest.get(HEADER..size) else { return Err(io::ErrorKind::InvalidData.into()) };
+        match i32::from(kind) {
+            libc::NLMSG_DONE => return Ok(true),
+            libc::NLMSG_ERROR => return Err(io::ErrorKind::InvalidData.into()),
+            _ if kind == reply => each(body),
+            _ => {}
+        }
+        rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// Reads a packet of the kernel's as each kind of dump.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_anything(packet: &[u8]) {
+    let _ = messages(packet, libc::RTM_NEWLINK, &mut |body| {
+        if let Some(interface) = link(body) {
+            assert!(interface.name.len() <= 3 * body.len(), "a name out of nothing");
+        }
+    });
+    let _ = messages(packet, libc::RTM_NEWADDR, &mut |body| {
+        if let Some((_, cidr)) = interface_address(body) {
+            assert_eq!(cidr.to_string().parse(), Ok(cidr));
+        }
+    });
+    let _ = messages(packet, libc::RTM_NEWROUTE, &mut |body| {
+        if let Some(route) = route(body) {
+            assert_eq!(route.destination.to_string().parse(), Ok(route.destination));
+        }
+    });
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {

@@ -1,5 +1,5 @@
 //! A shared object in C that turns on whoever runs it (`tests/plugins/hostile.c`), in a real sandbox: each of its
-//! deeds is told, none reaches anything of the host, and the program gets its answers.
+//! faults is reported, none reaches anything of the host, and the program gets its answers.
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ fn run_for(argument: &str, on_crash: &str, seconds: u32) -> (Option<i32>, String
 #[test]
 fn what_ends_the_stack_leaves_the_program_without_a_network() {
     let forbidden = |call: &str| format!("(SIGSYS) in its call 'send' for the system call {call}");
-    for (deed, told) in [
+    for (fault, told) in [
         ("abort", "(SIGABRT) in its call 'send'".to_owned()),
         ("segfault", "signal 11 (SIGSEGV) in its call 'send'".to_owned()),
         ("exit", "exited with status 0 in its call 'send'".to_owned()),
@@ -87,22 +87,22 @@ fn what_ends_the_stack_leaves_the_program_without_a_network() {
         ("kill", "SIGSYS".to_owned()),
         ("close-all", "the stack hostile has closed the sentry's descriptors after its call '".to_owned()),
     ] {
-        let (status, stdout, stderr) = run(&format!("send:{deed}"), "fail");
-        assert_eq!(status, Some(9), "{deed}");
-        assert_eq!(stdout, format!("0 down {}\n", libc::ENETDOWN), "{deed}");
+        let (status, stdout, stderr) = run(&format!("send:{fault}"), "fail");
+        assert_eq!(status, Some(9), "{fault}");
+        assert_eq!(stdout, format!("0 down {}\n", libc::ENETDOWN), "{fault}");
         let count = stderr.lines().filter(|l| l.starts_with("netgraft: error:") && l.contains(&told)).count();
-        assert_eq!(count, 1, "{deed}: {stderr}");
+        assert_eq!(count, 1, "{fault}: {stderr}");
     }
 }
 
 #[test]
 fn what_is_nonsense_harms_nobody_else() {
     for call in ["send", "recv", "accept", "drain_events", "interfaces"] {
-        for deed in ["print", "leak", "length", "handle", "again", "address", "event", "error"] {
+        for fault in ["print", "leak", "length", "handle", "again", "address", "event", "error"] {
             // The bytes may be wrong, and the stack may be gone; the program and the sandbox go on.
-            let (status, _, stderr) = run_for(&format!("{call}:{deed}"), "fail", 1);
-            assert!(matches!(status, Some(9 | 1)), "{call}:{deed} {status:?}");
-            assert!(!stderr.contains("panicked"), "{call}:{deed}");
+            let (status, _, stderr) = run_for(&format!("{call}:{fault}"), "fail", 1);
+            assert!(matches!(status, Some(9 | 1)), "{call}:{fault} {status:?}");
+            assert!(!stderr.contains("panicked"), "{call}:{fault}");
         }
     }
 }

@@ -198,8 +198,10 @@ impl Instance {
         fill: impl Fn(*mut T, usize) -> i64,
     ) -> Result<Vec<T>> {
         const LIMIT: u64 = 65_536;
+        // A list may grow between two calls, but not each time.
+        const CALLS: u32 = 8;
         let mut room = 16;
-        loop {
+        for _ in 0..CALLS {
             let mut items = vec![T::default(); room];
             let count = self.count(call, fill(items.as_mut_ptr(), room))?;
             if count > LIMIT {
@@ -213,6 +215,7 @@ impl Instance {
             }
             room = count;
         }
+        Err(self.nonsense(call, format_args!("a list that grows in each of {CALLS} calls")))
     }
 
     /// `pre_init`: the text and the descriptors, which are the caller's now. `link` is the description of the link that

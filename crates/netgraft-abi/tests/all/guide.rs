@@ -52,4 +52,9 @@ fn the_export_in_rust_compiles_as_written() {
     let line = written.lines().find(|line| line.starts_with("netgraft_abi::export_stack!")).unwrap();
     let line = line.replace("\"loop\"", "\"mine\"").replace("LoopStack", "Mine");
     assert!(blocks("rust").iter().any(|block| block.contains(&line)), "{line}");
+    let manifest = include_str!("../../../netgraft/templates/rust/Cargo.toml.in");
+    let block = blocks("toml").into_iter().find(|block| block.starts_with("[lib]")).unwrap();
+    for line in block.lines().map(|line| line.split(" #").next().unwrap()) {
+        assert!(manifest.contains(&line.replace("../netgraft/", "@source@/")), "{line}");
+    }
 }

@@ -81,6 +81,16 @@ fn nonsense_is_an_error_and_no_more() {
     }
 }
 
+/// A list that is always longer than the room for it is given up after a few calls.
+#[test]
+fn a_list_that_grows_without_end_is_an_error() {
+    let rig = rig("interfaces:grow");
+    let before = rig.object.current_call().1;
+    assert!(rig.stack.interfaces().is_empty());
+    let calls = rig.object.current_call().1 - before;
+    assert!(calls < 100, "{calls} calls");
+}
+
 /// Sends and receives through lent memory, and answers what came of both.
 fn lent(fault: &str) -> (Result<usize, Error>, Result<Vec<u8>, Error>) {
     let mut rig = rig(fault);

@@ -2,25 +2,55 @@
 
 mod fake;
 
+#[cfg(test)]
 mod accept;
+#[cfg(test)]
 mod answers;
+#[cfg(test)]
 mod budget;
+#[cfg(test)]
 mod connect;
+#[cfg(test)]
 mod datagram;
+#[cfg(test)]
 mod host;
+#[cfg(test)]
 mod join;
+#[cfg(test)]
 mod journal;
+#[cfg(test)]
 mod limits;
+#[cfg(test)]
 mod listen;
+#[cfg(test)]
 mod members;
+#[cfg(test)]
 mod names;
+#[cfg(test)]
 mod options;
+#[cfg(test)]
 mod parked;
 mod random;
+#[cfg(test)]
 mod receive;
+#[cfg(test)]
 mod restore;
+#[cfg(test)]
 mod route;
+#[cfg(test)]
 mod send;
+#[cfg(test)]
 mod shutdown;
+#[cfg(test)]
 mod stack;
+#[cfg(test)]
 mod stream;
+
+/// Plays the sequence that these bytes are.
+///
+/// # Panics
+/// If an invariant does not hold.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn sequence_of_bytes(bytes: &[u8]) {
+    random::play_bytes(bytes);
+}

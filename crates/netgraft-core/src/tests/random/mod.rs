@@ -30,6 +30,17 @@ fn play(ops: &[Op]) -> Option<String> {
     }
 }
 
+/// Plays the sequence that these bytes are.
+///
+/// # Panics
+/// If an invariant does not hold.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn play_bytes(bytes: &[u8]) {
+    if let Err(reason) = play::play(&ops::of_bytes(bytes)) {
+        panic!("{reason}");
+    }
+}
+
 /// A shorter sequence that fails too.
 fn shrink(mut ops: Vec<Op>) -> Vec<Op> {
     let mut tries = 0;
@@ -94,6 +105,14 @@ fn sequences_of_calls_and_events_keep_the_invariants() {
     if let Some(failure) = first.into_inner().unwrap() {
         panic!("{failure}");
     }
+}
+
+#[cfg(feature = "fuzzing")]
+#[test]
+fn bytes_are_sequences_of_steps() {
+    assert_eq!(ops::of_bytes(&[0; 14]).len(), 2);
+    assert_eq!(ops::of_bytes(&[255; 7000]).len(), 100, "no longer than is worth it");
+    play_bytes(&(0..700).map(|i| (i * 37 % 251) as u8).collect::<Vec<_>>());
 }
 
 #[test]

@@ -114,3 +114,18 @@ pub(crate) fn sequence(seed: u64) -> Vec<Op> {
     }
     ops
 }
+
+/// The sequence that bytes are, seven for a step, and a hundred steps at most.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn of_bytes(bytes: &[u8]) -> Vec<Op> {
+    let op = |b: &[u8]| {
+        let &[what, thread, at0, at1, size0, size1, then] = b else { return None };
+        let (what, _) = WEIGHTS[usize::from(what) % WEIGHTS.len()];
+        let size = usize::from(u16::from_le_bytes([size0, size1])) % 30_000;
+        let then = [Then::Nothing, Then::Round, Then::Settle][usize::from(then % 3)];
+        let at = usize::from(u16::from_le_bytes([at0, at1])) % 1000;
+        // Time-outs are left to the sequences of the tests, which know of them from the start.
+        (what != What::Timeout).then_some(Op { what, thread: usize::from(thread % 3), at, size, then })
+    };
+    bytes.chunks_exact(7).take(100).filter_map(op).collect()
+}

@@ -1,0 +1,9 @@
+//! What a fuzzer runs: the random tests of the core, with a sequence that it chooses.
+
+/// Plays a sequence of calls, events and time on a kernel and a stack in memory, seven bytes a step.
+///
+/// # Panics
+/// If an invariant does not hold.
+pub fn sequence(bytes: &[u8]) {
+    crate::tests::sequence_of_bytes(bytes);
+}
