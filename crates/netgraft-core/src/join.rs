@@ -171,14 +171,26 @@ impl<K: Kernel> Core<K> {
         };
         let name = listening.name;
         let peer = meant(destination);
-        let Some(local) = self.reserve_port(id, peer)? else { return Ok(None) };
-        let pair = Pair { local, peer };
-        match self.kernel.join_listener(&subject.file, name, pair, !blocking) {
-            Ok(()) => {}
-            Err(uapi::EINVAL | uapi::EISCONN) => return Err(uapi::EISCONN),
+        let had_handle = self.table.get(id).is_some_and(|socket| socket.handle.is_some());
+        let joined = match self.reserve_port(id, peer)? {
+            None => Err(uapi::EADDRNOTAVAIL),
+            Some(local) => {
+                let pair = Pair { local, peer };
+                self.kernel.join_listener(&subject.file, name, pair, !blocking).map(|()| pair)
+            }
+        };
+        let pair = match joined {
+            Ok(pair) => pair,
             // Its queue is full, or it was closed just now: the stack knows what that means.
-            Err(_) => return Ok(None),
-        }
+            Err(_) => {
+                if let Some(handle) = self.table.get(id).and_then(|socket| socket.handle)
+                    && !had_handle
+                {
+                    self.observe(handle);
+                }
+                return Ok(None);
+            }
+        };
         let opening = if blocking { Opening::Done } else { Opening::Unreported };
         self.enter(id, State::Joined(Joined { pair, opening, has_ended: false }));
         self.counts.connections_out += 1;

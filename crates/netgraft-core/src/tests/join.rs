@@ -142,7 +142,8 @@ fn a_full_queue_is_the_stacks_to_answer() {
     let first = rig.tcp();
     assert_eq!(rig.connect(first, HERE), DONE);
     let second = rig.tcp();
-    rig.connect(second, HERE);
+    assert_eq!(rig.connect(second, HERE), Reply::Waits);
+    assert_eq!(rig.reply_at_rest(), DONE, "the stack has a queue of its own");
     assert_eq!(rig.core.counts().connections_joined, 1);
 }
 
