@@ -253,7 +253,9 @@ enum netgraft_option_name {
     NETGRAFT_O_NOT_SENT_LOW_WATER = 41,  /* TCP_NOTSENT_LOWAT, number of bytes */
     NETGRAFT_O_MAX_SEGMENT = 42,         /* TCP_MAXSEG, number of bytes */
     NETGRAFT_O_CONGESTION = 43,          /* TCP_CONGESTION, text */
-    NETGRAFT_O_HEADER_INCLUDED = 44      /* IP_HDRINCL, IPV6_HDRINCL, bool; a raw socket's data begins with the IP header */
+    NETGRAFT_O_HEADER_INCLUDED = 44,     /* IP_HDRINCL, IPV6_HDRINCL, bool; a raw socket's data begins with the IP header */
+    NETGRAFT_O_FAST_OPEN = 45,           /* TCP_FASTOPEN, number: connections that take data before their handshake is done */
+    NETGRAFT_O_FAST_OPEN_CONNECT = 46    /* TCP_FASTOPEN_CONNECT, bool: data leaves with the SYN */
 };
 
 /* Linger "off" (NETGRAFT_O_LINGER), "never" (next_deadline), "cannot tell" (send_room). */

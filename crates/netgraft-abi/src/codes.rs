@@ -107,6 +107,8 @@ table! { OPTIONS option_number option_of: OptionName, u32 {
     OptionName::MaxSegment = 42 "NETGRAFT_O_MAX_SEGMENT",
     OptionName::Congestion = 43 "NETGRAFT_O_CONGESTION",
     OptionName::HeaderIncluded = 44 "NETGRAFT_O_HEADER_INCLUDED",
+    OptionName::FastOpen = 45 "NETGRAFT_O_FAST_OPEN",
+    OptionName::FastOpenConnect = 46 "NETGRAFT_O_FAST_OPEN_CONNECT",
 } }
 
 table! { SHUTDOWNS shutdown_number shutdown_of: Shutdown, u32 {

@@ -140,7 +140,7 @@ pub(crate) const fn value_type(name: OptionName) -> u32 {
             codes::VALUE_BOOL
         }
         N::MulticastLoop | N::MulticastLoop6 | N::ReceiveErrors | N::V6Only => codes::VALUE_BOOL,
-        N::NoDelay | N::Cork | N::QuickAck | N::HeaderIncluded => codes::VALUE_BOOL,
+        N::NoDelay | N::Cork | N::QuickAck | N::HeaderIncluded | N::FastOpenConnect => codes::VALUE_BOOL,
         N::Linger | N::KeepIdle | N::KeepInterval | N::UserTimeout | N::DeferAccept | N::FinTimeout => {
             codes::VALUE_DURATION
         }
@@ -173,6 +173,8 @@ pub(crate) fn to_option(option: &SocketOption) -> Option<raw::Opt> {
         O::V6Only(on) | O::NoDelay(on) | O::Cork(on) | O::QuickAck(on) | O::HeaderIncluded(on) => {
             value.number = (*on).into()
         }
+        O::FastOpenConnect(on) => value.number = (*on).into(),
+        O::FastOpen(n) => value.number = (*n).into(),
         O::Linger(time) => value.nanoseconds = time.map_or(raw::NONE, nanos),
         O::KeepIdle(time) | O::KeepInterval(time) | O::UserTimeout(time) => value.nanoseconds = nanos(*time),
         O::DeferAccept(time) | O::FinTimeout(time) => value.nanoseconds = nanos(*time),
@@ -262,6 +264,8 @@ pub(crate) fn from_option(option: &raw::Opt) -> Option<SocketOption> {
         N::MaxSegment => O::MaxSegment(wide()?),
         N::Congestion => O::Congestion(from_text(&bytes)?),
         N::HeaderIncluded => O::HeaderIncluded(flag()?),
+        N::FastOpen => O::FastOpen(wide()?),
+        N::FastOpenConnect => O::FastOpenConnect(flag()?),
         _ => return None,
     })
 }

@@ -74,6 +74,8 @@ fn place(name: OptionName) -> Option<Place> {
         OptionName::NotSentLowWater => tcp(libc::TCP_NOTSENT_LOWAT),
         OptionName::MaxSegment => tcp(libc::TCP_MAXSEG),
         OptionName::Congestion => tcp(libc::TCP_CONGESTION),
+        OptionName::FastOpen => tcp(libc::TCP_FASTOPEN),
+        OptionName::FastOpenConnect => tcp(libc::TCP_FASTOPEN_CONNECT),
         // The list is open: an option that is new in the contract is unknown here until it has its line.
         _ => None,
     }
@@ -122,6 +124,7 @@ pub(crate) fn set(slot: &Slot, option: &SocketOption) -> Result<()> {
         | SocketOption::NoDelay(on)
         | SocketOption::Cork(on)
         | SocketOption::QuickAck(on)
+        | SocketOption::FastOpenConnect(on)
         | SocketOption::HeaderIncluded(on) => int(i64::from(*on)),
         SocketOption::Ttl(value)
         | SocketOption::TypeOfService(value)
@@ -138,6 +141,7 @@ pub(crate) fn set(slot: &Slot, option: &SocketOption) -> Result<()> {
         | SocketOption::SynCount(value)
         | SocketOption::WindowClamp(value)
         | SocketOption::NotSentLowWater(value)
+        | SocketOption::FastOpen(value)
         | SocketOption::MaxSegment(value) => int(i64::from(*value)),
         SocketOption::KeepIdle(time)
         | SocketOption::KeepInterval(time)
@@ -231,6 +235,8 @@ pub(crate) fn get(slot: &Slot, name: OptionName) -> Result<SocketOption> {
         OptionName::NotSentLowWater => SocketOption::NotSentLowWater(word()?),
         OptionName::MaxSegment => SocketOption::MaxSegment(word()?),
         OptionName::Congestion => SocketOption::Congestion(text()?),
+        OptionName::FastOpen => SocketOption::FastOpen(word()?),
+        OptionName::FastOpenConnect => SocketOption::FastOpenConnect(word()? != 0),
         // Memberships can't be read, and what is new in the contract is unknown here.
         _ => return Err(Error::UnknownOption),
     })

@@ -120,6 +120,11 @@ options! {
     /// `IP_HDRINCL` and `IPV6_HDRINCL` (raw(7)), of raw sockets: what is sent begins with the IP header. On from the
     /// start if the protocol is `IPPROTO_RAW` (255).
     HeaderIncluded(bool);
+    /// `TCP_FASTOPEN` (tcp(7), RFC 7413): connections that may take data before their handshake is complete; 0 is off.
+    FastOpen(u32);
+    /// `TCP_FASTOPEN_CONNECT` (tcp(7)): connect(2) succeeds at once if the peer is known, and the first data leaves with the
+    /// SYN.
+    FastOpenConnect(bool);
 }
 
 /// The state of a TCP connection (RFC 9293 section 3.3.2), numbered as in `TCP_INFO` (tcp(7)).

@@ -19,11 +19,19 @@ pub(crate) struct Argument {
     pub(crate) ecn: Ecn,
     /// `tcp_mtu_probing` of 1.
     pub(crate) find_black_holes: bool,
+    /// `tcp_fastopen`: whether clients put data into SYNs, and whether listeners take it.
+    pub(crate) fast_open: (bool, bool),
 }
 
 impl Default for Argument {
     fn default() -> Self {
-        Argument { congestion: Algorithm::Cubic, memory: MEMORY, ecn: Ecn::Accept, find_black_holes: false }
+        Argument {
+            congestion: Algorithm::Cubic,
+            memory: MEMORY,
+            ecn: Ecn::Accept,
+            find_black_holes: false,
+            fast_open: (true, true),
+        }
     }
 }
 
@@ -63,10 +71,19 @@ impl Argument {
                         _ => return Err(wrong("0 (never) or 1 (if large segments do not arrive)")),
                     };
                 }
+                "tcp_fastopen" => {
+                    argument.fast_open = match value {
+                        "0" => (false, false),
+                        "1" => (true, false),
+                        "2" => (false, true),
+                        "3" => (true, true),
+                        _ => return Err(wrong("0 (off), 1 (clients), 2 (listeners) or 3 (both)")),
+                    };
+                }
                 _ => {
                     return Err(SetupError::new(format!(
                         "--plugin-arg: the built-in stack has no setting {name}, but tcp_congestion_control, tcp_mem, \
-                         tcp_ecn, tcp_mtu_probing"
+                         tcp_ecn, tcp_fastopen, tcp_mtu_probing"
                     )));
                 }
             }
@@ -97,6 +114,7 @@ mod tests {
             Argument { congestion: Algorithm::Bbr, memory: 64 << 20, ecn: Ecn::Ask, ..Argument::default() };
         assert_eq!(parsed, expected);
         assert_eq!(Argument::parse("").unwrap(), Argument::default());
+        assert_eq!(Argument::parse("tcp_fastopen=1").unwrap().fast_open, (true, false));
         assert!(Argument::parse("tcp_mtu_probing=1").unwrap().find_black_holes);
         for (text, part) in [
             ("tcp_congestion_control=vegas", "cubic, reno or bbr"),
@@ -104,6 +122,7 @@ mod tests {
             ("tcp_mem=99999999999999999999G", "from 1M on"),
             ("tcp_mem", "from 1M on"),
             ("tcp_ecn=3", "0 (never)"),
+            ("tcp_fastopen=9", "0 (off), 1"),
             ("tcp_mtu_probing=2", "0 (never) or 1"),
             ("tcp_rmem=1", "has no setting tcp_rmem"),
             ("bbr", "has no setting bbr"),

@@ -12,6 +12,7 @@ use netgraft_tcp::{Config, Pool};
 use crate::addr::Tuple;
 use crate::argument::Argument;
 use crate::conduit::Conduits;
+use crate::fastopen::Known;
 use crate::fragments::Fragments;
 use crate::fragments6::Fragments6;
 use crate::hash::{Keyed, Map};
@@ -128,6 +129,8 @@ pub(crate) struct Core {
     pub(crate) pool: Pool,
     /// The Ethernet addresses that TCP sends to.
     pub(crate) neighbors: Neighbors,
+    /// The cookies of Fast Open that peers gave.
+    pub(crate) known: Known,
     /// Until when acknowledgements of SYN cookies may come.
     pub(crate) flooded: Option<Instant>,
     /// Whether selective acknowledgements are offered.
@@ -190,6 +193,7 @@ impl Core {
             pool: Pool::limited(SPARE, argument.memory),
             argument,
             neighbors: Neighbors::new(key),
+            known: Known::new(key),
             flooded: None,
             sack: true,
             work: 0,

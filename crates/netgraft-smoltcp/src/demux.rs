@@ -184,12 +184,14 @@ impl Core {
         }
         let options = sock.options.clone();
         let tuple = Tuple::new(ends.0, ends.1);
-        let config = self.tcp_config(&options, side, tuple, local.is_ipv4());
+        let mut config = self.tcp_config(&options, side, tuple, local.is_ipv4());
+        self.fast_listen(listener, &tuple, &mut config);
         let Some(tcp) = Connection::accept(&config, isn, segment, at(now)) else {
             self.stats.packets_dropped += 1;
             return;
         };
-        let conn = Conn::new(tcp, side, ends, Life::HalfOpen { since: now }, &options);
+        let mut conn = Conn::new(tcp, side, ends, Life::HalfOpen { since: now }, &options);
+        self.take_early(&mut conn, segment);
         self.add_half_open(listener, conn, options);
     }
 

@@ -4,6 +4,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use netgraft_plugin::Instant;
+use netgraft_tcp::Cookie;
 
 use crate::addr::Tuple;
 
@@ -36,6 +37,13 @@ impl InitialNumbers {
     /// A hash for SYN cookies (RFC 4987 section 3.6).
     pub(crate) fn cookie(&self, tuple: &Tuple, numbers: (u32, u32)) -> u32 {
         self.secret.hash_one((tuple, numbers, "cookie")) as u32
+    }
+
+    /// The cookie of Fast Open that a client must show: a keyed hash of its address (RFC 7413 section 4.1.2) and of the
+    /// server's.
+    pub(crate) fn fast_open_cookie(&self, tuple: &Tuple) -> Cookie {
+        let hash = self.secret.hash_one((tuple.addresses(), "fast open"));
+        Cookie::new(&hash.to_be_bytes()).unwrap_or_default()
     }
 
     /// What is added to the clock of a connection's timestamps: one number for each pair of addresses, so that a new

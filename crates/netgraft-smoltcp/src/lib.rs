@@ -30,6 +30,7 @@ mod datagram;
 mod demux;
 mod device;
 mod emit;
+mod fastopen;
 mod fragments;
 mod fragments6;
 mod hash;

@@ -13,6 +13,8 @@ pub(crate) struct Listener {
     backlog: usize,
     /// Connections whose handshake is not complete.
     pub(crate) half_open: BTreeSet<Handle>,
+    /// Connections that took data and whose handshake is not complete (RFC 7413).
+    pub(crate) early: BTreeSet<Handle>,
     /// Connections that wait for `accept`, in their order.
     pub(crate) ready: VecDeque<Handle>,
 }

@@ -60,6 +60,10 @@ pub(crate) struct Options {
     /// What a raw socket sends begins with the IP header.
     pub(crate) header_included: bool,
     pub(crate) congestion: Algorithm,
+    /// Connections of a listener that take data before their handshake is complete.
+    pub(crate) fast_open: u32,
+    /// The first data leaves with the SYN.
+    pub(crate) fast_open_connect: bool,
 }
 
 impl Default for Options {
@@ -99,6 +103,8 @@ impl Default for Options {
             mtu_discover: WANT,
             header_included: false,
             congestion: Algorithm::Cubic,
+            fast_open: 0,
+            fast_open_connect: false,
         }
     }
 }
@@ -145,6 +151,8 @@ pub(crate) const KNOWN: &[OptionName] = &[
     OptionName::MtuDiscover,
     OptionName::Congestion,
     OptionName::HeaderIncluded,
+    OptionName::FastOpen,
+    OptionName::FastOpenConnect,
 ];
 
 /// Options of stream sockets only.
@@ -166,6 +174,8 @@ pub(crate) fn is_tcp(name: OptionName) -> bool {
             | N::NotSentLowWater
             | N::MaxSegment
             | N::Congestion
+            | N::FastOpen
+            | N::FastOpenConnect
     )
 }
 
@@ -217,6 +227,8 @@ impl Options {
             O::MtuDiscover(mode @ 0..=OMIT) => self.mtu_discover = mode,
             O::MtuDiscover(_) => return Err(Error::Invalid),
             O::HeaderIncluded(on) => self.header_included = on,
+            O::FastOpen(count) => self.fast_open = count,
+            O::FastOpenConnect(on) => self.fast_open_connect = on,
             O::MaxSegment(0) => self.max_segment = 0,
             O::MaxSegment(bytes @ 88..=32_767) => self.max_segment = bytes as u16,
             O::KeepCount(_) | O::SynCount(_) | O::MaxSegment(_) => return Err(Error::Invalid),
@@ -265,6 +277,8 @@ impl Options {
             N::FinTimeout => O::FinTimeout(self.fin_timeout),
             N::MtuDiscover => O::MtuDiscover(self.mtu_discover),
             N::HeaderIncluded => O::HeaderIncluded(self.header_included),
+            N::FastOpen => O::FastOpen(self.fast_open),
+            N::FastOpenConnect => O::FastOpenConnect(self.fast_open_connect),
             N::Congestion => O::Congestion(self.congestion.name().to_owned()),
             _ => return Err(Error::UnknownOption),
         })

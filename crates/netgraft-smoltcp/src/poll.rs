@@ -11,8 +11,8 @@ use crate::neighbor::question;
 
 /// What one call of `poll` does at most: packets and sockets, a packet of 64 KiB counts as nine.
 const BUDGET: usize = 4096;
-/// Frames taken off the link at once.
-const BATCH: usize = 64;
+/// Frames taken off the link before sockets have their turn, so that peers do not wait long for acknowledgements.
+const BATCH: usize = 32;
 /// How often multicast reports are looked for after a query.
 const REPORT: Duration = Duration::from_millis(100);
 /// When a link that has no room is tried again.
@@ -106,7 +106,7 @@ impl Core {
             });
             *left = left.saturating_sub(spent);
             match got {
-                Ok(BATCH) => {}
+                // Sockets have their turn; what is left follows in the next round.
                 Ok(_) | Err(Error::Again) => break,
                 Err(error) => self.lose_link(error),
             }

@@ -8,7 +8,7 @@ use crate::iface::Side;
 use crate::neighbor::Station;
 use crate::ports::Sharing;
 use crate::sock::{Body, Owner};
-use crate::tcp::{Life, at};
+use crate::tcp::{Early, Life, at};
 use crate::timewait::Waiting;
 
 /// Packets that one connection sends before others have their turn.
@@ -39,6 +39,10 @@ impl Core {
         sock.dirty = false;
         let Body::Conn(conn) = &mut sock.body else { return 0 };
         if conn.has_ended() {
+            return 0;
+        }
+        if conn.early == Early::Waits {
+            // Its SYN leaves with the program's first data.
             return 0;
         }
         if conn.is_unreachable(now) {
@@ -165,6 +169,7 @@ impl Core {
     /// Follows what has become of the connection.
     fn settle(&mut self, handle: Handle) {
         let now = self.now;
+        self.follow_early(handle);
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let owner = sock.owner;
         let Body::Conn(conn) = &mut sock.body else { return };
@@ -221,7 +226,7 @@ impl Core {
     }
 
     /// Puts an established connection where `accept` finds it.
-    fn offer(&mut self, listener: Handle, handle: Handle) {
+    pub(crate) fn offer(&mut self, listener: Handle, handle: Handle) {
         let Some(sock) = self.socks.get_mut(listener) else { return };
         if let Body::Listener(queues) = &mut sock.body {
             queues.half_open.remove(&handle);
@@ -291,6 +296,7 @@ impl Core {
 
     /// Takes a socket away: its port, its place in the tables, its buffers.
     pub(crate) fn discard(&mut self, handle: Handle) {
+        self.forget_early(handle);
         let Some(mut sock) = self.socks.remove(handle) else { return };
         self.release_port(&mut sock);
         if let Body::Conn(conn) = sock.body {

@@ -12,7 +12,7 @@ use crate::iface::Side;
 use crate::listener::Listener;
 use crate::ports::{Role, Sharing};
 use crate::sock::{Body, Bound, Hold, Owner};
-use crate::tcp::{Conn, Life, at};
+use crate::tcp::{Conn, Early, Life, at};
 
 impl Core {
     /// Listens, or changes the backlog.
@@ -107,8 +107,11 @@ impl Core {
         let old = waits.map(|w| w.tcp.next.0);
         self.forget_time_wait(&tuple);
         let isn = self.initial.choose(&tuple, old, self.now);
-        self.begin(handle, path.side, (local, remote), hold, isn)?;
-        Err(Error::InProgress)
+        match self.begin(handle, path.side, (local, remote), hold, isn)? {
+            // As far as the program can tell, it is connected (tcp(7), `TCP_FASTOPEN_CONNECT`).
+            Early::Waits => Ok(()),
+            _ => Err(Error::InProgress),
+        }
     }
 
     fn begin(
@@ -118,13 +121,16 @@ impl Core {
         ends: (SocketAddr, SocketAddr),
         hold: Hold,
         isn: u32,
-    ) -> Result<()> {
+    ) -> Result<Early> {
         let now = self.now;
         let options = self.socks.held(handle)?.options.clone();
         let tuple = Tuple::new(ends.0, ends.1);
-        let config = self.tcp_config(&options, side, tuple, ends.1.is_ipv4());
+        let mut config = self.tcp_config(&options, side, tuple, ends.1.is_ipv4());
+        let (how, early) = self.fast_connect(&options, ends.1.ip());
+        config.fast_open = how;
         let tcp = Connection::connect(&config, isn, at(now));
-        let conn = Conn::new(tcp, side, ends, Life::Connecting { unresolved: None }, &options);
+        let mut conn = Conn::new(tcp, side, ends, Life::Connecting { unresolved: None }, &options);
+        conn.early = early;
         self.connections.insert(conn.tuple(), handle);
         if let Hold::Connection(sharing) = hold {
             self.tcp_ports.add_connection(ends.0, sharing);
@@ -135,7 +141,7 @@ impl Core {
         self.stats.tcp_active_opens += 1;
         self.update(handle, false);
         self.mark_dirty(handle);
-        Ok(())
+        Ok(early)
     }
 
     /// A socket whose attempt has failed may try again; any other connection is in the way.
@@ -197,6 +203,9 @@ impl Core {
         }
         let Body::Conn(conn) = &mut sock.body else { return Err(Error::BrokenPipe) };
         let taken = act(conn, self.now, &mut self.pool);
+        if let (Ok(1..), Early::Waits) = (&taken, conn.early) {
+            conn.early = Early::Writes;
+        }
         if let Ok(1..) = taken
             && !sock.dirty
         {

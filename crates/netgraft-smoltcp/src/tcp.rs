@@ -7,7 +7,7 @@ use std::time::Duration;
 use netgraft_plugin::data::{Fill, Take};
 use netgraft_plugin::inet::{BufferSizes, TcpStatistics};
 use netgraft_plugin::option::{Agreed, CongestionState, TcpInfo, TcpState};
-use netgraft_plugin::{Error, Events, Instant, Received, RecvFlags, Result, SendFlags};
+use netgraft_plugin::{Error, Events, Handle, Instant, Received, RecvFlags, Result, SendFlags};
 use netgraft_tcp::{
     Algorithm, BufferSize, Config, Connection, KeepAlive, Pool, Reason, Repair, Settings, State,
 };
@@ -52,6 +52,9 @@ pub(crate) struct Conn {
     sent: u64,
     /// There was room in the send buffer and no memory: until something is acknowledged.
     pub(crate) starved: bool,
+    /// Whether data may pass before the handshake is complete (RFC 7413), and the listener that has to know.
+    pub(crate) early: Early,
+    pub(crate) listener: Option<Handle>,
     /// Whether it is counted among the established.
     pub(crate) counted: bool,
     /// What its IP headers say.
@@ -59,6 +62,19 @@ pub(crate) struct Conn {
     pub(crate) hop_limit: u8,
     /// Whether routers may cut its packets.
     pub(crate) may_fragment: bool,
+}
+
+/// Data before the handshake is complete (RFC 7413).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Early {
+    /// None.
+    No,
+    /// The SYN waits for the program's first data.
+    Waits,
+    /// The program has written; the SYN has what fits.
+    Writes,
+    /// The SYN that came had some.
+    Took,
 }
 
 /// How far a connection has come.
@@ -163,6 +179,8 @@ impl Conn {
             told: 0,
             sent: 0,
             starved: false,
+            early: Early::No,
+            listener: None,
             counted: false,
             class: 0,
             hop_limit: 64,
@@ -206,7 +224,8 @@ impl Conn {
 
     /// How much the program may write now.
     pub(crate) fn send_room(&self) -> usize {
-        if self.shut_write || self.life != Life::Open { 0 } else { self.tcp.send_room() }
+        let open = self.life == Life::Open || self.may_write_early();
+        if self.shut_write || !open { 0 } else { self.tcp.send_room() }
     }
 
     /// Bytes that were taken and not acknowledged.
@@ -223,6 +242,7 @@ impl Conn {
     pub(crate) fn readiness(&self, error: Option<Error>) -> Events {
         let failed = if error.is_some() { Events::ERR } else { Events::empty() };
         let (read_over, write_over) = match self.life {
+            Life::Connecting { .. } if self.may_write_early() => (false, self.shut_write),
             Life::Connecting { .. } | Life::HalfOpen { .. } => return failed,
             Life::Open => (self.shut_read || self.tcp.is_receive_over(), self.shut_write),
             Life::Ended { .. } => (true, true),
@@ -240,8 +260,13 @@ impl Conn {
         ready
     }
 
+    fn may_write_early(&self) -> bool {
+        matches!(self.early, Early::Waits | Early::Writes)
+    }
+
     fn check_sending(&self) -> Result<()> {
         match self.life {
+            Life::Connecting { .. } if self.may_write_early() => Ok(()),
             Life::Connecting { .. } | Life::HalfOpen { .. } => Err(Error::Again),
             Life::Ended { .. } => Err(Error::BrokenPipe),
             Life::Open if self.shut_write => Err(Error::BrokenPipe),
@@ -395,7 +420,7 @@ impl Conn {
                 sack: info.sack,
                 window_scales: info.scaled.then_some(info.scales),
                 ecn: info.ecn,
-                fast_open: false,
+                fast_open: self.tcp.used_fast_open(),
             },
             backoff: u8::try_from(info.backoff).unwrap_or(u8::MAX),
             retransmits: info.repeated,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::bbr_model::{MIN_RTT_FILTER, Model};
+use crate::bbr_model::{MIN_RTT_FILTER, Model, is_much};
 use crate::congestion::{Acknowledged, Congestion, Control, Window, initial};
 use crate::time::Instant;
 
@@ -17,8 +17,7 @@ const MARGIN: f64 = 0.99;
 const PROBE_RTT: Duration = Duration::from_millis(200);
 const PROBE_RTT_INTERVAL: Duration = Duration::from_secs(5);
 const PROBE_RTT_GAIN: f64 = 0.5;
-/// "BBR.LossThresh = 2%", "BBR.Beta = 0.7", "BBR.Headroom = 0.15".
-const LOSS: f64 = 0.02;
+/// "BBR.Beta = 0.7", "BBR.Headroom = 0.15".
 const BETA: f64 = 0.7;
 const HEADROOM: f64 = 0.15;
 /// "BBR.StartupFullLossCnt = 6" in segments; "BBR.MinPipeCwnd = 4 * SMSS".
@@ -117,11 +116,10 @@ impl Bbr {
         self.round_lost += ack.lost;
         self.model.look_for_plateau(ack);
         if self.model.round_start {
-            // "BBRCheckStartupHighLoss".
-            let delivered = ack.sample.delivered.max(1);
-            let high = self.round_lost as f64 > LOSS * (delivered + self.round_lost) as f64
-                && self.round_lost >= FULL_LOSS * window.mss;
-            if high && ack.recovering {
+            // "BBRCheckStartupHighLoss"; but a path whose bandwidth still grows is not full, whatever it loses.
+            let all = ack.sample.delivered + self.round_lost;
+            let high = is_much(self.round_lost, all, window.mss) && self.round_lost >= FULL_LOSS * window.mss;
+            if high && ack.recovering && self.model.has_stopped_growing() {
                 self.model.full = true;
                 self.model.inflight_high = self.model.product(1.0).max(self.model.inflight_latest);
             }
@@ -210,7 +208,7 @@ impl Bbr {
 
     /// "BBRAdaptUpperBounds", section 5.5.9.
     fn adapt_upper_bound(&mut self, window: &Window, ack: &Acknowledged) {
-        if self.is_too_much(ack) {
+        if self.is_too_much(window, ack) {
             return;
         }
         if self.model.inflight_high == u64::MAX {
@@ -225,9 +223,9 @@ impl Bbr {
     }
 
     /// "BBRIsInflightTooHigh", and what follows from it.
-    fn is_too_much(&mut self, ack: &Acknowledged) -> bool {
+    fn is_too_much(&mut self, window: &Window, ack: &Acknowledged) -> bool {
         let sample = &ack.sample;
-        if sample.lost as f64 <= sample.in_flight as f64 * LOSS || sample.in_flight == 0 {
+        if !is_much(sample.lost, sample.in_flight, window.mss) || sample.in_flight == 0 {
             return false;
         }
         if self.probing {

@@ -14,6 +14,16 @@ const GROWTH: f64 = 1.25;
 const ROUNDS: u8 = 3;
 /// "BBR.Beta = 0.7".
 const BETA: f64 = 0.7;
+/// "BBR.LossThresh: the maximum tolerated per-round-trip packet loss rate". The draft's default is 2 %; a path that loses 3 %
+/// by itself, as radio does, is to be used, too.
+const LOSS: f64 = 0.05;
+
+/// Whether `lost` of so many bytes are more than [`LOSS`] allows. In a few segments a chance loss is a large part: what is
+/// above has to be more than twice what chance explains (the deviation of a count is its root).
+pub(crate) fn is_much(lost: u64, of: u64, mss: u64) -> bool {
+    let (lost, expected) = (lost as f64 / mss.max(1) as f64, of as f64 / mss.max(1) as f64 * LOSS);
+    lost > expected + 2.0 * expected.sqrt()
+}
 
 /// The model. Bandwidths are bytes per second.
 #[derive(Debug)]
@@ -34,7 +44,7 @@ pub(crate) struct Model {
     /// Best samples of this round.
     latest: u64,
     pub(crate) inflight_latest: u64,
-    loss_in_round: bool,
+    lost_in_round: u64,
     /// Whether the bandwidth has stopped growing, for good and for now; the level, and rounds at it.
     pub(crate) full: bool,
     pub(crate) plateau: bool,
@@ -60,7 +70,7 @@ impl Default for Model {
             inflight_high: u64::MAX,
             latest: 0,
             inflight_latest: 0,
-            loss_in_round: false,
+            lost_in_round: 0,
             full: false,
             plateau: false,
             level: 0,
@@ -102,7 +112,7 @@ impl Model {
         if self.round_start {
             self.round_end = ack.total;
         }
-        self.loss_in_round |= ack.lost > 0;
+        self.lost_in_round += ack.lost;
         let Some(rate) = sample.rate() else { return };
         // "BBRUpdateMaxBw": what the sender limited counts only if it is more.
         if rate >= self.max_bandwidth() || !sample.app_limited {
@@ -111,10 +121,11 @@ impl Model {
         self.latest = self.latest.max(rate);
         self.inflight_latest = self.inflight_latest.max(sample.delivered);
         if self.round_start {
-            if self.loss_in_round && lowers {
+            // "BBRAdaptLowerBoundsFromCongestion" has any loss do so, which leaves little of a path that loses by itself.
+            if lowers && is_much(self.lost_in_round, sample.delivered + self.lost_in_round, window.mss) {
                 self.lower(window);
             }
-            self.loss_in_round = false;
+            self.lost_in_round = 0;
             self.latest = rate;
             self.inflight_latest = sample.delivered;
         }
@@ -141,7 +152,7 @@ impl Model {
 
     /// "BBRResetCongestionSignals".
     pub(crate) fn reset_latest(&mut self) {
-        self.loss_in_round = false;
+        self.lost_in_round = 0;
         self.latest = 0;
         self.inflight_latest = 0;
     }
@@ -154,6 +165,11 @@ impl Model {
     /// "BBRAdvanceMaxBwFilter".
     pub(crate) fn advance_filter(&mut self) {
         self.max = [0, self.max[0].max(if self.max[0] == 0 { self.max[1] } else { 0 })];
+    }
+
+    /// Whether the bandwidth did not grow in the last round.
+    pub(crate) fn has_stopped_growing(&self) -> bool {
+        self.at_level > 0
     }
 
     /// "BBRResetFullBW".
@@ -217,6 +233,16 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chance_loss_is_not_much() {
+        // One of ten, two of 40, 33 of 1,000; but 70 of 1,000 are, and six of 20.
+        for (lost, of, much) in
+            [(1, 10, false), (2, 40, false), (33, 1000, false), (70, 1000, true), (6, 20, true)]
+        {
+            assert_eq!(is_much(lost * 1448, of * 1448, 1448), much, "{lost} of {of}");
+        }
+    }
 
     #[test]
     fn the_bandwidth_of_a_probe_holds_for_two_cycles() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::congestion::Algorithm;
+use crate::options::Cookie;
 
 /// The size of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,19 @@ pub enum Ecn {
     Accept,
     /// Ask for it, and accept it.
     Ask,
+}
+
+/// Data in the SYN (RFC 7413).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FastOpen {
+    /// None, and no cookie is asked for.
+    #[default]
+    Off,
+    /// A client: the cookie that the peer gave it, an empty one to ask for one; and the largest payload that the peer is
+    /// known to take, which bounds the data.
+    Client(Cookie, u16),
+    /// A server: the cookie that this client must show, which nobody else can know (section 4.1.2).
+    Server(Cookie),
 }
 
 /// What a path carries.
@@ -57,6 +71,8 @@ pub struct Config {
     pub sack: bool,
     /// Explicit congestion notification.
     pub ecn: Ecn,
+    /// Data in the SYN.
+    pub fast_open: FastOpen,
     /// Congestion control.
     pub algorithm: Algorithm,
     /// What is added to the connection's clock, so that peers cannot compare clocks: a keyed hash of the addresses
@@ -78,6 +94,7 @@ impl Default for Config {
             timestamps: true,
             sack: true,
             ecn: Ecn::Accept,
+            fast_open: FastOpen::Off,
             algorithm: Algorithm::Cubic,
             timestamp_offset: 0,
             settings: Settings::default(),

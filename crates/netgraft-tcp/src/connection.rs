@@ -442,6 +442,7 @@ impl Connection {
             + self.sender.bytes.memory()
             + self.receiver.bytes.memory()
             + self.receiver.ranges.memory()
+            + self.sender.undo.as_deref().map_or(0, size_of_val)
     }
 
     /// Gives the memory of lists back that are empty, if nothing has come or gone for a while: an idle connection has less
@@ -449,6 +450,11 @@ impl Connection {
     pub fn rest(&mut self, now: Instant) {
         if now.since(self.heard.max(self.sender.sent_at)) >= REST {
             self.sender.board.rest();
+            // With nothing in flight there is nothing to take back.
+            if self.sender.board.is_empty() {
+                self.sender.undo = None;
+                self.sender.controller.get().rest();
+            }
             self.sender.bytes.rest();
             self.receiver.bytes.rest();
             self.receiver.ranges.rest();
@@ -491,6 +497,12 @@ impl Connection {
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.sender.controller.algorithm()
+    }
+
+    /// The largest payload that the peer takes, as its SYN says.
+    #[must_use]
+    pub fn peer_mss(&self) -> u16 {
+        self.peer_mss
     }
 
     /// The largest payload of a segment that is sent, in bytes.

@@ -26,7 +26,7 @@ struct Epoch {
 }
 
 /// What CUBIC remembers.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Cubic {
     start: HyStart,
     /// The window before the last reduction, in segments, with fast convergence, and without.
@@ -36,7 +36,7 @@ pub(crate) struct Cubic {
     /// Growth that is not a whole byte yet.
     rest: f64,
     /// `plateau`, `prior` and `epoch` before the last reduction.
-    before: Option<(f64, f64, Option<Epoch>)>,
+    before: Option<Box<(f64, f64, Option<Epoch>)>>,
 }
 
 impl Cubic {
@@ -107,7 +107,7 @@ impl Control for Cubic {
     }
 
     fn congested(&mut self, window: &mut Window, what: Congestion, _in_flight: u64, _now: Instant) {
-        self.before = Some((self.plateau, self.prior, self.epoch));
+        self.before = Some(Box::new((self.plateau, self.prior, self.epoch)));
         let current = window.congestion as f64 / window.mss as f64;
         // Fast convergence: "If W_max < cwnd_prior [...] further reduce W_max = cwnd * (1 + beta_cubic) / 2"
         // (section 4.7).
@@ -125,9 +125,13 @@ impl Control for Cubic {
     }
 
     fn undone(&mut self, _window: &mut Window) {
-        if let Some((plateau, prior, epoch)) = self.before.take() {
-            (self.plateau, self.prior, self.epoch) = (plateau, prior, epoch);
+        if let Some(before) = self.before.take() {
+            (self.plateau, self.prior, self.epoch) = *before;
         }
+    }
+
+    fn rest(&mut self) {
+        self.before = None;
     }
 
     fn resumed(&mut self, window: &mut Window, idle: Duration, timeout: Duration) {

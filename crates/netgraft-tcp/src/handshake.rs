@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::{Config, Ecn};
 use crate::connection::{Connection, Reason, Stamps, State};
+use crate::fastopen::Fast;
 use crate::options::{MOST_SHIFT, Options};
 use crate::segment::{Flags, Header, Segment};
 use crate::seq::FIRST;
@@ -38,6 +39,7 @@ pub(crate) struct Handshake {
     pub(crate) timestamps: bool,
     pub(crate) sack: bool,
     pub(crate) ecn: bool,
+    pub(crate) fast: Fast,
 }
 
 impl Handshake {
@@ -54,6 +56,7 @@ impl Handshake {
             timestamps: config.timestamps,
             sack: config.sack,
             ecn: if passive { config.ecn != Ecn::Off } else { config.ecn == Ecn::Ask },
+            fast: Fast::new(config.fast_open, passive),
         }
     }
 
@@ -92,6 +95,7 @@ impl Connection {
         let handshake = Handshake::new(config, true, now);
         let mut connection = Connection::new(config, initial, State::SynReceived, handshake, now);
         connection.negotiate(syn, now);
+        connection.handshake.fast.judge(syn.header.options.fast_open);
         Some(connection)
     }
 
@@ -163,6 +167,7 @@ impl Connection {
             flags |= Flags::ECE | Flags::CWR;
         }
         options.timestamps = self.handshake.timestamps.then(|| (self.stamp(now), echo));
+        options.fast_open = self.handshake.fast.option(answer, self.handshake.tries);
         self.sender.next = self.sender.next.max(FIRST + 1);
         let window = self.receiver.capacity.min(usize::from(u16::MAX)) as u16;
         if answer {
@@ -215,6 +220,7 @@ impl Connection {
         self.negotiate(segment, now);
         self.heard = now;
         if flags.has(Flags::ACK) {
+            self.take_fast_answer(header);
             self.establish(header.options.timestamps.map(|(_, echo)| echo), now);
             self.receiver.due = crate::receiver::Due::Now;
         } else {
@@ -229,7 +235,7 @@ impl Connection {
         let handshake = self.handshake;
         self.handshake.again = None;
         self.handshake.wanted = false;
-        self.sender.una = FIRST + 1;
+        self.sender.una = self.sender.una.max(FIRST + 1);
         self.sender.next = self.sender.next.max(FIRST + 1);
         if self.state == State::SynSent || self.state == State::SynReceived {
             self.state = if self.sender.finished { State::FinWait1 } else { State::Established };

@@ -28,7 +28,11 @@ impl Connection {
                 }
                 // Data may come with the answer to a SYN: it stands behind it.
                 let start = FIRST + 1;
-                let mut arrival = Arrival::default();
+                // What left with the SYN may be acknowledged (RFC 7413).
+                let freed = self.sender.una.saturating_sub(FIRST + 1) as usize;
+                let mut arrival = Arrival { freed, ..Arrival::default() };
+                let done = self.sender.una.min(self.sender.written);
+                self.sender.bytes.release(done, done == self.sender.written, pool);
                 self.take_text(segment, start, &mut arrival, now, pool);
                 return arrival;
             }
@@ -180,6 +184,7 @@ impl Connection {
                 return None;
             }
             self.establish(header.options.timestamps.map(|(_, echo)| echo), now);
+            self.sender.set_timer(now);
             // The first window that is scaled.
             self.sender.window_from = (FIRST, FIRST);
         }

@@ -32,6 +32,7 @@ mod config;
 mod congestion;
 mod connection;
 mod cubic;
+mod fastopen;
 mod handshake;
 mod hystart;
 mod info;
@@ -59,7 +60,7 @@ mod timewait;
 mod tuning;
 
 pub use buffer::Pool;
-pub use config::{BufferSize, Config, Ecn, KeepAlive, Path, Settings};
+pub use config::{BufferSize, Config, Ecn, FastOpen, KeepAlive, Path, Settings};
 pub use congestion::{Acknowledged, Algorithm, Congestion, Control, Window};
 pub use connection::{Arrival, Connection, Reason, State};
 pub use info::{Info, Repair};

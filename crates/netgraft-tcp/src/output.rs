@@ -32,7 +32,12 @@ pub struct Transmit {
 }
 
 impl Transmit {
-    fn bare(header: Header) -> Self {
+    /// Gives the segment a payload.
+    pub(crate) fn hold(&mut self, start: u64, len: usize) {
+        (self.start, self.len) = (start, len);
+    }
+
+    pub(crate) fn bare(header: Header) -> Self {
         Transmit { header, start: 0, len: 0, segment_size: 0, ecn_capable: false }
     }
 
@@ -82,7 +87,13 @@ impl Connection {
         match self.state {
             State::Closed => return None,
             State::SynSent | State::SynReceived => {
-                return self.handshake.wanted.then(|| Transmit::bare(self.syn(now)));
+                if self.handshake.wanted {
+                    let syn = self.syn(now);
+                    return Some(self.with_data(syn));
+                }
+                if !self.is_early() {
+                    return None;
+                }
             }
             _ => {}
         }
@@ -158,7 +169,7 @@ impl Connection {
         let sending = matches!(
             self.state,
             State::Established | State::CloseWait | State::FinWait1 | State::Closing | State::LastAck
-        );
+        ) || self.is_early();
         if !sending {
             return None;
         }

@@ -76,13 +76,13 @@ pub(crate) struct News {
 
 impl Sender {
     fn note_undo(&mut self) {
-        self.undo = Some(Undo {
+        self.undo = Some(Box::new(Undo {
             congestion: self.window.congestion,
             threshold: self.window.threshold,
             repeats: 0,
             any: false,
             first_repeat: None,
-        });
+        }));
     }
 
     /// Begins to repair losses (RFC 6675 section 5, RFC 6937 section 3).

@@ -104,7 +104,7 @@ pub(crate) struct Sender {
     pub(crate) window: Window,
     pub(crate) controller: Controller,
     pub(crate) phase: Phase,
-    pub(crate) undo: Option<Undo>,
+    pub(crate) undo: Option<Box<Undo>>,
     pub(crate) timer: Timer,
     /// When a segment that may only have been overtaken counts as lost.
     pub(crate) again: Option<Instant>,

@@ -26,7 +26,8 @@ impl Connection {
             Due::Nothing | Due::Now => None,
         };
         [
-            sender.timer.at(),
+            // Before the handshake is complete only the SYN's answer is sent again.
+            sender.timer.at().filter(|_| self.is_synchronized()),
             sender.paced_out.then_some(sender.pace),
             due,
             self.handshake.again,

@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Random, Wire, World};
-use netgraft_tcp::{Algorithm, Config, Path, Reason, State};
+use netgraft_tcp::{Algorithm, Config, Cookie, FastOpen, Path, Reason, State};
 
 fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
@@ -130,6 +130,64 @@ fn losses_are_survived_by_every_algorithm_and_offer() {
             let over = |s| matches!(s, Some(State::TimeWait | State::Closed));
             assert!(states.into_iter().all(over), "{states:?}");
         }
+    }
+}
+
+#[test]
+fn data_in_the_syn_saves_a_round_trip_and_is_never_lost_or_doubled() {
+    let cookie = Cookie::new(&[7; 8]).unwrap();
+    let other = Cookie::new(&[8; 8]).unwrap();
+    let client = Config { fast_open: FastOpen::Client(cookie, 1460), ..Config::default() };
+    let server = |cookie| Config { fast_open: FastOpen::Server(cookie), ..Config::default() };
+    let question: Vec<u8> = (0..700).map(|i| (i % 251) as u8).collect();
+    // What it is for: the answer is there after one round trip of 100 ms.
+    let mut world = World::new([client, server(cookie)], Wire { delay: ms(50), ..Wire::default() }, 1);
+    assert_eq!(world.send(0, &question), 700);
+    world.pass(ms(60));
+    let mut buf = [0; 2000];
+    assert_eq!(world.recv(1, &mut buf), 700);
+    assert_eq!(world.state(1), Some(State::SynReceived));
+    world.send(1, &question[..300]);
+    world.pass(ms(50));
+    assert_eq!(world.recv(0, &mut buf), 300);
+    assert!(world.end(0).used_fast_open() && world.end(1).used_fast_open());
+    for seed in 0..200 {
+        // Half of the peers have another cookie by now.
+        let known = if seed % 2 == 0 { cookie } else { other };
+        let wire = Wire {
+            delay: ms(20),
+            loss: 150_000,
+            duplicate: 100_000,
+            reorder: (200_000, ms(30)),
+            ..Wire::default()
+        };
+        let mut world = World::new([client, server(known)], wire, seed);
+        world.send(0, &question);
+        let (mut got, mut back) = (Vec::new(), Vec::new());
+        let mut answered = 0;
+        for _ in 0..6000 {
+            world.pass(ms(10));
+            if world.ends[1].is_some() {
+                let len = world.recv(1, &mut buf);
+                got.extend_from_slice(&buf[..len]);
+                if got.len() == 700 && answered < 1500 {
+                    answered += world.send(1, &[9; 1500][answered..]);
+                }
+            }
+            let len = world.recv(0, &mut buf);
+            back.extend_from_slice(&buf[..len]);
+            if back.len() == 1500 {
+                break;
+            }
+        }
+        assert_eq!((got.len(), back.len()), (700, 1500), "seed {seed}");
+        assert!(got == question && back.iter().all(|byte| *byte == 9), "seed {seed}");
+        let now = world.now;
+        world.end(0).close(now);
+        world.end(1).close(now);
+        world.pass(Duration::from_secs(60));
+        let states = [world.state(0), world.state(1)];
+        assert!(states.into_iter().all(|s| matches!(s, Some(State::TimeWait | State::Closed))), "{states:?}");
     }
 }
 

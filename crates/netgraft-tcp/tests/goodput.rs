@@ -59,6 +59,40 @@ fn paths_carry_what_they_can() {
 }
 
 #[test]
+fn a_path_that_loses_by_itself_is_used_whenever_the_losses_come() {
+    // Mbit/s of the first two seconds at a round trip of 50 ms. An unlucky round at the beginning must not end the search
+    // for the path's rate.
+    for (loss, least) in [(10_000, 120), (30_000, 70)] {
+        for seed in 1..=3 {
+            let config = Config {
+                algorithm: Algorithm::Bbr,
+                path: Path { mss: 1460, whole: 65_000 },
+                ..Config::default()
+            };
+            let wire = Wire {
+                delay: Duration::from_millis(25),
+                loss,
+                rate: Some((1_000_000_000, 3_000_000)),
+                ..Wire::default()
+            };
+            let mut world = World::new([config; 2], wire, seed);
+            world.pass(Duration::from_millis(100));
+            let end = world.now + Duration::from_secs(2);
+            let (mut buf, chunk, mut got) = (vec![0; 65_536], vec![0; 65_536], 0);
+            loop {
+                while world.send(0, &chunk) > 0 {}
+                if !world.step(end) {
+                    break;
+                }
+                got += world.recv(1, &mut buf);
+            }
+            let mbit = got * 8 / 2_000_000;
+            assert!(mbit >= least, "{loss} ppm, seed {seed}: {mbit} Mbit/s");
+        }
+    }
+}
+
+#[test]
 fn a_small_queue_is_kept_busy() {
     for algorithm in [Algorithm::Cubic, Algorithm::NewReno, Algorithm::Bbr] {
         let wire =

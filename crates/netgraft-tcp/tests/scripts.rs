@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use netgraft_tcp::{
-    Algorithm, BufferSize, Config, Connection, Ecn, Flags, Header, Instant, KeepAlive, Options, Path, Pool,
-    Segment,
+    Algorithm, BufferSize, Config, Connection, Cookie, Ecn, FastOpen, Flags, Header, Instant, KeepAlive,
+    Options, Path, Pool, Segment,
 };
 
 /// Our initial sequence number, and that of the peer, unless a script says otherwise.
@@ -32,6 +32,17 @@ struct Picture {
     sack: Vec<(u32, u32)>,
     none: Vec<String>,
     marked: bool,
+    cookie: Option<Cookie>,
+}
+
+/// A cookie in hexadecimal digits, or `ask`.
+fn cookie(text: &str) -> Cookie {
+    if text == "ask" {
+        return Cookie::default();
+    }
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    let bytes: Vec<u8> = (0..text.len()).step_by(2).map(byte).collect();
+    Cookie::new(&bytes).unwrap()
 }
 
 fn flags(text: &str) -> Flags {
@@ -80,6 +91,7 @@ fn picture(words: &[&str]) -> Picture {
             }
             "no" => p.none.push(next().to_owned()),
             "marked" => p.marked = true,
+            "tfo" => p.cookie = Some(cookie(next())),
             other => panic!("no such word: {other}"),
         }
     }
@@ -194,6 +206,7 @@ impl Script {
             window_scale: p.shift,
             sack_permitted: p.sack_permitted,
             timestamps: p.stamps,
+            fast_open: p.cookie,
             ..Options::default()
         };
         for &(a, b) in &p.sack {
@@ -220,6 +233,9 @@ impl Script {
             }
             None if self.listening => {
                 self.connection = Connection::accept(&self.config, initial, &segment, now);
+                if let Some(connection) = &mut self.connection {
+                    connection.take_early(&segment, now, &mut self.pool);
+                }
             }
             None => panic!("neither connected nor listening"),
         }
@@ -261,6 +277,7 @@ impl Script {
         let options = &header.options;
         assert!(p.mss.is_none() || options.mss == p.mss, "mss: {shown}");
         assert!(p.shift.is_none() || options.window_scale == p.shift, "ws: {shown}");
+        assert!(p.cookie.is_none() || options.fast_open == p.cookie, "tfo: {shown}");
         assert!(!p.sack_permitted || options.sack_permitted, "sackok: {shown}");
         assert!(p.stamps.is_none() || options.timestamps == p.stamps, "ts: {shown}");
         let theirs = self.initial.1;
@@ -280,6 +297,7 @@ impl Script {
                 "ts" => options.timestamps.is_some(),
                 "sack" => !options.sack.as_slice().is_empty(),
                 "ect" => out.ecn,
+                "tfo" => options.fast_open.is_some(),
                 other => panic!("no option {other}"),
             };
             assert!(!there, "{name}: {shown}");
@@ -334,6 +352,8 @@ impl Script {
                 config.algorithm =
                     Algorithm::ALL.into_iter().find(|a| a.name() == value).unwrap_or(Algorithm::Unlimited)
             }
+            "fastopen" => config.fast_open = FastOpen::Client(cookie(value), 1460),
+            "serve" => config.fast_open = FastOpen::Server(cookie(value)),
             "ours" => self.initial.0 = number(value),
             "theirs" => self.initial.1 = number(value),
             _ => {
@@ -411,6 +431,15 @@ impl Script {
                 let believed = self.connection().narrow(number(argument), quoted, now);
                 assert_eq!(believed, words[2] == "believed");
             }
+            "fast" => {
+                let told =
+                    self.connection().fast_open_answer().map_or("nothing".to_owned(), |(cookie, taken)| {
+                        let bytes = cookie.map_or(Vec::new(), |cookie| cookie.as_slice().to_vec());
+                        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                        format!("{}{}", if taken { "taken:" } else { "refused:" }, hex)
+                    });
+                assert_eq!(told, argument);
+            }
             "state" => assert_eq!(format!("{:?}", self.connection().state()), argument),
             "reason" => {
                 let reason = self.connection().reason().map_or("none".to_owned(), |r| format!("{r:?}"));
@@ -479,7 +508,7 @@ fn run(lines: &[(usize, &str)]) {
             }
             verb => {
                 script.advance(at);
-                if !matches!(verb, "state" | "reason" | "info" | "readable" | "over" | "mark") {
+                if !matches!(verb, "state" | "reason" | "info" | "readable" | "over" | "mark" | "fast") {
                     script.quiet();
                 }
                 script.act(verb, &rest[1..]);

@@ -618,3 +618,32 @@ fn the_built_in_stack_takes_settings_as_sysctls() {
         );
     }
 }
+
+/// What the C interface of stacks does not carry: the same program natively and on the built-in stack.
+#[test]
+fn tcp_info_tells_what_was_agreed_and_a_listener_s_backlog() {
+    let program = "
+import socket, struct
+server = socket.create_server(('127.0.0.1', 0), backlog=7)
+info = server.getsockopt(6, socket.TCP_INFO, 232)
+print('listener', struct.unpack_from('II', info, 24))
+client = socket.create_connection(server.getsockname())
+accepted, _ = server.accept()
+client.sendall(b'x' * 1000)
+assert accepted.recv(1000, socket.MSG_WAITALL) == b'x' * 1000
+info = client.getsockopt(6, socket.TCP_INFO, 232)
+print('timestamps, SACK and scaling', info[5] & 7)
+ssthresh, = struct.unpack_from('I', info, 76)
+print('ssthresh', 2 <= ssthresh <= 0x7fffffff)
+";
+    let seen = |mut command: Command| {
+        let output = command.args(["python3", "-c", program]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut sandboxed = Command::new(binary());
+    sandboxed.args(["run", "--"]);
+    let native = seen(Command::new("env"));
+    assert!(native.contains("listener (0, 7)") && native.contains("scaling 7"), "{native}");
+    assert_eq!(seen(sandboxed), native);
+}

@@ -206,6 +206,72 @@ def option_tcp_info():
 
 
 @case
+def option_tcp_info_measures():
+    """Measures of a connection at rest."""
+    size = 232
+    client, accepted = tcp_pair()
+    client.sendall(b"x" * 100000)
+    left = 100000
+    while left:
+        left -= len(accepted.recv(left))
+
+    def told():
+        info = client.getsockopt(TCP_LEVEL, socket.TCP_INFO, size)
+        return {
+            "ca_state": info[1],
+            "unacked": struct.unpack_from("I", info, 24)[0],
+            "sacked": struct.unpack_from("I", info, 28)[0],
+            "lost": struct.unpack_from("I", info, 32)[0],
+            "cwnd": struct.unpack_from("I", info, 80)[0],
+            "acked": struct.unpack_from("Q", info, 120)[0],
+            "notsent": struct.unpack_from("I", info, 144)[0],
+            "min_rtt": struct.unpack_from("I", info, 148)[0],
+            "sent": struct.unpack_from("Q", info, 200)[0],
+        }
+
+    check("all is acknowledged in the end", wait_until(lambda: told()["unacked"] == 0), told())
+    info = told()
+    for name in ("ca_state", "sacked", "lost", "notsent"):
+        eq(f"tcpi_{name}", info[name], 0)
+    check("tcpi_snd_cwnd", info["cwnd"] >= 2, info)
+    check("tcpi_bytes_sent", info["sent"] >= 100000, info)
+    # The SYN counts as a byte.
+    check("tcpi_bytes_acked", info["acked"] in (100000, 100001), info)
+    check("tcpi_min_rtt", info["min_rtt"] < 10000000, info)
+
+
+@per_family
+def option_tcp_fast_open(family):
+    """Data in the SYN, or behind it if the peer is not known: nothing but time tells (RFC 7413)."""
+    TCP_FASTOPEN, TCP_FASTOPEN_CONNECT = 23, 30
+    with listener(family) as server:
+        server.setsockopt(TCP_LEVEL, TCP_FASTOPEN, 5)
+        eq("TCP_FASTOPEN", server.getsockopt(TCP_LEVEL, TCP_FASTOPEN), 5)
+        for count in range(3):
+            with socket.socket(family, TCP) as client:
+                eq("TCP_FASTOPEN_CONNECT at first", client.getsockopt(TCP_LEVEL, TCP_FASTOPEN_CONNECT), 0)
+                client.setsockopt(TCP_LEVEL, TCP_FASTOPEN_CONNECT, 1)
+                eq("TCP_FASTOPEN_CONNECT", client.getsockopt(TCP_LEVEL, TCP_FASTOPEN_CONNECT), 1)
+                client.settimeout(20)
+                client.connect(server.getsockname())
+                question = bytes([count]) * (10 + 3000 * count)
+                client.sendall(question)
+                accepted, peer = server.accept()
+                with accepted:
+                    eq("the peer's address", peer[1], client.getsockname()[1])
+                    got = b""
+                    while len(got) < len(question):
+                        got += accepted.recv(10000)
+                    eq("the question", got, question)
+                    accepted.sendall(b"answer")
+                    eq("the answer", client.recv(100), b"answer")
+                    client.shutdown(socket.SHUT_WR)
+                    eq("the end", accepted.recv(100), b"")
+    with socket.socket(family, TCP) as sock:
+        fails("neither on nor off", "EINVAL", sock.setsockopt, TCP_LEVEL, TCP_FASTOPEN_CONNECT, 2)
+
+
+@case
 def option_inherited():
     with socket.socket(V4, TCP) as server:
         server.setsockopt(TCP_LEVEL, socket.TCP_NODELAY, 1)

@@ -52,6 +52,8 @@ const fn place(name: OptionName) -> Option<(c_int, c_int)> {
         N::NotSentLowWater => (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
         N::MaxSegment => (libc::IPPROTO_TCP, libc::TCP_MAXSEG),
         N::Congestion => (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
+        N::FastOpen => (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+        N::FastOpenConnect => (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT),
         _ => return None,
     };
     Some((level, name))

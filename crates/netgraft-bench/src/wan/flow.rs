@@ -83,6 +83,9 @@ pub(crate) struct Seen {
     pub(crate) retransmits: Option<u64>,
     /// The congestion control that this end's sockets had; `None` if the stack does not say.
     pub(crate) congestion: Option<String>,
+    /// Payload bytes of each flow that this end received, of flows at the same time.
+    #[serde(default)]
+    pub(crate) each: Vec<u64>,
 }
 
 /// Asks for a congestion control; the one that a socket has then.
@@ -239,6 +242,31 @@ pub(crate) fn dial(
     }
     seen.seconds = if bytes == 0 { time } else { began.elapsed() }.as_secs_f64();
     Ok(seen)
+}
+
+/// Makes so many flows at the same time, each of which takes `time`.
+pub(crate) fn dial_several(
+    to: SocketAddr,
+    congestion: &str,
+    direction: Direction,
+    count: u32,
+    time: Duration,
+) -> Result<Seen> {
+    let flows: Vec<Result<Seen>> = std::thread::scope(|scope| {
+        let flow = || dial(to, congestion, direction, 0, 1, time);
+        let running: Vec<_> = (0..count).map(|_| scope.spawn(flow)).collect();
+        let broken = || Error::Failed("a flow's thread has ended".to_owned());
+        running.into_iter().map(|thread| thread.join().map_err(|_| broken())?).collect()
+    });
+    let mut all = Seen { retransmits: Some(0), seconds: time.as_secs_f64(), ..Seen::default() };
+    for seen in flows {
+        let seen = seen?;
+        all.bytes += seen.bytes;
+        all.each.push(seen.bytes);
+        all.congestion = seen.congestion;
+        all.retransmits = all.retransmits.zip(seen.retransmits).map(|(sum, more)| sum + more);
+    }
+    Ok(all)
 }
 
 /// The congestion control has to be chosen before the connection is made: what a stack does in its first round trip is its.

@@ -11,6 +11,7 @@ use netgraft_plugin::link::{FrameMeta, Link};
 use netgraft_plugin::{Instant, InterfaceName, LinkConfig, StackConfig};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::hub::Hub;
 use crate::error::{Doing, Error, Result};
 
 /// What the process prints when it carries frames.
@@ -23,14 +24,18 @@ const NAP: Duration = Duration::from_millis(50);
 /// One end of the line.
 type End = Faulty<Box<dyn Link>>;
 
-/// Carries frames between each two interfaces until standard input ends; the faults are those of each direction.
-pub(crate) fn run(pairs: &[(InterfaceName, InterfaceName)], faults: Faults, seed: u64) -> Result<()> {
+/// Carries frames from each left interface to its right one and back until standard input ends; the faults are those of each
+/// direction, and all interfaces share them.
+pub(crate) fn run(left: &[InterfaceName], right: &[InterfaceName], faults: Faults, seed: u64) -> Result<()> {
+    if left.len() != right.len() || left.is_empty() {
+        return Err(Error::Failed("a line has as many interfaces at one end as at the other".to_owned()));
+    }
     let mut ends: Vec<(End, Dial)> = Vec::new();
-    for name in pairs.iter().flat_map(|(left, right)| [left, right]) {
+    for names in [left, right] {
         // A direction's faults are those of the end where its frames come in.
         let how = LinkFaults::only_incoming(faults);
         // Each direction by itself, and each repeatable.
-        ends.push(Faulty::new(open(name)?, how, seed.wrapping_add(ends.len() as u64)));
+        ends.push(Faulty::new(open_all(names)?, how, seed.wrapping_add(ends.len() as u64)));
     }
     let over: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
     std::thread::spawn(move || {
@@ -53,13 +58,22 @@ pub(crate) fn run(pairs: &[(InterfaceName, InterfaceName)], faults: Faults, seed
             sleep(&ends, now())?;
         }
     }
-    for ((_, dial), name) in ends.iter().zip(pairs.iter().flat_map(|(left, right)| [left, right])) {
+    for ((_, dial), names) in ends.iter().zip([left, right]) {
         let counts = dial.counts(Way::In);
         if counts.frames > 0 {
-            writeln!(out, "{name}: {counts:?}").doing(|| "saying what became of the frames")?;
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            writeln!(out, "{}: {counts:?}", names.join(", ")).doing(|| "saying what became of the frames")?;
         }
     }
     Ok(())
+}
+
+fn open_all(names: &[InterfaceName]) -> Result<Box<dyn Link>> {
+    if let [name] = names {
+        return open(name);
+    }
+    let links: Vec<Box<dyn Link>> = names.iter().map(open).collect::<Result<_>>()?;
+    Ok(Box::new(Hub::new(links)?))
 }
 
 fn open(name: &InterfaceName) -> Result<Box<dyn Link>> {

@@ -23,6 +23,10 @@ pub(crate) enum Size {
     Large,
     /// As much as goes through in the time.
     Bulk,
+    /// Four bulk flows at the same time: whether each has its share.
+    Share,
+    /// Two bulk flows beside two of the kernel's: whether each side has its share.
+    Beside,
 }
 
 impl Size {
@@ -31,7 +35,7 @@ impl Size {
         match self {
             Size::Small => 10_000,
             Size::Large => 1_000_000,
-            Size::Bulk => 0,
+            Size::Bulk | Size::Share | Size::Beside => 0,
         }
     }
 
@@ -40,7 +44,34 @@ impl Size {
         match self {
             Size::Small => 20,
             Size::Large => 5,
-            Size::Bulk => 1,
+            Size::Bulk | Size::Share | Size::Beside => 1,
+        }
+    }
+
+    /// How many flows of a side run at the same time.
+    pub(crate) const fn at_once(self) -> u32 {
+        match self {
+            Size::Small | Size::Large | Size::Bulk => 1,
+            Size::Share => 4,
+            Size::Beside => 2,
+        }
+    }
+
+    /// How long flows take that have no size, if a bulk flow takes `bulk`: shares settle over many round trips.
+    pub(crate) fn time(self, bulk: Duration) -> Duration {
+        if self.at_once() > 1 { bulk * 10 } else { bulk }
+    }
+
+    /// Whether the flows meet at a bottleneck, which the line has to have.
+    pub(crate) const fn meets_others(self) -> bool {
+        self.at_once() > 1
+    }
+
+    const fn unit(self) -> &'static str {
+        match self {
+            Size::Small | Size::Large => "ms",
+            Size::Bulk => "Mbit/s",
+            Size::Share | Size::Beside => "share",
         }
     }
 }
@@ -52,7 +83,9 @@ impl FromStr for Size {
             "10k" => Ok(Size::Small),
             "1m" => Ok(Size::Large),
             "bulk" => Ok(Size::Bulk),
-            _ => Err("expected 10k, 1m or bulk".to_owned()),
+            "share" => Ok(Size::Share),
+            "beside" => Ok(Size::Beside),
+            _ => Err("expected 10k, 1m, bulk, share or beside".to_owned()),
         }
     }
 }
@@ -63,6 +96,8 @@ impl fmt::Display for Size {
             Size::Small => "10k",
             Size::Large => "1m",
             Size::Bulk => "bulk",
+            Size::Share => "share",
+            Size::Beside => "beside",
         })
     }
 }
@@ -94,7 +129,8 @@ impl fmt::Display for Case {
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Sample {
-    /// Mbit/s of payload for a bulk transfer, else the median time of a flow in ms.
+    /// Mbit/s of payload for a bulk transfer, the median time of a flow of a known size in ms. Of flows that share, parts of
+    /// a fair share: that of the flow with the least, or that of this side.
     pub(crate) figure: f64,
     /// Segments that the sender sent again; `None` if its stack does not say.
     pub(crate) retransmits: Option<u64>,
@@ -102,11 +138,13 @@ pub(crate) struct Sample {
     pub(crate) congestion: Option<String>,
     /// The time of each flow, in ms.
     pub(crate) completions: Vec<f64>,
+    /// Payload bytes of each of several flows at the same time.
+    pub(crate) each: Vec<u64>,
 }
 
 impl Sample {
-    /// A run, from what its two ends saw.
-    pub(crate) fn of(case: &Case, client: Seen, server: &Seen) -> Sample {
+    /// A run, from what its two ends saw, and what the other side's flows beside it had, in bytes.
+    pub(crate) fn of(case: &Case, client: Seen, server: &Seen, others: u64) -> Sample {
         let sender = match case.direction {
             Direction::In => server,
             Direction::Out => &client,
@@ -114,9 +152,14 @@ impl Sample {
         let (retransmits, congestion) = (sender.retransmits, sender.congestion.clone());
         let figure = match case.size {
             Size::Bulk => client.bytes as f64 * 8.0 / client.seconds / 1e6,
+            Size::Share => {
+                let least = client.each.iter().min().map_or(f64::NAN, |least| *least as f64);
+                least * client.each.len() as f64 / client.bytes as f64
+            }
+            Size::Beside => 2.0 * client.bytes as f64 / (client.bytes + others) as f64,
             _ => Summary::of(client.completions.iter().copied()).map_or(f64::NAN, |times| times.median),
         };
-        Sample { figure, retransmits, congestion, completions: client.completions }
+        Sample { figure, retransmits, congestion, completions: client.completions, each: client.each }
     }
 }
 
@@ -172,8 +215,8 @@ impl Report {
                 .collect();
             for (place, (network, column)) in networks.iter().zip(columns).enumerate() {
                 let speed = |figure: f64, base: f64| match case.size {
-                    Size::Bulk => figure / base,
-                    _ => base / figure,
+                    Size::Small | Size::Large => base / figure,
+                    _ => figure / base,
                 };
                 let ratio = if place == 0 { None } else { by_round(&figures[place], &figures[0], speed) };
                 results.push(entry(&case, network, column, ratio));
@@ -209,7 +252,8 @@ impl Report {
             "resent"
         );
         for entry in &self.results {
-            let figure = entry.figure.map_or("-".to_owned(), |figure| format!("{:.1}", figure.median));
+            let digits = if entry.case.size.meets_others() { 2 } else { 1 };
+            let figure = entry.figure.map_or("-".to_owned(), |figure| format!("{:.digits$}", figure.median));
             let ratio = entry.ratio.map_or(String::new(), |ratio| {
                 format!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max)
             });
@@ -262,7 +306,7 @@ fn entry(case: &Case, network: &Side, column: Vec<Result<Sample, String>>, ratio
     let other = samples.iter().find(|sample| sample.congestion.as_ref() != Some(&case.congestion));
     Entry {
         network: network.to_string(),
-        unit: if case.size == Size::Bulk { "Mbit/s" } else { "ms" },
+        unit: case.size.unit(),
         figure: Summary::of(samples.iter().map(|sample| sample.figure)),
         ratio,
         retransmits: counts.and_then(Summary::of).map(|counts| counts.median),
@@ -280,7 +324,7 @@ pub(super) mod tests {
 
     fn run(figure: f64, congestion: &str) -> Result<Sample, String> {
         let congestion = Some(congestion.to_owned());
-        Ok(Sample { figure, retransmits: Some(3), congestion, completions: vec![figure] })
+        Ok(Sample { figure, retransmits: Some(3), congestion, completions: vec![figure], each: Vec::new() })
     }
 
     pub(crate) fn report() -> Report {
@@ -335,8 +379,14 @@ pub(super) mod tests {
         };
         let client = Seen { bytes: 1_000_000, seconds: 2.0, retransmits: Some(0), ..Seen::default() };
         let server = Seen { retransmits: Some(7), congestion: Some("bbr".into()), ..Seen::default() };
-        let sample = Sample::of(&case, client, &server);
+        let sample = Sample::of(&case, client.clone(), &server, 0);
         assert_eq!((sample.figure, sample.retransmits), (4.0, Some(7)));
         assert_eq!(sample.congestion.as_deref(), Some("bbr"));
+        // Four flows, of which the slowest has 0.8 of a quarter; and two that have 0.5 of a half beside others.
+        let client = Seen { each: vec![200_000, 250_000, 250_000, 300_000], ..client };
+        let share = Case { size: Size::Share, ..case.clone() };
+        assert_eq!(Sample::of(&share, client.clone(), &server, 0).figure, 0.8);
+        let beside = Case { size: Size::Beside, ..case };
+        assert_eq!(Sample::of(&beside, client, &server, 3_000_000).figure, 0.5);
     }
 }

@@ -213,6 +213,9 @@ fn set_tcp(name: i32, value: &[u8]) -> Result<SocketOption, Errno> {
         uapi::TCP_DEFER_ACCEPT => O::DeferAccept(Duration::from_secs(u64::from(unsigned(v)))),
         uapi::TCP_WINDOW_CLAMP => O::WindowClamp(unsigned(v)),
         uapi::TCP_NOTSENT_LOWAT => O::NotSentLowWater(v as u32),
+        uapi::TCP_FASTOPEN => O::FastOpen(u32::try_from(v).map_err(|_| uapi::EINVAL)?),
+        uapi::TCP_FASTOPEN_CONNECT if matches!(v, 0 | 1) => O::FastOpenConnect(v == 1),
+        uapi::TCP_FASTOPEN_CONNECT => return Err(uapi::EINVAL),
         uapi::TCP_USER_TIMEOUT if v >= 0 => O::UserTimeout(Duration::from_millis(u64::from(unsigned(v)))),
         uapi::TCP_USER_TIMEOUT => return Err(uapi::EINVAL),
         // Zero takes the limit back; otherwise the range of tcp(7).
@@ -330,6 +333,8 @@ pub fn parse_get(spec: SocketSpec, level: i32, name: i32) -> Result<Get, Errno> 
         (uapi::IPPROTO_TCP, uapi::TCP_USER_TIMEOUT) => Get::Stack(N::UserTimeout),
         (uapi::IPPROTO_TCP, uapi::TCP_MAXSEG) => Get::Stack(N::MaxSegment),
         (uapi::IPPROTO_TCP, uapi::TCP_CONGESTION) => Get::Stack(N::Congestion),
+        (uapi::IPPROTO_TCP, uapi::TCP_FASTOPEN) => Get::Stack(N::FastOpen),
+        (uapi::IPPROTO_TCP, uapi::TCP_FASTOPEN_CONNECT) => Get::Stack(N::FastOpenConnect),
         (uapi::IPPROTO_IP, uapi::IP_HDRINCL) | (uapi::IPPROTO_IPV6, uapi::IPV6_HDRINCL)
             if spec.kind == Kind::Raw =>
         {
@@ -427,6 +432,7 @@ pub fn encode(option: &SocketOption) -> Vec<u8> {
         | O::MulticastLoop6(on)
         | O::NoDelay(on)
         | O::Cork(on)
+        | O::FastOpenConnect(on)
         | O::QuickAck(on) => encode_int(i32::from(*on)),
         O::Linger(time) => {
             let seconds = time.map_or(0, |t| i32::try_from(t.as_secs()).unwrap_or(i32::MAX));
@@ -447,6 +453,7 @@ pub fn encode(option: &SocketOption) -> Vec<u8> {
         | O::KeepCount(v)
         | O::SynCount(v)
         | O::WindowClamp(v)
+        | O::FastOpen(v)
         | O::MaxSegment(v) => saturated(u64::from(*v)),
         O::NotSentLowWater(v) => v.to_ne_bytes().to_vec(),
         O::KeepIdle(t) | O::KeepInterval(t) | O::DeferAccept(t) | O::FinTimeout(t) => saturated(t.as_secs()),

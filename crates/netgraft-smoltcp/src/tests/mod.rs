@@ -2,6 +2,7 @@
 
 mod anything;
 mod datagrams;
+mod fastopen;
 mod hostile;
 mod local;
 mod measures;

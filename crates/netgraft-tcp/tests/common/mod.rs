@@ -229,7 +229,9 @@ impl World {
                 self.arrivals[packet.to].received += arrival.received;
             }
             None if self.listening => {
-                if let Some(end) = Connection::accept(&self.config[1], 0x7fff_ff00, &segment, now) {
+                if let Some(mut end) = Connection::accept(&self.config[1], 0x7fff_ff00, &segment, now) {
+                    let arrival = end.take_early(&segment, now, pool);
+                    self.arrivals[packet.to].received += arrival.received;
                     self.ends[packet.to] = Some(end);
                 }
             }
