@@ -48,8 +48,14 @@ impl<K: Kernel> Core<K> {
     pub(crate) fn serve(&mut self, request: &Request) -> Outcome {
         let caller = &request.caller;
         let Some(fd) = request.call.fd() else {
-            let Call::Socket { domain, kind, protocol } = request.call else { return Err(uapi::ENOSYS) };
-            return self.socket(caller, domain, kind, protocol);
+            return match request.call {
+                Call::Socket { domain, kind, protocol } => self.socket(caller, domain, kind, protocol),
+                Call::EnterNamespace => {
+                    self.kernel.expect_leavers(caller.program);
+                    Ok(Answer::Kernel)
+                }
+                _ => Err(uapi::ENOSYS),
+            };
         };
         if takes_address(&request.call) {
             // The address of a socket that was just closed is free, and its listener answers no more.
@@ -95,7 +101,7 @@ impl<K: Kernel> Core<K> {
     fn serve_socket(&mut self, request: &Request, fd: i32, subject: &mut Subject<K>) -> Outcome {
         let caller = &request.caller;
         match request.call {
-            Call::Socket { .. } => Err(uapi::ENOSYS),
+            Call::Socket { .. } | Call::EnterNamespace => Err(uapi::ENOSYS),
             Call::Bind { addr, .. } => self.bind(request, subject, fd, addr),
             Call::Listen { backlog, .. } => self.listen(caller, subject, fd, backlog),
             Call::Accept { addr, flags, .. } => self.accept(request, subject, addr, flags),
@@ -169,7 +175,7 @@ impl<K: Kernel> Core<K> {
             Route::Stack => Ok(()),
             Route::Denied(denial) => Err(denial.errno()),
             // A socket that was made for the stack stays there.
-            Route::Host => Err(Denial::AccessDenied.errno()),
+            Route::Host | Route::Joined(_) => Err(Denial::AccessDenied.errno()),
         }
     }
 
@@ -178,7 +184,7 @@ impl<K: Kernel> Core<K> {
         match self.router.route(flow) {
             Route::Host => Ok(()),
             Route::Denied(denial) => Err(denial.errno()),
-            Route::Stack => Err(Denial::AccessDenied.errno()),
+            Route::Stack | Route::Joined(_) => Err(Denial::AccessDenied.errno()),
         }
     }
 }

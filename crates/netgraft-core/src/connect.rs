@@ -10,7 +10,7 @@ use crate::codec::sockaddr::{self, Given};
 use crate::codec::sockopt::Direction;
 use crate::core::{Core, Kernel, Request, Subject};
 use crate::program::{Caller, InjectError};
-use crate::route::Flow;
+use crate::route::{Denial, Flow, Route};
 use crate::socket::{Attempt, Over, Pending, Socket, State};
 use crate::stream::{Opening, SendBuffer, Stream};
 use crate::surrogate::Interest;
@@ -91,7 +91,11 @@ impl<K: Kernel> Core<K> {
                 stream.opening = Opening::Done;
                 Found::Known(0)
             }
-            State::Connected(_) | State::Listening(_) => Found::Known(uapi::EISCONN),
+            State::Joined(joined) if joined.opening == Opening::Unreported => {
+                joined.opening = Opening::Done;
+                Found::Known(0)
+            }
+            State::Connected(_) | State::Joined(_) | State::Listening(_) => Found::Known(uapi::EISCONN),
             State::Datagram(_) => Found::Known(uapi::EINVAL),
         })
     }
@@ -104,8 +108,17 @@ impl<K: Kernel> Core<K> {
         blocking: bool,
     ) -> Outcome {
         let id = subject.id;
-        let spec = self.table.get(id).ok_or(uapi::EBADF)?.spec;
-        self.require_stack(&Flow::Connect(spec, addr))?;
+        match self.route_connect(id, addr)? {
+            Route::Stack => {}
+            Route::Joined(listener) => {
+                if let Some(joined) = self.join(subject, listener, addr, blocking)? {
+                    return joined;
+                }
+            }
+            Route::Denied(denial) => return Err(denial.errno()),
+            // A socket that was made for the stack stays there.
+            Route::Host => return Err(Denial::AccessDenied.errno()),
+        }
         let handle = self.handle_of(id)?;
         match self.stack.connect(handle, addr, self.time.now) {
             Ok(()) => {
@@ -142,6 +155,7 @@ impl<K: Kernel> Core<K> {
         match self.table.get(id).map(|s| &s.state) {
             Some(State::Fresh) => return Ok(Answer::Value(0)),
             Some(State::Listening(_)) => self.end_listener(id, &subject.file),
+            Some(State::Joined(_)) => self.reset_at_close(id),
             _ => {}
         }
         for parked in self.parked.take_all(id) {
@@ -169,9 +183,9 @@ impl<K: Kernel> Core<K> {
         match given {
             Given::Inet(addr) => {
                 match self.router.route(&Flow::Datagram(socket.spec, addr)) {
-                    crate::route::Route::Stack => {}
-                    crate::route::Route::Denied(denial) => return Err(denial.errno()),
-                    crate::route::Route::Host => return Err(uapi::EACCES),
+                    Route::Stack | Route::Joined(_) => {}
+                    Route::Denied(denial) => return Err(denial.errno()),
+                    Route::Host => return Err(uapi::EACCES),
                 }
                 self.stack.connect(handle, addr, self.time.now).map_err(Error::errno)?;
                 self.kernel.aim(&subject.file, &datagram.end)?;

@@ -17,13 +17,14 @@ use crate::codec::sockopt::Direction;
 use crate::counts::Counts;
 use crate::datagram::MAX_DATAGRAM;
 use crate::host::{HostCalls, HostSocket};
+use crate::join::Accepted;
 use crate::journal::Journal;
 use crate::parked::{Parked, ParkingLot};
 use crate::program::{Caller, Program};
 use crate::pump::WorkList;
 use crate::refused::Refused;
 use crate::route::Router;
-use crate::socket::{Attempt, Seen, Socket, State};
+use crate::socket::{ClosedBy, Seen, Socket, State};
 use crate::stack::Stack;
 use crate::stream::CHUNK;
 use crate::surrogate::{Cookie, Surrogate, Watch, Watcher};
@@ -87,6 +88,9 @@ pub struct Core<K: Kernel> {
     pub(crate) held: usize,
     /// Whether memory was short when it was last measured.
     pub(crate) short: bool,
+    /// Whether connections inside the sandbox are joined.
+    pub(crate) joins: bool,
+    pub(crate) accepted: Accepted,
     /// Options that the operator was told of.
     pub(crate) refused: Refused,
     nursery: Nursery,
@@ -125,6 +129,8 @@ impl<K: Kernel> Core<K> {
             time: Time::default(),
             held: 0,
             short: false,
+            joins: false,
+            accepted: Accepted::default(),
             refused: Refused::default(),
             nursery: Nursery { limit: NURSERY, next_sweep: Instant::ZERO },
             events: Vec::new(),
@@ -391,7 +397,7 @@ impl<K: Kernel> Core<K> {
         let alive: HashSet<SocketId> = alive.into_iter().collect();
         let sheltered = |socket: &Socket<K>| {
             let state = &socket.state;
-            let kind = matches!(state, State::Fresh | State::Connecting(Attempt::Blocking) | State::Ended(_));
+            let kind = state.closed_by() == ClosedBy::Nursery || matches!(state, State::Ended(_));
             kind && socket.watch.is_none()
         };
         let gone: Vec<SocketId> = self

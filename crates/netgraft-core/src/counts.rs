@@ -11,6 +11,8 @@ pub struct Counts {
     pub connections_out: u64,
     /// Connections that came.
     pub connections_in: u64,
+    /// Connections inside the sandbox that did not go through the stack; they are among both of the others.
+    pub connections_joined: u64,
     /// Bytes from the program to the stack.
     pub bytes_sent: u64,
     /// Bytes from the stack to the program.

@@ -26,7 +26,7 @@ impl<K: Kernel> Core<K> {
         match self.router.route(&Flow::Socket(new.spec)) {
             Route::Denied(denial) => return Err(denial.errno()),
             Route::Host => return self.host_socket(caller, &new),
-            Route::Stack => {}
+            Route::Stack | Route::Joined(_) => {}
         }
         if new.spec.kind == Kind::Raw && !self.kernel.has_privilege(caller, Privilege::NetRaw) {
             return Err(uapi::EPERM);
@@ -131,6 +131,16 @@ impl<K: Kernel> Core<K> {
 
     /// The socket's handle in the stack, made now if it has none.
     pub(crate) fn handle_of(&mut self, id: SocketId) -> Result<Handle, Errno> {
+        if let Some(handle) = self.table.get(id).ok_or(uapi::EBADF)?.handle {
+            return Ok(handle);
+        }
+        let handle = self.unobserved_handle(id)?;
+        self.observe(handle);
+        Ok(handle)
+    }
+
+    /// The same for a socket of whose events nothing has to be known.
+    pub(crate) fn unobserved_handle(&mut self, id: SocketId) -> Result<Handle, Errno> {
         let socket = self.table.get(id).ok_or(uapi::EBADF)?;
         if let Some(handle) = socket.handle {
             return Ok(handle);
@@ -149,7 +159,6 @@ impl<K: Kernel> Core<K> {
             return Err(error.errno());
         }
         self.table.set_handle(id, Some(handle));
-        self.observe(handle);
         Ok(handle)
     }
 

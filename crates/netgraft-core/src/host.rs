@@ -170,8 +170,10 @@ impl<K: Kernel> Core<K> {
         };
         self.counts.sockets += 1;
         self.kernel.set_nonblocking(&file, new.nonblocking)?;
-        match self.kernel.inject(caller, &file, new.close_on_exec) {
-            Ok(_) | Err(InjectError::Gone) => Ok(Answer::Done),
+        // The program connects and closes it without the sentry: none of its references may be left by then.
+        match self.kernel.give(caller, file, new.close_on_exec) {
+            Ok(fd) => Ok(Answer::Value(i64::from(fd))),
+            Err(InjectError::Gone) => Ok(Answer::Done),
             Err(InjectError::Full(errno)) => Err(errno),
         }
     }

@@ -117,6 +117,7 @@ impl<K: Kernel> Core<K> {
                 state => *state = State::Listening(Listening::new(name, backlog)),
             }
         }
+        self.note_listener(id);
         Ok(Answer::Value(0))
     }
 
@@ -163,11 +164,18 @@ impl<K: Kernel> Core<K> {
         addr: AddressOut,
         flags: i32,
     ) -> Outcome {
-        let new = self.identify(&connection);
-        let peer = new.and_then(|id| self.table.get(id)).and_then(|socket| {
-            let peer = self.stack.peer_addr(socket.handle?).ok()?;
-            Some(sockaddr::encode(socket.spec.domain, peer))
-        });
+        let joined = if self.joins { self.kernel.accepted_pair(&connection) } else { None };
+        let new = if joined.is_none() { self.identify(&connection) } else { None };
+        let peer = match new {
+            Some(id) => self.table.get(id).and_then(|socket| {
+                let peer = self.stack.peer_addr(socket.handle?).ok()?;
+                Some(sockaddr::encode(socket.spec.domain, peer))
+            }),
+            None => joined.and_then(|pair| {
+                let domain = self.table.get(listener)?.spec.domain;
+                Some(sockaddr::encode(domain, pair.peer))
+            }),
+        };
         // Of a connection that is over already there is no address.
         let bytes = peer.as_ref().map_or(&[][..], |peer| peer.bytes());
         let sent = self
@@ -177,8 +185,12 @@ impl<K: Kernel> Core<K> {
             .and_then(|()| self.kernel.inject(caller, &connection, flags & uapi::SOCK_CLOEXEC != 0));
         match sent {
             Ok(fd) => {
+                let seen = Seen { tid: caller.tid, fd };
                 if let Some(socket) = new.and_then(|id| self.table.get_mut(id)) {
-                    socket.seen = Some(Seen { tid: caller.tid, fd });
+                    socket.seen = Some(seen);
+                }
+                if let Some(pair) = joined {
+                    self.accepted.note(pair, seen);
                 }
                 Ok(Answer::Done)
             }
@@ -196,7 +208,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// A connection has come: the first caller that still waits gets it.
-    fn serve_parked_accept(&mut self, id: SocketId) {
+    pub(crate) fn serve_parked_accept(&mut self, id: SocketId) {
         if self.parked.has(id) {
             self.serve_parked(id, |call| matches!(call, Call::Accept { .. }));
         }
@@ -255,8 +267,11 @@ impl<K: Kernel> Core<K> {
         let _ = self.kernel.shut(file, netgraft_plugin::Shutdown::Both);
         let Some(socket) = self.table.get_mut(id) else { return };
         let before = std::mem::replace(&mut socket.state, State::Ended(Over::Listener.ended()));
-        if let State::Listening(Listening { held: Some(held), .. }) = before {
-            self.stack.abort(held, self.time.now);
+        if let State::Listening(listening) = before {
+            self.table.remove_listener(id, listening.bound.addr.port());
+            if let Some(held) = listening.held {
+                self.stack.abort(held, self.time.now);
+            }
         }
         for parked in self.parked.take_all(id) {
             self.answer(&parked.caller, Err(uapi::EINVAL));

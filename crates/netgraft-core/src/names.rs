@@ -21,6 +21,7 @@ impl<K: Kernel> Core<K> {
         let domain = socket.spec.domain;
         let past = match &socket.state {
             State::Ended(ended) => ended.local,
+            State::Joined(joined) => Some(joined.pair.local),
             _ => None,
         };
         let local = match (past, socket.handle) {
@@ -39,8 +40,11 @@ impl<K: Kernel> Core<K> {
     /// getpeername(2)
     pub(crate) fn getpeername(&mut self, caller: &Caller, subject: &Subject<K>, addr: AddressOut) -> Outcome {
         let socket = self.table.get(subject.id).ok_or(uapi::EBADF)?;
-        let handle = socket.handle.filter(|_| !socket.is_connecting()).ok_or(uapi::ENOTCONN)?;
-        let peer = self.stack.peer_addr(handle).map_err(Error::errno)?;
+        let peer = match &socket.state {
+            State::Joined(joined) => joined.pair.peer,
+            State::Connecting(_) => return Err(uapi::ENOTCONN),
+            _ => self.stack.peer_addr(socket.handle.ok_or(uapi::ENOTCONN)?).map_err(Error::errno)?,
+        };
         self.kernel.write_address(caller, addr, sockaddr::encode(socket.spec.domain, peer).bytes())?;
         Ok(Answer::Value(0))
     }
@@ -58,6 +62,8 @@ impl<K: Kernel> Core<K> {
                 self.pump(subject.id, Work::Out);
                 let socket = self.table.get(subject.id).ok_or(uapi::EBADF)?;
                 let queued = match socket.handle {
+                    // The other side has all that was sent, read or not.
+                    _ if self.is_joined(subject.id) => 0,
                     Some(handle) => self.stack.queued_out(handle).map_err(Error::errno)?,
                     None => 0,
                 };

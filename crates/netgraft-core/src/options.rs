@@ -6,6 +6,7 @@ use crate::answers::{Answer, Outcome};
 use crate::codec::call::Buffer;
 use crate::codec::sockopt::{self, Get, Set};
 use crate::core::{Core, Kernel, Subject};
+use crate::join;
 use crate::program::Caller;
 use crate::socket::{Pending, State};
 
@@ -59,6 +60,9 @@ impl<K: Kernel> Core<K> {
             Error::NotFound if unknown_algorithm => uapi::ENOENT,
             other => other.errno(),
         })?;
+        if option == SocketOption::Linger(Some(std::time::Duration::ZERO)) {
+            self.reset_at_close(id);
+        }
         if let Some(socket) = self.table.get_mut(id) {
             socket.keep_option(&option);
         }
@@ -82,7 +86,7 @@ impl<K: Kernel> Core<K> {
             Get::Ancillary(kind) => sockopt::encode_int(i32::from(socket.wants(kind))),
             Get::AcceptConn => sockopt::encode_int(i32::from(matches!(socket.state, State::Listening(_)))),
             Get::Error => sockopt::encode_int(self.take_error(subject).map_or(0, Error::errno)),
-            Get::TcpInfo => sockopt::encode_tcp_info(&self.tcp_info(id)?),
+            Get::TcpInfo => sockopt::encode_tcp_info(&self.tcp_info(subject)?),
             Get::Stack(name) => {
                 let handle = self.handle_of(id)?;
                 sockopt::encode(&self.stack.get_option(handle, name).map_err(Error::errno)?)
@@ -107,8 +111,9 @@ impl<K: Kernel> Core<K> {
         if socket.is_connecting() {
             return None;
         }
-        let ended = matches!(socket.state, State::Ended(_));
-        let error = socket.handle.and_then(|handle| self.stack.take_error(handle));
+        let ended = matches!(socket.state, State::Ended(_) | State::Joined(_));
+        let in_stack = socket.handle.filter(|_| !matches!(socket.state, State::Joined(_)));
+        let error = in_stack.and_then(|handle| self.stack.take_error(handle));
         let shown = self.kernel.take_error(&subject.file);
         // An error that only the surrogate knows of is the end of its connection with the stack of an earlier sentry.
         error.or_else(|| (shown && ended).then_some(Error::ConnectionReset))
@@ -127,8 +132,11 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    fn tcp_info(&mut self, id: SocketId) -> Result<TcpInfo, Errno> {
-        let socket = self.table.get(id).ok_or(uapi::EBADF)?;
+    fn tcp_info(&mut self, subject: &Subject<K>) -> Result<TcpInfo, Errno> {
+        let socket = self.table.get(subject.id).ok_or(uapi::EBADF)?;
+        if let State::Joined(joined) = socket.state {
+            return Ok(join::tcp_info(self.kernel.has_ended(&subject.file), joined.has_ended));
+        }
         match socket.handle {
             Some(handle) => self.stack.tcp_info(handle).map_err(Error::errno),
             None if socket.spec.kind == Kind::Stream => {

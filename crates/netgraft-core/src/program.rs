@@ -108,6 +108,13 @@ pub trait Program: Files {
     fn inject(&mut self, caller: &Caller, file: &Self::File, close_on_exec: bool)
     -> Result<i32, InjectError>;
 
+    /// Puts a file into the caller's table and gives it up, so that the last close is the program's; the call is still to
+    /// be answered with the descriptor.
+    ///
+    /// # Errors
+    /// As [`Program::inject`].
+    fn give(&mut self, caller: &Caller, file: Self::File, close_on_exec: bool) -> Result<i32, InjectError>;
+
     /// Replaces a descriptor of the caller by `file`; whether it is closed on exec stays. The call is not answered.
     ///
     /// # Errors
@@ -116,6 +123,9 @@ pub trait Program: Files {
 
     /// Whether the caller still waits for this call.
     fn is_waiting(&mut self, caller: &Caller) -> bool;
+
+    /// From now on a process of this program may be in another network namespace: before, none can be.
+    fn expect_leavers(&mut self, program: ProgramId);
 
     /// Whether the caller is in the sandbox's network namespace. One that has left it has the kernel's network there.
     fn is_in_sandbox(&mut self, caller: &Caller) -> bool;
@@ -131,6 +141,20 @@ pub trait Program: Files {
 
     /// A number that tells a thread from a later one with the same `tid` (its start time); `None` if it is gone.
     fn incarnation(&mut self, tid: u32) -> Option<u64>;
+
+    /// Writes two pieces of data to the caller's memory.
+    ///
+    /// # Errors
+    /// As [`Program::write_memory`].
+    fn write_both(
+        &mut self,
+        caller: &Caller,
+        first: (u64, &[u8]),
+        second: (u64, &[u8]),
+    ) -> Result<(), Errno> {
+        self.write_memory(caller, first.0, first.1)?;
+        self.write_memory(caller, second.0, second.1)
+    }
 
     /// The bytes of an address argument, and how many they are.
     ///
@@ -189,8 +213,8 @@ pub trait Program: Files {
         if to.address == 0 {
             return Ok(());
         }
-        self.write_memory(caller, to.address, &address[..room.min(address.len())])?;
-        self.write_memory(caller, to.len, &(address.len() as u32).to_ne_bytes())
+        let fits = &address[..room.min(address.len())];
+        self.write_both(caller, (to.address, fits), (to.len, &(address.len() as u32).to_ne_bytes()))
     }
 
     /// Writes a `getsockopt` result: as much as fits, and how much that is.
@@ -199,8 +223,7 @@ pub trait Program: Files {
     /// As [`Program::write_address`].
     fn write_value(&mut self, caller: &Caller, address: u64, len: u64, value: &[u8]) -> Result<(), Errno> {
         let fits = self.read_room(caller, len)?.min(value.len());
-        self.write_memory(caller, address, &value[..fits])?;
-        self.write_memory(caller, len, &(fits as u32).to_ne_bytes())
+        self.write_both(caller, (address, &value[..fits]), (len, &(fits as u32).to_ne_bytes()))
     }
 
     /// A length that the caller offers for a result; the kernel takes it for an `int`.

@@ -180,7 +180,7 @@ impl<K: Kernel> Core<K> {
             Some(State::Connected(_)) => self.stream_event(id, event),
             Some(State::Listening(_)) => self.pump_listener(id),
             Some(State::Datagram(_)) => self.datagram_event(id, event),
-            Some(State::Fresh | State::Ended(_)) | None => {}
+            Some(State::Fresh | State::Joined(_) | State::Ended(_)) | None => {}
         }
     }
 

@@ -74,7 +74,7 @@ impl<K: Kernel> Core<K> {
         let waits = errno == uapi::EAGAIN
             && flags & uapi::MSG_ERRQUEUE == 0
             && !self.must_not_wait(&subject.file, flags)?;
-        if waits { self.park(request, subject.id, Direction::Receive) } else { Err(errno) }
+        if waits { self.park_data_call(request, subject, Direction::Receive) } else { Err(errno) }
     }
 
     fn give_datagram(

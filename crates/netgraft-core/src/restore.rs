@@ -17,11 +17,15 @@ use crate::table::SocketId;
 use crate::uapi;
 
 impl<K: Kernel> Core<K> {
-    /// A surrogate that is not in the table: an earlier sentry made it, or its connection failed before the program's
-    /// descriptor was known. From now on it is served: a stream socket that has done nothing yet as if it were new, any
+    /// A surrogate that is not in the table: an accepted connection that is joined, or one that an earlier sentry made, or
+    /// whose connection failed before the program's descriptor was known. From now on it is served: a stream socket that has done nothing yet as if it were new, any
     /// other as one whose connection is over. `None` for what is no surrogate.
     pub(crate) fn adopt(&mut self, program: ProgramId, file: &K::File) -> Option<SocketId> {
         let Found { domain, shape } = self.kernel.inspect(file)?;
+        if let Shape::Joined(pair, side) = shape {
+            let spec = SocketSpec { domain, kind: Kind::Stream, protocol: Protocol::Tcp };
+            return self.adopt_joined(program, file, (spec, pair, side));
+        }
         let cookie = self.kernel.cookie(file)?;
         let (kind, protocol) = match shape {
             // UDP sockets are made again: this was another one.
@@ -32,7 +36,7 @@ impl<K: Kernel> Core<K> {
             Shape::Fresh => State::Fresh,
             Shape::Listener => State::Ended(Over::Listener.ended()),
             Shape::Gated => State::Ended(Over::Attempt.ended()),
-            Shape::Stream | Shape::Datagram => State::Ended(Over::Connection.ended()),
+            Shape::Stream | Shape::Datagram | Shape::Joined(..) => State::Ended(Over::Connection.ended()),
         };
         let spec = SocketSpec { domain, kind, protocol };
         let id = self.table.insert(Socket::new(spec, program, None, state));
@@ -77,6 +81,7 @@ impl<K: Kernel> Core<K> {
         if let Some(datagram) = self.table.get(id).and_then(Socket::datagram) {
             self.kernel.watch_end(&datagram.end, id, Interest::Input);
         }
+        self.note_listener(id);
         self.observe(handle);
         self.watch_close(id, file);
         Ok(())

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 
 use netgraft_plugin::SocketSpec;
 
+use crate::table::SocketId;
+
 use crate::uapi::{self, Errno};
 
 /// What is to be decided.
@@ -31,6 +33,8 @@ pub enum Flow {
 pub enum Route {
     /// The sandbox's stack.
     Stack,
+    /// This listener of the same sandbox, past the stack. Only [`crate::Core`] decides so, within [`Route::Stack`].
+    Joined(SocketId),
     /// A socket of the host's.
     Host,
     /// Nowhere.

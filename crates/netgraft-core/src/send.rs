@@ -39,7 +39,7 @@ impl<K: Kernel> Core<K> {
         let Some(socket) = self.table.get(subject.id) else { return Carrier::Unconnected };
         match socket.state {
             State::Datagram(_) => Carrier::Datagram,
-            State::Connected(_) => Carrier::Stream,
+            State::Connected(_) | State::Joined(_) => Carrier::Stream,
             State::Connecting(_) => Carrier::Connecting,
             State::Ended(_) if socket.spec.kind != Kind::Stream => Carrier::Gone,
             State::Ended(_) if self.kernel.peer_name(&subject.file).is_some() => Carrier::Stream,
@@ -92,7 +92,7 @@ impl<K: Kernel> Core<K> {
     ) -> Outcome {
         match sent {
             Err(uapi::EAGAIN) if !self.must_not_wait(&subject.file, flags)? => {
-                self.park(request, subject.id, Direction::Send)
+                self.park_data_call(request, subject, Direction::Send)
             }
             sent => sent.map(|n| Answer::Value(n as i64)),
         }

@@ -37,6 +37,11 @@ impl<K: Kernel> Core<K> {
                     self.pump(id, Work::OutToEnd);
                 }
             }
+            // The kernel tells the other side.
+            State::Joined(joined) => {
+                joined.has_ended |= how != Shutdown::Read;
+                self.kernel.shut(&subject.file, how)?;
+            }
             State::Listening(_) => {
                 // It sends nothing: there is nothing to end in that direction.
                 if how != Shutdown::Write {

@@ -7,6 +7,7 @@ use netgraft_plugin::{Error, Handle, Kind, SocketOption, SocketSpec};
 
 use crate::codec::sockopt::{Ancillary, Direction};
 use crate::datagram::Datagram;
+use crate::join::Joined;
 use crate::listener::Listening;
 use crate::program::{Files, ProgramId};
 use crate::stream::Stream;
@@ -20,6 +21,8 @@ pub(crate) enum State<K: Files> {
     Connecting(Attempt<K::End>),
     /// A stream socket that is connected.
     Connected(Stream<K::End>),
+    /// A stream socket that is connected to another one of the sandbox, past the stack.
+    Joined(Joined),
     /// A stream socket that listens.
     Listening(Listening<K::File>),
     /// A stream socket that is over; its surrogate shows it and is used up. Or any socket whose stack is gone.
@@ -75,7 +78,7 @@ impl<K: Files> State<K> {
     /// What tells of the last close of a socket in this state.
     pub(crate) fn closed_by(&self) -> ClosedBy {
         match self {
-            State::Fresh | State::Connecting(Attempt::Blocking) => ClosedBy::Nursery,
+            State::Fresh | State::Connecting(Attempt::Blocking) | State::Joined(_) => ClosedBy::Nursery,
             State::Connecting(Attempt::Gated(..)) => ClosedBy::End,
             State::Connected(stream) if stream.is_shut() => ClosedBy::Watch,
             State::Connected(_) => ClosedBy::End,

@@ -8,6 +8,8 @@ use std::io::{IoSlice, IoSliceMut};
 
 use netgraft_plugin::{Domain, Events, Shutdown};
 
+use crate::codec::sockopt::Direction;
+use crate::join::{Pair, Side};
 use crate::program::Files;
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
@@ -61,6 +63,8 @@ pub enum Shape {
     Listener,
     /// One whose gate is closed.
     Gated,
+    /// One that is joined to another one of the sandbox, as it sees the connection. This sentry may have made it.
+    Joined(Pair, Side),
     /// Any other stream socket.
     Stream,
     /// A datagram socket.
@@ -216,6 +220,26 @@ pub trait Surrogate: Files {
     /// EAGAIN if its queue is full; ENFILE if the sentry has no room; any other: it does not listen any more.
     fn offer(&mut self, listener: Name) -> Result<(Self::End, Name), Errno>;
 
+    /// Connects a fresh surrogate to a listening one of the same sandbox, and gives it a name that tells the addresses of
+    /// the connection. The program's pollers see that it is connected.
+    ///
+    /// # Errors
+    /// EAGAIN if the listener's queue is full, ECONNREFUSED if it listens no more, EADDRINUSE if there is such a
+    /// connection: the surrogate is as it was.
+    fn join_listener(
+        &mut self,
+        file: &Self::File,
+        listener: Name,
+        pair: Pair,
+        nonblocking: bool,
+    ) -> Result<(), Errno>;
+
+    /// The addresses of an accepted connection that is joined, as its side sees them; `None` for any other socket.
+    fn accepted_pair(&mut self, file: &Self::File) -> Option<Pair>;
+
+    /// Whether the other side of a joined connection sends no more.
+    fn has_ended(&mut self, file: &Self::File) -> bool;
+
     /// Accepts from a listening surrogate, for a bounded time only.
     ///
     /// # Errors
@@ -296,6 +320,10 @@ pub trait Watcher: Files {
 
     /// Puts a fresh surrogate into the nursery, which does not hold it: the kernel takes it out at its last close.
     fn shelter(&mut self, file: &Self::File, id: SocketId);
+
+    /// Reports once that the program can receive from its open file, or send on it ([`crate::Core::file_ready`]), for as
+    /// long as it is open. Replaces what was asked for before.
+    fn await_file(&mut self, file: &Self::File, id: SocketId, direction: Direction);
 
     /// The sockets in the nursery; `None` if they cannot be listed now.
     fn sheltered(&mut self) -> Option<Vec<SocketId>>;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use netgraft_plugin::Handle;
 
 use crate::program::Files;
-use crate::socket::Socket;
+use crate::socket::{Socket, State};
 use crate::surrogate::{Cookie, Name, Watch};
 
 /// Names a socket of the table; never used again for another one.
@@ -55,6 +55,8 @@ pub(crate) struct Table<K: Files> {
     by_name: HashMap<Name, SocketId>,
     by_handle: HashMap<Handle, SocketId>,
     by_watch: HashMap<Watch, SocketId>,
+    /// The sockets that listen, by port.
+    by_port: HashMap<u16, Vec<SocketId>>,
     /// How many sockets each process has.
     by_owner: HashMap<u32, usize>,
 }
@@ -68,6 +70,7 @@ impl<K: Files> Default for Table<K> {
             by_name: HashMap::new(),
             by_handle: HashMap::new(),
             by_watch: HashMap::new(),
+            by_port: HashMap::new(),
             by_owner: HashMap::new(),
         }
     }
@@ -90,6 +93,7 @@ impl<K: Files> Table<K> {
         self.by_name.shrink_to_fit();
         self.by_handle.shrink_to_fit();
         self.by_watch.shrink_to_fit();
+        self.by_port.shrink_to_fit();
         self.by_owner.shrink_to_fit();
     }
 
@@ -133,7 +137,33 @@ impl<K: Files> Table<K> {
         if let Some(watch) = socket.watch {
             self.by_watch.remove(&watch);
         }
+        if let State::Listening(listening) = &socket.state {
+            self.remove_listener(id, listening.bound.addr.port());
+        }
         Some((socket, cookie))
+    }
+
+    /// Notes that a socket listens on a port.
+    pub(crate) fn set_listener(&mut self, id: SocketId, port: u16) {
+        let listeners = self.by_port.entry(port).or_default();
+        if !listeners.contains(&id) {
+            listeners.push(id);
+        }
+    }
+
+    /// Notes that a socket listens no more on a port.
+    pub(crate) fn remove_listener(&mut self, id: SocketId, port: u16) {
+        if let Some(listeners) = self.by_port.get_mut(&port) {
+            listeners.retain(|&other| other != id);
+            if listeners.is_empty() {
+                self.by_port.remove(&port);
+            }
+        }
+    }
+
+    /// The sockets that listen on a port.
+    pub(crate) fn listeners_at(&self, port: u16) -> &[SocketId] {
+        self.by_port.get(&port).map_or(&[], Vec::as_slice)
     }
 
     fn entry(&self, id: SocketId) -> Option<&Entry<K>> {

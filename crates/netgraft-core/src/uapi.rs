@@ -34,6 +34,7 @@ calls! {
     SYS_accept = __NR_accept
     SYS_accept4 = __NR_accept4
     SYS_bind = __NR_bind
+    SYS_clone = __NR_clone
     SYS_connect = __NR_connect
     SYS_getpeername = __NR_getpeername
     SYS_getsockname = __NR_getsockname
@@ -46,9 +47,11 @@ calls! {
     SYS_sendmmsg = __NR_sendmmsg
     SYS_sendmsg = __NR_sendmsg
     SYS_sendto = __NR_sendto
+    SYS_setns = __NR_setns
     SYS_setsockopt = __NR_setsockopt
     SYS_shutdown = __NR_shutdown
     SYS_socket = __NR_socket
+    SYS_unshare = __NR_unshare
 }
 
 ints! { net:

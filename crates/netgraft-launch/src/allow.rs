@@ -30,7 +30,7 @@ const BASE: &[Entry] = &[
     any(libc::SYS_epoll_create1),
     any(libc::SYS_epoll_ctl),
     any(libc::SYS_epoll_pwait2),
-    any(libc::SYS_setitimer),
+    any(libc::SYS_timer_settime),
     any(libc::SYS_inotify_init1),
     any(libc::SYS_inotify_add_watch),
     any(libc::SYS_inotify_rm_watch),

@@ -183,6 +183,8 @@ pub struct Summary {
     pub connections_out: u64,
     /// Connections that it accepted.
     pub connections_in: u64,
+    /// How many of either went from one program of the sandbox to another, past the stack.
+    pub connections_joined: u64,
     /// Payload bytes that the program received from the stack.
     pub bytes_received: u64,
     /// Payload bytes that the program gave to the stack.

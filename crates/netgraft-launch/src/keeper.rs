@@ -127,9 +127,10 @@ fn empty(listener: BorrowedFd<'_>, listeners: Listeners) {
 }
 
 /// Leaves a byte that nobody will read, unless the peer has said already that it sends no more: that end stays orderly.
-/// Where the buffer is full there are such bytes.
+/// Where the buffer is full there are such bytes. A joined connection goes on: its other side would read the byte.
 fn reset(surrogate: BorrowedFd<'_>) {
-    if !unix::has_ended(surrogate) {
+    let is_joined = unix::long_peer_name(surrogate).or_else(|| unix::long_own_name(surrogate)).is_some();
+    if !is_joined && !unix::has_ended(surrogate) {
         let _ = unix::send(surrogate, b"x");
     }
 }

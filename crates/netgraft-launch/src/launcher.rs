@@ -469,12 +469,13 @@ impl Launcher {
         let places = self.listeners.keys().copied().collect();
         let home = self.namespaces;
         let (init_str, kept) = (stack.init_str.clone(), Vec::new());
-        let message = sentry::handover(Handover { init_str, listeners: places, kept, home })
-            .ok()
-            .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
-            .ok_or_else(|| {
-                RunError::Sentry("the stack hands over more than one message can carry".to_owned())
-            })?;
+        let message =
+            sentry::handover(Handover { init_str, listeners: places, kept, home, is_successor: false })
+                .ok()
+                .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
+                .ok_or_else(|| {
+                    RunError::Sentry("the stack hands over more than one message can carry".to_owned())
+                })?;
         let fds: Vec<_> = self.listeners.values().chain(&stack.fds).map(AsFd::as_fd).collect();
         fdpass::send(self.ends()?.control.as_fd(), &message, &fds).map_err(step(Step::Handover))?;
         if let Some(spare) = &mut self.spare {

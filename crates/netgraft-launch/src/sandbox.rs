@@ -1,6 +1,7 @@
 //! A sandbox from its making to its end, for who runs one program in it and for who runs several.
 
 use std::fmt::Write as _;
+use std::hash::RandomState;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -190,6 +191,8 @@ impl Sandbox {
                 vitals: Vitals::new().map_err(failed)?,
                 journal: network.on_crash == OnCrash::Restart,
                 limits: network.sockets,
+                join: network.join,
+                name_keys: RandomState::new(),
                 main: sentry,
             },
             veth,

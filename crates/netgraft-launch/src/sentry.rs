@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fs::{self, File};
+use std::hash::RandomState;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -15,7 +16,8 @@ use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{Namespaces, unshare};
 use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::signal::Signals;
-use netgraft_linux::{fdpass, process};
+use netgraft_linux::worker::{Wake, Worker};
+use netgraft_linux::{fdpass, memory, process, unix};
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{Call, InitStackArgs, PluginStack, StackConfig, SyscallRule};
 use serde::{Deserialize, Serialize};
@@ -24,6 +26,7 @@ use super::allow::{self, Origin};
 use super::keeper;
 use crate::clock;
 use crate::control::{self, FromSentry, Kept, Network};
+use crate::join::Join;
 use crate::output::Output;
 use crate::spec::SocketLimits;
 use crate::vitals::Vitals;
@@ -48,10 +51,20 @@ pub struct SentryArgs {
     pub kept: Vec<Kept>,
     /// Closes files whose close may wait.
     pub disposal: Disposal,
+    /// A thread for the calls of the first program; none for a stack that is bound to one thread.
+    pub calls: Option<Worker>,
+    /// Wakes the sentry's loop.
+    pub wake: Wake,
     /// The namespaces of the programs.
     pub home: NamespaceIds,
+    /// Whether there was a sentry before this one, which knew who may have left them.
+    pub is_successor: bool,
     /// What the programs may use of it.
     pub limits: SocketLimits,
+    /// What becomes of connections inside the sandbox.
+    pub join: Join,
+    /// Keys for names that only the sentries of this sandbox can make.
+    pub name_keys: RandomState,
 }
 
 /// The namespaces of a sandbox's programs, as numbers of namespaces(7).
@@ -96,6 +109,10 @@ pub(super) struct SentryPlan {
     pub(super) journal: bool,
     /// What the programs may use of it.
     pub(super) limits: SocketLimits,
+    /// What becomes of connections inside the sandbox.
+    pub(super) join: Join,
+    /// Keys for names that every sentry of the sandbox is to know.
+    pub(super) name_keys: RandomState,
     /// What it runs when it is confined.
     pub(super) main: SentryMain,
 }
@@ -122,6 +139,8 @@ pub(super) struct Handover {
     pub(super) kept: Vec<Kept>,
     /// The namespaces of the programs.
     pub(super) home: NamespaceIds,
+    /// Whether there was a sentry before this one, which knew who may have left them.
+    pub(super) is_successor: bool,
 }
 
 /// The most bytes that a [`Handover`] has: what a socket's default send buffer takes.
@@ -199,7 +218,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let Some((bytes, mut fds)) = message else { return Err("the launcher is gone".to_owned()) };
     let handover: Handover =
         serde_json::from_slice(&bytes).map_err(|e| format!("the handover is malformed: {e}"))?;
-    let Handover { init_str, listeners, kept, home } = handover;
+    let Handover { init_str, listeners, kept, home, is_successor } = handover;
     if fds.len() < listeners.len() {
         return Err("the handover has too few descriptors".to_owned());
     }
@@ -207,8 +226,14 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let listeners = listeners.into_iter().zip(given).collect();
     let control = control.try_clone_to_owned().map_err(cannot("duplicate its control socket"))?;
 
-    // Before the allow-list, which has no threads in it.
+    // Before the allow-list, which has no threads and no new timers in it.
+    memory::share_heap();
+    unix::prepare_alarm().map_err(cannot("make a timer"))?;
     let disposal = Disposal::start().map_err(cannot("start a thread"))?;
+    // An object may keep what it knows in the thread that started it.
+    let calls = plan.object.is_none().then(|| Worker::start("netgraft-calls"));
+    let calls = calls.transpose().map_err(cannot("start a thread"))?;
+    let wake = Wake::new().map_err(cannot("make a descriptor"))?;
     let stack = start_stack(plan, InitStackArgs { init_str, fds, now: clock::now() }, control.as_fd())?;
     let mut seen = Network::of(stack.as_ref());
     if matches!(network, SentryNetwork::Caller) {
@@ -217,9 +242,23 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
         seen.of_host = true;
     }
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
-    let (vitals, journal, limits) = (plan.vitals.clone(), plan.journal, plan.limits);
-    (plan.main.run)(SentryArgs { stack, listeners, control, vitals, journal, kept, disposal, home, limits })
-        .map_err(cannot("go on"))
+    (plan.main.run)(SentryArgs {
+        stack,
+        listeners,
+        control,
+        vitals: plan.vitals.clone(),
+        journal: plan.journal,
+        kept,
+        disposal,
+        calls,
+        wake,
+        home,
+        is_successor,
+        limits: plan.limits,
+        join: plan.join,
+        name_keys: plan.name_keys.clone(),
+    })
+    .map_err(cannot("go on"))
 }
 
 fn start_stack(

@@ -13,6 +13,7 @@ use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack}
 use crate::capture::CaptureSpec;
 use crate::crash::OnCrash;
 use crate::groups::Limits;
+use crate::join::Join;
 use crate::profile::Profile;
 use crate::publish::Publish;
 
@@ -133,6 +134,8 @@ pub struct NetworkSpec {
     pub name_servers: Vec<IpAddr>,
     /// What happens when the stack crashes, hangs or makes a system call that it may not make.
     pub on_crash: OnCrash,
+    /// What becomes of connections inside the sandbox.
+    pub join: Join,
     /// System calls, by their numbers, that the stack may make beside those of the base and its own rules: with any
     /// arguments. For [`NetworkType::Plugin`] only.
     pub allowed_calls: Vec<i64>,

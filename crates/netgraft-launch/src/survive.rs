@@ -231,7 +231,7 @@ impl Launcher {
         kept.sort_by_key(|kept| kept.role == KeptRole::Datagrams);
         let fds: Vec<_> = listeners.values().chain(&spare.fds).map(AsFd::as_fd).collect();
         let (init_str, listeners) = (spare.init_str.clone(), self.listeners.keys().copied().collect());
-        let message = sentry::handover(Handover { init_str, listeners, kept, home })?;
+        let message = sentry::handover(Handover { init_str, listeners, kept, home, is_successor: true })?;
         // One that has ended already is told by the hang-up of this socket.
         let _ = fdpass::send(control.as_fd(), &message, &fds);
         if let Some(ends) = &mut self.ends {

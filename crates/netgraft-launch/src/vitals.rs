@@ -23,6 +23,8 @@ const THREAD: usize = 3;
 const CUT_OFF: usize = 4;
 /// The number of the sentry's round of its loop, and in the lowest bit whether it is under way.
 const ROUND: usize = 5;
+/// The sentry's thread that serves calls.
+const CALLS: usize = 6;
 /// From here on each listener has [`EACH`] words.
 const LISTENERS: usize = 8;
 const EACH: usize = 4;
@@ -181,9 +183,18 @@ impl Vitals {
         self.pulse().last().and_then(Call::from_number)
     }
 
-    /// The thread in which the sentry met a signal that ended it.
+    /// The calling thread is the sentry's own, beside the main one: what happens in it is not a stack's thread's.
+    pub fn note_calls_thread(&self) {
+        self.set(CALLS, u64::from(netgraft_linux::shared::thread_id().unsigned_abs()));
+    }
+
+    /// The thread in which the sentry met a signal that ended it; either of its own counts as the main one.
     pub fn thread_of_end(&self) -> Option<Thread> {
-        Thread::from_word(self.get(THREAD))
+        let calls = self.get(CALLS);
+        match Thread::from_word(self.get(THREAD))? {
+            Thread::Other(id) if calls != 0 && u64::from(id.unsigned_abs()) == calls => Some(Thread::Main),
+            thread => Some(thread),
+        }
     }
 
     /// The sentry can tell the launcher nothing: code in its process has closed the socket.
@@ -215,7 +226,7 @@ impl Vitals {
     pub fn renew(&self) {
         self.0.calls(CALL).forget();
         self.end_round();
-        for word in [REFUSED, THREAD, CUT_OFF] {
+        for word in [REFUSED, THREAD, CUT_OFF, CALLS] {
             self.set(word, 0);
         }
         for listener in 0..MAX_LISTENERS {

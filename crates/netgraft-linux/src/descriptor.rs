@@ -10,7 +10,7 @@ use crate::result::check;
 /// # Errors
 /// fcntl(2)
 pub fn is_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    flags(fd).map(|flags| flags & libc::O_NONBLOCK != 0)
+    status_flags(fd).map(|flags| flags & libc::O_NONBLOCK != 0)
 }
 
 /// Makes the open file blocking or not: for everybody who has it.
@@ -18,16 +18,20 @@ pub fn is_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
 /// # Errors
 /// fcntl(2)
 pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
-    let flags = flags(fd)?;
+    let flags = status_flags(fd)?;
     let wanted = if on { flags | libc::O_NONBLOCK } else { flags & !libc::O_NONBLOCK };
     if wanted == flags {
         return Ok(());
     }
-    // SAFETY: the request takes an integer.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, wanted) }).map(drop)
+    set_status_flags(fd, wanted)
 }
 
-fn flags(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+pub(crate) fn set_status_flags(fd: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: the request takes an integer.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+}
+
+pub(crate) fn status_flags(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     // SAFETY: the request takes no argument.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })
 }

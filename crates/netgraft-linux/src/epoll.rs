@@ -24,6 +24,8 @@ pub mod bits {
     pub const HUP: u32 = libc::EPOLLHUP as u32;
     /// `EPOLLERR`
     pub const ERR: u32 = libc::EPOLLERR as u32;
+    /// `EPOLLONESHOT`
+    pub const ONESHOT: u32 = libc::EPOLLONESHOT as u32;
     /// `EPOLLET`
     pub const EDGE: u32 = libc::EPOLLET as u32;
 }
@@ -81,6 +83,17 @@ impl Epoll {
     /// epoll_ctl(2)
     pub fn add(&self, fd: BorrowedFd<'_>, events: u32, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, events, token)
+    }
+
+    /// Watches an open file, or changes what it is watched for if it is watched under the same descriptor.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)
+    pub fn set(&self, fd: BorrowedFd<'_>, events: u32, token: u64) -> io::Result<()> {
+        match self.add(fd, events, token) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => self.modify(fd, events, token),
+            result => result,
+        }
     }
 
     /// Changes what is watched for.

@@ -53,6 +53,8 @@ enum Rule {
     Socket,
     /// `socketpair`: the kernel's for AF_UNIX and for internet families (which it refuses).
     SocketPair,
+    /// Trapped if one of the bits is set in the argument.
+    IfBits { argument: u32, bits: u32 },
     /// Trapped if the pointer argument is given.
     IfPointer(u32),
     /// Trapped if the pointer argument is given, or one of the bits is set in the flags argument.
@@ -67,10 +69,15 @@ enum Rule {
 /// (ioctl_tty(2), ioctl_console(2)).
 const TYPING: [u32; 2] = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
 
-/// The calls that the filter does not simply allow when the program's sockets are the host's own: those that
-/// make a socket or carry an address. The rest is the kernel's on any socket.
+/// The calls that the filter does not simply allow when the program's sockets are the host's own: those that make one, or
+/// that may need a privilege which the program has in its own user namespace only. The kernel does the rest on them as on
+/// any socket.
 fn host_socket_rules() -> Vec<(libc::c_long, Rule)> {
     let harmless = [
+        libc::SYS_connect,
+        libc::SYS_sendto,
+        libc::SYS_sendmsg,
+        libc::SYS_sendmmsg,
         libc::SYS_recvfrom,
         libc::SYS_recvmsg,
         libc::SYS_recvmmsg,
@@ -114,6 +121,12 @@ fn surrogate_rules() -> Vec<(libc::c_long, Rule)> {
         (libc::SYS_bind, Rule::Notify),
         (libc::SYS_listen, Rule::Notify),
         (libc::SYS_socketpair, Rule::SocketPair),
+        // Who may be in another network namespace from now on is looked at before it gets a socket.
+        (libc::SYS_setns, Rule::Notify),
+        (libc::SYS_unshare, Rule::IfBits { argument: 0, bits: libc::CLONE_NEWNET as u32 }),
+        (libc::SYS_clone, Rule::IfBits { argument: 0, bits: libc::CLONE_NEWNET as u32 }),
+        // Its flags are in memory, where no filter sees them: libraries go on to clone(2).
+        (libc::SYS_clone3, Rule::Refuse(libc::ENOSYS)),
         // Its requests would pass every trap by.
         (libc::SYS_io_uring_setup, Rule::Refuse(libc::ENOSYS)),
         (libc::SYS_io_uring_enter, Rule::Refuse(libc::ENOSYS)),
@@ -169,6 +182,9 @@ fn body(rule: Rule) -> Vec<sock_filter> {
             }
             code.push(ret(errno(libc::EAFNOSUPPORT)));
             code
+        }
+        Rule::IfBits { argument, bits } => {
+            vec![arg_low(argument), jump(JUMP_ANY_BIT, bits, 1, 0), ret(ALLOW), ret(NOTIFY)]
         }
         Rule::IfPointer(pointer) => vec![
             arg_low(pointer),
@@ -296,11 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn on_host_sockets_only_calls_with_addresses_trap() {
+    fn on_host_sockets_only_calls_that_need_a_privilege_trap() {
         let host = |number, args| run(true, AUDIT_ARCH, number, args);
-        assert_eq!(host(libc::SYS_connect, [3; 6]), NOTIFY);
-        assert_eq!(host(libc::SYS_sendmsg, [3; 6]), NOTIFY);
-        assert_eq!(host(libc::SYS_sendto, [3, 0, 0, 0, 8, 16]), NOTIFY);
+        assert_eq!(host(libc::SYS_socket, [2; 6]), NOTIFY);
+        assert_eq!(host(libc::SYS_bind, [3; 6]), NOTIFY);
+        assert_eq!(host(libc::SYS_connect, [3; 6]), ALLOW);
+        assert_eq!(host(libc::SYS_sendmsg, [3; 6]), ALLOW);
+        assert_eq!(host(libc::SYS_sendto, [3, 0, 0, 0, 8, 16]), ALLOW);
         assert_eq!(host(libc::SYS_recvfrom, [3, 0, 0, 0, 8, 16]), ALLOW);
         assert_eq!(host(libc::SYS_getsockopt, [3; 6]), ALLOW);
         assert_eq!(host(libc::SYS_io_uring_setup, [3; 6]), errno(libc::ENOSYS));
@@ -319,6 +337,20 @@ mod tests {
         assert_eq!(native(libc::SYS_socket, [(7 << 32) | 2, 1, 0, 0, 0, 0]), NOTIFY);
         assert_eq!(native(libc::SYS_socketpair, [libc::AF_TIPC as u64; 6]), errno(libc::EAFNOSUPPORT));
         assert_eq!(native(libc::SYS_socketpair, [libc::AF_UNIX as u64; 6]), ALLOW);
+    }
+
+    #[test]
+    fn who_may_leave_the_network_is_noticed() {
+        let new_network = libc::CLONE_NEWNET as u64;
+        for host_sockets in [false, true] {
+            let verdict = |number, first| run(host_sockets, AUDIT_ARCH, number, [first, 0, 0, 0, 0, 0]);
+            assert_eq!(verdict(libc::SYS_setns, 3), NOTIFY);
+            assert_eq!(verdict(libc::SYS_unshare, new_network | libc::CLONE_NEWUSER as u64), NOTIFY);
+            assert_eq!(verdict(libc::SYS_unshare, libc::CLONE_NEWNS as u64), ALLOW);
+            assert_eq!(verdict(libc::SYS_clone, new_network | 17), NOTIFY);
+            assert_eq!(verdict(libc::SYS_clone, 17), ALLOW);
+            assert_eq!(verdict(libc::SYS_clone3, 0x1000), errno(libc::ENOSYS));
+        }
     }
 
     #[test]

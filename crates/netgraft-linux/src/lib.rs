@@ -29,3 +29,4 @@ pub mod syscall;
 pub mod task;
 pub mod terminal;
 pub mod unix;
+pub mod worker;

@@ -139,7 +139,15 @@ impl Listener {
     /// # Errors
     /// ENOENT or ESRCH if the call is gone, EMFILE if the caller's table is full: then it is still to be answered.
     pub fn answer_with_fd(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<i32> {
-        self.add_fd(id, fd, close_on_exec, libc::SECCOMP_ADDFD_FLAG_SEND as u32, 0)
+        self.add(id, fd, close_on_exec, libc::SECCOMP_ADDFD_FLAG_SEND as u32, 0)
+    }
+
+    /// Puts `fd` into the caller's descriptor table without answering. Returns the number.
+    ///
+    /// # Errors
+    /// As [`Listener::answer_with_fd`].
+    pub fn add_fd(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<i32> {
+        self.add(id, fd, close_on_exec, 0, 0)
     }
 
     /// Replaces descriptor `target` of the caller by `fd`, without answering.
@@ -153,10 +161,10 @@ impl Listener {
         target: u32,
         close_on_exec: bool,
     ) -> io::Result<()> {
-        self.add_fd(id, fd, close_on_exec, libc::SECCOMP_ADDFD_FLAG_SETFD as u32, target).map(drop)
+        self.add(id, fd, close_on_exec, libc::SECCOMP_ADDFD_FLAG_SETFD as u32, target).map(drop)
     }
 
-    fn add_fd(
+    fn add(
         &self,
         id: u64,
         fd: BorrowedFd<'_>,

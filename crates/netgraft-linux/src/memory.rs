@@ -38,6 +38,16 @@ impl Meter {
     }
 }
 
+/// Has all threads take their memory from one heap: that of a thread of its own would never be given back, and this
+/// process's threads take turns anyway (mallopt(3)).
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes two integers, and no other thread runs yet that could allocate beside it.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Gives the kernel back what was freed (malloc_trim(3)). Takes time with the size of the heap: not for every day.
 pub fn trim() {
     #[cfg(target_env = "gnu")]

@@ -36,6 +36,21 @@ pub fn write_memory(tid: u32, address: u64, data: &[u8]) -> io::Result<usize> {
     if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
 }
 
+/// Writes memory of a thread at two places, as [`write_memory`] at one.
+///
+/// # Errors
+/// As [`read_memory`].
+pub fn write_both(tid: u32, first: (u64, &[u8]), second: (u64, &[u8])) -> io::Result<usize> {
+    let local = [first.1, second.1]
+        .map(|data| libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() });
+    let remote = [first, second]
+        .map(|(address, data)| libc::iovec { iov_base: address as *mut libc::c_void, iov_len: data.len() });
+    // SAFETY: `local` describes both pieces of data, which the kernel only reads; `remote` are addresses of another
+    // process, which the kernel checks.
+    let n = unsafe { libc::process_vm_writev(tid as i32, local.as_ptr(), 2, remote.as_ptr(), 2, 0) };
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+}
+
 /// A pidfd of one thread (pidfd_open(2)). On kernels before 6.9, which have none of threads, it is one of the
 /// thread's process: its threads share their descriptors, unless one has left them on purpose (unshare(2)).
 ///

@@ -3,11 +3,12 @@
 //! No call here blocks. Functions that take a descriptor of the program's work on its open file: what they
 //! change, the program sees.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::descriptor::long_option;
 pub use crate::descriptor::{cookie, is_nonblocking, set_nonblocking};
+use crate::descriptor::{long_option, set_status_flags, status_flags};
 use crate::result::{check, check_len};
 
 /// The name of a surrogate or of the sentry's end: an abstract address in the sentry's network namespace,
@@ -40,6 +41,53 @@ impl Name {
             *to = *from as u8;
         }
         abstract_name.then(|| Name(u64::from_ne_bytes(bytes)))
+    }
+}
+
+/// An abstract name that carries bytes: longer than a [`Name`], and never taken for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongName {
+    bytes: [u8; LONG_MOST],
+    len: usize,
+}
+
+/// The most bytes of a [`LongName`].
+pub const LONG_MOST: usize = 64;
+
+impl LongName {
+    /// The name with these bytes; `None` if they are too many, or as few as those of a [`Name`].
+    #[must_use]
+    pub fn new(carried: &[u8]) -> Option<LongName> {
+        let mut bytes = [0; LONG_MOST];
+        bytes.get_mut(..carried.len())?.copy_from_slice(carried);
+        (carried.len() >= NAME_LENGTH).then_some(LongName { bytes, len: carried.len() })
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn address(&self) -> (libc::sockaddr_un, libc::socklen_t) {
+        let mut address = empty_address();
+        address.sun_family = libc::AF_UNIX as u16;
+        for (to, from) in address.sun_path[1..].iter_mut().zip(self.bytes()) {
+            *to = *from as libc::c_char;
+        }
+        (address, (2 + 1 + self.len) as libc::socklen_t)
+    }
+
+    fn parse(address: &libc::sockaddr_un, length: libc::socklen_t) -> Option<LongName> {
+        let len = (length as usize).checked_sub(2 + 1)?;
+        if address.sun_family != libc::AF_UNIX as u16 || address.sun_path[0] != 0 {
+            return None;
+        }
+        let mut bytes = [0u8; LONG_MOST];
+        for (to, from) in bytes.get_mut(..len)?.iter_mut().zip(&address.sun_path[1..]) {
+            *to = *from as u8;
+        }
+        (len >= NAME_LENGTH).then_some(LongName { bytes, len })
     }
 }
 
@@ -102,6 +150,16 @@ pub fn bind(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
     check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
 }
 
+/// Gives a socket a name that carries bytes.
+///
+/// # Errors
+/// EADDRINUSE, EINVAL if it has one.
+pub fn bind_long(fd: BorrowedFd<'_>, name: &LongName) -> io::Result<()> {
+    let (address, len) = name.address();
+    // SAFETY: `address` is readable for `len` bytes.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
+}
+
 /// Connects to the socket with a name. The connection exists when this returns.
 ///
 /// # Errors
@@ -110,6 +168,21 @@ pub fn connect(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
     let (address, len) = name.address();
     // SAFETY: `address` is readable for `len` bytes.
     check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
+}
+
+/// The same on an open file that may block, without waiting; `nonblocking` says whether it does not.
+///
+/// # Errors
+/// As [`connect`], and fcntl(2).
+pub fn connect_at_once(fd: BorrowedFd<'_>, name: Name, nonblocking: bool) -> io::Result<()> {
+    if nonblocking {
+        return connect(fd, name);
+    }
+    let flags = status_flags(fd)?;
+    set_status_flags(fd, flags | libc::O_NONBLOCK)?;
+    let connected = connect(fd, name);
+    set_status_flags(fd, flags)?;
+    connected
 }
 
 /// Forgets a datagram socket's peer.
@@ -208,15 +281,45 @@ pub fn refuse_rights(fd: BorrowedFd<'_>) {
     };
 }
 
-fn set_timer(micros: libc::suseconds_t) -> io::Result<()> {
-    let value = libc::timeval { tv_sec: 0, tv_usec: micros };
-    let timer = libc::itimerval { it_interval: value, it_value: value };
-    // SAFETY: `timer` is readable; no old value is asked for.
-    check(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }).map(drop)
+thread_local! {
+    /// The timer that interrupts the calls of this thread.
+    static ALARM: Cell<Option<libc::timer_t>> = const { Cell::new(None) };
 }
 
-/// Makes SIGALRM interrupt a blocking call and do nothing else. The kernel gives the signal to the main thread,
-/// on which the sentry's loop runs.
+/// Makes the timer that [`bounded`] needs, for the calling thread: a confined process cannot.
+///
+/// # Errors
+/// timer_create(2)
+pub fn prepare_alarm() -> io::Result<()> {
+    timer_of_thread().map(drop)
+}
+
+fn timer_of_thread() -> io::Result<libc::timer_t> {
+    if let Some(timer) = ALARM.get() {
+        return Ok(timer);
+    }
+    // SAFETY: the structure is plain data, for which zero is valid.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_THREAD_ID;
+    event.sigev_signo = libc::SIGALRM;
+    // SAFETY: the call takes nothing and returns an integer.
+    event.sigev_notify_thread_id = unsafe { libc::gettid() };
+    let mut timer: libc::timer_t = std::ptr::null_mut();
+    // SAFETY: `event` is readable and `timer` writable; the timer belongs to the process from here on.
+    check(unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) })?;
+    ALARM.set(Some(timer));
+    Ok(timer)
+}
+
+fn set_timer(micros: u32) -> io::Result<()> {
+    let timer = timer_of_thread()?;
+    let value = libc::timespec { tv_sec: 0, tv_nsec: libc::c_long::from(micros) * 1000 };
+    let times = libc::itimerspec { it_interval: value, it_value: value };
+    // SAFETY: the timer is this thread's own, `times` is readable; no old value is asked for.
+    check(unsafe { libc::timer_settime(timer, 0, &raw const times, std::ptr::null_mut()) }).map(drop)
+}
+
+/// Makes SIGALRM interrupt a blocking call of the thread whose timer it is, and do nothing else.
 ///
 /// # Errors
 /// sigaction(2)
@@ -368,24 +471,44 @@ pub fn has_flag(fd: BorrowedFd<'_>) -> bool {
     get_int(fd, libc::SO_DONTROUTE).is_ok_and(|on| on != 0)
 }
 
-/// The name of the socket at the other end, if it has one of ours.
-#[must_use]
-pub fn peer_name(fd: BorrowedFd<'_>) -> Option<Name> {
+fn peer_address(fd: BorrowedFd<'_>) -> Option<(libc::sockaddr_un, libc::socklen_t)> {
     let mut address = empty_address();
     let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
     // SAFETY: `address` is writable for `len` bytes.
     check(unsafe { libc::getpeername(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) }).ok()?;
-    Name::parse(&address, len)
+    Some((address, len))
+}
+
+fn own_address(fd: BorrowedFd<'_>) -> Option<(libc::sockaddr_un, libc::socklen_t)> {
+    let mut address = empty_address();
+    let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: `address` is writable for `len` bytes.
+    check(unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) }).ok()?;
+    Some((address, len))
+}
+
+/// The name of the socket at the other end, if it has one of ours.
+#[must_use]
+pub fn peer_name(fd: BorrowedFd<'_>) -> Option<Name> {
+    peer_address(fd).and_then(|(address, len)| Name::parse(&address, len))
 }
 
 /// The socket's own name, if it has one of ours.
 #[must_use]
 pub fn own_name(fd: BorrowedFd<'_>) -> Option<Name> {
-    let mut address = empty_address();
-    let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-    // SAFETY: `address` is writable for `len` bytes.
-    check(unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) }).ok()?;
-    Name::parse(&address, len)
+    own_address(fd).and_then(|(address, len)| Name::parse(&address, len))
+}
+
+/// The name of the socket at the other end, if it carries bytes.
+#[must_use]
+pub fn long_peer_name(fd: BorrowedFd<'_>) -> Option<LongName> {
+    peer_address(fd).and_then(|(address, len)| LongName::parse(&address, len))
+}
+
+/// The socket's own name, if it carries bytes.
+#[must_use]
+pub fn long_own_name(fd: BorrowedFd<'_>) -> Option<LongName> {
+    own_address(fd).and_then(|(address, len)| LongName::parse(&address, len))
 }
 
 /// Whether it is a stream socket that has no name, no peer and does not listen.

@@ -1,14 +1,21 @@
 //! The programs that a sentry serves: their listeners, and the threads behind them.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use netgraft_core::{Caller, ProgramId};
 use netgraft_launch::NamespaceIds;
+use netgraft_launch::control::FromSentry;
 use netgraft_launch::vitals::{MAX_LISTENERS, Vitals};
 use netgraft_linux::listener::Listener;
 use netgraft_linux::task::Tasks;
 use netgraft_linux::unix;
+
+use crate::sentry::time;
+use crate::turns::{Turn, Turns};
 
 /// What came of an attempt to receive a call.
 #[derive(Debug)]
@@ -21,19 +28,48 @@ pub(crate) enum Received {
     Gone,
 }
 
+/// Receives the next call of a program; waits for one.
+///
+/// # Errors
+/// EBADF, ENOTTY: code in this process has closed the listener.
+pub(crate) fn receive(listener: &Listener, program: ProgramId) -> io::Result<Received> {
+    match listener.receive() {
+        Ok(n) => Ok(Received::Call(Caller { program, id: n.id, tid: n.tid, number: n.number, args: n.args })),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::EINTR) => Ok(Received::Gone),
+            Some(libc::EBADF | libc::ENOTTY) => Err(error),
+            _ => {
+                tracing::debug!(%error, "no call could be received");
+                Ok(Received::Nothing)
+            }
+        },
+    }
+}
+
 /// The programs of a sandbox.
 #[derive(Debug)]
 pub(crate) struct Programs {
-    listeners: Vec<Option<Listener>>,
+    listeners: Vec<Option<Arc<Listener>>>,
     pub(crate) tasks: Tasks,
     pub(crate) home: NamespaceIds,
+    /// Programs of which a process may be in other namespaces than these.
+    leavers: HashSet<ProgramId>,
+    /// Whether that may be so of all.
+    is_successor: bool,
     vitals: Vitals,
 }
 
 impl Programs {
     /// No programs yet; as many threads are known by a descriptor.
-    pub(crate) fn new(vitals: Vitals, home: NamespaceIds, threads: usize) -> Programs {
-        Programs { listeners: Vec::new(), tasks: Tasks::with_room(threads), home, vitals }
+    pub(crate) fn new(vitals: Vitals, home: NamespaceIds, is_successor: bool, threads: usize) -> Programs {
+        Programs {
+            listeners: Vec::new(),
+            tasks: Tasks::with_room(threads),
+            home,
+            leavers: HashSet::new(),
+            is_successor,
+            vitals,
+        }
     }
 
     /// Takes over the listener of a program, at its place in the vitals.
@@ -52,8 +88,18 @@ impl Programs {
         let listener = Listener::new(listener);
         // Older kernels do without.
         let _ = listener.wake_synchronously();
-        self.listeners[index] = Some(listener);
+        self.listeners[index] = Some(Arc::new(listener));
         Ok(ProgramId(place))
+    }
+
+    /// Notes that a process of a program may enter another network namespace.
+    pub(crate) fn expect_leavers(&mut self, program: ProgramId) {
+        self.leavers.insert(program);
+    }
+
+    /// Whether a process of a program may be in another network namespace.
+    pub(crate) fn may_have_left(&self, program: ProgramId) -> bool {
+        self.is_successor || self.leavers.contains(&program)
     }
 
     /// Gives up the listener of a program whose last thread has ended.
@@ -61,15 +107,16 @@ impl Programs {
         if let Some(place) = self.listeners.get_mut(program.0 as usize) {
             *place = None;
         }
+        self.leavers.remove(&program);
     }
 
     /// The descriptor of a program's listener.
     pub(crate) fn listener_fd(&self, program: ProgramId) -> Option<BorrowedFd<'_>> {
-        self.listener(program).map(AsFd::as_fd)
+        self.listener(program).map(|listener| listener.as_fd())
     }
 
     /// The listener of a program, if it is still served.
-    pub(crate) fn listener(&self, program: ProgramId) -> Option<&Listener> {
+    pub(crate) fn listener(&self, program: ProgramId) -> Option<&Arc<Listener>> {
         self.listeners.get(program.0 as usize)?.as_ref()
     }
 
@@ -82,27 +129,70 @@ impl Programs {
         if !unix::readable(listener.as_fd()).unwrap_or(false) {
             return Ok(Received::Nothing);
         }
-        match listener.receive() {
-            Ok(n) => {
-                self.vitals.took(program.0 as usize, n.id);
-                Ok(Received::Call(Caller { program, id: n.id, tid: n.tid, number: n.number, args: n.args }))
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Received::Gone),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ENOTTY)) => Err(error),
-            Err(error) => {
-                tracing::debug!(%error, "no call could be received");
-                Ok(Received::Nothing)
-            }
+        let received = receive(listener, program)?;
+        if let Received::Call(caller) = &received {
+            self.took(caller);
         }
+        Ok(received)
     }
 
-    /// The words that the launcher looks at.
-    pub(crate) fn vitals(&self) -> &Vitals {
-        &self.vitals
+    /// Notes that a call was received.
+    pub(crate) fn took(&self, caller: &Caller) {
+        self.vitals.took(caller.program.0 as usize, caller.id);
     }
 
     /// Notes that what there was to do about a program's last call is done for now.
     pub(crate) fn served(&self, program: ProgramId) {
         self.vitals.served(program.0 as usize);
+    }
+}
+
+/// Serves the calls of a program as they come, on a thread of its own, until the program has ended.
+pub(crate) fn serve(turns: &Turns, listener: &Listener, program: ProgramId, vitals: &Vitals) {
+    vitals.note_calls_thread();
+    loop {
+        let caller = match receive(listener, program) {
+            Ok(Received::Call(caller)) => caller,
+            Ok(Received::Gone) => {
+                if Listener::is_over(listener.as_fd()) {
+                    return;
+                }
+                continue;
+            }
+            Ok(Received::Nothing) => return,
+            Err(error) => return turns.note_ended(error),
+        };
+        let mut turn = turns.take();
+        begin_round(vitals, &mut turn);
+        let served = catch_unwind(AssertUnwindSafe(|| serve_call(&mut turn, &caller)));
+        if let Err(panic) = served {
+            let text = panic.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+            let text = format!("the sentry panicked: {}", text.unwrap_or("no text"));
+            return turns.note_ended(io::Error::other(text));
+        }
+        if turn.core.stack().failure().is_some() || turn.core.kernel().launcher.is_broken() {
+            turns.wake();
+        }
+        turns.wake_if_due(&mut turn);
+        vitals.end_round();
+    }
+}
+
+fn serve_call(turn: &mut Turn, caller: &Caller) {
+    let core = &mut turn.core;
+    core.set_time(time());
+    core.kernel().programs.took(caller);
+    core.call(caller);
+    core.kernel().programs.served(caller.program);
+    core.run();
+}
+
+/// A thread has its turn: a launcher that sleeps looks again.
+pub(crate) fn begin_round(vitals: &Vitals, turn: &mut Turn) {
+    if vitals.begin_round() {
+        vitals.set_asleep(false);
+        // If it is gone, the hang-up of the control socket ends the sentry.
+        let _ = turn.core.kernel().launcher.send(&FromSentry::Busy);
     }
 }

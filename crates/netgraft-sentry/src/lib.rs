@@ -1,8 +1,10 @@
 //! The sentry: the confined process that serves the sockets of a sandbox.
 //!
-//! One thread, one epoll. A round of its loop ([`sentry`](self)) receives the calls that wait and lets
-//! [`netgraft_core::Core`] serve them, hands it what is ready, and lets it run timers and the stack: the more is under
-//! way, the more is done in a round. What the core asks for is done by [`bindings`](self), one file for each of its
+//! Two threads take turns. One waits in the kernel for the next call of the program, has [`netgraft_core::Core`] serve
+//! it and lets the stack run: the kernel wakes that thread on the processor on which the caller is, and the caller there
+//! again, while a wake-up through epoll(7) may take either to another one. The other thread's loop ([`sentry`](self))
+//! hands the core what is ready on one epoll, and lets it run timers and the stack: the more is under way, the more is
+//! done in a round. It also serves the calls of further programs, and all calls where the stack is a shared object. What the core asks for is done by [`bindings`](self), one file for each of its
 //! traits.
 #![forbid(unsafe_code)]
 
@@ -14,6 +16,7 @@ mod poller;
 mod restore;
 mod sentry;
 pub mod trace;
+mod turns;
 
 use std::io;
 

@@ -1,8 +1,10 @@
 //! Names of sockets in the sentry's network namespace.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
 
-use netgraft_linux::unix::Name;
+use netgraft_core::Pair;
+use netgraft_linux::unix::{LongName, Name};
 use netgraft_plugin::Domain;
 
 /// Gives names that no socket has had and that cannot be guessed: a keyed hash of a counter, with keys from
@@ -29,6 +31,71 @@ impl Names {
     }
 }
 
+/// Names of joined connections: both addresses, and a tag of them that nobody else can make. The keys are the sandbox's,
+/// so that a later sentry knows the names of this one.
+#[derive(Debug)]
+pub(crate) struct PairNames {
+    keys: RandomState,
+}
+
+/// Bytes of an address in a name: family, port, IP address.
+const ADDRESS: usize = 1 + 2 + 16;
+/// Bytes of the tag.
+const TAG: usize = 8;
+
+impl PairNames {
+    /// With keys that are the same in every sentry of a sandbox, and different in every sandbox.
+    pub(crate) fn new(keys: RandomState) -> PairNames {
+        PairNames { keys }
+    }
+
+    /// The name of the client of a connection, as which it sees it.
+    pub(crate) fn name(&self, pair: Pair) -> Option<LongName> {
+        let mut bytes = [0u8; TAG + 2 * ADDRESS];
+        let (tag, addresses) = bytes.split_at_mut(TAG);
+        for (into, address) in addresses.chunks_exact_mut(ADDRESS).zip([pair.local, pair.peer]) {
+            write_address(into, address);
+        }
+        tag.copy_from_slice(&self.keys.hash_one(&*addresses).to_ne_bytes());
+        LongName::new(&bytes)
+    }
+
+    /// The connection whose client has a name; `None` if the tag is not one of ours.
+    pub(crate) fn pair(&self, name: &LongName) -> Option<Pair> {
+        let (tag, addresses) = name.bytes().split_first_chunk::<TAG>()?;
+        let (local, peer) = addresses.split_at_checked(ADDRESS)?;
+        let known = peer.len() == ADDRESS && u64::from_ne_bytes(*tag) == self.keys.hash_one(addresses);
+        if !known {
+            return None;
+        }
+        Some(Pair { local: read_address(local)?, peer: read_address(peer)? })
+    }
+}
+
+fn write_address(into: &mut [u8], address: SocketAddr) {
+    into[1..3].copy_from_slice(&address.port().to_be_bytes());
+    match address.ip() {
+        IpAddr::V4(v4) => {
+            into[0] = 4;
+            into[3..7].copy_from_slice(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            into[0] = 6;
+            into[3..19].copy_from_slice(&v6.octets());
+        }
+    }
+}
+
+fn read_address(from: &[u8]) -> Option<SocketAddr> {
+    let from: &[u8; ADDRESS] = from.try_into().ok()?;
+    let ip = match from[0] {
+        4 => IpAddr::from([from[3], from[4], from[5], from[6]]),
+        6 => IpAddr::from(*from.last_chunk::<16>()?),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_be_bytes([from[1], from[2]])))
+}
+
 /// The address family that a listener's name tells.
 pub(crate) fn domain_of(Name(name): Name) -> Domain {
     if name & 1 == 0 { Domain::V4 } else { Domain::V6 }
@@ -49,6 +116,22 @@ mod tests {
             given.windows(2).map(|w| w[1].wrapping_sub(w[0])).collect();
         assert!(steps.len() > 990);
         assert_ne!(names.fresh(), Names::default().fresh(), "two sentries' names have nothing in common");
+    }
+
+    #[test]
+    fn the_name_of_a_joined_connection_tells_its_addresses() {
+        let keys = RandomState::new();
+        let (names, later) = (PairNames::new(keys.clone()), PairNames::new(keys));
+        for (local, peer) in [("127.0.0.1:5000", "127.0.0.1:80"), ("[::1]:5000", "[2001:db8::1]:80")] {
+            let pair = Pair { local: local.parse().unwrap(), peer: peer.parse().unwrap() };
+            let name = names.name(pair).unwrap();
+            assert_eq!(later.pair(&name), Some(pair));
+            assert_eq!(PairNames::new(RandomState::new()).pair(&name), None, "another sandbox's");
+            let mut forged = name.bytes().to_vec();
+            forged[TAG + 2] ^= 1;
+            assert_eq!(names.pair(&LongName::new(&forged).unwrap()), None);
+            assert_eq!(names.pair(&LongName::new(&name.bytes()[..30]).unwrap()), None);
+        }
     }
 
     #[test]

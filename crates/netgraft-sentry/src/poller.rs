@@ -24,6 +24,10 @@ pub(crate) enum Token {
     Closes,
     /// A descriptor of the stack.
     Stack,
+    /// Files of the program on which a data call waits.
+    Files,
+    /// Another thread of the sentry wakes the loop.
+    Wake,
 }
 
 /// Tokens of ends are ids below 2⁶³; the others have this bit, a kind in the byte below it and a number in the low half.
@@ -40,6 +44,8 @@ impl Token {
             Token::Control => other(3, 0),
             Token::Closes => other(4, 0),
             Token::Stack => other(5, 0),
+            Token::Files => other(6, 0),
+            Token::Wake => other(7, 0),
         }
     }
 
@@ -55,6 +61,8 @@ impl Token {
             3 => Some(Token::Control),
             4 => Some(Token::Closes),
             5 => Some(Token::Stack),
+            6 => Some(Token::Files),
+            7 => Some(Token::Wake),
             _ => None,
         }
     }
@@ -68,6 +76,8 @@ pub(crate) struct Poller {
     pub(crate) closes: CloseWatcher,
     /// Holds fresh stream surrogates without keeping them open: the kernel takes an entry out with the last close.
     pub(crate) nursery: Epoll,
+    /// Files of the program that are reported once, and are not held either.
+    files: Epoll,
 }
 
 impl Poller {
@@ -76,7 +86,13 @@ impl Poller {
     /// # Errors
     /// EMFILE
     pub(crate) fn new() -> io::Result<Poller> {
-        let poller = Poller { epoll: Epoll::new()?, closes: CloseWatcher::new()?, nursery: Epoll::new()? };
+        let poller = Poller {
+            epoll: Epoll::new()?,
+            closes: CloseWatcher::new()?,
+            nursery: Epoll::new()?,
+            files: Epoll::new()?,
+        };
+        poller.epoll.add(poller.files.as_fd(), bits::IN, Token::Files.to_bits())?;
         poller.epoll.add(poller.closes.as_fd(), bits::IN, Token::Closes.to_bits())?;
         Ok(poller)
     }
@@ -108,6 +124,23 @@ impl Poller {
     /// epoll_ctl(2)
     pub(crate) fn change_end(&self, fd: BorrowedFd<'_>, id: SocketId, interest: Interest) -> io::Result<()> {
         self.epoll.modify(fd, edge(interest), Token::End(id).to_bits())
+    }
+
+    /// Reports a file of the program once, when a data call can go on, unless it is closed before.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)
+    pub(crate) fn await_file(&self, fd: BorrowedFd<'_>, id: SocketId, events: Events) -> io::Result<()> {
+        self.files.set(fd, events.bits() | bits::ONESHOT, id.to_bits())
+    }
+
+    /// The sockets whose files are reported now.
+    ///
+    /// # Errors
+    /// epoll_wait(2)
+    pub(crate) fn take_files(&self, into: &mut EventBuffer) -> io::Result<Vec<SocketId>> {
+        self.files.wait(into, Some(Duration::ZERO))?;
+        Ok(into.events().iter().map(|&(_, bits)| SocketId::from_bits(bits)).collect())
     }
 
     /// Waits for at most `timeout`, for ever if there is none.
@@ -152,6 +185,8 @@ mod tests {
             Token::Control,
             Token::Closes,
             Token::Stack,
+            Token::Files,
+            Token::Wake,
         ];
         for token in tokens {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));

@@ -2,23 +2,27 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netgraft_core::route::{Always, Route};
 use netgraft_core::{Budget, Core, ProgramId, Time};
-use netgraft_launch::SentryArgs;
 use netgraft_launch::clock;
 use netgraft_launch::control::{self, FromSentry, Summary, ToSentry};
+use netgraft_launch::vitals::Vitals;
+use netgraft_launch::{Join, SentryArgs};
 use netgraft_linux::confine;
 use netgraft_linux::epoll::EventBuffer;
 use netgraft_linux::memory::{self, Meter};
 use netgraft_linux::task::CACHED;
+use netgraft_linux::worker::Worker;
 use netgraft_plugin::{Events, Instant};
 
 use crate::bindings::{Bindings, ToLauncher};
-use crate::calls::{Programs, Received};
+use crate::calls::{self, Programs, Received};
 use crate::poller::{Poller, Token, events};
 use crate::restore;
+use crate::turns::{Sleep, Turn, Turns};
 
 /// Calls of a program that are served before surrogates and the stack have their turn.
 const CALLS_A_ROUND: usize = 64;
@@ -47,15 +51,19 @@ struct Memory {
     least: usize,
 }
 
-/// The sentry.
+/// The sentry's loop: everything but the calls of the first program, which have a thread of their own.
 pub(crate) struct Sentry {
-    core: Core<Bindings>,
+    turns: Arc<Turns>,
+    poller: Arc<Poller>,
+    vitals: Vitals,
     /// Programs with calls that wait.
     calling: Vec<ProgramId>,
     /// The programs have ended: until when their last bytes may take to be delivered.
     ends_at: Option<Instant>,
     stack: String,
     memory: Memory,
+    /// The thread for calls, until a program has it.
+    calls: Option<Worker>,
 }
 
 impl Sentry {
@@ -64,10 +72,25 @@ impl Sentry {
     /// # Errors
     /// EMFILE and the like.
     pub(crate) fn new(args: SentryArgs) -> io::Result<Sentry> {
-        let SentryArgs { stack, listeners, control, vitals, journal, kept, disposal, home, limits } = args;
+        let SentryArgs {
+            stack,
+            listeners,
+            control,
+            vitals,
+            journal,
+            kept,
+            disposal,
+            calls,
+            wake,
+            home,
+            is_successor,
+            limits,
+            join,
+            name_keys,
+        } = args;
         let meter = Meter::new()?;
         let least = meter.own()?;
-        let poller = Poller::new()?;
+        let poller = Arc::new(Poller::new()?);
         poller.add(control.as_fd(), Events::IN | Events::RDHUP, Token::Control)?;
         for wake in stack.wake_fds() {
             poller.add(wake.fd, wake.events & (Events::IN | Events::OUT), Token::Stack)?;
@@ -77,9 +100,15 @@ impl Sentry {
         let descriptors = confine::descriptor_limit()?.saturating_sub(RESERVED_DESCRIPTORS);
         // Where there are few, sockets need them more.
         let threads = (descriptors / 8).max(1);
-        let programs = Programs::new(vitals, home, threads);
+        let programs = Programs::new(vitals.clone(), home, is_successor, threads);
         let launcher = ToLauncher::new(control, journal);
-        let bindings = Bindings::new(programs, poller, launcher, disposal, route == Route::Host)?;
+        let bindings = Bindings::new(
+            programs,
+            Arc::clone(&poller),
+            launcher,
+            disposal,
+            (route == Route::Host, name_keys),
+        )?;
         let sockets = limits.sockets.min(descriptors.saturating_sub(threads.min(CACHED)));
         let budget = Budget {
             sockets,
@@ -87,36 +116,44 @@ impl Sentry {
             memory: limits.memory,
             bytes: 64 << 20,
         };
+        let mut core = Core::new(bindings, stack, Box::new(Always(route)), budget);
+        core.set_joining(join == Join::Always);
+        core.set_time(time());
+        let turns = Arc::new(Turns::new(core, wake));
+        poller.add(turns.wake_fd(), Events::IN, Token::Wake)?;
         let mut sentry = Sentry {
-            core: Core::new(bindings, stack, Box::new(Always(route)), budget),
+            turns: Arc::clone(&turns),
+            poller,
+            vitals,
             calling: Vec::new(),
             ends_at: None,
             stack: format!("{} {}", info.name, info.version),
             memory: Memory { meter, next: Instant::ZERO, most_sockets: 0, least },
+            calls,
         };
+        let mut turn = turns.take();
+        restore::restore(&mut turn.core, &kept);
         for (place, listener) in listeners {
-            sentry.attach(place, listener)?;
+            sentry.attach(&mut turn.core, place, listener)?;
         }
-        sentry.tell_time();
-        restore::restore(&mut sentry.core, &kept);
         Ok(sentry)
     }
 
-    /// Serves a further program.
-    fn attach(&mut self, place: u32, listener: OwnedFd) -> io::Result<()> {
-        let bindings = self.core.kernel();
+    /// Serves a further program: the first by a thread that waits for its calls, the others in the loop.
+    fn attach(&mut self, core: &mut Core<Bindings>, place: u32, listener: OwnedFd) -> io::Result<()> {
+        let bindings = core.kernel();
         let program = bindings.programs.attach(place, listener)?;
-        let fd = bindings.programs.listener_fd(program).ok_or(io::ErrorKind::NotFound)?;
-        let watched = bindings.poller.add(fd, Events::IN, Token::Listener(program));
+        let listener = Arc::clone(bindings.programs.listener(program).ok_or(io::ErrorKind::NotFound)?);
+        // Its end is reported in any case.
+        let events = if self.calls.is_some() { Events::empty() } else { Events::IN };
+        let watched = bindings.poller.add(listener.as_fd(), events, Token::Listener(program));
         if watched.is_err() {
             bindings.programs.detach(program);
+        } else if let Some(worker) = self.calls.take() {
+            let (turns, vitals) = (Arc::clone(&self.turns), self.vitals.clone());
+            worker.run(move || calls::serve(&turns, &listener, program, &vitals));
         }
         watched
-    }
-
-    fn tell_time(&mut self) {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.core.set_time(Time { now: clock::now(), wall });
     }
 
     /// Serves until the launcher says stop.
@@ -125,151 +162,152 @@ impl Sentry {
     /// What makes it impossible to go on.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut buffer = EventBuffer::new(512);
+        let turns = Arc::clone(&self.turns);
+        let mut turn = turns.take();
         loop {
-            let timeout = self.timeout();
-            self.wait(&mut buffer, timeout)?;
-            self.tell_time();
+            turn = self.wait(&turns, turn, &mut buffer)?;
+            let core = &mut turn.core;
+            if let Some(error) = turns.take_ended() {
+                // What the thread worked on is in an unknown state: nothing is to touch it, not even to drop it.
+                std::mem::forget((turn, self));
+                return Err(error);
+            }
+            core.set_time(time());
             for (events, token) in events(&buffer) {
-                self.on_event(events, token);
+                self.on_event(core, events, token);
             }
             while let Some(program) = self.calling.pop() {
-                self.serve_calls(program);
+                serve_calls(core, program);
             }
-            self.core.run();
-            self.measure_memory();
-            if let Some(error) = self.core.kernel().launcher.take_broken() {
+            core.run();
+            self.measure_memory(core);
+            if let Some(error) = core.kernel().launcher.take_broken() {
                 // What was closed behind its owner's back must not be closed again: the process ends anyway.
-                std::mem::forget(self);
+                std::mem::forget((turn, self));
                 return Err(io::Error::other(format!(
                     "the stack has closed a descriptor of the sentry: {error}"
                 )));
             }
-            if let Some(reason) = self.core.stack().failure() {
-                let sent = self.core.kernel().launcher.send(&FromSentry::Broke(reason));
+            if let Some(reason) = core.stack().failure() {
+                let sent = core.kernel().launcher.send(&FromSentry::Broke(reason));
                 // It is not called again, not even to be destroyed: the process ends.
-                std::mem::forget(self);
+                std::mem::forget((turn, self));
                 return sent;
             }
             if let Some(at) = self.ends_at
-                && (clock::now() >= at || !self.core.has_last_bytes())
+                && (clock::now() >= at || !core.has_last_bytes())
             {
-                return self.stop();
+                return self.stop(core);
             }
         }
     }
 
-    /// Sleeps until something happens, and notes that another round has begun: one that does not end is seen by the
-    /// launcher.
-    fn wait(&mut self, buffer: &mut EventBuffer, timeout: Option<Duration>) -> io::Result<()> {
-        let bindings = self.core.kernel();
-        bindings.programs.vitals().end_round();
-        bindings.poller.wait(buffer, timeout)?;
-        if bindings.programs.vitals().begin_round() {
-            bindings.programs.vitals().set_asleep(false);
-            // If it is gone, the hang-up of the control socket ends the sentry.
-            let _ = bindings.launcher.send(&FromSentry::Busy);
-        }
-        Ok(())
+    /// Gives the turn up and sleeps until something happens, then waits for a turn: from then on another round is under
+    /// way, and the launcher sees one that does not end.
+    fn wait<'a>(
+        &self,
+        turns: &'a Turns,
+        mut turn: MutexGuard<'a, Turn>,
+        buffer: &mut EventBuffer,
+    ) -> io::Result<MutexGuard<'a, Turn>> {
+        let timeout = self.timeout(&mut turn);
+        self.vitals.end_round();
+        drop(turn);
+        self.poller.wait(buffer, timeout)?;
+        let mut turn = turns.take();
+        turn.sleeps = None;
+        calls::begin_round(&self.vitals, &mut turn);
+        Ok(turn)
     }
 
     /// Measures the memory in use now and then, and gives back what was freed when many sockets have gone.
-    fn measure_memory(&mut self) {
+    fn measure_memory(&mut self, core: &mut Core<Bindings>) {
         let now = clock::now();
-        self.memory.most_sockets = self.memory.most_sockets.max(self.core.sockets());
+        self.memory.most_sockets = self.memory.most_sockets.max(core.sockets());
         if now < self.memory.next {
             return;
         }
         self.memory.next = now + MEASURED;
         // Without a measurement there is no limit but that of sockets.
         let Ok(mut used) = self.memory.meter.own() else { return };
-        let have_gone = self.core.sockets() < self.memory.most_sockets / 2;
-        if (have_gone && used > self.memory.least + SPARE) || self.core.is_short() {
-            self.core.shrink();
+        let have_gone = core.sockets() < self.memory.most_sockets / 2;
+        if (have_gone && used > self.memory.least + SPARE) || core.is_short() {
+            core.shrink();
             memory::trim();
             used = self.memory.meter.own().unwrap_or(used);
             self.memory.least = used;
-            self.memory.most_sockets = self.core.sockets();
+            self.memory.most_sockets = core.sockets();
         }
-        self.core.note_memory(used);
+        core.note_memory(used);
     }
 
-    /// How long to sleep at most.
-    fn timeout(&self) -> Option<Duration> {
-        let measured = self.core.is_short().then_some(self.memory.next);
-        let deadline = [self.core.next_deadline(), self.ends_at, measured].into_iter().flatten().min()?;
+    /// How long to sleep at most, which the turn remembers.
+    fn timeout(&self, turn: &mut Turn) -> Option<Duration> {
+        let measured = turn.core.is_short().then_some(self.memory.next);
+        let deadline = [turn.core.next_deadline(), self.ends_at, measured].into_iter().flatten().min();
+        turn.sleeps = Some(deadline.map_or(Sleep::Forever, Sleep::Until));
+        let deadline = deadline?;
         if deadline == Instant::ZERO {
             return Some(Duration::ZERO);
         }
         Some(deadline.since(clock::now()))
     }
 
-    fn on_event(&mut self, events: Events, token: Token) {
+    fn on_event(&mut self, core: &mut Core<Bindings>, events: Events, token: Token) {
         match token {
             Token::Listener(program) if events.contains(Events::HUP) && !events.contains(Events::IN) => {
                 // No thread of the program is left.
-                let bindings = self.core.kernel();
+                let bindings = core.kernel();
                 if let Some(fd) = bindings.programs.listener_fd(program) {
                     bindings.poller.remove(fd);
                 }
                 bindings.programs.detach(program);
             }
             Token::Listener(program) => self.calling.push(program),
-            Token::Control => self.on_message(),
-            Token::Closes => self.core.harvest_closes(),
-            Token::Stack => self.core.wake_stack(),
-            Token::Host(token) => self.core.host_ready(token),
-            Token::End(id) => self.core.end_ready(id, events),
+            Token::Control => self.on_message(core),
+            Token::Closes => core.harvest_closes(),
+            Token::Stack => core.wake_stack(),
+            Token::Host(token) => core.host_ready(token),
+            Token::Files => files_ready(core),
+            Token::Wake => self.turns.clear_wake(),
+            Token::End(id) => core.end_ready(id, events),
         }
     }
 
     /// The launcher says something, or is gone.
-    fn on_message(&mut self) {
-        match control::receive_with_fds::<ToSentry>(self.core.kernel().launcher.fd()) {
+    fn on_message(&mut self, core: &mut Core<Bindings>) {
+        match control::receive_with_fds::<ToSentry>(core.kernel().launcher.fd()) {
             Ok(Some((ToSentry::Listener(place), fds))) => {
                 let attached = match <[OwnedFd; 1]>::try_from(fds) {
-                    Ok([listener]) => self.attach(place, listener),
+                    Ok([listener]) => self.attach(core, place, listener),
                     Err(_) => Err(io::ErrorKind::InvalidInput.into()),
                 };
                 let answer = match attached {
                     Ok(()) => FromSentry::Attached(place),
                     Err(error) => FromSentry::NotAttached(place, error.to_string()),
                 };
-                let _ = self.core.kernel().launcher.send(&answer);
+                let _ = core.kernel().launcher.send(&answer);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(Some((ToSentry::Stop, _)) | None) | Err(_) => {
-                let bindings = self.core.kernel();
+                let bindings = core.kernel();
                 bindings.poller.remove(bindings.launcher.fd());
                 self.ends_at = Some(clock::now() + LAST_BYTES);
             }
         }
     }
 
-    /// Serves the calls of a program that wait, as many as a round allows.
-    fn serve_calls(&mut self, program: ProgramId) {
-        for _ in 0..CALLS_A_ROUND {
-            match self.core.kernel().programs.receive(program) {
-                Ok(Received::Call(caller)) => {
-                    self.core.call(&caller);
-                    self.core.kernel().programs.served(program);
-                }
-                Ok(Received::Gone) => {}
-                Ok(Received::Nothing) => return,
-                Err(error) => return self.core.kernel().launcher.note_broken(error),
-            }
-        }
-    }
-
-    fn stop(mut self) -> io::Result<()> {
-        let statistics = self.core.stack().statistics();
-        self.tell_time();
-        self.core.stop();
-        let counts = self.core.counts();
+    fn stop(&self, core: &mut Core<Bindings>) -> io::Result<()> {
+        let statistics = core.stack().statistics();
+        core.set_time(time());
+        core.stop();
+        let counts = core.counts();
         let summary = Summary {
-            stack: self.stack,
+            stack: self.stack.clone(),
             sockets: counts.sockets,
             connections_out: counts.connections_out,
             connections_in: counts.connections_in,
+            connections_joined: counts.connections_joined,
             bytes_received: counts.bytes_received,
             bytes_sent: counts.bytes_sent,
             datagrams_received: counts.datagrams_received,
@@ -277,6 +315,35 @@ impl Sentry {
             packets: (statistics.packets_received, statistics.packets_sent),
             calls: counts.calls,
         };
-        self.core.kernel().launcher.send(&FromSentry::Summary(summary))
+        core.kernel().launcher.send(&FromSentry::Summary(summary))
+    }
+}
+
+/// What time it is.
+pub(crate) fn time() -> Time {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time { now: clock::now(), wall }
+}
+
+fn files_ready(core: &mut Core<Bindings>) {
+    let mut buffer = EventBuffer::new(64);
+    let ready = core.kernel().poller.take_files(&mut buffer).unwrap_or_default();
+    for id in ready {
+        core.file_ready(id);
+    }
+}
+
+/// Serves the calls of a program that wait, as many as a round allows.
+fn serve_calls(core: &mut Core<Bindings>, program: ProgramId) {
+    for _ in 0..CALLS_A_ROUND {
+        match core.kernel().programs.receive(program) {
+            Ok(Received::Call(caller)) => {
+                core.call(&caller);
+                core.kernel().programs.served(program);
+            }
+            Ok(Received::Gone) => {}
+            Ok(Received::Nothing) => return,
+            Err(error) => return core.kernel().launcher.note_broken(error),
+        }
     }
 }

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
 use netgraft::publish::Publish;
 use netgraft::{
-    Cases, CheckOptions, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec, SocketLimits,
+    Cases, CheckOptions, Join, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec, SocketLimits,
 };
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{
@@ -214,6 +214,11 @@ struct RunArgs {
     #[arg(long, value_name = "ACTION", default_value_t)]
     on_crash: OnCrash,
 
+    /// What becomes of a connection to a listener of the same sandbox: always (the kernel carries it from one program to
+    /// the other, past the stack) or never (the stack carries it, as any other: to test a stack, or to see the packets)
+    #[arg(long, value_name = "WHEN", default_value_t)]
+    join: Join,
+
     /// A system call, by its name, that the stack may make beside those of the base and its own rules, with any
     /// arguments; repeatable. The message of a stack that was killed for one has the name
     #[arg(long = "allow-syscall", value_name = "NAME", value_parser = system_call)]
@@ -367,6 +372,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.trust_pre_init = run.trust_pre_init;
     network.name_servers = run.dns;
     network.on_crash = run.on_crash;
+    network.join = run.join;
     network.allowed_calls = run.allowed_calls;
     network.sockets = limits(run.max_sockets, run.max_process_sockets, run.max_memory);
     let mut program = ProgramSpec::new(program);
@@ -566,10 +572,14 @@ pub(crate) fn summary_text(summary: Option<&Summary>) -> String {
         (0, 0) => String::new(),
         (received, sent) => format!("netgraft: IP packets   {sent} sent, {received} received\n"),
     };
+    let joined = match s.connections_joined {
+        0 => String::new(),
+        joined => format!(", {joined} of them inside the sandbox, past the stack"),
+    };
     format!(
         "netgraft: stack        {}\n\
          netgraft: sockets      {} ({} calls answered)\n\
-         netgraft: connections  {} out, {} in\n\
+         netgraft: connections  {} out, {} in{joined}\n\
          netgraft: bytes        {} sent, {} received\n\
          netgraft: datagrams    {} sent, {} received\n\
          {packets}",

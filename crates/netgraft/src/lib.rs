@@ -25,7 +25,7 @@ pub use check::{Cases, CheckOptions, Checked, check};
 pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub use netgraft_launch::{
     Ask, Bind, CaptureOutput, CaptureSpec, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND,
-    ExitStatus, Files, Ids, Limits, LogWriter, NetworkSpec, OnCrash, Profile, ProgramId, ProgramSpec,
+    ExitStatus, Files, Ids, Join, Limits, LogWriter, NetworkSpec, OnCrash, Profile, ProgramId, ProgramSpec,
     RunError, Sandbox, Seccomp, SentryMain, SocketLimits, Stacks, Step, Terminal, Until, User, clock,
     control, publish,
 };

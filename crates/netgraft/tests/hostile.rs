@@ -56,7 +56,7 @@ fn run(argument: &str, on_crash: &str) -> (Option<i32>, String, String) {
 /// The program waits for each of its calls at most for so many seconds.
 fn run_for(argument: &str, on_crash: &str, seconds: u32) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_netgraft"))
-        .args(["run", "--network", "plugin", "--on-crash", on_crash, "--plugin"])
+        .args(["run", "--join", "never", "--network", "plugin", "--on-crash", on_crash, "--plugin"])
         .arg(object())
         .args(["--plugin-arg", argument, "--", "python3", "-c", PROGRAM, &seconds.to_string()])
         .stdin(Stdio::null())

@@ -42,7 +42,17 @@ fn run(quirks: &str, on_crash: &str, program: &str) -> Ended {
 /// The same with more options.
 fn run_with(options: &[&str], quirks: &str, on_crash: &str, program: &str) -> Ended {
     let output = Command::new(env!("CARGO_BIN_EXE_netgraft"))
-        .args(["run", "--network", "plugin", "--trust-pre-init", "--on-crash", on_crash, "--plugin"])
+        .args([
+            "run",
+            "--join",
+            "never",
+            "--network",
+            "plugin",
+            "--trust-pre-init",
+            "--on-crash",
+            on_crash,
+            "--plugin",
+        ])
         .arg(relay())
         .args(options)
         .args(["--", "python3", "-c", &format!("{COMMON}{program}")])

@@ -39,7 +39,7 @@ while True:
 
 
 def run(*words, **more):
-    done = subprocess.run([NETGRAFT, "run", *words], capture_output=True, timeout=60, **more)
+    done = subprocess.run([NETGRAFT, "run", "--join", "never", *words], capture_output=True, timeout=60, **more)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -160,6 +160,6 @@ assert done.returncode == 125 and done.stdout == "" and done.stderr.count("\n") 
 assert "the capture no/such/folder cannot be written: No such file" in done.stderr, done.stderr
 done = subprocess.run([NETGRAFT, "run", "--network", "host", "--pcap", "x", "--", "true"], capture_output=True, text=True)
 assert done.returncode == 125 and "so --pcap" in done.stderr, done.stderr
-done = subprocess.run([NETGRAFT, "run", "--pcap", "/dev/full", "--", "python3", "-c", LOOPBACK], capture_output=True, text=True)
+done = subprocess.run([NETGRAFT, "run", "--join", "never", "--pcap", "/dev/full", "--", "python3", "-c", LOOPBACK], capture_output=True, text=True)
 assert done.returncode == 0 and "the capture /dev/full ends here: No space left" in done.stderr, done.stderr
 print("OK")

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use netgraft::{NetworkSpec, OnCrash, ProgramSpec};
+use netgraft::{Join, NetworkSpec, OnCrash, ProgramSpec};
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_plugin::NetworkType;
 
@@ -41,6 +41,8 @@ fn sandbox(plan: &str) -> u8 {
     network.plugin = Some("odd".to_owned());
     network.config.argument = Some(argument.to_owned()).filter(|a| !a.is_empty());
     network.on_crash = on_crash.parse().unwrap();
+    // What is to be seen is how connections of the stack end.
+    network.join = Join::Never;
     let mut program = ProgramSpec::new("python3");
     program.args = ["-c".into(), lines.next().unwrap().into()].to_vec();
     match netgraft::run(&network, &program) {

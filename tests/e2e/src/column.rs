@@ -16,9 +16,9 @@ pub enum Network {
     Native,
     /// `netgraft run --network host`.
     Host,
-    /// `netgraft run --network sandbox`.
+    /// `netgraft run --network sandbox`, with all connections through the stack.
     Sandbox,
-    /// `netgraft run --network none`.
+    /// `netgraft run --network none`, where connections inside the sandbox are joined past the same stack.
     None,
     /// `netgraft run --network plugin` with a shared object.
     Object(Object),
@@ -67,7 +67,8 @@ impl Network {
             Network::Native => "native",
             Network::Host => "host",
             // The object in Rust is the built-in stack through another interface.
-            Network::Sandbox | Network::None | Network::Object(Object::Rust) => "smoltcp",
+            Network::Sandbox | Network::Object(Object::Rust) => "smoltcp",
+            Network::None => "joined",
             Network::Object(object) => object.name(),
         }
     }
@@ -161,6 +162,10 @@ impl Column {
                 .map(|word| (*word).to_owned())
                 .collect();
             words.insert(0, stage.netgraft().display().to_string());
+            if self.network != Network::None {
+                // What is tested is the stack.
+                words.splice(2..2, ["--join", "never"].map(str::to_owned));
+            }
             words.extend_from_slice(program);
             words
         };
@@ -172,8 +177,8 @@ impl Column {
             Network::Object(object) => {
                 let mut words = netgraft("plugin");
                 let file = stage.bin(object.name()).display().to_string();
-                words.splice(4..4, ["--plugin".to_owned(), file]);
-                words.splice(4..4, object.options().iter().map(|word| (*word).to_owned()));
+                words.splice(2..2, ["--plugin".to_owned(), file]);
+                words.splice(2..2, object.options().iter().map(|word| (*word).to_owned()));
                 words
             }
         };

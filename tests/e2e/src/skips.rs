@@ -13,7 +13,7 @@ use crate::column::Column;
 const FILE: &str = include_str!("../../skips.toml");
 
 /// The names of stacks that the file may use.
-const STACKS: [&str; 5] = ["native", "host", "smoltcp", "lwip.so", "relay.so"];
+const STACKS: [&str; 6] = ["native", "host", "smoltcp", "joined", "lwip.so", "relay.so"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

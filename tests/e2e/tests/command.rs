@@ -50,7 +50,10 @@ const CHECKS: &[(&str, Check)] = &[
 const OBJECT_CHECKS: &[(&str, Check)] = &[("a wider allow-list", wider_allow_list)];
 
 /// What is promised of stacks that live in the sentry.
-const RESTART_CHECKS: &[(&str, Check)] = &[("a restart under redis", restart)];
+const RESTART_CHECKS: &[(&str, Check)] = &[
+    ("a restart under redis", |place| restart(place, "never", "restart.py")),
+    ("a restart beside a joined connection", |place| restart(place, "always", "joined.py")),
+];
 
 fn main() -> ExitCode {
     report::main("the command", jobs, Vec::new)
@@ -352,13 +355,13 @@ fn killed(place: &Place<'_>, victim: Victim) -> Outcome {
 }
 
 /// `--on-crash restart` with a real server, on a stack that is killed.
-fn restart(place: &Place<'_>) -> Outcome {
-    let script = place.stage.copied("e2e/programs").join("restart.py").display().to_string();
+fn restart(place: &Place<'_>, join: &str, script: &str) -> Outcome {
+    let script = place.stage.copied("e2e/programs").join(script).display().to_string();
     let object = match place.column.network {
         Network::Object(object) => Some(place.stage.bin(object.name()).display().to_string()),
         _ => None,
     };
-    let mut options = vec!["--on-crash", "restart"];
+    let mut options = vec!["--on-crash", "restart", "--join", join];
     options.extend(object.iter().flat_map(|file| ["--plugin", file]));
     if let Network::Object(object) = place.column.network {
         options.extend(object.options());
@@ -374,7 +377,7 @@ fn restart(place: &Place<'_>) -> Outcome {
         kill_process(pid, Signal::KILL).map_err(|error| error.to_string())?;
     }
     let ended = running.finish(Duration::from_secs(150))?;
-    status("redis and its clients", &ended, 0)?;
+    status("the program", &ended, 0)?;
     for word in ["SIGKILL", "a fresh one takes over"] {
         holds(word, ended.errors.contains(word), &ended.errors)?;
     }

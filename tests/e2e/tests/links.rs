@@ -262,7 +262,7 @@ impl Ground {
             Network::Object(_) => "plugin",
         };
         let mut all = vec![stage.netgraft().display().to_string()];
-        all.extend(["run", "--network", network, "--host-ids"].map(str::to_owned));
+        all.extend(["run", "--join", "never", "--network", network, "--host-ids"].map(str::to_owned));
         if let Network::Object(object) = self.link.network {
             all.extend(["--plugin".to_owned(), stage.bin(object.name()).display().to_string()]);
             all.extend(object.options().iter().map(|word| (*word).to_owned()));

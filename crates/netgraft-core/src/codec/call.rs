@@ -26,23 +26,95 @@ pub struct AddressOut {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the arguments' names in section 2 of the manual")]
 pub enum Call {
-    Socket { domain: i32, kind: i32, protocol: i32 },
-    Bind { fd: i32, addr: Buffer },
-    Listen { fd: i32, backlog: i32 },
-    Accept { fd: i32, addr: AddressOut, flags: i32 },
-    Connect { fd: i32, addr: Buffer },
-    GetSockName { fd: i32, addr: AddressOut },
-    GetPeerName { fd: i32, addr: AddressOut },
-    Shutdown { fd: i32, how: i32 },
-    GetSockOpt { fd: i32, level: i32, name: i32, value: u64, len: u64 },
-    SetSockOpt { fd: i32, level: i32, name: i32, value: Buffer },
-    SendTo { fd: i32, data: Buffer, flags: i32, addr: Buffer },
-    RecvFrom { fd: i32, data: Buffer, flags: i32, addr: AddressOut },
-    SendMsg { fd: i32, message: u64, flags: i32 },
-    RecvMsg { fd: i32, message: u64, flags: i32 },
-    SendMMsg { fd: i32, messages: u64, count: u32, flags: i32 },
-    RecvMMsg { fd: i32, messages: u64, count: u32, flags: i32, timeout: u64 },
-    Ioctl { fd: i32, request: u32, argument: u64 },
+    Socket {
+        domain: i32,
+        kind: i32,
+        protocol: i32,
+    },
+    Bind {
+        fd: i32,
+        addr: Buffer,
+    },
+    Listen {
+        fd: i32,
+        backlog: i32,
+    },
+    Accept {
+        fd: i32,
+        addr: AddressOut,
+        flags: i32,
+    },
+    Connect {
+        fd: i32,
+        addr: Buffer,
+    },
+    GetSockName {
+        fd: i32,
+        addr: AddressOut,
+    },
+    GetPeerName {
+        fd: i32,
+        addr: AddressOut,
+    },
+    Shutdown {
+        fd: i32,
+        how: i32,
+    },
+    GetSockOpt {
+        fd: i32,
+        level: i32,
+        name: i32,
+        value: u64,
+        len: u64,
+    },
+    SetSockOpt {
+        fd: i32,
+        level: i32,
+        name: i32,
+        value: Buffer,
+    },
+    SendTo {
+        fd: i32,
+        data: Buffer,
+        flags: i32,
+        addr: Buffer,
+    },
+    RecvFrom {
+        fd: i32,
+        data: Buffer,
+        flags: i32,
+        addr: AddressOut,
+    },
+    SendMsg {
+        fd: i32,
+        message: u64,
+        flags: i32,
+    },
+    RecvMsg {
+        fd: i32,
+        message: u64,
+        flags: i32,
+    },
+    SendMMsg {
+        fd: i32,
+        messages: u64,
+        count: u32,
+        flags: i32,
+    },
+    RecvMMsg {
+        fd: i32,
+        messages: u64,
+        count: u32,
+        flags: i32,
+        timeout: u64,
+    },
+    Ioctl {
+        fd: i32,
+        request: u32,
+        argument: u64,
+    },
+    /// setns(2), or unshare(2) or clone(2) with a new network namespace.
+    EnterNamespace,
 }
 
 impl Call {
@@ -84,16 +156,17 @@ impl Call {
                 flags: int(3),
                 timeout: args[4],
             },
+            uapi::SYS_setns | uapi::SYS_unshare | uapi::SYS_clone => Call::EnterNamespace,
             uapi::SYS_ioctl => Call::Ioctl { fd, request: args[1] as u32, argument: args[2] },
             _ => return None,
         })
     }
 
-    /// The descriptor that the call is about; `None` for `socket`.
+    /// The socket that the call is about; `None` for a call that makes one, or that is about none.
     #[must_use]
     pub const fn fd(&self) -> Option<i32> {
         match *self {
-            Call::Socket { .. } => None,
+            Call::Socket { .. } | Call::EnterNamespace => None,
             Call::Bind { fd, .. }
             | Call::Listen { fd, .. }
             | Call::Accept { fd, .. }

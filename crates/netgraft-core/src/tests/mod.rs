@@ -15,6 +15,8 @@ mod datagram;
 #[cfg(test)]
 mod host;
 #[cfg(test)]
+mod join;
+#[cfg(test)]
 mod journal;
 #[cfg(test)]
 mod limits;

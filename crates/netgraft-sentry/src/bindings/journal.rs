@@ -42,6 +42,11 @@ impl ToLauncher {
         self.broken = Some(error);
     }
 
+    /// Whether the sentry cannot go on.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
     /// Why the sentry cannot go on, if that is so.
     pub(crate) fn take_broken(&mut self) -> Option<io::Error> {
         self.broken.take()

@@ -6,15 +6,17 @@ mod program;
 mod surrogate;
 mod watcher;
 
+use std::hash::RandomState;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use netgraft_core::{Files, Name};
 use netgraft_linux::disposal::Disposal;
 use netgraft_linux::{unix, unix::Name as UnixName};
 
 use crate::calls::Programs;
-use crate::names::Names;
+use crate::names::{Names, PairNames};
 use crate::poller::Poller;
 
 pub(crate) use journal::{ToLauncher, from_control};
@@ -24,12 +26,16 @@ pub(crate) struct Bindings {
     /// The programs, their threads and their calls.
     pub(crate) programs: Programs,
     /// What wakes the sentry.
-    pub(crate) poller: Poller,
+    pub(crate) poller: Arc<Poller>,
     /// The launcher.
     pub(crate) launcher: ToLauncher,
     /// Closes files that are no sockets.
     disposal: Disposal,
     names: Names,
+    /// The names of joined connections.
+    pairs: PairNames,
+    /// What `SO_SNDBUF` is set to for the send buffer that every socket has.
+    send_buffer: i32,
     /// A socket of the sentry's own, in the network namespace of all surrogates.
     own: OwnedFd,
     /// The number of that network namespace (`SO_NETNS_COOKIE`).
@@ -45,10 +51,10 @@ impl Bindings {
     /// EMFILE and the like.
     pub(crate) fn new(
         programs: Programs,
-        poller: Poller,
+        poller: Arc<Poller>,
         launcher: ToLauncher,
         disposal: Disposal,
-        serves_host: bool,
+        (serves_host, name_keys): (bool, RandomState),
     ) -> io::Result<Bindings> {
         unix::handle_alarm()?;
         let own = unix::stream(true)?;
@@ -59,6 +65,8 @@ impl Bindings {
             launcher,
             disposal,
             names: Names::default(),
+            pairs: PairNames::new(name_keys),
+            send_buffer: unix::send_buffer(own.as_fd())? / 2,
             own,
             network,
             serves_host,

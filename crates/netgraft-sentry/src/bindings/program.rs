@@ -7,7 +7,8 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use netgraft_core::{Caller, Gone, InjectError, Privilege, Program};
+use netgraft_core::codec::call::AddressOut;
+use netgraft_core::{Caller, Gone, InjectError, Privilege, Program, ProgramId};
 use netgraft_linux::{task, unix};
 
 use super::{Bindings, errno};
@@ -28,6 +29,15 @@ impl Bindings {
 
     fn still_waits(&self, caller: &Caller) -> Result<(), i32> {
         if self.is_valid(caller) { Ok(()) } else { Err(libc::ESRCH) }
+    }
+}
+
+impl Bindings {
+    fn write_pieces(&self, caller: &Caller, first: (u64, &[u8]), second: (u64, &[u8])) -> Result<(), i32> {
+        if first.1.is_empty() {
+            return whole(task::write_memory(caller.tid, second.0, second.1), second.1.len());
+        }
+        whole(task::write_both(caller.tid, first, second), first.1.len() + second.1.len())
     }
 }
 
@@ -65,6 +75,26 @@ impl Program for Bindings {
             return Err(libc::ESRCH);
         }
         whole(task::write_memory(caller.tid, address, data), data.len())
+    }
+
+    fn write_both(&mut self, caller: &Caller, first: (u64, &[u8]), second: (u64, &[u8])) -> Result<(), i32> {
+        if !self.is_valid(caller) && !self.programs.tasks.is_alive(caller.tid) {
+            return Err(libc::ESRCH);
+        }
+        self.write_pieces(caller, first, second)
+    }
+
+    /// One check serves for the length that is read and what is written after it.
+    fn write_address(&mut self, caller: &Caller, to: AddressOut, address: &[u8]) -> Result<(), i32> {
+        if to.address == 0 {
+            return Ok(());
+        }
+        let mut room = [0; 4];
+        whole(task::read_memory(caller.tid, to.len, &mut room), room.len())?;
+        self.still_waits(caller)?;
+        let room = usize::try_from(i32::from_ne_bytes(room)).map_err(|_| libc::EINVAL)?;
+        let fits = &address[..room.min(address.len())];
+        self.write_pieces(caller, (to.address, fits), (to.len, &(address.len() as u32).to_ne_bytes()))
     }
 
     fn duplicate(&mut self, caller: &Caller, fd: i32) -> Result<OwnedFd, i32> {
@@ -111,6 +141,12 @@ impl Program for Bindings {
         listener.answer_with_fd(caller.id, file.as_fd(), close_on_exec).map_err(|error| inject_error(&error))
     }
 
+    fn give(&mut self, caller: &Caller, file: OwnedFd, close_on_exec: bool) -> Result<i32, InjectError> {
+        let listener = self.programs.listener(caller.program).ok_or(InjectError::Gone)?;
+        let given = listener.add_fd(caller.id, file.as_fd(), close_on_exec);
+        given.map_err(|error| inject_error(&error))
+    }
+
     fn replace(&mut self, caller: &Caller, fd: i32, file: &OwnedFd) -> Result<(), InjectError> {
         let listener = self.programs.listener(caller.program).ok_or(InjectError::Gone)?;
         let number = u32::try_from(fd).map_err(|_| InjectError::Full(libc::EBADF))?;
@@ -124,7 +160,14 @@ impl Program for Bindings {
         self.is_valid(caller)
     }
 
+    fn expect_leavers(&mut self, program: ProgramId) {
+        self.programs.expect_leavers(program);
+    }
+
     fn is_in_sandbox(&mut self, caller: &Caller) -> bool {
+        if !self.programs.may_have_left(caller.program) {
+            return true;
+        }
         // A caller that cannot be looked at is dying: whatever it is answered.
         task::namespace(caller.tid, "net").is_ok_and(|network| network == self.programs.home.network)
     }

@@ -3,7 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use netgraft_core::{Cookie, Found, Gate, Name, Shape, Shown, Surrogate};
+use netgraft_core::{Cookie, Found, Gate, Name, Pair, Shape, Shown, Side, Surrogate};
 use netgraft_linux::{inet_socket, unix};
 use netgraft_plugin::{Domain, Shutdown};
 
@@ -71,6 +71,8 @@ impl Surrogate for Bindings {
             Shape::Fresh
         } else if unix::is_listening(file).is_ok_and(|listens| listens) {
             Shape::Listener
+        } else if let Some((pair, side)) = self.joined_side(file) {
+            Shape::Joined(pair, side)
         } else if unix::send_buffer(file).is_ok_and(|size| size <= GATED) {
             Shape::Gated
         } else {
@@ -242,6 +244,36 @@ impl Surrogate for Bindings {
         Ok((end, from_unix(name)))
     }
 
+    /// The listener's name is known to no program, and the client's carries a tag that none can make. The name comes
+    /// after the connection: whoever accepts it meanwhile and asks for it is served after this call.
+    fn join_listener(
+        &mut self,
+        file: &OwnedFd,
+        listener: Name,
+        pair: Pair,
+        nonblocking: bool,
+    ) -> Result<(), i32> {
+        let name = self.pairs.name(pair).ok_or(libc::EINVAL)?;
+        // On a file that blocks, a connect to a listener whose queue is full would wait.
+        unix::connect_at_once(file.as_fd(), to_unix(listener), nonblocking).map_err(|e| errno(&e))?;
+        if let Err(error) = unix::bind_long(file.as_fd(), &name) {
+            tracing::warn!(%error, "a joined connection cannot be named");
+            let _ = unix::shutdown(file.as_fd(), libc::SHUT_RDWR);
+            return Err(libc::ECONNABORTED);
+        }
+        // AF_UNIX does not wake those who poll the side that connects; a send buffer that is set does.
+        let _ = unix::set_send_buffer(file.as_fd(), self.send_buffer);
+        Ok(())
+    }
+
+    fn accepted_pair(&mut self, file: &OwnedFd) -> Option<Pair> {
+        unix::long_peer_name(file.as_fd()).and_then(|name| self.pairs.pair(&name)).map(Pair::reversed)
+    }
+
+    fn has_ended(&mut self, file: &OwnedFd) -> bool {
+        unix::has_ended(file.as_fd())
+    }
+
     fn accept(&mut self, file: &OwnedFd, nonblocking: bool) -> Result<OwnedFd, i32> {
         match unix::accept_bounded(file.as_fd(), nonblocking) {
             Ok(connection) => Ok(connection),
@@ -310,6 +342,15 @@ impl Surrogate for Bindings {
 }
 
 impl Bindings {
+    /// The joined connection that a surrogate is a side of: the name of the client tells.
+    fn joined_side(&self, file: BorrowedFd<'_>) -> Option<(Pair, Side)> {
+        if let Some(pair) = unix::long_peer_name(file).and_then(|name| self.pairs.pair(&name)) {
+            return Some((pair.reversed(), Side::Server));
+        }
+        let pair = unix::long_own_name(file).and_then(|name| self.pairs.pair(&name))?;
+        Some((pair, Side::Client))
+    }
+
     /// Connects an end to a datagram surrogate, which gets a name for it unless it has one.
     fn connect_end(&mut self, end: &OwnedFd, file: &OwnedFd) -> std::io::Result<()> {
         let name = match unix::own_name(file.as_fd()) {

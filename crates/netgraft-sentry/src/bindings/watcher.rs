@@ -2,9 +2,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use netgraft_core::codec::sockopt::Direction;
 use netgraft_core::{Interest, SocketId, Watch, Watcher};
 use netgraft_linux::epoll::bits;
 use netgraft_linux::inotify;
+use netgraft_plugin::Events;
 
 use super::{Bindings, errno};
 
@@ -43,7 +45,17 @@ impl Watcher for Bindings {
     }
 
     fn shelter(&mut self, file: &OwnedFd, id: SocketId) {
-        let _ = self.poller.nursery.add(file.as_fd(), bits::HUP, id.to_bits());
+        let _ = self.poller.nursery.set(file.as_fd(), bits::HUP, id.to_bits());
+    }
+
+    fn await_file(&mut self, file: &OwnedFd, id: SocketId, direction: Direction) {
+        let events = match direction {
+            Direction::Receive => Events::IN | Events::RDHUP,
+            Direction::Send => Events::OUT,
+        };
+        if let Err(error) = self.poller.await_file(file.as_fd(), id, events) {
+            tracing::warn!(%error, "a socket cannot be watched");
+        }
     }
 
     fn sheltered(&mut self) -> Option<Vec<SocketId>> {

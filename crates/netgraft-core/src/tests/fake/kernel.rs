@@ -9,6 +9,7 @@ use netgraft_plugin::{Domain, Shutdown};
 
 use super::unix::{GATED, Kind, SEND_BUFFER};
 use super::world::World;
+use crate::join::{Pair, Side};
 use crate::journal::{Journal, Kept};
 use crate::program::Files;
 use crate::surrogate::{Cookie, Found, Gate, Name, Shape, Shown, Surrogate};
@@ -93,6 +94,7 @@ impl Surrogate for FakeKernel {
     fn inspect(&mut self, file: &File) -> Option<Found> {
         self.with(|w| {
             let sock = w.socks.get(file.cookie);
+            let joined = sock.joined.map(|(pair, side)| Shape::Joined(pair, side));
             let shape = match sock.kind {
                 Kind::Other | Kind::Host => return None,
                 Kind::Datagram => Shape::Datagram,
@@ -101,7 +103,7 @@ impl Surrogate for FakeKernel {
                 Kind::Stream if sock.send_buffer <= GATED => Shape::Gated,
                 Kind::Stream => Shape::Stream,
             };
-            Some(Found { domain: sock.domain, shape })
+            Some(Found { domain: sock.domain, shape: joined.unwrap_or(shape) })
         })
     }
 
@@ -236,6 +238,25 @@ impl Surrogate for FakeKernel {
             w.socks.offer(listener)
         })?;
         Ok((self.file(end), name))
+    }
+
+    fn join_listener(
+        &mut self,
+        file: &File,
+        listener: Name,
+        pair: Pair,
+        _nonblocking: bool,
+    ) -> Result<(), Errno> {
+        self.with(|w| w.socks.join_listener(file.cookie, listener, pair))
+    }
+
+    fn accepted_pair(&mut self, file: &File) -> Option<Pair> {
+        let (pair, side) = self.with(|w| w.socks.get(file.cookie).joined)?;
+        (side == Side::Server).then_some(pair)
+    }
+
+    fn has_ended(&mut self, file: &File) -> bool {
+        self.with(|w| w.socks.poll(file.cookie)).contains(netgraft_plugin::Events::RDHUP)
     }
 
     fn accept(&mut self, file: &File, nonblocking: bool) -> Result<File, Errno> {

@@ -107,6 +107,12 @@ impl Rig {
             busy = true;
             self.core.end_ready(id, events);
         }
+        loop {
+            let ready = self.world_mut().socks.take_awaited();
+            let Some(id) = ready else { break };
+            busy = true;
+            self.core.file_ready(id);
+        }
         if !self.world().closed.is_empty() {
             busy = true;
             self.core.harvest_closes();

@@ -2,7 +2,7 @@
 
 use super::kernel::{FakeKernel, File};
 use super::world::{Descriptor, Reply};
-use crate::program::{Caller, Gone, InjectError, Privilege, Program};
+use crate::program::{Caller, Gone, InjectError, Privilege, Program, ProgramId};
 use crate::uapi::{self, Errno};
 
 impl FakeKernel {
@@ -94,6 +94,12 @@ impl Program for FakeKernel {
         Ok(fd)
     }
 
+    fn give(&mut self, caller: &Caller, file: File, close_on_exec: bool) -> Result<i32, InjectError> {
+        self.still_waits(caller).map_err(|_| InjectError::Gone)?;
+        let mut world = self.world.borrow_mut();
+        world.install(caller.tid, file.cookie, file.fd.clone(), close_on_exec).map_err(InjectError::Full)
+    }
+
     fn replace(&mut self, caller: &Caller, fd: i32, file: &File) -> Result<(), InjectError> {
         self.still_waits(caller).map_err(|_| InjectError::Gone)?;
         let mut world = self.world.borrow_mut();
@@ -113,8 +119,15 @@ impl Program for FakeKernel {
         self.still_waits(caller).is_ok()
     }
 
+    fn expect_leavers(&mut self, program: ProgramId) {
+        self.world.borrow_mut().leavers.insert(program);
+    }
+
     fn is_in_sandbox(&mut self, caller: &Caller) -> bool {
-        self.world.borrow().threads.get(&caller.tid).is_some_and(|thread| thread.in_sandbox)
+        let world = self.world.borrow();
+        // Nobody looks where nobody can have left.
+        !world.leavers.contains(&caller.program)
+            || world.threads.get(&caller.tid).is_some_and(|thread| thread.in_sandbox)
     }
 
     fn has_privilege(&mut self, caller: &Caller, privilege: Privilege) -> bool {

@@ -6,6 +6,8 @@ use std::collections::{HashMap, VecDeque};
 use netgraft_plugin::{Domain, Events};
 
 use super::host::HostSide;
+use crate::codec::sockopt::Direction;
+use crate::join::{Pair, Side};
 use crate::surrogate::{Interest, Name};
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
@@ -76,6 +78,10 @@ pub(crate) struct Sock {
     sends_no_more: bool,
     error: bool,
     listening: Option<Queue>,
+    /// The joined connection that it is a side of.
+    pub(crate) joined: Option<(Pair, Side)>,
+    /// What is to be reported once of the program's own file.
+    awaited: Option<(SocketId, Direction)>,
     watched: Option<(SocketId, Interest)>,
     is_ready: bool,
 }
@@ -125,6 +131,8 @@ impl Socks {
             sends_no_more: false,
             error: false,
             listening: None,
+            joined: None,
+            awaited: None,
             watched: None,
             is_ready: false,
         };
@@ -296,6 +304,44 @@ impl Socks {
         }
         self.wake(cookie, Edge::Input);
         Ok((end, name))
+    }
+
+    /// Connects a socket of the program to a listener of the program.
+    pub(crate) fn join_listener(&mut self, client: u64, listener: Name, pair: Pair) -> Result<(), Errno> {
+        if self.get(client).connected {
+            return Err(uapi::EISCONN);
+        }
+        let (end, _) = self.offer(listener)?;
+        // The end that the offer has made is the client's own socket here.
+        let accepted = self.get(end).peer.unwrap();
+        let gone = self.all.remove(&end).unwrap();
+        self.named.remove(&gone.name.unwrap());
+        self.connect(client, accepted, Some(listener), None);
+        self.get_mut(client).joined = Some((pair, Side::Client));
+        self.get_mut(accepted).joined = Some((pair.reversed(), Side::Server));
+        self.wake(client, Edge::State);
+        Ok(())
+    }
+
+    /// Has a file reported once, when the program can go on with it.
+    pub(crate) fn await_file(&mut self, cookie: u64, id: SocketId, direction: Direction) {
+        self.get_mut(cookie).awaited = Some((id, direction));
+    }
+
+    /// Takes a file of which something is to be reported.
+    pub(crate) fn take_awaited(&mut self) -> Option<SocketId> {
+        let mut cookies: Vec<u64> = self.all.keys().copied().collect();
+        cookies.sort_unstable();
+        cookies.into_iter().find_map(|cookie| {
+            let sock = self.get_mut(cookie);
+            let (id, direction) = sock.awaited?;
+            let wanted = if direction == Direction::Receive { Events::IN } else { Events::OUT };
+            if !sock.poll().intersects(wanted | Events::ERR | Events::HUP) {
+                return None;
+            }
+            sock.awaited = None;
+            Some(id)
+        })
     }
 
     /// Takes a connection off a queue: its reference goes to the caller.

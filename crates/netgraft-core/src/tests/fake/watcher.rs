@@ -1,6 +1,7 @@
 //! [`Watcher`] of the fake kernel: edges as epoll(7) reports them, watches for closes, the nursery.
 
 use super::kernel::{FakeKernel, File};
+use crate::codec::sockopt::Direction;
 use crate::surrogate::{Interest, Watch, Watcher};
 use crate::table::SocketId;
 use crate::uapi::Errno;
@@ -50,8 +51,11 @@ impl Watcher for FakeKernel {
     }
 
     fn shelter(&mut self, file: &File, id: SocketId) {
-        // A second registration of a file is refused, and the first one stays (EEXIST).
-        self.world.borrow_mut().nursery.entry(file.cookie).or_insert(id);
+        self.world.borrow_mut().nursery.insert(file.cookie, id);
+    }
+
+    fn await_file(&mut self, file: &File, id: SocketId, direction: Direction) {
+        self.world.borrow_mut().socks.await_file(file.cookie, id, direction);
     }
 
     fn sheltered(&mut self) -> Option<Vec<SocketId>> {

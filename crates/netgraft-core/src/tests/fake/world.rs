@@ -1,6 +1,6 @@
 //! The kernel's state: open files, the programs' processes and threads, and who watches what.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -96,6 +96,8 @@ pub(crate) struct Limits {
 
 /// Everything.
 pub(crate) struct World {
+    /// Programs of which a process may be in another network namespace.
+    pub(crate) leavers: HashSet<ProgramId>,
     pub(crate) socks: Socks,
     pub(crate) processes: BTreeMap<u32, Process>,
     pub(crate) threads: BTreeMap<u32, Thread>,
@@ -123,6 +125,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> World {
         World {
+            leavers: HashSet::new(),
             socks: Socks::default(),
             processes: BTreeMap::new(),
             threads: BTreeMap::new(),

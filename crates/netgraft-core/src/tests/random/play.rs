@@ -89,10 +89,11 @@ pub(crate) fn play_and_count(ops: &[Op], seen: &mut Seen) -> Check {
     } else {
         Budget { sockets: 1000, process_sockets: 1000, memory: 1 << 30, bytes: 1 << 20 }
     };
-    let rig = Rig::with(Box::new(Always(Route::Stack)), budget);
+    let mut rig = Rig::with(Box::new(Always(Route::Stack)), budget);
     rig.world_mut().add_thread(THREADS[2], MAIN, ProgramId(0));
     rig.world_mut().notes.is_kept = ops.len().is_multiple_of(2);
     rig.net().window = 4096;
+    rig.core.set_joining(ops.len().is_multiple_of(3));
     let mut play = Play {
         rig,
         model: Model::default(),
