@@ -1,6 +1,6 @@
 //! What a sandbox may use of the sentry.
 //!
-//! A program that is out of its budget is told so by the errno of a system that is out of room, and gets on when it
+//! A program that is out of its budget gets the errno of a system that is out of room, and goes on when it
 //! closes sockets: ENFILE if the sandbox has too many, EMFILE if the process has, ENOBUFS if memory is short. The limit
 //! lies below the sentry's own, so that the sentry can always serve.
 

@@ -91,7 +91,7 @@ pub struct Core<K: Kernel> {
     /// Whether connections inside the sandbox are joined.
     pub(crate) joins: bool,
     pub(crate) accepted: Accepted,
-    /// Options that the operator was told of.
+    /// Options that were reported to the operator.
     pub(crate) refused: Refused,
     nursery: Nursery,
     /// Kept between rounds for its memory.

@@ -55,7 +55,7 @@ impl<K: Kernel> Core<K> {
         self.is_full(owner).map_or(Ok(()), Err)
     }
 
-    /// What a process is told that asks for a socket beyond the budget; `None` if there is room.
+    /// The errno for a process that asks for a socket beyond the budget; `None` if there is room.
     pub(crate) fn is_full(&self, owner: u32) -> Option<Errno> {
         if self.table.len() >= self.budget.sockets {
             Some(uapi::ENFILE)

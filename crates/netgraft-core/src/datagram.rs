@@ -37,7 +37,7 @@ pub(crate) struct Datagram<E> {
     pub(crate) reading: Reading,
     /// A datagram of the program that the stack had no room for.
     pub(crate) held: Option<Vec<u8>>,
-    /// What the sentry is told of the end.
+    /// Which events of the end the poller reports.
     pub(crate) interest: Interest,
 }
 

@@ -1,7 +1,7 @@
 //! Linux socket semantics on a plugin stack: what a program sees when it makes, connects, reads, writes, shuts down
 //! and closes internet sockets that a stack of its sandbox serves.
 //!
-//! There is no I/O here, no clock and no system call. A [`Core`] is told what has happened, and works on the world
+//! There is no I/O here, no clock and no system call. The owner of a [`Core`] reports events to it, and it works on the world
 //! through small traits: [`Program`] (the threads that make calls), [`Surrogate`] (the AF_UNIX sockets that stand for
 //! internet sockets), [`Watcher`] (what reports events on them), [`HostSocket`] (sockets of the host's) and [`Journal`]
 //! (what a later sentry is to know). The crate `netgraft-sentry` has these for the real kernel, and the tests here have

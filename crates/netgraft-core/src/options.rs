@@ -102,7 +102,7 @@ impl<K: Kernel> Core<K> {
         Ok(Answer::Value(0))
     }
 
-    /// Takes the error that the program has not been told, and the surrogate's own sign of it.
+    /// Takes the error that no call has reported, and the surrogate's own sign of it.
     pub(crate) fn take_error(&mut self, subject: &Subject<K>) -> Option<Error> {
         if let Some(error) = self.take_pending(subject) {
             return Some(error);
@@ -119,7 +119,7 @@ impl<K: Kernel> Core<K> {
         error.or_else(|| (shown && ended).then_some(Error::ConnectionReset))
     }
 
-    /// Takes the error that waits for the program. What the surrogate has shown in its own words is not told twice.
+    /// Takes the error that waits for the program. An error that the surrogate has shown itself is not reported twice.
     pub(crate) fn take_pending(&mut self, subject: &Subject<K>) -> Option<Error> {
         let socket = self.table.get_mut(subject.id)?;
         match std::mem::take(&mut socket.pending) {

@@ -460,7 +460,7 @@ impl<K: Kernel> Core<K> {
             && self.stack.readiness(handle).is_ok_and(|events| events.contains(Events::IN))
     }
 
-    /// Has the sentry told when the program reads its datagram, if and only if the stack has another one.
+    /// Has the poller report that the program has read its datagram, if and only if the stack has another one.
     fn await_datagram_read(&mut self, id: SocketId) {
         let interest = if self.has_datagram(id) { Interest::InputAndRoom } else { Interest::Input };
         let Some(datagram) = self.table.get_mut(id).and_then(Socket::datagram_mut) else { return };

@@ -41,7 +41,7 @@ pub enum Route {
     Denied(Denial),
 }
 
-/// How the program is told that a flow is denied.
+/// The errno with which a denied flow fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
     /// EACCES, as a firewall that rejects locally.

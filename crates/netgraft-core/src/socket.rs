@@ -87,7 +87,7 @@ impl<K: Files> State<K> {
     }
 }
 
-/// An error that the program has not been told.
+/// An error that no call has reported to the program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Pending {
     /// There is none.
@@ -95,7 +95,7 @@ pub(crate) enum Pending {
     None,
     /// Only the sentry knows of it.
     Hidden(Error),
-    /// The surrogate shows an error of its own for it: who has read that has been told.
+    /// The surrogate shows an error of its own for it: a call that has read that one has reported it.
     Shown(Error),
 }
 
@@ -107,7 +107,7 @@ impl Pending {
         }
     }
 
-    /// The error, told or not.
+    /// The error, reported or not.
     pub(crate) fn take(&mut self) -> Option<Error> {
         match std::mem::take(self) {
             Pending::None => None,
@@ -165,7 +165,7 @@ pub(crate) struct Socket<K: Files> {
     pub(crate) seen: Option<Seen>,
     /// The watch for its last close, where nothing else would tell.
     pub(crate) watch: Option<Watch>,
-    /// The error that the program has not been told.
+    /// The error that no call has reported.
     pub(crate) pending: Pending,
     /// What outlives a handle.
     pub(crate) setup: Setup,

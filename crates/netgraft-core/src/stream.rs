@@ -90,7 +90,7 @@ pub(crate) struct Stream<E> {
     hang_up: HangUp,
     /// How the connection has failed, while bytes that came before the failure wait for the program to read.
     failure: Option<Error>,
-    /// What the sentry is told of the end.
+    /// Which events of the end the poller reports.
     interest: Interest,
     pub(crate) opening: Opening,
     pub(crate) send_buffer: SendBuffer,
@@ -169,12 +169,12 @@ impl<E> Stream<E> {
         out + inward
     }
 
-    /// What the sentry is told of the end.
+    /// Which events of the end the poller reports.
     pub(crate) fn interest(&self) -> Interest {
         self.interest
     }
 
-    /// Changes what the sentry is told of the end; says whether that is a change.
+    /// Changes which events of the end the poller reports; answers whether that is a change.
     pub(crate) fn set_interest(&mut self, interest: Interest) -> bool {
         std::mem::replace(&mut self.interest, interest) != interest
     }

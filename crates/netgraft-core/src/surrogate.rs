@@ -33,7 +33,7 @@ pub struct Gate {
     pub fill: usize,
 }
 
-/// What the sentry is told of its end of a surrogate, by edge.
+/// Which events of the sentry's end of a surrogate the poller reports, by edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// That the program's side has hung up.

@@ -76,7 +76,7 @@ pub(super) struct Launcher {
     reports_open: bool,
     /// What was shown of what sentries write.
     shown: Shown,
-    /// Warnings that wait until the program is started: if it is not, the reason is told alone.
+    /// Warnings that wait until the program is started: if it is not, the error alone is printed.
     warnings: Vec<String>,
     pub(super) control_open: bool,
     /// What the sentry says is heard with this.
@@ -521,7 +521,7 @@ impl Launcher {
     /// Watches over the sandbox until this program ends.
     pub(super) fn supervise(&mut self, program: ProgramId) -> Result<Change, RunError> {
         self.foreground = program;
-        // A program may have ended before its signal could be told from others.
+        // A program may have ended before its signal could be distinguished from others.
         self.look()?;
         loop {
             if let Some(end) = self.end_of(program) {
@@ -608,7 +608,7 @@ impl Launcher {
             libc::SIGCONT => self.jobs.resume(program).map_err(step(Step::Supervise)),
             _ if arrived.from_kernel && self.jobs.terminal_reaches_program() => Ok(()),
             signal => match process::kill(program, signal) {
-                // A program that just ended is told by SIGCHLD.
+                // SIGCHLD reports a program that has just ended.
                 Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(step(Step::Supervise)(e)),
                 _ => Ok(()),
             },

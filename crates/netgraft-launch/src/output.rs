@@ -146,7 +146,7 @@ impl Output {
         let Shown { log, printed, budget } = shown;
         self.log.lines(log, &mut |line| {
             if let Some(line) = budget.spend(of_sentry(line)) {
-                // Where nobody reads it, there is nobody to be told.
+                // An error here means that standard error has no reader.
                 let _ = writeln!(io::stderr(), "{line}");
             }
         });

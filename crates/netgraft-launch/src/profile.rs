@@ -136,7 +136,7 @@ impl Profile {
     /// What is wrong with it, in one line.
     pub fn parse(text: &str) -> Result<Profile, String> {
         let profile: Profile = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        // What cannot be compiled is told now, and not when the program starts.
+        // A profile that cannot be compiled is an error now, and not when the program starts.
         profile.filters().map(|_| profile.clone())
     }
 

@@ -77,7 +77,7 @@ pub enum Seccomp {
     Profile(Profile),
 }
 
-/// What a sandbox may use of its sentry. A program that asks for more is told that the system has no room, and goes on
+/// What a sandbox may use of its sentry. A program that asks for more gets the errno of a system without room, and goes on
 /// when sockets are closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketLimits {

@@ -79,7 +79,7 @@ pub fn load(path: &Path, trust_pre_init: bool) -> Result<Loaded, LoadError> {
     netgraft_abi::load(path, &Care { base: allow::rules(Origin::Foreign, &[]), trust_pre_init })
 }
 
-/// Stacks other than the built-in one have no way to be told of neighbours.
+/// Only the built-in stack takes static neighbours.
 fn check_neighbours(config: &StackConfig, can: bool) -> Result<(), RunError> {
     if can || config.neighbours.is_empty() {
         return Ok(());

@@ -26,7 +26,7 @@ use crate::taken;
 
 /// What passt takes: 64 KiB of frame without its header, in steps of four.
 const MTU: u16 = 65_520;
-/// Bytes of what passt said that are told.
+/// The most bytes of passt's own message that an error repeats.
 const WORDS: usize = 300;
 
 /// A link that was opened before the sandbox was made.
@@ -135,7 +135,7 @@ impl Uplink {
         self.socket().map_err(|e| refused(format!("the link cannot be duplicated: {e}")))
     }
 
-    /// How the passt that was started here has ended, told once.
+    /// How the passt that was started here has ended, reported once.
     pub(crate) fn end(&mut self) -> Option<String> {
         let passt = self.passt.as_mut()?;
         let started = passt.child.as_mut()?;
@@ -154,7 +154,7 @@ impl Uplink {
 /// What to do about an interface that has addresses of the kernel's beside the stack's, as a warning.
 pub(crate) fn doubled(config: &StackConfig) -> Option<String> {
     let LinkConfig::Packet(link) = &config.link else { return None };
-    // An interface that is not there is told when it is opened.
+    // A missing interface is an error when it is opened.
     let own = taken::of_kernel(link.interface.as_str()).ok()?;
     let all: Vec<String> = own.iter().map(Cidr::to_string).collect();
     (!all.is_empty()).then(|| {

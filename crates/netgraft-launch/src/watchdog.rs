@@ -33,9 +33,9 @@ enum State {
 pub(super) enum Look {
     /// Nothing to do.
     Fine,
-    /// Nothing happens: the sentry is to be told that the launcher sleeps.
+    /// Nothing happens: the word that says that the launcher sleeps is to be set.
     Sleepy,
-    /// It is not to be told so any more.
+    /// That word is to be cleared.
     Awake,
     /// It has been at the same thing for too long.
     Hung(UnderWay),
