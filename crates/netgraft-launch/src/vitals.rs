@@ -116,8 +116,12 @@ impl Vitals {
             self.set(at + FIRST, id);
         }
         self.set(at + LAST, id);
-        self.set(at + SERVING, 1);
         self.set(at + TAKEN, before.wrapping_add(1));
+    }
+
+    /// It begins to serve the last call that it has taken.
+    pub fn serves(&self, listener: usize) {
+        self.set(Self::place(listener) + SERVING, 1);
     }
 
     /// It has done what there was to do about that call for now.
@@ -290,6 +294,8 @@ mod tests {
             assert_eq!(vitals.taken(listener), None);
             for id in [u64::MAX, 0, 1] {
                 vitals.took(listener, id);
+                assert!(!vitals.taken(listener).unwrap().serving, "it waits for its turn");
+                vitals.serves(listener);
             }
             let taken = Taken { first: u64::MAX, last: 1, serving: true };
             assert_eq!(vitals.taken(listener), Some(taken));

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use netgraft_core::{Caller, ProgramId};
 use netgraft_launch::NamespaceIds;
@@ -131,14 +132,15 @@ impl Programs {
         }
         let received = receive(listener, program)?;
         if let Received::Call(caller) = &received {
-            self.took(caller);
+            self.vitals.took(caller.program.0 as usize, caller.id);
+            self.serves(program);
         }
         Ok(received)
     }
 
-    /// Notes that a call was received.
-    pub(crate) fn took(&self, caller: &Caller) {
-        self.vitals.took(caller.program.0 as usize, caller.id);
+    /// Notes that the last call of a program is being served from now on.
+    pub(crate) fn serves(&self, program: ProgramId) {
+        self.vitals.serves(program.0 as usize);
     }
 
     /// Notes that what there was to do about a program's last call is done for now.
@@ -147,9 +149,14 @@ impl Programs {
     }
 }
 
+/// How often in a row the kernel may give no call, and how long apart: it may be short of memory.
+const MOST_FAILURES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Serves the calls of a program as they come, on a thread of its own, until the program has ended.
 pub(crate) fn serve(turns: &Turns, listener: &Listener, program: ProgramId, vitals: &Vitals) {
     vitals.note_calls_thread();
+    let mut failures = 0;
     loop {
         let caller = match receive(listener, program) {
             Ok(Received::Call(caller)) => caller,
@@ -159,9 +166,20 @@ pub(crate) fn serve(turns: &Turns, listener: &Listener, program: ProgramId, vita
                 }
                 continue;
             }
-            Ok(Received::Nothing) => return,
+            Ok(Received::Nothing) if Listener::is_over(listener.as_fd()) => return,
+            Ok(Received::Nothing) => {
+                failures += 1;
+                if failures > MOST_FAILURES {
+                    return turns.note_ended(io::Error::other("no call of the program can be received"));
+                }
+                std::thread::sleep(PAUSE);
+                continue;
+            }
             Err(error) => return turns.note_ended(error),
         };
+        failures = 0;
+        // Before anything waits: should the sentry die meanwhile, the call is answered.
+        vitals.took(program.0 as usize, caller.id);
         let mut turn = turns.take();
         begin_round(vitals, &mut turn);
         let served = catch_unwind(AssertUnwindSafe(|| serve_call(&mut turn, &caller)));
@@ -182,7 +200,7 @@ pub(crate) fn serve(turns: &Turns, listener: &Listener, program: ProgramId, vita
 fn serve_call(turn: &mut Turn, caller: &Caller) {
     let core = &mut turn.core;
     core.set_time(time());
-    core.kernel().programs.took(caller);
+    core.kernel().programs.serves(caller.program);
     core.call(caller);
     core.kernel().programs.served(caller.program);
     core.run();
