@@ -294,10 +294,14 @@ mod tests {
             assert_eq!(vitals.taken(listener), None);
             for id in [u64::MAX, 0, 1] {
                 vitals.took(listener, id);
-                assert!(!vitals.taken(listener).unwrap().serving, "it waits for its turn");
-                vitals.serves(listener);
             }
             let taken = Taken { first: u64::MAX, last: 1, serving: true };
+            assert_eq!(
+                vitals.taken(listener),
+                Some(Taken { serving: false, ..taken }),
+                "it waits for its turn"
+            );
+            vitals.serves(listener);
             assert_eq!(vitals.taken(listener), Some(taken));
             vitals.served(listener);
             assert_eq!(vitals.taken(listener), Some(Taken { serving: false, ..taken }));
