@@ -1,12 +1,12 @@
 """Runs in a network namespace of its own, which it owns: netgraft (argv[1]) on a TAP device and on a veth pair, with dnsmasq on
-the other side. Prints OK."""
+the other side; and a stack in a shared object (argv[2]). Prints OK."""
 import atexit
 import os
 import subprocess
 import sys
 import time
 
-NETGRAFT = sys.argv[1]
+NETGRAFT, OBJECT = sys.argv[1:]
 CHILDREN = []
 
 
@@ -69,6 +69,11 @@ for part in ("inet 192.0.2.10", "inet6 2001:db8::1", "default via 192.0.2.1 dev 
 
 seen = run("--link", "tap:ng0", "--address", "dhcp", "--", "sh", "-c", script.rsplit("\n", 1)[0]).stdout
 assert "inet 192.0.2.10" in seen and "2001:db8" not in seen and "v4 200" in seen, seen
+
+# An object is given what was asked for, and its frames cross what keeps the lease.
+seen = run("--network", "plugin", "--plugin", OBJECT, "--link", "tap:ng0", "--address", "dhcp", "--", "sh", "-c",
+           script.rsplit("\n", 1)[0].replace("eth0", "ng0")).stdout
+assert "inet 192.0.2.10" in seen and "v4 200" in seen, seen
 
 # The same with an interface of the kernel's, and a fresh stack after a crash.
 sh("""

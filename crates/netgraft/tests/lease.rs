@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
 mod common;
+#[path = "common/lwip.rs"]
+mod lwip;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,10 +16,11 @@ fn check(name: &str, words: &[&str]) {
     common::remove_at_exit(&dir);
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_netgraft"), dir.join("netgraft")).unwrap();
+    fs::copy(lwip::build(&format!("lease-lwip-{name}")), dir.join("lwip.so")).unwrap();
     let output = Command::new(words[0])
         .args(&words[1..])
         .args(["/usr/bin/python3", "-c", include_str!("lease.py")])
-        .arg(dir.join("netgraft"))
+        .args([dir.join("netgraft"), dir.join("lwip.so")])
         .current_dir(&dir)
         .env("HOME", &dir)
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
