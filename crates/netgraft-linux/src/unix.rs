@@ -170,17 +170,18 @@ pub fn connect(fd: BorrowedFd<'_>, name: Name) -> io::Result<()> {
     check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
 }
 
-/// The same on an open file that may block, without waiting; `nonblocking` says whether it does not.
+/// The same on an open file of the program's that may block, without waiting; `nonblocking` says whether it does not.
+/// Another thread may change that meanwhile: an interval timer then ends the wait, as in [`accept_bounded`].
 ///
 /// # Errors
-/// As [`connect`], and fcntl(2).
+/// As [`connect`], EINTR if the timer had to help, and fcntl(2).
 pub fn connect_at_once(fd: BorrowedFd<'_>, name: Name, nonblocking: bool) -> io::Result<()> {
     if nonblocking {
-        return connect(fd, name);
+        return bounded(|| connect(fd, name));
     }
     let flags = status_flags(fd)?;
     set_status_flags(fd, flags | libc::O_NONBLOCK)?;
-    let connected = connect(fd, name);
+    let connected = bounded(|| connect(fd, name));
     set_status_flags(fd, flags)?;
     connected
 }
