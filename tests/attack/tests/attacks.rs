@@ -24,13 +24,14 @@ fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
     compile(stage)?;
     stage.build_objects()?;
     let mut jobs = Vec::new();
-    for network in STACKS {
-        for user in [User::Root, User::Ordinary] {
-            let column = Column { network, user };
-            for attack in &ATTACKS {
-                let run = Box::new(move || run(stage, column, attack, seed()));
-                jobs.push(Job { name: attack.name.to_owned(), column: column.to_string(), skip: None, run });
-            }
+    let users = [User::Root, User::Ordinary];
+    let stacks = STACKS.into_iter().flat_map(|network| users.map(|user| Column { network, user }));
+    // And once with connections that are joined past the stack.
+    let joined = Column { network: Network::None, user: User::Ordinary };
+    for column in stacks.chain([joined]) {
+        for attack in &ATTACKS {
+            let run = Box::new(move || run(stage, column, attack, seed()));
+            jobs.push(Job { name: attack.name.to_owned(), column: column.to_string(), skip: None, run });
         }
     }
     Ok(jobs)
