@@ -21,6 +21,9 @@ use crate::pcap::Recorder;
 /// Largest frame that is sent whole, to be cut into segments.
 const WHOLE: usize = 65_535;
 
+/// A passt that somebody else has started, in a description.
+const FOREIGN_PASST: &str = "passt-at";
+
 /// Opens the link of a configuration, in the launcher: what a stack's `pre_init` returns.
 ///
 /// # Errors
@@ -44,7 +47,9 @@ pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
         // The launcher has its socket.
         LinkConfig::Passt(passt) => {
             let device = Device { name: "passt".to_owned(), mac: passt.mac, mtu: usize::from(passt.mtu) };
-            return Ok(PreInitStack { init_str: describe("passt", &device), fds: Vec::new() });
+            // The launcher sees the end of one that it has started.
+            let kind = if passt.socket.is_some() { FOREIGN_PASST } else { "passt" };
+            return Ok(PreInitStack { init_str: describe(kind, &device), fds: Vec::new() });
         }
         other => return Err(SetupError::new(format!("this version cannot open the link {other}"))),
     };
@@ -157,6 +162,9 @@ fn bare(text: &str, fds: Vec<OwnedFd>, mtu: usize) -> Result<Option<Box<dyn Link
                     cutter: Cutter::default(),
                 }))),
                 ("passt", device) => Ok(Some(Box::new(PasstLink::new(fd, device.mac, device.mtu)))),
+                (FOREIGN_PASST, device) => {
+                    Ok(Some(Box::new(PasstLink::new(fd, device.mac, device.mtu).telling_its_end())))
+                }
                 _ => Err(unknown()),
             }
         }

@@ -39,6 +39,8 @@ pub struct PasstLink {
     /// When to try again to write the rest.
     retry: Option<Instant>,
     quirks: Quirks,
+    /// Whether the end of passt is to be told, since nobody else sees it.
+    tells: bool,
 }
 
 impl PasstLink {
@@ -60,7 +62,22 @@ impl PasstLink {
             sent: 0,
             retry: None,
             quirks: Quirks::new(),
+            tells: false,
         }
+    }
+
+    /// The same, which warns of the end of passt.
+    #[must_use]
+    pub fn telling_its_end(self) -> PasstLink {
+        PasstLink { tells: true, ..self }
+    }
+
+    /// passt is gone, or has lost its place in the stream.
+    fn down(&mut self) -> Error {
+        if std::mem::take(&mut self.tells) {
+            tracing::warn!("passt has closed the link; the sandbox has no uplink from here on");
+        }
+        Error::NetworkDown
     }
 
     /// The place of the next whole frame in `input`; `None` if the rest of it has not come.
@@ -83,13 +100,13 @@ impl PasstLink {
             (self.start, self.end) = (0, self.end - self.start);
         }
         match unix::recv(self.socket.as_fd(), &mut self.input[self.end..], libc::MSG_DONTWAIT) {
-            Ok(0) => Err(Error::NetworkDown),
+            Ok(0) => Err(self.down()),
             Ok(got) => {
                 self.end += got;
                 Ok(true)
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(false),
-            Err(_) => Err(Error::NetworkDown),
+            Err(_) => Err(self.down()),
         }
     }
 
@@ -102,7 +119,7 @@ impl PasstLink {
                     self.retry = Some(now + RETRY);
                     return Err(Error::Again);
                 }
-                Err(_) => return Err(Error::NetworkDown),
+                Err(_) => return Err(self.down()),
             }
         }
         self.output.clear();

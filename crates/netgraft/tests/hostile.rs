@@ -114,7 +114,7 @@ fn what_it_writes_without_end_fills_no_disk_and_forges_no_line() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_netgraft"));
         command.arg("run").args((!verbosity.is_empty()).then_some(verbosity));
         let output = command
-            .args(["--network", "plugin", "--plugin"])
+            .args(["--join", "never", "--network", "plugin", "--plugin"])
             .arg(object())
             .args(["--plugin-arg", "send:flood", "--", "python3", "-c", PROGRAM, "60"])
             .stdin(Stdio::null())
