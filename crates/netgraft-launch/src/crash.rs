@@ -38,7 +38,7 @@ impl FromStr for OnCrash {
         match text {
             "fail" => Ok(OnCrash::Fail),
             "restart" => Ok(OnCrash::Restart),
-            other => Err(format!("unknown action '{other}': use fail or restart")),
+            other => Err(format!("unknown --on-crash action '{other}': use fail or restart")),
         }
     }
 }

@@ -29,7 +29,7 @@ impl FromStr for Join {
         match text {
             "always" => Ok(Join::Always),
             "never" => Ok(Join::Never),
-            other => Err(format!("unknown choice '{other}': use always or never")),
+            other => Err(format!("unknown --join choice '{other}': use always or never")),
         }
     }
 }
@@ -43,6 +43,6 @@ mod tests {
         for join in [Join::Always, Join::Never] {
             assert_eq!(join.to_string().parse(), Ok(join));
         }
-        assert_eq!("no".parse::<Join>(), Err("unknown choice 'no': use always or never".to_owned()));
+        assert_eq!("no".parse::<Join>(), Err("unknown --join choice 'no': use always or never".to_owned()));
     }
 }

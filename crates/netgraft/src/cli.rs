@@ -418,7 +418,7 @@ fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return Stop::Text(text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             return Stop::Error(
-                "what to do? 'netgraft run -- PROGRAM' runs a program: see 'netgraft --help'".into(),
+                "no command given: 'netgraft run -- PROGRAM' runs a program, 'netgraft --help' lists the others".into(),
             );
         }
         _ => {}
@@ -711,7 +711,7 @@ mod tests {
             ("netgraft run --bogus p", "unknown option '--bogus'"),
             ("netgraft run", "PROGRAM"),
             ("netgraft run --", "PROGRAM"),
-            ("netgraft", "what to do?"),
+            ("netgraft", "no command given"),
             ("netgraft walk", "walk"),
         ] {
             let text = error(line);
