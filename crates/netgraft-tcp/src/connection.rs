@@ -147,7 +147,7 @@ impl Connection {
             reason: None,
             settings: config.settings,
             path: config.path,
-            search: Search { wide: config.path.mss, until: None },
+            search: Search::new(config.path.mss),
             handshake,
             sender: Sender::new(initial, config.algorithm, mss, now),
             receiver,

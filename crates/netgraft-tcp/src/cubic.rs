@@ -33,6 +33,8 @@ pub(crate) struct Cubic {
     plateau: f64,
     prior: f64,
     epoch: Option<Epoch>,
+    /// Bytes that came out of order, for which the window grows once what was late has come.
+    early: u64,
     /// Growth that is not a whole byte yet.
     rest: f64,
     /// `plateau`, `prior` and `epoch` before the last reduction.
@@ -74,9 +76,15 @@ impl Cubic {
 
 impl Control for Cubic {
     fn acknowledged(&mut self, window: &mut Window, ack: &Acknowledged) {
-        if ack.recovering || ack.advanced == 0 {
+        if ack.recovering {
             return;
         }
+        if ack.advanced == 0 {
+            // Out of order: lost or late, which is not known yet.
+            self.early += ack.delivered;
+            return;
+        }
+        let early = std::mem::take(&mut self.early);
         if !ack.limited {
             // Time in which the window could not be used must not count (section 4.2, last paragraph).
             if let Some(epoch) = &mut self.epoch {
@@ -85,7 +93,7 @@ impl Control for Cubic {
             }
             return;
         }
-        let mut bytes = ack.delivered;
+        let mut bytes = ack.delivered + early;
         if window.in_slow_start() {
             let growth = self.start.acknowledged(ack.rtt, ack.positions);
             let wanted = match growth {
@@ -114,6 +122,7 @@ impl Control for Cubic {
         self.plateau = if current < self.plateau { current * (1.0 + BETA) / 2.0 } else { current };
         self.prior = current;
         self.epoch = None;
+        self.early = 0;
         // "ssthresh = max(flight_size * beta_cubic, 2)" (section 4.6). As Linux, it takes the window for the flight
         // size; `limited` keeps the window from growing above that.
         let reduced = (window.congestion as f64 * BETA) as u64;

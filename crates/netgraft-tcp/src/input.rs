@@ -235,6 +235,7 @@ impl Connection {
             arrival.freed = done.saturating_sub(before.max(FIRST + 1)) as usize;
             self.sender.stalled = (self.sender.una < self.sender.end()).then_some(now);
             self.grow_send_buffer(pool);
+            self.judge_size(now);
         }
         self.after_fin_acknowledged(now);
         Some(arrival)

@@ -243,6 +243,10 @@ impl Connection {
 
     /// New data that may leave.
     fn new_data(&mut self, now: Instant) -> Option<Piece> {
+        if let Some((start, len)) = self.size_probe() {
+            self.sender.limited |= len == 0;
+            return (len > 0).then_some(Piece { start, len, fin: false });
+        }
         let whole = self.whole();
         let sender = &mut self.sender;
         let mss = sender.window.mss;
@@ -329,6 +333,7 @@ impl Connection {
         let end = start + len + u64::from(fin);
         let mut header = self.header(start, now);
         let new = start >= self.sender.next;
+        let probes = new && self.is_size_probe(end);
         let sender = &mut self.sender;
         if start + len == sender.written && len > 0 {
             header.flags |= Flags::PSH;
@@ -350,7 +355,7 @@ impl Connection {
         if new {
             sender.board.push(start, end, now, snapshot);
             sender.next = end;
-            if !len.is_multiple_of(sender.window.mss) {
+            if !len.is_multiple_of(sender.window.mss) && !probes {
                 sender.small_end = end;
             }
             if idle {
@@ -386,7 +391,7 @@ impl Connection {
             header,
             start,
             len: len as usize,
-            segment_size: if len > mss { mss as u16 } else { 0 },
+            segment_size: if len > mss && !probes { mss as u16 } else { 0 },
             // "ECT [...] MUST NOT be set on retransmitted data packets" (RFC 3168 section 6.1.5).
             ecn_capable: self.ecn && new && len > 0,
         }

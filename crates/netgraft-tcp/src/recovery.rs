@@ -201,6 +201,9 @@ impl Sender {
     fn go_back(&mut self) {
         let Some(undo) = self.undo.take() else { return };
         self.counts.undone += 1;
+        // What was overtaken was sent again before it came, so that only this shows it ("RACK.reordering_seen", RFC 8985
+        // section 6.2, step 3, asks for segments that were sent once): the next one is waited for.
+        self.rack.reordering = true;
         self.counts.spurious_timeouts += u32::from(matches!(self.phase, Phase::Loss { .. }));
         self.window.congestion = self.window.congestion.max(undo.congestion);
         self.window.threshold = self.window.threshold.max(undo.threshold);

@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Random, Wire, World};
-use netgraft_tcp::{Algorithm, Config, Cookie, FastOpen, Path, Reason, State};
+use netgraft_tcp::{Algorithm, Config, Cookie, FastOpen, Path, Reason, Settings, State};
 
 fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
@@ -266,4 +266,25 @@ fn random_programs_agree() {
         );
         assert_eq!([world.end(0).reason(), world.end(1).reason()], [None, None], "seed {seed}");
     }
+}
+
+#[test]
+fn a_path_that_swallows_large_packets_is_searched_for_its_size() {
+    // Segments of 1,232 bytes pass, headers included; later 1,432.
+    let config = Config {
+        settings: Settings { find_black_holes: true, ..Settings::default() },
+        path: Path { mss: 1460, whole: 65_000 },
+        ..Config::default()
+    };
+    let mut world = World::new([config; 2], Wire { delay: ms(10), ..Wire::default() }, 1);
+    world.wire.largest = Some(1232);
+    world.bulk(0, 300_000, Duration::from_secs(60)).unwrap();
+    let narrow = world.end(0).info().mss.0;
+    assert!((500..=1232).contains(&narrow), "{narrow}");
+    world.wire.largest = Some(1432);
+    world.pass(Duration::from_secs(700));
+    world.bulk(0, 3_000_000, Duration::from_secs(60)).unwrap();
+    let wide = world.end(0).info().mss.0;
+    // A header with timestamps has 32 bytes.
+    assert!(usize::from(wide) + 32 <= 1432 && usize::from(wide) + 32 + 40 >= 1432, "{wide}");
 }

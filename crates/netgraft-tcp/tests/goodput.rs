@@ -93,6 +93,28 @@ fn a_path_that_loses_by_itself_is_used_whenever_the_losses_come() {
 }
 
 #[test]
+fn segments_that_are_overtaken_cost_little() {
+    // Of 1 % each is 3 ms late, at a round trip of 50 ms: nothing is lost, and the window grows as if nothing were late.
+    let took = |reorder| {
+        let config = Config { path: Path { mss: 1460, whole: 65_000 }, ..Config::default() };
+        let wire = Wire {
+            delay: Duration::from_millis(25),
+            reorder: (reorder, Duration::from_millis(3)),
+            rate: Some((1_000_000_000, 3_000_000)),
+            ..Wire::default()
+        };
+        let mut world = World::new([config; 2], wire, 1);
+        let took = world.bulk(0, 10_000_000, Duration::from_secs(60)).unwrap();
+        let info = world.end(0).info();
+        // The first one tells that this path has such segments.
+        assert!(info.counts.recoveries <= 2 && info.counts.recoveries == info.counts.undone, "{info:?}");
+        took
+    };
+    let (clean, late) = (took(0), took(10_000));
+    assert!(late.as_secs_f64() < 1.3 * clean.as_secs_f64(), "{late:?} and not {clean:?}");
+}
+
+#[test]
 fn a_small_queue_is_kept_busy() {
     for algorithm in [Algorithm::Cubic, Algorithm::NewReno, Algorithm::Bbr] {
         let wire =

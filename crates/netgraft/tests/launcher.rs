@@ -619,7 +619,8 @@ fn the_built_in_stack_takes_settings_as_sysctls() {
     }
 }
 
-/// What the C interface of stacks does not carry: the same program natively and on the built-in stack.
+/// What the C interface of stacks does not carry, and a joined connection does not have: the same program natively and on the
+/// built-in stack.
 #[test]
 fn tcp_info_tells_what_was_agreed_and_a_listener_s_backlog() {
     let program = "
@@ -635,6 +636,8 @@ info = client.getsockopt(6, socket.TCP_INFO, 232)
 print('timestamps, SACK and scaling', info[5] & 7)
 ssthresh, = struct.unpack_from('I', info, 76)
 print('ssthresh', 2 <= ssthresh <= 0x7fffffff)
+sent, = struct.unpack_from('Q', info, 200)
+print('sent', sent)
 ";
     let seen = |mut command: Command| {
         let output = command.args(["python3", "-c", program]).output().unwrap();
@@ -642,7 +645,7 @@ print('ssthresh', 2 <= ssthresh <= 0x7fffffff)
         String::from_utf8(output.stdout).unwrap()
     };
     let mut sandboxed = Command::new(binary());
-    sandboxed.args(["run", "--"]);
+    sandboxed.args(["run", "--join", "never", "--"]);
     let native = seen(Command::new("env"));
     assert!(native.contains("listener (0, 7)") && native.contains("scaling 7"), "{native}");
     assert_eq!(seen(sandboxed), native);

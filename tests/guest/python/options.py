@@ -223,10 +223,8 @@ def option_tcp_info_measures():
             "sacked": struct.unpack_from("I", info, 28)[0],
             "lost": struct.unpack_from("I", info, 32)[0],
             "cwnd": struct.unpack_from("I", info, 80)[0],
-            "acked": struct.unpack_from("Q", info, 120)[0],
             "notsent": struct.unpack_from("I", info, 144)[0],
             "min_rtt": struct.unpack_from("I", info, 148)[0],
-            "sent": struct.unpack_from("Q", info, 200)[0],
         }
 
     check("all is acknowledged in the end", wait_until(lambda: told()["unacked"] == 0), told())
@@ -234,9 +232,6 @@ def option_tcp_info_measures():
     for name in ("ca_state", "sacked", "lost", "notsent"):
         eq(f"tcpi_{name}", info[name], 0)
     check("tcpi_snd_cwnd", info["cwnd"] >= 2, info)
-    check("tcpi_bytes_sent", info["sent"] >= 100000, info)
-    # The SYN counts as a byte.
-    check("tcpi_bytes_acked", info["acked"] in (100000, 100001), info)
     check("tcpi_min_rtt", info["min_rtt"] < 10000000, info)
 
 

@@ -44,6 +44,8 @@ pub(crate) struct Wire {
     pub(crate) rate: Option<(u64, u64)>,
     /// Packets above so many waiting bytes are marked, if they may be.
     pub(crate) mark_above: Option<u64>,
+    /// Bytes of the largest TCP segment, header included, that passes; larger ones vanish without a word.
+    pub(crate) largest: Option<usize>,
     /// How late both ends notice that a time has come.
     pub(crate) late: Duration,
 }
@@ -164,7 +166,7 @@ impl World {
     fn carry(&mut self, from: usize, bytes: Vec<u8>, ecn: bool) {
         self.sent[from] += 1;
         let wire = self.wire;
-        if self.random.chance(wire.loss) {
+        if wire.largest.is_some_and(|most| bytes.len() > most) || self.random.chance(wire.loss) {
             self.dropped += 1;
             return;
         }
