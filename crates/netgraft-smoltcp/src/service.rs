@@ -59,10 +59,10 @@ impl Core {
         if sent == 0
             && let Some(Body::Conn(conn)) = self.socks.get_mut(handle).map(|s| &mut s.body)
         {
-            conn.tcp.rest(at(now));
+            conn.tcp.release_idle_memory(at(now));
         }
-        self.settle(handle);
-        self.rest(handle, turn);
+        self.sync_state(handle);
+        self.schedule(handle, turn);
         sent
     }
 
@@ -142,7 +142,7 @@ impl Core {
         (sent, turn)
     }
 
-    fn rest(&mut self, handle: Handle, turn: Turn) {
+    fn schedule(&mut self, handle: Handle, turn: Turn) {
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let Body::Conn(conn) = &sock.body else { return };
         if conn.has_ended() {
@@ -167,15 +167,15 @@ impl Core {
     }
 
     /// Follows what has become of the connection.
-    fn settle(&mut self, handle: Handle) {
+    fn sync_state(&mut self, handle: Handle) {
         let now = self.now;
         self.follow_early(handle);
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let owner = sock.owner;
         let Body::Conn(conn) = &mut sock.body else { return };
         let state = conn.tcp.state();
-        let news = conn.received != conn.told;
-        conn.told = conn.received;
+        let news = conn.received != conn.reported;
+        conn.reported = conn.received;
         match (conn.life, state) {
             (Life::Connecting { .. }, State::Closed) => {
                 let error = conn.error().unwrap_or(Error::ConnectionRefused);
@@ -196,7 +196,7 @@ impl Core {
                     }
                 }
             }
-            (Life::Open, State::TimeWait) => return self.rest_in_time_wait(handle),
+            (Life::Open, State::TimeWait) => return self.enter_time_wait(handle),
             (Life::Open, State::Closed) => {
                 let error = conn.error();
                 return self.end(handle, error);
@@ -249,7 +249,7 @@ impl Core {
     }
 
     /// Moves a connection to TIME-WAIT, where it needs no buffers.
-    fn rest_in_time_wait(&mut self, handle: Handle) {
+    fn enter_time_wait(&mut self, handle: Handle) {
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let Body::Conn(conn) = &sock.body else { return };
         let Some(tcp) = conn.tcp.time_wait() else { return };

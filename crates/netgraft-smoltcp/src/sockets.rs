@@ -240,7 +240,7 @@ impl Core {
         self.discard(handle);
     }
 
-    fn close(&mut self, handle: Handle, rude: bool) -> Result<()> {
+    fn close(&mut self, handle: Handle, abortive: bool) -> Result<()> {
         let sock = self.socks.held_mut(handle)?;
         self.queue.set_mask(handle, &mut sock.info, None);
         let datagram = matches!(sock.body, Body::Datagrams(_));
@@ -248,7 +248,7 @@ impl Core {
         if datagram {
             self.datagram_close(handle)
         } else {
-            self.stream_close(handle, rude)
+            self.stream_close(handle, abortive)
         }
         Ok(())
     }

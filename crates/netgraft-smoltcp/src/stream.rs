@@ -316,17 +316,18 @@ impl Core {
         self.update(handle, false);
     }
 
-    /// Closes a stream socket whose handle is gone; `rude` resets a connection.
-    pub(crate) fn stream_close(&mut self, handle: Handle, rude: bool) {
+    /// Closes a stream socket whose handle is gone; `abortive` resets a connection.
+    pub(crate) fn stream_close(&mut self, handle: Handle, abortive: bool) {
         let Some(sock) = self.socks.get_mut(handle) else { return };
         let Body::Conn(conn) = &mut sock.body else {
             self.stop_listening(handle);
             return self.discard(handle);
         };
-        let rude = rude || sock.options.linger.is_some_and(|l| l.is_zero()) || conn.tcp.readable() > 0;
+        let abortive =
+            abortive || sock.options.linger.is_some_and(|l| l.is_zero()) || conn.tcp.readable() > 0;
         match conn.life {
             Life::Connecting { .. } | Life::HalfOpen { .. } | Life::Ended { .. } => self.discard(handle),
-            Life::Open if rude => {
+            Life::Open if abortive => {
                 self.reset(handle);
                 self.discard(handle);
             }

@@ -47,7 +47,7 @@ pub(crate) struct Conn {
     pub(crate) shut_write: bool,
     /// Payload bytes received, and how many of them the waiters were told of.
     pub(crate) received: u64,
-    pub(crate) told: u64,
+    pub(crate) reported: u64,
     /// Payload bytes taken from the program.
     sent: u64,
     /// There was room in the send buffer and no memory: until something is acknowledged.
@@ -176,7 +176,7 @@ impl Conn {
             shut_read: false,
             shut_write: false,
             received: 0,
-            told: 0,
+            reported: 0,
             sent: 0,
             starved: false,
             early: Early::No,

@@ -99,7 +99,7 @@ impl Bytes {
     }
 
     /// Gives the memory of an empty list back.
-    pub(crate) fn rest(&mut self) {
+    pub(crate) fn release_idle_memory(&mut self) {
         if self.blocks.is_empty() {
             self.blocks = VecDeque::new();
         }

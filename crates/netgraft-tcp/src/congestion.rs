@@ -96,7 +96,7 @@ pub trait Control {
     fn recovered(&mut self, _window: &mut Window) {}
 
     /// Nothing is in flight, and nothing can be undone any more: gives memory back that was kept for that.
-    fn rest(&mut self) {}
+    fn release_idle_memory(&mut self) {}
 
     /// Sending begins again after `idle` without anything in flight.
     fn resumed(&mut self, window: &mut Window, idle: Duration, timeout: Duration);

@@ -447,17 +447,17 @@ impl Connection {
 
     /// Gives the memory of lists back that are empty, if nothing has come or gone for a while: an idle connection has less
     /// than 2 KiB. A caller does so when one of its timers has found nothing to do.
-    pub fn rest(&mut self, now: Instant) {
+    pub fn release_idle_memory(&mut self, now: Instant) {
         if now.since(self.heard.max(self.sender.sent_at)) >= REST {
-            self.sender.board.rest();
+            self.sender.board.release_idle_memory();
             // With nothing in flight there is nothing to take back.
             if self.sender.board.is_empty() {
                 self.sender.undo = None;
-                self.sender.controller.get().rest();
+                self.sender.controller.get().release_idle_memory();
             }
-            self.sender.bytes.rest();
-            self.receiver.bytes.rest();
-            self.receiver.ranges.rest();
+            self.sender.bytes.release_idle_memory();
+            self.receiver.bytes.release_idle_memory();
+            self.receiver.ranges.release_idle_memory();
         }
     }
 

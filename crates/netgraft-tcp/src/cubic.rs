@@ -139,7 +139,7 @@ impl Control for Cubic {
         }
     }
 
-    fn rest(&mut self) {
+    fn release_idle_memory(&mut self) {
         self.before = None;
     }
 

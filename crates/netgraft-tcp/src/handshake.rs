@@ -171,7 +171,7 @@ impl Connection {
         self.sender.next = self.sender.next.max(FIRST + 1);
         let window = self.receiver.capacity.min(usize::from(u16::MAX)) as u16;
         if answer {
-            self.receiver.has_told(false, now);
+            self.receiver.on_ack_sent(false, now);
         }
         Header { seq: self.sender.numbers.wire(FIRST), ack, flags, window, urgent: 0, options }
     }

@@ -118,7 +118,7 @@ impl Connection {
     /// segments will be acceptable, but special allowance should be made to accept valid ACKs, URGs, and RSTs."
     fn is_acceptable(&mut self, segment: &Segment<'_>, start: u64, now: Instant) -> bool {
         let end = start + u64::from(segment.len());
-        if end >= self.receiver.told && start <= self.receiver.edge.max(self.receiver.next) {
+        if end >= self.receiver.acked && start <= self.receiver.edge.max(self.receiver.next) {
             return true;
         }
         if !segment.header.flags.has(Flags::RST) {
@@ -244,10 +244,10 @@ impl Connection {
     /// RFC 7323 section 4.3: "If SEG.TSval >= TS.Recent and SEG.SEQ <= Last.ACK.sent then SEG.TSval is copied to
     /// TS.Recent".
     fn note_stamp(&mut self, segment: &Segment<'_>, start: u64, now: Instant) {
-        let told = self.receiver.told;
+        let acked = self.receiver.acked;
         if let (Some(stamps), Some((value, _))) = (&mut self.stamps, segment.header.options.timestamps)
             && (value.wrapping_sub(stamps.recent) as i32 >= 0 || now.since(stamps.recent_at) >= STALE)
-            && start <= told
+            && start <= acked
         {
             stamps.recent = value;
             stamps.recent_at = now;

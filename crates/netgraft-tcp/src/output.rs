@@ -119,8 +119,8 @@ impl Connection {
             let most = if header.options.timestamps.is_some() { 3 } else { 4 };
             header.options.sack = self.receiver.ranges.blocks(most, self.receiver.numbers);
         }
-        let repeat = self.receiver.told == self.receiver.next;
-        self.receiver.has_told(false, now);
+        let repeat = self.receiver.acked == self.receiver.next;
+        self.receiver.on_ack_sent(false, now);
         self.receiver.tell_rest(self.sender.selective, repeat);
         Transmit::bare(header)
     }
@@ -149,7 +149,7 @@ impl Connection {
     /// acknowledged (RFC 9293 section 3.8.4; a probe of a closed window in Linux is the same).
     fn question(&mut self, now: Instant) -> Transmit {
         let header = self.header(self.sender.una.saturating_sub(1), now);
-        self.receiver.has_told(false, now);
+        self.receiver.on_ack_sent(false, now);
         Transmit::bare(header)
     }
 
@@ -386,7 +386,7 @@ impl Connection {
         }
         sender.set_timer(now);
         let mss = sender.window.mss;
-        self.receiver.has_told(len > 0, now);
+        self.receiver.on_ack_sent(len > 0, now);
         Transmit {
             header,
             start,

@@ -14,7 +14,7 @@ struct Range {
     /// Larger for what was extended later.
     stamp: u64,
     /// Whether an acknowledgement has told of it as it is.
-    told: bool,
+    reported: bool,
 }
 
 /// Most duplicates that wait to be told of. More are those of a peer that sends everything again.
@@ -26,7 +26,7 @@ pub(crate) struct Reassembly {
     ranges: Vec<Range>,
     stamp: u64,
     /// How many of them no acknowledgement has told of.
-    untold: usize,
+    unreported: usize,
     /// Ranges that came twice and are to be told of: their first bytes, in the order in which they came.
     duplicates: Vec<(u64, u64)>,
 }
@@ -42,7 +42,7 @@ impl Reassembly {
     }
 
     /// Gives the memory of empty lists back.
-    pub(crate) fn rest(&mut self) {
+    pub(crate) fn release_idle_memory(&mut self) {
         if self.ranges.is_empty() {
             self.ranges = Vec::new();
         }
@@ -56,7 +56,7 @@ impl Reassembly {
         self.stamp += 1;
         let first = self.ranges.partition_point(|r| r.end < start);
         let last = first + self.ranges[first..].partition_point(|r| r.start <= end);
-        let mut new = Range { start, end, stamp: self.stamp, told: false };
+        let mut new = Range { start, end, stamp: self.stamp, reported: false };
         if first == last && self.ranges.len() >= MOST {
             return false;
         }
@@ -69,10 +69,10 @@ impl Reassembly {
             }
             new.start = new.start.min(range.start);
             new.end = new.end.max(range.end);
-            self.untold -= usize::from(!range.told);
+            self.unreported -= usize::from(!range.reported);
         }
         self.ranges.insert(first, new);
-        self.untold += 1;
+        self.unreported += 1;
         if let Some((start, end)) = common {
             self.saw_twice(start, end);
         }
@@ -92,7 +92,7 @@ impl Reassembly {
                 break;
             }
             next = next.max(range.end);
-            self.untold -= usize::from(!range.told);
+            self.unreported -= usize::from(!range.reported);
             done += 1;
         }
         self.ranges.drain(..done);
@@ -116,7 +116,7 @@ impl Reassembly {
 
     /// Whether something is to be told: ranges that are new, or have grown, or duplicates.
     pub(crate) fn has_news(&self) -> bool {
-        self.untold > 0 || !self.duplicates.is_empty()
+        self.unreported > 0 || !self.duplicates.is_empty()
     }
 
     /// Takes the blocks for the next acknowledgement, at most `most`: a duplicate first (RFC 2883 section 4), and the range
@@ -140,8 +140,8 @@ impl Reassembly {
             }
         }
         let (mut fresh, mut count, mut above) = ([0; 4], 0, 0);
-        while count < left.min(self.untold) {
-            let rest = self.ranges.iter().enumerate().filter(|(_, r)| !r.told && r.stamp > above);
+        while count < left.min(self.unreported) {
+            let rest = self.ranges.iter().enumerate().filter(|(_, r)| !r.reported && r.stamp > above);
             let Some((index, range)) = rest.min_by_key(|(_, r)| r.stamp) else { break };
             (fresh[count], above) = (index, range.stamp);
             count += 1;
@@ -151,7 +151,8 @@ impl Reassembly {
             shown[left] = self.tell(index, &mut blocks, numbers);
         }
         while left > 0 {
-            let rest = self.ranges.iter().enumerate().filter(|(_, r)| r.told && !shown.contains(&r.stamp));
+            let rest =
+                self.ranges.iter().enumerate().filter(|(_, r)| r.reported && !shown.contains(&r.stamp));
             let Some((index, _)) = rest.max_by_key(|(_, r)| r.stamp) else { break };
             left -= 1;
             shown[left] = self.tell(index, &mut blocks, numbers);
@@ -163,7 +164,7 @@ impl Reassembly {
     fn tell(&mut self, index: usize, blocks: &mut SackBlocks, numbers: Numbers) -> u64 {
         let Some(range) = self.ranges.get_mut(index) else { return 0 };
         blocks.push(numbers.wire(range.start), numbers.wire(range.end));
-        self.untold -= usize::from(!std::mem::replace(&mut range.told, true));
+        self.unreported -= usize::from(!std::mem::replace(&mut range.reported, true));
         range.stamp
     }
 }
@@ -252,7 +253,7 @@ mod tests {
                 told[(range.start - at(0)) as usize..(range.end - at(0)) as usize].fill(true);
             }
             prop_assert_eq!(bytes, told);
-            prop_assert_eq!(ranges.untold, ranges.ranges.iter().filter(|r| !r.told).count());
+            prop_assert_eq!(ranges.unreported, ranges.ranges.iter().filter(|r| !r.reported).count());
             // However little room there is, all is told of in the end.
             let mut acknowledged = std::collections::BTreeSet::new();
             for _ in 0..100 {

@@ -52,7 +52,7 @@ pub(crate) struct Receiver {
     pub(crate) fin: Option<u64>,
     pub(crate) due: Due,
     /// What was acknowledged last ("Last.ACK.sent" of RFC 7323).
-    pub(crate) told: u64,
+    pub(crate) acked: u64,
     /// The largest segment seen.
     pub(crate) mss: usize,
     quick: u8,
@@ -90,7 +90,7 @@ impl Receiver {
             ranges: Reassembly::default(),
             fin: None,
             due: Due::Nothing,
-            told: FIRST,
+            acked: FIRST,
             mss: LEAST_MSS,
             quick: QUICK,
             limited: FIRST,
@@ -109,7 +109,7 @@ impl Receiver {
     pub(crate) fn begin(&mut self, initial: u32) {
         self.numbers = Numbers { initial };
         self.next = FIRST + 1;
-        self.told = FIRST + 1;
+        self.acked = FIRST + 1;
         self.edge = FIRST + 1 + self.capacity.min(usize::from(u16::MAX)) as u64;
     }
 
@@ -204,7 +204,7 @@ impl Receiver {
             // As Linux: after a pause the peer's window may be small again.
             self.quick = self.quick.max(2);
         }
-        let waiting = (self.next - self.told) as usize;
+        let waiting = (self.next - self.acked) as usize;
         let quick = self.quick > 0 && !self.interactive;
         // "an ACK SHOULD be generated for at least every second full-sized segment", and at once for one that fills a
         // gap (RFC 5681 section 4.2).
@@ -317,14 +317,14 @@ impl Receiver {
     }
 
     /// A segment leaves that acknowledges everything; `data` says that it has a payload.
-    pub(crate) fn has_told(&mut self, data: bool, now: Instant) {
+    pub(crate) fn on_ack_sent(&mut self, data: bool, now: Instant) {
         if self.due != Due::Nothing {
             self.quick = self.quick.saturating_sub(1);
         }
         if data && self.heard.is_some_and(|at| now.since(at) < DELAY) {
             self.interactive = true;
         }
-        self.told = self.next;
+        self.acked = self.next;
         self.due = Due::Nothing;
     }
 

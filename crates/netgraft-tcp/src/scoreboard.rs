@@ -76,7 +76,7 @@ impl Scoreboard {
     }
 
     /// Gives the memory of an empty list back.
-    pub(crate) fn rest(&mut self) {
+    pub(crate) fn release_idle_memory(&mut self) {
         if self.records.is_empty() {
             self.records = VecDeque::new();
         }

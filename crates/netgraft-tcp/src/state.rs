@@ -197,7 +197,7 @@ impl Connection {
         w.all(&[
             r.tuning.most() as u64,
             r.tuning.mss as u64,
-            r.told,
+            r.acked,
             r.mss as u64,
             r.urgent,
             u64::from(r.discards),
@@ -327,7 +327,7 @@ impl Connection {
         c.capacity = r.size()?.max(1);
         let most = r.size()?;
         c.tuning = crate::tuning::Tuning::new(most, r.size()?, now);
-        (c.told, c.mss, c.urgent, c.discards) = (r.u64()?, r.size()?, r.u64()?, r.bool()?);
+        (c.acked, c.mss, c.urgent, c.discards) = (r.u64()?, r.size()?, r.u64()?, r.bool()?);
         c.fin = r.option()?;
         let stamped = r.bool()?;
         let recent: u32 = r.number()?;
@@ -338,7 +338,8 @@ impl Connection {
         let end = c.next - u64::from(over);
         let sound =
             FIRST < c.read && c.read <= end && end - c.read <= LARGEST && c.next <= c.edge.max(c.next);
-        let bounded = c.next <= 1 << 62 && c.edge <= c.next + (1 << 31) && c.told <= c.next && c.told > FIRST;
+        let bounded =
+            c.next <= 1 << 62 && c.edge <= c.next + (1 << 31) && c.acked <= c.next && c.acked > FIRST;
         let fin = c.fin.is_none_or(|fin| fin >= end && fin <= c.edge.max(c.next));
         let closed = !matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
         if !sound || !bounded || !fin || over != closed || c.urgent > c.next + (1 << 33) {

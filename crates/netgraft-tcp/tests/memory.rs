@@ -31,7 +31,7 @@ fn a_connection_at_rest_has_less_than_two_kibibytes_whatever_it_has_done() {
             for end in [0, 1] {
                 assert_eq!(world.pools[end].used(), 0, "no data, no memory");
                 let now = world.now;
-                world.end(end).rest(now);
+                world.end(end).release_idle_memory(now);
                 let bytes = world.end(end).memory();
                 assert!((1..2048).contains(&bytes), "{algorithm:?} {whole} {end}: {bytes} bytes");
             }
