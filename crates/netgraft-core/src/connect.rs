@@ -155,7 +155,7 @@ impl<K: Kernel> Core<K> {
         match self.table.get(id).map(|s| &s.state) {
             Some(State::Fresh) => return Ok(Answer::Value(0)),
             Some(State::Listening(_)) => self.end_listener(id, &subject.file),
-            Some(State::Joined(_)) => self.reset_at_close(id),
+            Some(State::Joined(_)) => self.reset_at_close(subject),
             _ => {}
         }
         for parked in self.parked.take_all(id) {

@@ -9,14 +9,16 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use netgraft_plugin::inet::Interface;
-use netgraft_plugin::{Domain, Error, OptionName, SocketOption, SocketSpec, TcpInfo, TcpState};
+use netgraft_plugin::{Domain, Error, Events, OptionName, SocketOption, SocketSpec, TcpInfo, TcpState};
 
 use crate::answers::{Answer, Outcome};
 use crate::codec::sockopt::Direction;
 use crate::core::{Core, Kernel, Request, Subject};
 use crate::program::ProgramId;
+use crate::receive::is_receive;
 use crate::route::{Flow, Route};
-use crate::socket::{Seen, Socket, State};
+use crate::send::is_send;
+use crate::socket::{Over, Seen, Socket, State};
 use crate::stream::Opening;
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
@@ -128,10 +130,10 @@ impl<K: Kernel> Core<K> {
     pub(crate) fn route_connect(&mut self, id: SocketId, destination: SocketAddr) -> Result<Route, Errno> {
         let socket = self.table.get(id).ok_or(uapi::EBADF)?;
         let spec = socket.spec;
-        let resets = SocketOption::Linger(Some(std::time::Duration::ZERO));
-        let closes_by_reset = socket.setup.options.contains(&resets);
+        let has_scope = matches!(destination, SocketAddr::V6(v6) if v6.scope_id() != 0);
+        let is_plain = !has_scope && !socket.closes_by_reset();
         match self.router.route(&Flow::Connect(spec, destination)) {
-            Route::Stack if self.joins && !closes_by_reset => {
+            Route::Stack if self.joins && is_plain => {
                 Ok(self.find_listener(meant(destination)).map_or(Route::Stack, Route::Joined))
             }
             route => Ok(route),
@@ -142,13 +144,15 @@ impl<K: Kernel> Core<K> {
     fn find_listener(&self, destination: SocketAddr) -> Option<SocketId> {
         let candidates = self.table.listeners_at(destination.port());
         let matching = candidates.iter().filter_map(|&id| {
-            let State::Listening(listening) = &self.table.get(id)?.state else { return None };
+            let socket = self.table.get(id)?;
+            let State::Listening(listening) = &socket.state else { return None };
             Some((listening.bound.matches(destination)?, id))
         });
         let (closeness, found) = matching.clone().max_by_key(|&(closeness, _)| closeness)?;
         // Several that share a port (SO_REUSEPORT) take turns in the stack.
         let is_shared = matching.filter(|&(other, _)| other == closeness).count() > 1;
-        (!is_shared && (closeness == 2 || self.is_own(destination.ip()))).then_some(found)
+        let resets = self.table.get(found).is_some_and(Socket::closes_by_reset);
+        (!is_shared && !resets && (closeness == 2 || self.is_own(destination.ip()))).then_some(found)
     }
 
     /// Whether an address is one of the stack's.
@@ -181,6 +185,10 @@ impl<K: Kernel> Core<K> {
         };
         let pair = match joined {
             Ok(pair) => pair,
+            Err(uapi::ECONNABORTED) => {
+                self.enter(id, State::Ended(Over::Attempt.ended()));
+                return Ok(Some(Err(uapi::ECONNABORTED)));
+            }
             // Its queue is full, or it was closed just now: the stack knows what that means.
             Err(_) => {
                 if let Some(handle) = self.table.get(id).and_then(|socket| socket.handle)
@@ -253,18 +261,33 @@ impl<K: Kernel> Core<K> {
         subject: &Subject<K>,
         direction: Direction,
     ) -> Outcome {
-        let parked = self.park(request, subject.id, direction);
-        if self.is_joined(subject.id) {
-            self.kernel.await_file(&subject.file, subject.id, direction);
+        let id = subject.id;
+        if self.is_joined(id) {
+            let sends = direction == Direction::Send || self.parked.first(id, is_send).is_some();
+            let receives = direction == Direction::Receive || self.parked.first(id, is_receive).is_some();
+            let mut events = Events::empty();
+            events.set(Events::OUT, sends);
+            events.set(Events::IN | Events::RDHUP, receives);
+            if receives && self.kernel.has_mark(&subject.file) {
+                // It would count as something to read for ever.
+                self.kernel.take_mark(&subject.file);
+            }
+            self.kernel.await_file(&subject.file, id, events)?;
         }
-        parked
+        self.park(request, id, direction)
     }
 
     /// Makes the last close of a joined socket a reset for the other side: with a mark in this side's queue, which the
     /// other side's own file leaves there. Where that file is not known the other side sees the end of the stream.
-    pub(crate) fn reset_at_close(&mut self, id: SocketId) {
-        let Some(State::Joined(joined)) = self.table.get(id).map(|socket| &socket.state) else { return };
+    pub(crate) fn reset_at_close(&mut self, subject: &Subject<K>) {
+        let Some(State::Joined(joined)) = self.table.get(subject.id).map(|socket| &socket.state) else {
+            return;
+        };
         let other = joined.pair.reversed();
+        if self.kernel.has_mark(&subject.file) {
+            // A second one would make a byte of data of the first.
+            return;
+        }
         if let Some(file) = self.find_side(other) {
             self.kernel.mark(&file);
             self.kernel.dispose(file);
@@ -274,11 +297,12 @@ impl<K: Kernel> Core<K> {
     /// The program's file of a side of a joined connection, if it was seen and is still there.
     fn find_side(&mut self, pair: Pair) -> Option<K::File> {
         if let Some(Seen { tid, fd }) = self.accepted.by_pair.get(&pair).copied() {
-            let file = self.kernel.duplicate_of(tid, fd).ok()?;
-            if self.kernel.accepted_pair(&file) == Some(pair) {
-                return Some(file);
+            if let Ok(file) = self.kernel.duplicate_of(tid, fd) {
+                if self.kernel.accepted_pair(&file) == Some(pair) {
+                    return Some(file);
+                }
+                self.kernel.dispose(file);
             }
-            self.kernel.dispose(file);
             self.accepted.by_pair.remove(&pair);
         }
         let is_side = |id: &SocketId| match self.table.get(*id).map(|socket| &socket.state) {

@@ -8,7 +8,7 @@ use crate::codec::sockopt::{self, Get, Set};
 use crate::core::{Core, Kernel, Subject};
 use crate::join;
 use crate::program::Caller;
-use crate::socket::{Pending, State};
+use crate::socket::{Pending, Socket, State};
 
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
@@ -33,7 +33,13 @@ impl<K: Kernel> Core<K> {
         let id = subject.id;
         let spec = self.table.get(id).ok_or(uapi::EBADF)?.spec;
         match sockopt::parse_set(spec, level, name, value)? {
-            Set::Stack(option) => self.set_in_stack(id, option)?,
+            Set::Stack(option) => {
+                let is_linger = matches!(option, SocketOption::Linger(_));
+                self.set_in_stack(id, option)?;
+                if is_linger {
+                    self.apply_linger(subject);
+                }
+            }
             Set::Timeout(direction, time) => {
                 // Data calls are the kernel's own, and so are their time-outs.
                 self.kernel.set_option(&subject.file, level, name, value)?;
@@ -51,6 +57,18 @@ impl<K: Kernel> Core<K> {
         Ok(Answer::Value(0))
     }
 
+    /// What `SO_LINGER` means for a joined connection, whose close the stack does not see.
+    fn apply_linger(&mut self, subject: &Subject<K>) {
+        if !self.is_joined(subject.id) {
+            return;
+        }
+        if self.table.get(subject.id).is_some_and(Socket::closes_by_reset) {
+            self.reset_at_close(subject);
+        } else {
+            self.kernel.take_mark(&subject.file);
+        }
+    }
+
     fn set_in_stack(&mut self, id: SocketId, option: SocketOption) -> Result<(), Errno> {
         self.send_what_was_written(id);
         let handle = self.handle_of(id)?;
@@ -60,9 +78,6 @@ impl<K: Kernel> Core<K> {
             Error::NotFound if unknown_algorithm => uapi::ENOENT,
             other => other.errno(),
         })?;
-        if option == SocketOption::Linger(Some(std::time::Duration::ZERO)) {
-            self.reset_at_close(id);
-        }
         if let Some(socket) = self.table.get_mut(id) {
             socket.keep_option(&option);
         }

@@ -275,9 +275,7 @@ impl<K: Kernel> Core<K> {
     /// The stack has room again: callers that wait to send go on.
     pub(crate) fn retry_sends(&mut self, id: SocketId) {
         if self.parked.has(id) {
-            self.serve_parked(id, |call| {
-                matches!(call, Call::SendTo { .. } | Call::SendMsg { .. } | Call::SendMMsg { .. })
-            });
+            self.serve_parked(id, is_send);
         }
     }
 
@@ -287,6 +285,11 @@ impl<K: Kernel> Core<K> {
             self.pump(id, Work::Datagrams);
         }
     }
+}
+
+/// Whether a call is a send.
+pub(crate) fn is_send(call: &Call) -> bool {
+    matches!(call, Call::SendTo { .. } | Call::SendMsg { .. } | Call::SendMMsg { .. })
 }
 
 /// `MSG_FASTOPEN` on a socket without a connection: not supported, as on a system that has it turned off.

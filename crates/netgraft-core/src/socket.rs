@@ -221,6 +221,11 @@ impl<K: Files> Socket<K> {
             || self.state.closed_by() == ClosedBy::Watch
     }
 
+    /// Whether its close is to reset the connection (socket(7), `SO_LINGER` with a time of 0).
+    pub(crate) fn closes_by_reset(&self) -> bool {
+        self.setup.options.contains(&SocketOption::Linger(Some(Duration::ZERO)))
+    }
+
     /// Notes an option that the program has set.
     pub(crate) fn keep_option(&mut self, option: &SocketOption) {
         if self.spec.kind != Kind::Stream || self.origin == Origin::Accepted {

@@ -8,7 +8,6 @@ use std::io::{IoSlice, IoSliceMut};
 
 use netgraft_plugin::{Domain, Events, Shutdown};
 
-use crate::codec::sockopt::Direction;
 use crate::join::{Pair, Side};
 use crate::program::Files;
 use crate::table::SocketId;
@@ -224,8 +223,8 @@ pub trait Surrogate: Files {
     /// the connection. The program's pollers see that it is connected.
     ///
     /// # Errors
-    /// EAGAIN if the listener's queue is full, ECONNREFUSED if it listens no more, EADDRINUSE if there is such a
-    /// connection: the surrogate is as it was.
+    /// EAGAIN if the listener's queue is full, ECONNREFUSED if it listens no more: the surrogate is as it was.
+    /// ECONNABORTED: it is used up.
     fn join_listener(
         &mut self,
         file: &Self::File,
@@ -236,6 +235,12 @@ pub trait Surrogate: Files {
 
     /// The addresses of an accepted connection that is joined, as its side sees them; `None` for any other socket.
     fn accepted_pair(&mut self, file: &Self::File) -> Option<Pair>;
+
+    /// Whether a mark of the other side's ([`Surrogate::mark`]) lies in the queue of the program's side.
+    fn has_mark(&mut self, file: &Self::File) -> bool;
+
+    /// Takes such a mark away.
+    fn take_mark(&mut self, file: &Self::File);
 
     /// Whether the other side of a joined connection sends no more.
     fn has_ended(&mut self, file: &Self::File) -> bool;
@@ -321,9 +326,12 @@ pub trait Watcher: Files {
     /// Puts a fresh surrogate into the nursery, which does not hold it: the kernel takes it out at its last close.
     fn shelter(&mut self, file: &Self::File, id: SocketId);
 
-    /// Reports once that the program can receive from its open file, or send on it ([`crate::Core::file_ready`]), for as
-    /// long as it is open. Replaces what was asked for before.
-    fn await_file(&mut self, file: &Self::File, id: SocketId, direction: Direction);
+    /// Reports once that one of these events is there on the program's open file ([`crate::Core::file_ready`]), for as
+    /// long as it is open.
+    ///
+    /// # Errors
+    /// ENOSPC, ENOMEM: it is not reported.
+    fn await_file(&mut self, file: &Self::File, id: SocketId, events: Events) -> Result<(), Errno>;
 
     /// The sockets in the nursery; `None` if they cannot be listed now.
     fn sheltered(&mut self) -> Option<Vec<SocketId>>;

@@ -100,6 +100,14 @@ impl Jobs {
         Ok(if nobody_will { AfterStop::Continue } else { AfterStop::Wait })
     }
 
+    /// A part of the launcher's job has read from the terminal in the background: the launcher stops as that part has, that
+    /// its parent sees it, until somebody continues the job. The program does not: it has a terminal of its own.
+    pub(super) fn stop_reading() -> io::Result<()> {
+        process::kill(std::process::id() as i32, libc::SIGTTIN)?;
+        Signals::only(libc::SIGTTIN).unblock()?;
+        Signals::all_but_faults().block_exactly().map(drop)
+    }
+
     /// The launcher was continued: so is the program, with the terminal if it is the launcher's to give.
     pub(super) fn resume(&mut self, program: i32) -> io::Result<()> {
         self.lend(program);

@@ -398,6 +398,9 @@ impl Launcher {
                     self.jobs.place(program).map_err(step(Step::Supervise))?;
                     self.reap_helpers();
                     let gone = go(&self.ends()?.go);
+                    if let Some(pty) = &mut self.pty {
+                        pty.begin_typing().map_err(step(Step::Terminal))?;
+                    }
                     self.mirror.reap_maker();
                     if self.plan.program.is_none() && reap(program).is_some() {
                         self.processes[Role::Program as usize] = Process::Reaped;
@@ -596,12 +599,15 @@ impl Launcher {
             return Ok(());
         }
         let Some(program) = self.process_of(self.foreground) else { return Ok(()) };
-        match (arrived.signal, &self.pty) {
+        match (arrived.signal, &mut self.pty) {
             (libc::SIGWINCH, Some(pty)) => {
                 pty.resize();
                 return Ok(());
             }
             (libc::SIGCONT, Some(pty)) => pty.enter(),
+            (libc::SIGTTIN, Some(_)) if arrived.from_kernel => {
+                return Jobs::stop_reading().map_err(step(Step::Supervise));
+            }
             _ => {}
         }
         match arrived.signal {

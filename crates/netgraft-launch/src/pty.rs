@@ -2,11 +2,16 @@
 //!
 //! They are forks of the launcher, which forks without exec and so has no threads; one for each direction, so that a
 //! program which does not read what is typed can still be seen.
+//!
+//! While the launcher's job is in the background of the caller's shell (`&`, `bg`) the terminal is the shell's: its mode is
+//! left alone, and who reads what is typed is stopped by the kernel as the job of any program that does (SIGTTIN), the
+//! launcher with it. The program goes on, and what it writes is seen. In front again, the keys are its own.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use netgraft_linux::signal::Signals;
 use netgraft_linux::terminal::{self, Mode};
 use netgraft_linux::{confine, process};
 
@@ -18,12 +23,20 @@ const END_OF_INPUT: u8 = 4;
 /// A terminal that is shown. [`Pty::end`] gives the caller's back as it was.
 pub(super) struct Pty {
     master: OwnedFd,
-    /// Moves what is typed.
-    typing: i32,
+    /// Moves what is typed, once the program is started.
+    typing: Option<i32>,
     /// Moves what is to be seen.
     showing: i32,
-    /// The mode of the caller's terminal, if its input is one.
+    /// The mode that the caller's terminal had before it was changed.
     mode: Option<Mode>,
+}
+
+/// Whether the caller's input is a terminal that is the launcher's job's to use.
+fn is_in_front() -> bool {
+    let input = io::stdin();
+    // One that is not the controlling terminal has no background.
+    input.is_terminal()
+        && terminal::foreground(input.as_fd()).map_or(true, |group| group == process::own_group())
 }
 
 impl Pty {
@@ -32,24 +45,27 @@ impl Pty {
     /// # Errors
     /// As fork(2).
     pub(super) fn new(master: OwnedFd) -> io::Result<Pty> {
-        let mode = io::stdin().is_terminal().then(|| Mode::of(io::stdin().as_fd()).ok()).flatten();
         let showing = process::fork(|| alone(&master, |master| copy(master, io::stdout())))?;
-        let typing = match process::fork(|| {
-            alone(&master, |mut master| {
+        let pty = Pty { master, typing: None, showing, mode: None };
+        pty.resize();
+        Ok(pty)
+    }
+
+    /// Begins to take what is typed. In the background that stops the job at once, so it comes when the program is started.
+    ///
+    /// # Errors
+    /// As fork(2).
+    pub(super) fn begin_typing(&mut self) -> io::Result<()> {
+        self.enter();
+        let master = &self.master;
+        self.typing = Some(process::fork(|| {
+            alone(master, |mut master| {
+                Signals::only(libc::SIGTTIN).unblock()?;
                 copy(io::stdin(), &mut master)?;
                 master.write_all(&[END_OF_INPUT])
             })
-        }) {
-            Ok(typing) => typing,
-            Err(error) => {
-                stop(showing);
-                return Err(error);
-            }
-        };
-        let pty = Pty { master, typing, showing, mode };
-        pty.resize();
-        pty.enter();
-        Ok(pty)
+        })?);
+        Ok(())
     }
 
     /// Hands the window size on. Without a terminal there is none.
@@ -57,19 +73,27 @@ impl Pty {
         let _ = terminal::copy_size(io::stdin().as_fd(), self.master.as_fd());
     }
 
-    /// Lets every key reach the program's terminal instead of the caller's.
-    pub(super) fn enter(&self) {
-        if let Some(mode) = &self.mode {
-            let _ = mode.raw().set(io::stdin().as_fd());
+    /// Lets every key reach the program's terminal instead of the caller's, if that is in front.
+    pub(super) fn enter(&mut self) {
+        if !is_in_front() {
+            return;
         }
+        let Ok(mode) = Mode::of(io::stdin().as_fd()) else { return };
+        // A shell that stopped the job has set its own; else it is as it was left here.
+        if mode.treats_keys() || self.mode.is_none() {
+            self.mode = Some(mode);
+        }
+        let _ = mode.raw().set(io::stdin().as_fd());
     }
 
     /// Ends it, when the program's side is closed: what was written there is shown first, for a bounded time.
     pub(super) fn end(self) {
         drop(self.master);
-        stop(self.typing);
+        if let Some(typing) = self.typing {
+            stop(typing);
+        }
         reap(self.showing);
-        if let Some(mode) = self.mode {
+        if let Some(mode) = self.mode.filter(|_| is_in_front()) {
             let _ = mode.set(io::stdin().as_fd());
         }
     }

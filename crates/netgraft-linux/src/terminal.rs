@@ -101,6 +101,12 @@ impl Mode {
         self
     }
 
+    /// Whether keys make signals or lines, or are echoed: none of that in a mode of [`Mode::raw`].
+    #[must_use]
+    pub fn treats_keys(&self) -> bool {
+        self.0.c_lflag & (libc::ICANON | libc::ECHO | libc::ISIG) != 0
+    }
+
     /// Gives a terminal this mode, after what was written to it has left. A caller in the background must have SIGTTOU
     /// blocked.
     ///
@@ -123,6 +129,7 @@ mod tests {
         let Pair { master, slave } = open_pair(Path::new("/dev/ptmx")).unwrap();
         let cooked = Mode::of(slave.as_fd()).unwrap();
         cooked.raw().set(slave.as_fd()).unwrap();
+        assert!(cooked.treats_keys() && !Mode::of(slave.as_fd()).unwrap().treats_keys());
         File::from(master.try_clone().unwrap()).write_all(b"\x03typed").unwrap();
         let mut got = [0; 6];
         File::from(slave.try_clone().unwrap()).read_exact(&mut got).unwrap();

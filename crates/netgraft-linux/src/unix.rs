@@ -182,7 +182,8 @@ pub fn connect_at_once(fd: BorrowedFd<'_>, name: Name, nonblocking: bool) -> io:
     let flags = status_flags(fd)?;
     set_status_flags(fd, flags | libc::O_NONBLOCK)?;
     let connected = bounded(|| connect(fd, name));
-    set_status_flags(fd, flags)?;
+    // The connection is made, or it is not: that the flags cannot be restored changes nothing.
+    let _ = set_status_flags(fd, flags);
     connected
 }
 
@@ -240,9 +241,7 @@ pub fn accept_bounded(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<Owned
     if !readable(fd)? {
         return Err(io::Error::from_raw_os_error(libc::EAGAIN));
     }
-    if is_nonblocking(fd)? {
-        return accept(fd, nonblocking);
-    }
+    // Also where the file does not block: another thread may change that just now.
     bounded(|| accept(fd, nonblocking))
 }
 

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use netgraft_core::{Caller, ProgramId};
+use netgraft_core::{Caller, Core, ProgramId};
 use netgraft_launch::NamespaceIds;
 use netgraft_launch::control::FromSentry;
 use netgraft_launch::vitals::{MAX_LISTENERS, Vitals};
@@ -15,6 +15,7 @@ use netgraft_linux::listener::Listener;
 use netgraft_linux::task::Tasks;
 use netgraft_linux::unix;
 
+use crate::bindings::Bindings;
 use crate::sentry::time;
 use crate::turns::{Turn, Turns};
 
@@ -98,6 +99,11 @@ impl Programs {
         self.leavers.insert(program);
     }
 
+    /// Whether there was a sentry before this one.
+    pub(crate) fn is_successor(&self) -> bool {
+        self.is_successor
+    }
+
     /// Whether a process of a program may be in another network namespace.
     pub(crate) fn may_have_left(&self, program: ProgramId) -> bool {
         self.is_successor || self.leavers.contains(&program)
@@ -149,6 +155,9 @@ impl Programs {
     }
 }
 
+/// Calls after which the loop has a round in any case, which measures the memory in use.
+const CALLS_A_LOOK: u64 = 256;
+
 /// How often in a row the kernel may give no call, and how long apart: it may be short of memory.
 const MOST_FAILURES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -181,6 +190,10 @@ pub(crate) fn serve(turns: &Turns, listener: &Listener, program: ProgramId, vita
         // Before anything waits: should the sentry die meanwhile, the call is answered.
         vitals.took(program.0 as usize, caller.id);
         let mut turn = turns.take();
+        if is_over(&mut turn.core) {
+            // It is not to be used any more; the launcher answers what was taken.
+            return turns.wake();
+        }
         begin_round(vitals, &mut turn);
         let served = catch_unwind(AssertUnwindSafe(|| serve_call(&mut turn, &caller)));
         if let Err(panic) = served {
@@ -189,12 +202,18 @@ pub(crate) fn serve(turns: &Turns, listener: &Listener, program: ProgramId, vita
             let text = format!("the sentry panicked: {}", text.unwrap_or("no text"));
             return turns.note_ended(io::Error::other(text));
         }
-        if turn.core.stack().failure().is_some() || turn.core.kernel().launcher.is_broken() {
+        turn.calls = turn.calls.wrapping_add(1);
+        if is_over(&mut turn.core) || turn.calls.is_multiple_of(CALLS_A_LOOK) {
             turns.wake();
         }
         turns.wake_if_due(&mut turn);
         vitals.end_round();
     }
+}
+
+/// Whether the sentry is about to end: the stack has given up, or a descriptor was closed behind its owner's back.
+pub(crate) fn is_over(core: &mut Core<Bindings>) -> bool {
+    core.stack().failure().is_some() || core.kernel().launcher.is_broken()
 }
 
 fn serve_call(turn: &mut Turn, caller: &Caller) {

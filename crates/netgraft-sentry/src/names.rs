@@ -42,6 +42,8 @@ pub(crate) struct PairNames {
 const ADDRESS: usize = 1 + 2 + 16;
 /// Bytes of the tag.
 const TAG: usize = 8;
+/// Bytes that make each name another one.
+const ONCE: usize = 8;
 
 impl PairNames {
     /// With keys that are the same in every sentry of a sandbox, and different in every sandbox.
@@ -49,22 +51,24 @@ impl PairNames {
         PairNames { keys }
     }
 
-    /// The name of the client of a connection, as which it sees it.
-    pub(crate) fn name(&self, pair: Pair) -> Option<LongName> {
-        let mut bytes = [0u8; TAG + 2 * ADDRESS];
-        let (tag, addresses) = bytes.split_at_mut(TAG);
+    /// The name of the client of a connection; `once` has been in no other name.
+    pub(crate) fn name(&self, pair: Pair, Name(once): Name) -> Option<LongName> {
+        let mut bytes = [0u8; TAG + ONCE + 2 * ADDRESS];
+        let (tag, tagged) = bytes.split_at_mut(TAG);
+        let (unique, addresses) = tagged.split_at_mut(ONCE);
+        unique.copy_from_slice(&once.to_ne_bytes());
         for (into, address) in addresses.chunks_exact_mut(ADDRESS).zip([pair.local, pair.peer]) {
             write_address(into, address);
         }
-        tag.copy_from_slice(&self.keys.hash_one(&*addresses).to_ne_bytes());
+        tag.copy_from_slice(&self.keys.hash_one(&*tagged).to_ne_bytes());
         LongName::new(&bytes)
     }
 
     /// The connection whose client has a name; `None` if the tag is not one of ours.
     pub(crate) fn pair(&self, name: &LongName) -> Option<Pair> {
-        let (tag, addresses) = name.bytes().split_first_chunk::<TAG>()?;
-        let (local, peer) = addresses.split_at_checked(ADDRESS)?;
-        let known = peer.len() == ADDRESS && u64::from_ne_bytes(*tag) == self.keys.hash_one(addresses);
+        let (tag, tagged) = name.bytes().split_first_chunk::<TAG>()?;
+        let (local, peer) = tagged.get(ONCE..)?.split_at_checked(ADDRESS)?;
+        let known = peer.len() == ADDRESS && u64::from_ne_bytes(*tag) == self.keys.hash_one(tagged);
         if !known {
             return None;
         }
@@ -124,11 +128,12 @@ mod tests {
         let (names, later) = (PairNames::new(keys.clone()), PairNames::new(keys));
         for (local, peer) in [("127.0.0.1:5000", "127.0.0.1:80"), ("[::1]:5000", "[2001:db8::1]:80")] {
             let pair = Pair { local: local.parse().unwrap(), peer: peer.parse().unwrap() };
-            let name = names.name(pair).unwrap();
+            let name = names.name(pair, Name(7)).unwrap();
+            assert_ne!(names.name(pair, Name(8)).unwrap(), name);
             assert_eq!(later.pair(&name), Some(pair));
             assert_eq!(PairNames::new(RandomState::new()).pair(&name), None, "another sandbox's");
             let mut forged = name.bytes().to_vec();
-            forged[TAG + 2] ^= 1;
+            forged[TAG + ONCE + 2] ^= 1;
             assert_eq!(names.pair(&LongName::new(&forged).unwrap()), None);
             assert_eq!(names.pair(&LongName::new(&name.bytes()[..30]).unwrap()), None);
         }

@@ -173,14 +173,17 @@ impl Sentry {
                 return Err(error);
             }
             core.set_time(time());
-            for (events, token) in events(&buffer) {
-                self.on_event(core, events, token);
+            // Unless a call has found that the stack is not to be used any more.
+            if !calls::is_over(core) {
+                for (events, token) in events(&buffer) {
+                    self.on_event(core, events, token);
+                }
+                while let Some(program) = self.calling.pop() {
+                    serve_calls(core, program);
+                }
+                core.run();
+                self.measure_memory(core);
             }
-            while let Some(program) = self.calling.pop() {
-                serve_calls(core, program);
-            }
-            core.run();
-            self.measure_memory(core);
             if let Some(error) = core.kernel().launcher.take_broken() {
                 // What was closed behind its owner's back must not be closed again: the process ends anyway.
                 std::mem::forget((turn, self));
@@ -197,7 +200,10 @@ impl Sentry {
             if let Some(at) = self.ends_at
                 && (clock::now() >= at || !core.has_last_bytes())
             {
-                return self.stop(core);
+                let stopped = self.stop(core);
+                // A call that comes now finds no stack.
+                std::mem::forget(turn);
+                return stopped;
             }
         }
     }

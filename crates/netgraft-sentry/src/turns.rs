@@ -16,6 +16,8 @@ pub(crate) struct Turn {
     pub(crate) core: Core<Bindings>,
     /// Until when the loop sleeps, while it does; `None` while it is awake.
     pub(crate) sleeps: Option<Sleep>,
+    /// Calls that the thread for them has served.
+    pub(crate) calls: u64,
 }
 
 /// How long the loop sleeps.
@@ -43,7 +45,7 @@ impl Turns {
     pub(crate) fn new(core: Core<Bindings>, wake: Wake) -> Turns {
         Turns {
             queue: Mutex::new(()),
-            turn: Mutex::new(Turn { core, sleeps: None }),
+            turn: Mutex::new(Turn { core, sleeps: None, calls: 0 }),
             wake,
             ended: Mutex::new(None),
         }

@@ -26,19 +26,36 @@ fn listed(text: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     (usual, rare)
 }
 
-/// What the sentry of a trace called after its last filter was installed.
+/// What the threads of a trace's sentry called after its last filter was installed.
 fn called(trace: &str) -> BTreeSet<String> {
     let of = |line: &str| line.split_once(' ').map(|(pid, rest)| (pid.to_owned(), rest.trim().to_owned()));
     let lines: Vec<(String, String)> = trace.lines().filter_map(of).collect();
     let named = |line: &str| line.starts_with("prctl(PR_SET_NAME, \"netgraft-sent");
     let (sentry, _) = lines.iter().find(|(_, line)| named(line)).unwrap();
-    let own: Vec<&str> = lines.iter().filter(|(pid, _)| pid == sentry).map(|(_, line)| &**line).collect();
-    let confined = own.iter().rposition(|line| line.starts_with("seccomp(SECCOMP_SET_MODE_FILTER")).unwrap();
-    let name = |line: &&str| {
+    let filter =
+        |(pid, line): &(String, String)| pid == sentry && line.starts_with("seccomp(SECCOMP_SET_MODE_FILTER");
+    let confined = lines.iter().rposition(filter).unwrap();
+    // Its threads name themselves, as netgraft's other processes do.
+    let other = [
+        "netgraft-init",
+        "netgraft-keeper",
+        "netgraft-pcap",
+        "netgraft-pty",
+        "netgraft-down",
+        "netgraft-giver",
+    ];
+    let names = |line: &str| {
+        let name = line.strip_prefix("prctl(PR_SET_NAME, \"")?.split('"').next()?.to_owned();
+        (name.starts_with("netgraft") && !other.contains(&name.as_str())).then_some(name)
+    };
+    let own: BTreeSet<&str> =
+        lines.iter().filter(|(_, line)| names(line).is_some()).map(|(pid, _)| pid.as_str()).collect();
+    let name = |line: &str| {
         let (name, _) = line.split_once('(')?;
         name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_').then(|| name.to_owned())
     };
-    own[confined + 1..].iter().filter_map(name).collect()
+    let theirs = lines[confined + 1..].iter().filter(|(pid, _)| own.contains(pid.as_str()));
+    theirs.filter_map(|(_, line)| name(line)).collect()
 }
 
 #[test]

@@ -63,6 +63,12 @@ class Terminal:
         time.sleep(0.3)
         self.send(key)
 
+    def job(self):
+        """The process that the shell runs."""
+        with open(f"/proc/{self.pid}/task/{self.pid}/children") as file:
+            (pid,) = file.read().split()
+        return int(pid)
+
     def run(self, arguments):
         self.send(f"{NETGRAFT} run --network none -- {arguments}\n")
 
@@ -151,6 +157,40 @@ def main():
     t.send("exit 8\n")
     t.expect("exit")
     t.status(8)
+
+    # A terminal of its own: in the background the shell has its terminal to itself, as the job is stopped when it reads, and in
+    # front the job has the keys.
+    own = f"{NETGRAFT} run --network none --pty -- sh -c 'stty -echo; echo up; read x; echo got $x; exit 6'"
+    t.send(own + " &\n")
+    t.expect(r"up\r")
+    t.expect_of_a_job("Stopped")
+    t.send("echo alive$((1+2))\n")
+    t.expect("alive3")
+    t.send("fg\n")
+    t.expect("netgraft run")
+    t.send("first\n")
+    t.expect("got first")
+    # What is typed until the job has ended is still the job's.
+    t.expect(r"\$ ")
+    t.status(6)
+    t.send(own + "\n")
+    t.expect(r"\nup")
+    os.killpg(t.job(), signal.SIGSTOP)
+    t.expect("Stopped")
+    t.send("bg\n")
+    t.expect("netgraft run")
+    t.expect_of_a_job("Stopped")
+    t.send("echo alive$((2+2))\n")
+    t.expect("alive4")
+    t.send("fg\n")
+    t.expect("netgraft run")
+    t.send("second\n")
+    t.expect("got second")
+    # What is typed until the job has ended is still the job's.
+    t.expect(r"\$ ")
+    t.status(6)
+    t.send("stty -a\n")
+    t.expect(r"[^-]icanon")
 
     # The window's size, and its change.
     fcntl.ioctl(t.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 97, 0, 0))

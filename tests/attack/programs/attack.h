@@ -78,6 +78,7 @@ void pressure(double seconds);
 void blocking(double seconds);
 void in_flight(double seconds);
 void flood(double seconds);
+void hog(double seconds);
 void rights(double seconds);
 void linger(double seconds);
 void fuse(double seconds);

@@ -28,6 +28,12 @@ pub struct Attack {
     pub descriptors: Option<u32>,
     /// The points at which the sentry is looked at.
     pub checkpoints: &'static [&'static str],
+    /// Options of `netgraft run`.
+    pub options: &'static [&'static str],
+    /// The most memory that the sentry may have at any checkpoint, in KiB.
+    pub most_memory: Option<u64>,
+    /// What the program must have said on the built-in stack: there is what it attacks.
+    pub says: Option<&'static str>,
     /// A file of the host that the program is shown, where there is one: it would not be there otherwise.
     pub shown: Option<&'static str>,
     /// How much memory the sentry may have more than before, in KiB: tables and buffers keep some of what they had.
@@ -35,11 +41,21 @@ pub struct Attack {
 }
 
 const fn attack(name: &'static str, seconds: u32) -> Attack {
-    Attack { name, seconds, descriptors: None, checkpoints: &[], shown: None, more_memory: 8 * 1024 }
+    Attack {
+        name,
+        seconds,
+        descriptors: None,
+        checkpoints: &[],
+        options: &[],
+        most_memory: None,
+        says: None,
+        shown: None,
+        more_memory: 8 * 1024,
+    }
 }
 
 /// All of them.
-pub const ATTACKS: [Attack; 10] = [
+pub const ATTACKS: [Attack; 11] = [
     attack("takeover", 3),
     Attack { descriptors: Some(120), ..attack("pressure", 3) },
     attack("blocking", 3),
@@ -50,6 +66,15 @@ pub const ATTACKS: [Attack; 10] = [
         checkpoints: &["base", "peak", "end"],
         more_memory: 52 * 1024,
         ..attack("flood", 5)
+    },
+    // Measured every 50 ms: in that time some more comes. The built-in stack keeps 32 MiB of buffers for the next ones.
+    Attack {
+        more_memory: 40 * 1024,
+        options: &["--max-memory", "64", "--join", "never"],
+        most_memory: Some(96 * 1024),
+        says: Some("sockets are refused"),
+        checkpoints: &["base", "peak", "end"],
+        ..attack("hog", 3)
     },
     attack("rights", 3),
     attack("linger", 3),
@@ -115,6 +140,11 @@ pub fn run(stage: &Stage, column: Column, attack: &Attack, seed: u64) -> Outcome
         true => Ok(()),
         false => Err(format!("it did not come to its end\n{}", tail(&ended.output))),
     });
+    let lacks = |says: &&str| column.network == Network::Sandbox && !ended.output.contains(says);
+    let outcome = outcome.and_then(|()| match attack.says.filter(lacks) {
+        Some(says) => Err(format!("it never said '{says}'\n{}", tail(&ended.output))),
+        None => Ok(()),
+    });
     let outcome = outcome
         .and_then(|()| as_before(attack, &seen?).map_err(|why| format!("{why}\n{}", tail(&ended.output))));
     outcome.and(scratch.finish()).and(nobody_is_stuck())
@@ -127,6 +157,9 @@ fn limited(attack: &Attack, command: &Command) -> Command {
     words.push(command.get_program().to_owned());
     for word in command.get_args() {
         words.push(word.to_owned());
+        if word == "--host-ids" {
+            words.extend(attack.options.iter().map(OsString::from));
+        }
         if let Some(file) = attack.shown.filter(|file| word == "--host-ids" && Path::new(file).exists()) {
             words.extend(["--bind".into(), format!("{file}:{file}").into()]);
         }
@@ -190,6 +223,9 @@ fn is_as_before(attack: &Attack, base: &Usage, end: &Usage) -> bool {
 fn as_before(attack: &Attack, seen: &BTreeMap<&'static str, Usage>) -> Outcome {
     let (Some(base), Some(end)) = (seen.get("base"), seen.get("end")) else { return Ok(()) };
     let all: Vec<String> = seen.iter().map(|(name, usage)| format!("{name}: {usage}")).collect();
+    if let Some(most) = attack.most_memory.filter(|most| seen.values().any(|usage| usage.memory > *most)) {
+        return Err(format!("the sentry has more than {most} KiB: {}", all.join("; ")));
+    }
     if end.descriptors > base.descriptors + MORE_DESCRIPTORS {
         return Err(format!("the sentry keeps descriptors: {}", all.join("; ")));
     }

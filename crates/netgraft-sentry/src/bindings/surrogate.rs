@@ -230,6 +230,8 @@ impl Surrogate for Bindings {
                 name
             }
         };
+        // Its connections take this over.
+        unix::refuse_rights(file.as_fd());
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         unix::listen(file.as_fd(), backlog).map_err(|e| errno(&e))?;
         Ok(from_unix(name))
@@ -253,7 +255,9 @@ impl Surrogate for Bindings {
         pair: Pair,
         nonblocking: bool,
     ) -> Result<(), i32> {
-        let name = self.pairs.name(pair).ok_or(libc::EINVAL)?;
+        let name = self.pairs.name(pair, self.names.fresh()).ok_or(libc::EINVAL)?;
+        // Descriptors that the other side sends: TCP carries none.
+        unix::refuse_rights(file.as_fd());
         // On a file that blocks, a connect to a listener whose queue is full would wait.
         unix::connect_at_once(file.as_fd(), to_unix(listener), nonblocking).map_err(|e| errno(&e))?;
         if let Err(error) = unix::bind_long(file.as_fd(), &name) {
@@ -267,7 +271,15 @@ impl Surrogate for Bindings {
     }
 
     fn accepted_pair(&mut self, file: &OwnedFd) -> Option<Pair> {
-        unix::long_peer_name(file.as_fd()).and_then(|name| self.pairs.pair(&name)).map(Pair::reversed)
+        self.accepted_by(file.as_fd())
+    }
+
+    fn has_mark(&mut self, file: &OwnedFd) -> bool {
+        unix::recv(file.as_fd(), &mut [0], libc::MSG_OOB | libc::MSG_PEEK).is_ok_and(|n| n == 1)
+    }
+
+    fn take_mark(&mut self, file: &OwnedFd) {
+        let _ = unix::recv(file.as_fd(), &mut [0], libc::MSG_OOB);
     }
 
     fn has_ended(&mut self, file: &OwnedFd) -> bool {
@@ -342,10 +354,18 @@ impl Surrogate for Bindings {
 }
 
 impl Bindings {
+    /// The addresses of an accepted connection whose client this sentry has joined, or one before it. A program may get to
+    /// know the name of a connection, and bind a socket of its own to it later; but it is not the sentry (`SO_PEERCRED`).
+    fn accepted_by(&self, file: BorrowedFd<'_>) -> Option<Pair> {
+        let pair = unix::long_peer_name(file).and_then(|name| self.pairs.pair(&name))?;
+        let is_ours = unix::peer_process(file).is_ok_and(|process| process == std::process::id());
+        (is_ours || self.programs.is_successor()).then(|| pair.reversed())
+    }
+
     /// The joined connection that a surrogate is a side of: the name of the client tells.
     fn joined_side(&self, file: BorrowedFd<'_>) -> Option<(Pair, Side)> {
-        if let Some(pair) = unix::long_peer_name(file).and_then(|name| self.pairs.pair(&name)) {
-            return Some((pair.reversed(), Side::Server));
+        if let Some(pair) = self.accepted_by(file) {
+            return Some((pair, Side::Server));
         }
         let pair = unix::long_own_name(file).and_then(|name| self.pairs.pair(&name))?;
         Some((pair, Side::Client))

@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use netgraft_core::codec::sockopt::Direction;
 use netgraft_core::{Interest, SocketId, Watch, Watcher};
 use netgraft_linux::epoll::bits;
 use netgraft_linux::inotify;
@@ -48,14 +47,8 @@ impl Watcher for Bindings {
         let _ = self.poller.nursery.set(file.as_fd(), bits::HUP, id.to_bits());
     }
 
-    fn await_file(&mut self, file: &OwnedFd, id: SocketId, direction: Direction) {
-        let events = match direction {
-            Direction::Receive => Events::IN | Events::RDHUP,
-            Direction::Send => Events::OUT,
-        };
-        if let Err(error) = self.poller.await_file(file.as_fd(), id, events) {
-            tracing::warn!(%error, "a socket cannot be watched");
-        }
+    fn await_file(&mut self, file: &OwnedFd, id: SocketId, events: Events) -> Result<(), i32> {
+        self.poller.await_file(file.as_fd(), id, events).map_err(|e| errno(&e))
     }
 
     fn sheltered(&mut self) -> Option<Vec<SocketId>> {

@@ -255,6 +255,14 @@ impl Surrogate for FakeKernel {
         (side == Side::Server).then_some(pair)
     }
 
+    fn has_mark(&mut self, file: &File) -> bool {
+        self.with(|w| w.socks.has_mark(file.cookie))
+    }
+
+    fn take_mark(&mut self, file: &File) {
+        self.with(|w| w.socks.take_mark(file.cookie));
+    }
+
     fn has_ended(&mut self, file: &File) -> bool {
         self.with(|w| w.socks.poll(file.cookie)).contains(netgraft_plugin::Events::RDHUP)
     }

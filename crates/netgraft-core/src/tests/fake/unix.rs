@@ -6,7 +6,6 @@ use std::collections::{HashMap, VecDeque};
 use netgraft_plugin::{Domain, Events};
 
 use super::host::HostSide;
-use crate::codec::sockopt::Direction;
 use crate::join::{Pair, Side};
 use crate::surrogate::{Interest, Name};
 use crate::table::SocketId;
@@ -81,7 +80,7 @@ pub(crate) struct Sock {
     /// The joined connection that it is a side of.
     pub(crate) joined: Option<(Pair, Side)>,
     /// What is to be reported once of the program's own file.
-    awaited: Option<(SocketId, Direction)>,
+    awaited: Option<(SocketId, Events)>,
     watched: Option<(SocketId, Interest)>,
     is_ready: bool,
 }
@@ -324,8 +323,21 @@ impl Socks {
     }
 
     /// Has a file reported once, when the program can go on with it.
-    pub(crate) fn await_file(&mut self, cookie: u64, id: SocketId, direction: Direction) {
-        self.get_mut(cookie).awaited = Some((id, direction));
+    pub(crate) fn await_file(&mut self, cookie: u64, id: SocketId, events: Events) {
+        self.get_mut(cookie).awaited = Some((id, events));
+    }
+
+    /// Whether urgent data lies in a queue.
+    pub(crate) fn has_mark(&self, cookie: u64) -> bool {
+        self.get(cookie).queue.iter().any(|chunk| chunk.is_mark)
+    }
+
+    /// Takes it away.
+    pub(crate) fn take_mark(&mut self, cookie: u64) {
+        let queue = &mut self.get_mut(cookie).queue;
+        if let Some(chunk) = queue.iter().position(|chunk| chunk.is_mark).and_then(|at| queue.remove(at)) {
+            self.uncharge(chunk.from, chunk.charge());
+        }
     }
 
     /// Takes a file of which something is to be reported.
@@ -334,8 +346,7 @@ impl Socks {
         cookies.sort_unstable();
         cookies.into_iter().find_map(|cookie| {
             let sock = self.get_mut(cookie);
-            let (id, direction) = sock.awaited?;
-            let wanted = if direction == Direction::Receive { Events::IN } else { Events::OUT };
+            let (id, wanted) = sock.awaited?;
             if !sock.poll().intersects(wanted | Events::ERR | Events::HUP) {
                 return None;
             }

@@ -1,7 +1,8 @@
 //! [`Watcher`] of the fake kernel: edges as epoll(7) reports them, watches for closes, the nursery.
 
+use netgraft_plugin::Events;
+
 use super::kernel::{FakeKernel, File};
-use crate::codec::sockopt::Direction;
 use crate::surrogate::{Interest, Watch, Watcher};
 use crate::table::SocketId;
 use crate::uapi::Errno;
@@ -54,8 +55,9 @@ impl Watcher for FakeKernel {
         self.world.borrow_mut().nursery.insert(file.cookie, id);
     }
 
-    fn await_file(&mut self, file: &File, id: SocketId, direction: Direction) {
-        self.world.borrow_mut().socks.await_file(file.cookie, id, direction);
+    fn await_file(&mut self, file: &File, id: SocketId, events: Events) -> Result<(), Errno> {
+        self.world.borrow_mut().socks.await_file(file.cookie, id, events);
+        Ok(())
     }
 
     fn sheltered(&mut self) -> Option<Vec<SocketId>> {
