@@ -70,7 +70,7 @@ pub const ATTACKS: [Attack; 11] = [
     // Measured every 50 ms: in that time some more comes. The built-in stack keeps 32 MiB of buffers for the next ones.
     Attack {
         more_memory: 40 * 1024,
-        options: &["--max-memory", "64", "--join", "never"],
+        options: &["--max-memory", "64"],
         most_memory: Some(96 * 1024),
         says: Some("sockets are refused"),
         checkpoints: &["base", "peak", "end"],
