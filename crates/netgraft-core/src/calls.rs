@@ -155,7 +155,11 @@ impl<K: Kernel> Core<K> {
         if let Some(domain) = self.kernel.host_domain(&file) {
             return Ok(Target::Host(file, domain));
         }
-        match self.identify(&file).or_else(|| self.adopt(caller.program, &file)) {
+        let known = match self.identify(&file) {
+            Some(id) => Some(id),
+            None => self.adopt(caller, &file)?,
+        };
+        match known {
             Some(id) => Ok(Target::Socket(self.subject(caller, id, file, fd))),
             None => Ok(Target::Foreign(Some(file))),
         }

@@ -46,7 +46,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Refuses a socket that is beyond the budget, unless sockets that were closed unnoticed make room.
-    fn make_room(&mut self, owner: u32) -> Result<(), Errno> {
+    pub(crate) fn make_room(&mut self, owner: u32) -> Result<(), Errno> {
         self.sweep_nursery();
         if self.is_full(owner).is_some() {
             self.harvest_closes();

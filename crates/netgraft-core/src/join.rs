@@ -324,13 +324,13 @@ impl<K: Kernel> Core<K> {
     /// or one of an earlier sentry.
     pub(crate) fn adopt_joined(
         &mut self,
-        program: ProgramId,
+        (program, owner): (ProgramId, u32),
         file: &K::File,
         (spec, pair, side): (SocketSpec, Pair, Side),
     ) -> Option<SocketId> {
         let cookie = self.kernel.cookie(file)?;
         let state = State::Joined(Joined { pair, opening: Opening::Done, has_ended: false });
-        let mut socket = Socket::new(spec, program, None, state);
+        let mut socket = Socket::new(spec, program, None, state).of(owner);
         if side == Side::Server {
             // What a listener was set to, its connections are (socket(7)).
             let listeners = self.table.listeners_at(pair.local.port());
@@ -338,11 +338,10 @@ impl<K: Kernel> Core<K> {
                 let listener = self.table.get(id)?;
                 let State::Listening(listening) = &listener.state else { return None };
                 listening.bound.matches(pair.local)?;
-                Some((listener.setup.options.clone(), listener.owner))
+                Some(listener.setup.options.clone())
             });
-            if let Some((options, owner)) = setup {
+            if let Some(options) = setup {
                 socket.setup.options = options;
-                socket = socket.of(owner);
             }
         }
         let id = self.table.insert(socket);

@@ -271,10 +271,16 @@ impl<K: Kernel> Core<K> {
         flags: i32,
         timeout: u64,
     ) -> Outcome {
-        if !matches!(self.carrier(subject), Carrier::Datagram) {
-            return Ok(Answer::Kernel);
-        }
         let caller = request.caller;
+        if !matches!(self.carrier(subject), Carrier::Datagram) {
+            // The kernel would write the other side's name to whoever asks for one: of a joined connection that is the
+            // listener's, which no program is to know.
+            return if self.is_joined(subject.id) && self.asks_for_name(&caller, messages, count)? {
+                Err(uapi::EOPNOTSUPP)
+            } else {
+                Ok(Answer::Kernel)
+            };
+        }
         let timeout = read_timeout(&mut self.kernel, &caller, timeout)?;
         let count = count.min(message::MAX_MESSAGES);
         let mut done = request.resumed.map_or(0, |r| r.progress);
@@ -305,6 +311,17 @@ impl<K: Kernel> Core<K> {
             return Err(uapi::EAGAIN);
         }
         Ok(Answer::Value(i64::from(done)))
+    }
+
+    /// Whether one of the messages of a recvmmsg(2) has room for an address.
+    fn asks_for_name(&mut self, caller: &Caller, messages: u64, count: u32) -> Result<bool, Errno> {
+        for i in 0..count.min(message::MAX_MESSAGES) {
+            let at = messages.wrapping_add(u64::from(i) * message::MULTI_LEN as u64);
+            if self.kernel.read_header(caller, at)?.name.address != 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Datagrams have come: callers that wait get them.

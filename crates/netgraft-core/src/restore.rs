@@ -10,23 +10,28 @@ use crate::core::{Core, Kernel};
 use crate::datagram::Datagram;
 use crate::journal::{Kept, Role, turned_on};
 use crate::listener::Listening;
-use crate::program::ProgramId;
+use crate::program::{Caller, ProgramId};
 use crate::socket::{Over, Seen, Socket, State};
 use crate::surrogate::{Found, Interest, Shape};
 use crate::table::SocketId;
-use crate::uapi;
+use crate::uapi::{self, Errno};
 
 impl<K: Kernel> Core<K> {
     /// A surrogate that is not in the table: an accepted connection that is joined, or one that an earlier sentry made, or
     /// whose connection failed before the program's descriptor was known. From now on it is served: a stream socket that has done nothing yet as if it were new, any
     /// other as one whose connection is over. `None` for what is no surrogate.
-    pub(crate) fn adopt(&mut self, program: ProgramId, file: &K::File) -> Option<SocketId> {
-        let Found { domain, shape } = self.kernel.inspect(file)?;
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOBUFS: a joined connection beyond the budget.
+    pub(crate) fn adopt(&mut self, caller: &Caller, file: &K::File) -> Result<Option<SocketId>, Errno> {
+        let Some(Found { domain, shape }) = self.kernel.inspect(file) else { return Ok(None) };
         if let Shape::Joined(pair, side) = shape {
             let spec = SocketSpec { domain, kind: Kind::Stream, protocol: Protocol::Tcp };
-            return self.adopt_joined(program, file, (spec, pair, side));
+            let owner = self.kernel.process(caller);
+            self.make_room(owner)?;
+            return Ok(self.adopt_joined((caller.program, owner), file, (spec, pair, side)));
         }
-        let cookie = self.kernel.cookie(file)?;
+        let Some(cookie) = self.kernel.cookie(file) else { return Ok(None) };
         let (kind, protocol) = match shape {
             // UDP sockets are made again: this was another one.
             Shape::Datagram => (Kind::Datagram, Protocol::Icmp),
@@ -39,14 +44,14 @@ impl<K: Kernel> Core<K> {
             Shape::Stream | Shape::Datagram | Shape::Joined(..) => State::Ended(Over::Connection.ended()),
         };
         let spec = SocketSpec { domain, kind, protocol };
-        let id = self.table.insert(Socket::new(spec, program, None, state));
+        let id = self.table.insert(Socket::new(spec, caller.program, None, state));
         self.table.set_cookie(id, cookie);
         if shape == Shape::Fresh {
             self.kernel.shelter(file, id);
         } else {
             self.watch_close(id, file);
         }
-        Some(id)
+        Ok(Some(id))
     }
 
     /// Makes a socket again that an earlier sentry noted, on the program's open file.

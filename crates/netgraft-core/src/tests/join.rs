@@ -301,3 +301,55 @@ fn a_disconnect_resets_a_joined_connection() {
     assert_eq!(rig.getpeername(client), fails(uapi::ENOTCONN));
     assert_eq!(rig.connect(client, HERE), DONE, "it can be used again");
 }
+
+#[test]
+fn a_close_that_does_not_linger_twice_adds_no_byte() {
+    let mut rig = joining();
+    let listener = rig.listener(HERE, 5);
+    let client = rig.tcp();
+    assert_eq!(rig.connect(client, HERE), DONE);
+    let accepted = fd_of(rig.accept(listener, 0));
+    linger_not(&mut rig, accepted);
+    rig.write(client, b"data").unwrap();
+    linger_not(&mut rig, accepted);
+    let file = rig.file(accepted);
+    let marks = rig.world().socks.marks(file);
+    assert_eq!(marks, 1, "a second mark makes a byte of data of the first");
+    let off = [0i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
+    assert_eq!(rig.setsockopt(accepted, uapi::SOL_SOCKET, uapi::SO_LINGER, &off), DONE);
+    assert_eq!(rig.world().socks.marks(file), 0, "and none is left when it lingers again");
+    assert_eq!(rig.read(accepted, 10), Ok(b"data".to_vec()));
+}
+
+#[test]
+fn a_receive_and_a_send_that_wait_are_both_served() {
+    let mut rig = joining();
+    let (_, client, accepted) = joined(&mut rig);
+    while rig.write(client, &[7; 1024]).is_ok() {}
+    assert_eq!(rig.recvfrom(client, 10, 0), Reply::Waits);
+    let receives = rig.last;
+    let sends = rig.as_thread(OTHER, |rig| {
+        assert_eq!(rig.sendto(client, b"more", 0, Some(HERE)), Reply::Waits);
+        rig.last
+    });
+    rig.write(accepted, b"answer").unwrap();
+    rig.settle();
+    assert_eq!((rig.reply(receives), rig.reply(sends)), (Reply::Is(6), Reply::Waits));
+    rig.read_all(accepted);
+    rig.settle();
+    assert_eq!(rig.reply(sends), Reply::Is(4));
+}
+
+#[test]
+fn joined_connections_count_in_the_budget_once_they_are_looked_at() {
+    let mut rig = Rig::with(
+        Box::new(crate::route::Always(crate::route::Route::Stack)),
+        crate::Budget { sockets: 3, process_sockets: 3, memory: 1 << 30, bytes: 1 << 20 },
+    );
+    rig.core.set_joining(true);
+    let (_, client, accepted) = joined(&mut rig);
+    assert_eq!(rig.getpeername(accepted), DONE);
+    let other = rig.as_thread(OTHER, |rig| rig.try_socket(uapi::AF_INET, uapi::SOCK_STREAM, 0));
+    assert!(matches!(other, Reply::Fails(uapi::EMFILE | uapi::ENFILE)), "{other:?}");
+    rig.close(client);
+}

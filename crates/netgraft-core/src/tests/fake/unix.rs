@@ -332,6 +332,11 @@ impl Socks {
         self.get(cookie).queue.iter().any(|chunk| chunk.is_mark)
     }
 
+    /// How many bytes of urgent data lie in a queue.
+    pub(crate) fn marks(&self, cookie: u64) -> usize {
+        self.get(cookie).queue.iter().filter(|chunk| chunk.is_mark).count()
+    }
+
     /// Takes it away.
     pub(crate) fn take_mark(&mut self, cookie: u64) {
         let queue = &mut self.get_mut(cookie).queue;
