@@ -81,7 +81,7 @@ enum netgraft_error {
     NETGRAFT_E_NETWORK_UNREACHABLE = -14,     /* ENETUNREACH */
     NETGRAFT_E_HOST_UNREACHABLE = -15,        /* EHOSTUNREACH */
     NETGRAFT_E_NETWORK_DOWN = -16,            /* ENETDOWN */
-    NETGRAFT_E_BROKEN_PIPE = -17,             /* EPIPE: after a shutdown for sending */
+    NETGRAFT_E_BROKEN_PIPE = -17,             /* EPIPE: after a shutdown for sending, or never connected */
     NETGRAFT_E_MESSAGE_TOO_LONG = -18,        /* EMSGSIZE */
     NETGRAFT_E_BAD_HANDLE = -19,              /* EBADF: the handle is none of the stack's */
     NETGRAFT_E_INVALID = -20,                 /* EINVAL */

@@ -141,7 +141,7 @@ pub trait Sockets {
     fn bind(&mut self, handle: Handle, addr: SocketAddr) -> Result<()>;
 
     /// Listens. At most `backlog` connections wait to be accepted (listen(2)); a second call changes it. A
-    /// socket that is not bound gets a free port.
+    /// socket that is not bound gets a free port. A stack with TCP sockets must have it: without it, servers cannot start.
     ///
     /// # Errors
     /// [`Error::AddressInUse`], [`Error::Invalid`] if the socket is connected, [`Error::NotSupported`] if it
@@ -151,7 +151,8 @@ pub trait Sockets {
         Err(Error::NotSupported)
     }
 
-    /// Takes the first waiting connection off a listener: its handle and its peer.
+    /// Takes the first waiting connection off a listener: its handle and its peer. A stack with TCP sockets must have it:
+    /// without it, clients wait in vain.
     ///
     /// # Errors
     /// [`Error::Again`] if none waits, [`Error::Invalid`] if the socket does not listen.
@@ -328,7 +329,8 @@ pub trait Sockets {
     /// [`Error::BadHandle`].
     fn readiness(&self, handle: Handle) -> Result<Events>;
 
-    /// Takes the pending error (`SO_ERROR`). A stack that never reports ERR has none.
+    /// Takes the pending error (`SO_ERROR`). A stack that never reports ERR has none; one with TCP sockets must have it:
+    /// without it, a `connect` that fails looks like one that has succeeded.
     fn take_error(&mut self, handle: Handle) -> Option<Error> {
         let _ = handle;
         None
