@@ -45,6 +45,8 @@ struct Memory {
     meter: Meter,
     /// When it is measured again at the earliest.
     next: Instant,
+    /// Whether something has happened since it was measured.
+    is_stale: bool,
     /// The most sockets that there were since memory was last given back.
     most_sockets: usize,
     /// What there was when it was last given back.
@@ -128,7 +130,7 @@ impl Sentry {
             calling: Vec::new(),
             ends_at: None,
             stack: format!("{} {}", info.name, info.version),
-            memory: Memory { meter, next: Instant::ZERO, most_sockets: 0, least },
+            memory: Memory { meter, next: Instant::ZERO, is_stale: true, most_sockets: 0, least },
             calls,
         };
         let mut turn = turns.take();
@@ -231,8 +233,10 @@ impl Sentry {
         let now = clock::now();
         self.memory.most_sockets = self.memory.most_sockets.max(core.sockets());
         if now < self.memory.next {
+            self.memory.is_stale = true;
             return;
         }
+        self.memory.is_stale = false;
         self.memory.next = now + MEASURED;
         // Without a measurement there is no limit but that of sockets.
         let Ok(mut used) = self.memory.meter.own() else { return };
@@ -249,7 +253,8 @@ impl Sentry {
 
     /// How long to sleep at most, which the turn remembers.
     fn timeout(&self, turn: &mut Turn) -> Option<Duration> {
-        let measured = turn.core.is_short().then_some(self.memory.next);
+        // What was freed at the end of something is given back even if nothing follows.
+        let measured = (turn.core.is_short() || self.memory.is_stale).then_some(self.memory.next);
         let deadline = [turn.core.next_deadline(), self.ends_at, measured].into_iter().flatten().min();
         turn.sleeps = Some(deadline.map_or(Sleep::Forever, Sleep::Until));
         let deadline = deadline?;

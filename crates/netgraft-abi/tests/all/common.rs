@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// The directory of the test objects' sources.
 pub(crate) fn sources() -> PathBuf {
@@ -62,12 +63,19 @@ pub(crate) fn build_example(name: &str) -> PathBuf {
     deps.ancestors().nth(2).unwrap().join(format!("examples/lib{name}.so"))
 }
 
-/// Looks at an object as the command does.
+/// Looks at an object as the command does, one at a time: the command has one thread, and a process that is forked while
+/// another thread is in dlopen(3) waits for ever in its own.
 pub(crate) fn load(path: &Path) -> Result<netgraft_abi::Loaded, netgraft_abi::LoadError> {
-    netgraft_launch::stacks::load(path, false)
+    load_alone(path, false)
+}
+
+fn load_alone(path: &Path, trusted: bool) -> Result<netgraft_abi::Loaded, netgraft_abi::LoadError> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    netgraft_launch::stacks::load(path, trusted)
 }
 
 /// The same for an object whose pre-init needs the caller's rights, as that of `level0.c` does: it forks what relays.
 pub(crate) fn load_trusted(path: &Path) -> Result<netgraft_abi::Loaded, netgraft_abi::LoadError> {
-    netgraft_launch::stacks::load(path, true)
+    load_alone(path, true)
 }
