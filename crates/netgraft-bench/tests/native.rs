@@ -197,7 +197,7 @@ fn a_comparison_starts_netgraft_beside_native() {
 #[test]
 fn mistakes_are_named() {
     for (words, complaint) in [
-        ("compare --networks mars", "expected native, none, host, sandbox or plugin:NAME"),
+        ("compare --networks mars", "expected native, none, host, sandbox, pasta or plugin:NAME"),
         ("compare --networks native --workloads juggling", "there is no workload \"juggling\""),
         ("compare --networks host --netgraft /no/such/netgraft", "there is no netgraft at /no/such/netgraft"),
         ("compare --links --networks none", "the network none reaches no peer"),
