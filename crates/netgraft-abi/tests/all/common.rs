@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The directory of the test objects' sources.
 pub(crate) fn sources() -> PathBuf {
@@ -69,9 +69,14 @@ pub(crate) fn load(path: &Path) -> Result<netgraft_abi::Loaded, netgraft_abi::Lo
     load_alone(path, false)
 }
 
-fn load_alone(path: &Path, trusted: bool) -> Result<netgraft_abi::Loaded, netgraft_abi::LoadError> {
+/// Keeps other tests from loading objects and from forking to do so.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn load_alone(path: &Path, trusted: bool) -> Result<netgraft_abi::Loaded, netgraft_abi::LoadError> {
+    let _alone = alone();
     netgraft_launch::stacks::load(path, trusted)
 }
 

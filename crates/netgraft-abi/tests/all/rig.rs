@@ -34,6 +34,7 @@ impl Rig {
         let object = Arc::new(crate::common::load_trusted(object).unwrap());
         let config = StackConfig { argument: argument.map(str::to_owned), ..StackConfig::default() };
         let factory = object.factory();
+        let _alone = crate::common::alone();
         let pre = factory(&config)?.pre_init(PreInitStackArgs { pid: std::process::id() })?;
         let mut stack = factory(&config)?;
         stack.prepare()?;
