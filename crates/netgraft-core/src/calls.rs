@@ -179,7 +179,7 @@ impl<K: Kernel> Core<K> {
             Route::Stack => Ok(()),
             Route::Denied(denial) => Err(denial.errno()),
             // A socket that was made for the stack stays there.
-            Route::Host | Route::Joined(_) => Err(Denial::AccessDenied.errno()),
+            Route::Host | Route::Kernel | Route::Joined(_) => Err(Denial::AccessDenied.errno()),
         }
     }
 
@@ -188,7 +188,7 @@ impl<K: Kernel> Core<K> {
         match self.router.route(flow) {
             Route::Host => Ok(()),
             Route::Denied(denial) => Err(denial.errno()),
-            Route::Stack | Route::Joined(_) => Err(Denial::AccessDenied.errno()),
+            Route::Stack | Route::Kernel | Route::Joined(_) => Err(Denial::AccessDenied.errno()),
         }
     }
 }

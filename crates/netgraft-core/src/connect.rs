@@ -117,7 +117,7 @@ impl<K: Kernel> Core<K> {
             }
             Route::Denied(denial) => return Err(denial.errno()),
             // A socket that was made for the stack stays there.
-            Route::Host => return Err(Denial::AccessDenied.errno()),
+            Route::Host | Route::Kernel => return Err(Denial::AccessDenied.errno()),
         }
         let handle = self.handle_of(id)?;
         match self.stack.connect(handle, addr, self.time.now) {
@@ -185,7 +185,7 @@ impl<K: Kernel> Core<K> {
                 match self.router.route(&Flow::Datagram(socket.spec, addr)) {
                     Route::Stack | Route::Joined(_) => {}
                     Route::Denied(denial) => return Err(denial.errno()),
-                    Route::Host => return Err(uapi::EACCES),
+                    Route::Host | Route::Kernel => return Err(uapi::EACCES),
                 }
                 self.stack.connect(handle, addr, self.time.now).map_err(Error::errno)?;
                 self.kernel.aim(&subject.file, &datagram.end)?;

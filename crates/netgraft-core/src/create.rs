@@ -26,6 +26,10 @@ impl<K: Kernel> Core<K> {
         match self.router.route(&Flow::Socket(new.spec)) {
             Route::Denied(denial) => return Err(denial.errno()),
             Route::Host => return self.host_socket(caller, &new),
+            Route::Kernel => {
+                self.counts.sockets += 1;
+                return Ok(Answer::Kernel);
+            }
             Route::Stack | Route::Joined(_) => {}
         }
         if new.spec.kind == Kind::Raw && !self.kernel.has_privilege(caller, Privilege::NetRaw) {

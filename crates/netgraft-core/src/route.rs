@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use netgraft_plugin::SocketSpec;
+use netgraft_plugin::{Kind, SocketSpec};
 
 use crate::table::SocketId;
 
@@ -27,6 +27,20 @@ pub enum Flow {
     Datagram(SocketSpec, SocketAddr),
 }
 
+impl Flow {
+    /// The socket whose flow it is.
+    #[must_use]
+    pub const fn spec(&self) -> SocketSpec {
+        match *self {
+            Flow::Socket(spec)
+            | Flow::Connect(spec, _)
+            | Flow::Bind(spec, _)
+            | Flow::Listen(spec)
+            | Flow::Datagram(spec, _) => spec,
+        }
+    }
+}
+
 /// The decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -37,6 +51,9 @@ pub enum Route {
     Joined(SocketId),
     /// A socket of the host's.
     Host,
+    /// The kernel of the sandbox's own network namespace: a datagram or raw socket where nothing but the loopback can be
+    /// reached.
+    Kernel,
     /// Nowhere.
     Denied(Denial),
 }
@@ -77,9 +94,38 @@ impl Router for Always {
     }
 }
 
+/// One route for streams, and one for datagram and raw sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct ByKind {
+    /// That of streams.
+    pub streams: Route,
+    /// That of datagram and raw sockets.
+    pub datagrams: Route,
+}
+
+impl Router for ByKind {
+    fn route(&mut self, flow: &Flow) -> Route {
+        match flow.spec().kind {
+            Kind::Stream => self.streams,
+            Kind::Datagram | Kind::Raw => self.datagrams,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use netgraft_plugin::{Domain, Protocol};
+
     use super::*;
+
+    #[test]
+    fn datagrams_have_a_route_of_their_own() {
+        let mut routes = ByKind { streams: Route::Stack, datagrams: Route::Kernel };
+        let spec = |kind| SocketSpec { domain: Domain::V4, kind, protocol: Protocol::Udp };
+        assert_eq!(routes.route(&Flow::Socket(spec(Kind::Stream))), Route::Stack);
+        assert_eq!(routes.route(&Flow::Socket(spec(Kind::Datagram))), Route::Kernel);
+        assert_eq!(routes.route(&Flow::Socket(spec(Kind::Raw))), Route::Kernel);
+    }
 
     #[test]
     fn a_denial_has_the_errno_that_it_names() {

@@ -81,6 +81,8 @@ steps! {
     Profile = "install the program's system call profile";
     /// What the kernel shows of the host.
     KernelFiles = "make /proc/sys and /sys read-only";
+    /// What the kernel's datagram sockets may do.
+    DatagramSockets = "allow ports below 1024 and ping to every user of the sandbox (/proc/sys/net/ipv4)";
     /// The device for file systems of a program's own.
     Fuse = "hide /dev/fuse";
     /// A /proc of the program's own.

@@ -9,10 +9,11 @@ use std::rc::Rc;
 
 use netgraft_abi::Loaded;
 use netgraft_linux::capability::{self, Capability};
+use netgraft_linux::confine;
+use netgraft_linux::filter::{self, Sockets};
 use netgraft_linux::namespace::IdMaps;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Signals};
-use netgraft_linux::{confine, filter};
 use netgraft_plugin::config::CaptureConfig;
 use netgraft_plugin::{NetworkType, PluginStack, SyscallRule};
 
@@ -88,7 +89,8 @@ fn has_listener() -> bool {
     const BUSY: i32 = 3;
     let probe = process::fork(|| {
         let busy = |e: io::Error| e.raw_os_error() == Some(libc::EBUSY);
-        let installed = confine::no_new_privileges().and_then(|()| filter::install(false).map(drop));
+        let installed =
+            confine::no_new_privileges().and_then(|()| filter::install(Sockets::Surrogates).map(drop));
         if installed.is_err_and(busy) { BUSY } else { 0 }
     });
     probe.and_then(|pid| process::wait(pid, Wait::Block)).is_ok_and(|end| end == Some(Change::Exited(BUSY)))
@@ -138,6 +140,7 @@ impl Sandbox {
         config.wrappers.capture =
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
+        let sockets = stacks::sockets(network, stack.as_ref());
         stacks::check_wrappers(&config, &stack.info(), choice.object.is_some(), network.ask)?;
         let taken = network.take_address.then(|| taken::take(&mut config)).transpose()?;
         if taken.is_some() {
@@ -192,6 +195,7 @@ impl Sandbox {
                 journal: network.on_crash == OnCrash::Restart,
                 limits: network.sockets,
                 join: network.join,
+                sockets,
                 name_keys: RandomState::new(),
                 main: sentry,
             },
@@ -201,7 +205,7 @@ impl Sandbox {
             program_maps,
             program,
             limits: network.limits,
-            host_sockets: stack.offers_host_fds(),
+            sockets,
             resolv_conf: resolv_conf(&name_servers),
             signals,
         });

@@ -12,6 +12,7 @@ use netgraft_abi::Loaded;
 use netgraft_linux::capability::{self, Capability};
 use netgraft_linux::confine::{self, AllowList};
 use netgraft_linux::disposal::Disposal;
+use netgraft_linux::filter::Sockets;
 use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{Namespaces, unshare};
 use netgraft_linux::nsfd::Namespace;
@@ -63,6 +64,8 @@ pub struct SentryArgs {
     pub limits: SocketLimits,
     /// What becomes of connections inside the sandbox.
     pub join: Join,
+    /// What stands behind the programs' internet sockets.
+    pub sockets: Sockets,
     /// Keys for names that only the sentries of this sandbox can make.
     pub name_keys: RandomState,
 }
@@ -111,6 +114,8 @@ pub(super) struct SentryPlan {
     pub(super) limits: SocketLimits,
     /// What becomes of connections inside the sandbox.
     pub(super) join: Join,
+    /// What stands behind the programs' internet sockets.
+    pub(super) sockets: Sockets,
     /// Keys for names that every sentry of the sandbox is to know.
     pub(super) name_keys: RandomState,
     /// What it runs when it is confined.
@@ -256,6 +261,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
         is_successor,
         limits: plan.limits,
         join: plan.join,
+        sockets: plan.sockets,
         name_keys: plan.name_keys.clone(),
     })
     .map_err(cannot("go on"))

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netgraft_abi::{Care, Level, LoadError, Loaded};
+use netgraft_linux::filter::Sockets;
 use netgraft_plugin::registry::Factory;
-use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, StackConfig, StackInfo};
+use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, PluginStack, StackConfig, StackInfo};
 
 use crate::allow::{self, Origin};
 use crate::error::RunError;
+use crate::join::Join;
 use crate::publish::Publish;
 use crate::spec::{Ask, NetworkSpec};
 
@@ -203,6 +205,23 @@ fn check_link(
         _ => return Ok(()),
     };
     Err(RunError::Options(text.to_owned()))
+}
+
+/// What stands behind the programs' internet sockets. Where nothing can be reached but the loopback, the kernel's of the
+/// programs' own network namespace carries datagrams as well as a stack.
+pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Sockets {
+    let is_alone = match network.kind {
+        NetworkType::None | NetworkType::Sandbox => network.config.link == LinkConfig::None,
+        // An object may have a link that only it knows of.
+        _ => false,
+    };
+    if stack.offers_host_fds() {
+        Sockets::Host
+    } else if is_alone && network.join == Join::Always {
+        Sockets::StreamSurrogates
+    } else {
+        Sockets::Surrogates
+    }
 }
 
 /// Whether nothing on a link says which addresses a stack has.

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use netgraft_linux::capability::Capability;
 use netgraft_linux::confine::CallFilter;
+use netgraft_linux::filter::Sockets;
 use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{IdMaps, Namespaces, unshare};
 use netgraft_linux::process::{self, clone_sibling};
@@ -42,8 +43,8 @@ pub(super) struct Plan {
     pub(super) host_network: bool,
     /// The first program, if the sandbox is made for one.
     pub(super) program: Option<ProgramPlan>,
-    /// Whether the programs' sockets are the host's own.
-    pub(super) host_sockets: bool,
+    /// What stands behind the programs' internet sockets.
+    pub(super) sockets: Sockets,
     /// What the programs may use together.
     pub(super) limits: Limits,
     /// What the programs' resolv.conf says, if not what the host's says.
@@ -319,7 +320,7 @@ fn become_program(
         process::inherit_only(kept).map_err(at(Step::Descriptors))?;
     }
     // From here on only calls that the filter lets through: the sentry does not serve yet.
-    let listener = filter::install(plan.host_sockets).map_err(at(Step::Filter))?;
+    let listener = filter::install(plan.sockets).map_err(at(Step::Filter))?;
     Report::Listener(listener.as_raw_fd()).send(reports);
     program.filters.iter().try_for_each(CallFilter::install).map_err(at(Step::Profile))?;
     wait_for_byte(go)?;
@@ -359,7 +360,7 @@ fn cover_kernel_files(plan: &Plan, reports: &File) {
         Report::Skipped(step, error.raw_os_error().unwrap_or(libc::EIO)).send(reports);
     };
     // With host sockets the host's interfaces are the right ones.
-    if !plan.host_sockets
+    if plan.sockets != Sockets::Host
         && let Err(error) = cover_interfaces()
     {
         skipped(Step::Sys, &error);
@@ -367,12 +368,29 @@ fn cover_kernel_files(plan: &Plan, reports: &File) {
     if let Err(error) = mount::mount_new(c"proc", Path::new("/proc"), Access::Data, c"") {
         skipped(Step::Proc, &error);
     }
+    if plan.sockets == Sockets::StreamSurrogates
+        && let Err(error) = open_datagram_sockets()
+    {
+        skipped(Step::DatagramSockets, &error);
+    }
     if let Err(error) = files::hide_fuse() {
         skipped(Step::Fuse, &error);
     }
     if let Err(error) = files::protect(plan.is_contained()) {
         skipped(Step::KernelFiles, &error);
     }
+}
+
+/// Lets every user of the sandbox do with the kernel's datagram sockets what the stack allows (ip(7), icmp(7)): bind to any
+/// port, and send echo requests.
+fn open_datagram_sockets() -> io::Result<()> {
+    let folder = Path::new("/proc/sys/net/ipv4");
+    fs::write(folder.join("ip_unprivileged_port_start"), "0")?;
+    let (_, _, _, group) = process::ids();
+    // From narrow to wide: one with a group that the sandbox does not have is refused, and leaves the one before.
+    let ranges = [format!("{group} {group}"), "0 65535".to_owned(), "0 2147483647".to_owned()];
+    let write = |range: &String| fs::write(folder.join("ping_group_range"), range);
+    ranges.iter().map(write).reduce(|before, next| before.or(next)).unwrap_or(Ok(()))
 }
 
 /// Becomes a user of the sandbox, unless that is the caller: an ordinary user can be nobody else.

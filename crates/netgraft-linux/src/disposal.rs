@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use crate::unix;
+
 /// Files that may wait for their close.
 const ROOM: usize = 64;
 /// So many, and the thread counts as stuck.
@@ -78,8 +80,17 @@ impl Disposal {
     }
 
     /// Has a file closed. If a thread is stuck with as many as there is room for, it stays open.
+    ///
+    /// A datagram socket of an internet family is closed before this returns: it has nothing to wait for, and while it is
+    /// open its port is taken.
     pub fn close(&self, file: OwnedFd) {
-        if is_device(file.as_fd()) { self.devices.close(file) } else { self.files.close(file) }
+        if unix::is_inet_datagram(file.as_fd()) {
+            drop(file);
+        } else if is_device(file.as_fd()) {
+            self.devices.close(file)
+        } else {
+            self.files.close(file)
+        }
     }
 
     /// Whether files wait for one whose close does not return. No more files than necessary should be duplicated then.
@@ -124,6 +135,17 @@ mod tests {
         }
         drop(writer);
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_port_of_a_datagram_socket_is_free_at_once() {
+        let disposal = Disposal::start().unwrap();
+        for _ in 0..50 {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let address = socket.local_addr().unwrap();
+            disposal.close(socket.into());
+            std::net::UdpSocket::bind(address).unwrap();
+        }
     }
 
     #[test]

@@ -42,6 +42,17 @@ const fn errno(code: i32) -> u32 {
     libc::SECCOMP_RET_ERRNO | code as u32
 }
 
+/// What stands behind the program's internet sockets, which decides on the calls that are trapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// The host's own sockets.
+    Host,
+    /// Surrogates.
+    Surrogates,
+    /// Surrogates for streams; datagram and raw sockets are those of the program's own network namespace.
+    StreamSurrogates,
+}
+
 /// When a call is trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
@@ -136,6 +147,16 @@ fn surrogate_rules() -> Vec<(libc::c_long, Rule)> {
     ]
 }
 
+/// The calls that the filter does not simply allow when streams alone are surrogates: what a datagram is sent to or comes
+/// from is the kernel's business, so an address is nothing to trap for.
+fn stream_surrogate_rules() -> Vec<(libc::c_long, Rule)> {
+    let weaker = |rule| match rule {
+        Rule::IfPointerOrFlags { flags, bits, .. } => Rule::IfBits { argument: flags, bits },
+        other => other,
+    };
+    surrogate_rules().into_iter().map(|(number, rule)| (number, weaker(rule))).collect()
+}
+
 const fn load(offset: u32) -> sock_filter {
     sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: offset }
 }
@@ -226,8 +247,12 @@ fn body(rule: Rule) -> Vec<sock_filter> {
 }
 
 /// The whole filter.
-fn program(host_sockets: bool) -> Vec<sock_filter> {
-    let rules = if host_sockets { host_socket_rules() } else { surrogate_rules() };
+fn program(sockets: Sockets) -> Vec<sock_filter> {
+    let rules = match sockets {
+        Sockets::Host => host_socket_rules(),
+        Sockets::Surrogates => surrogate_rules(),
+        Sockets::StreamSurrogates => stream_surrogate_rules(),
+    };
     let mut code =
         vec![load(OFFSET_ARCH), jump(JUMP_EQUAL, AUDIT_ARCH, 1, 0), ret(KILL), load(OFFSET_NUMBER)];
     #[cfg(target_arch = "x86_64")]
@@ -249,13 +274,10 @@ fn program(host_sockets: bool) -> Vec<sock_filter> {
 /// set, since it would make blocking calls deaf to signals and to job control. The sentry is prepared for
 /// calls that are interrupted and made again.
 ///
-/// With `host_sockets` the program's internet sockets are the host's own, not surrogates: fewer calls are
-/// trapped.
-///
 /// # Errors
 /// EBUSY if the thread has a listener already; EINVAL or ENOSYS if the kernel has no listeners.
-pub fn install(host_sockets: bool) -> io::Result<OwnedFd> {
-    let code = program(host_sockets);
+pub fn install(sockets: Sockets) -> io::Result<OwnedFd> {
+    let code = program(sockets);
     let filter = libc::sock_fprog {
         len: u16::try_from(code.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
         filter: code.as_ptr().cast_mut(),
@@ -281,14 +303,14 @@ mod tests {
     use super::*;
 
     /// Runs the filter as the kernel would (bpf(4), the few instructions used).
-    fn run(host_sockets: bool, arch: u32, number: i64, args: [u64; 6]) -> u32 {
+    fn run(sockets: Sockets, arch: u32, number: i64, args: [u64; 6]) -> u32 {
         let mut data = [0u8; 64];
         data[0..4].copy_from_slice(&(number as u32).to_ne_bytes());
         data[4..8].copy_from_slice(&arch.to_ne_bytes());
         for (i, arg) in args.iter().enumerate() {
             data[16 + 8 * i..24 + 8 * i].copy_from_slice(&arg.to_ne_bytes());
         }
-        let (code, mut pc, mut acc) = (program(host_sockets), 0, 0u32);
+        let (code, mut pc, mut acc) = (program(sockets), 0, 0u32);
         loop {
             let op = code[pc];
             pc += 1;
@@ -308,12 +330,12 @@ mod tests {
     }
 
     fn native(number: i64, args: [u64; 6]) -> u32 {
-        run(false, AUDIT_ARCH, number, args)
+        run(Sockets::Surrogates, AUDIT_ARCH, number, args)
     }
 
     #[test]
     fn on_host_sockets_only_calls_that_need_a_privilege_trap() {
-        let host = |number, args| run(true, AUDIT_ARCH, number, args);
+        let host = |number, args| run(Sockets::Host, AUDIT_ARCH, number, args);
         assert_eq!(host(libc::SYS_socket, [2; 6]), NOTIFY);
         assert_eq!(host(libc::SYS_bind, [3; 6]), NOTIFY);
         assert_eq!(host(libc::SYS_connect, [3; 6]), ALLOW);
@@ -322,6 +344,19 @@ mod tests {
         assert_eq!(host(libc::SYS_recvfrom, [3, 0, 0, 0, 8, 16]), ALLOW);
         assert_eq!(host(libc::SYS_getsockopt, [3; 6]), ALLOW);
         assert_eq!(host(libc::SYS_io_uring_setup, [3; 6]), errno(libc::ENOSYS));
+    }
+
+    #[test]
+    fn an_address_does_not_trap_where_datagram_sockets_are_the_kernels() {
+        let verdict = |number, args| run(Sockets::StreamSurrogates, AUDIT_ARCH, number, args);
+        assert_eq!(verdict(libc::SYS_sendto, [3, 9, 9, 0, 8, 16]), ALLOW);
+        assert_eq!(verdict(libc::SYS_recvfrom, [3, 9, 9, 0, 8, 16]), ALLOW);
+        assert_eq!(verdict(libc::SYS_sendto, [3, 9, 9, libc::MSG_FASTOPEN as u64, 8, 16]), NOTIFY);
+        assert_eq!(verdict(libc::SYS_recvfrom, [3, 9, 9, libc::MSG_OOB as u64, 0, 0]), NOTIFY);
+        assert_eq!(verdict(libc::SYS_accept4, [3, 9, 9, 0, 0, 0]), NOTIFY);
+        for number in [libc::SYS_socket, libc::SYS_bind, libc::SYS_connect, libc::SYS_sendmsg] {
+            assert_eq!(verdict(number, [2; 6]), NOTIFY);
+        }
     }
 
     #[test]
@@ -342,8 +377,8 @@ mod tests {
     #[test]
     fn who_may_leave_the_network_is_noticed() {
         let new_network = libc::CLONE_NEWNET as u64;
-        for host_sockets in [false, true] {
-            let verdict = |number, first| run(host_sockets, AUDIT_ARCH, number, [first, 0, 0, 0, 0, 0]);
+        for sockets in [Sockets::Host, Sockets::Surrogates, Sockets::StreamSurrogates] {
+            let verdict = |number, first| run(sockets, AUDIT_ARCH, number, [first, 0, 0, 0, 0, 0]);
             assert_eq!(verdict(libc::SYS_setns, 3), NOTIFY);
             assert_eq!(verdict(libc::SYS_unshare, new_network | libc::CLONE_NEWUSER as u64), NOTIFY);
             assert_eq!(verdict(libc::SYS_unshare, libc::CLONE_NEWNS as u64), ALLOW);
@@ -383,18 +418,18 @@ mod tests {
 
     #[test]
     fn nothing_is_typed_into_a_terminal() {
-        for host_sockets in [false, true] {
+        for sockets in [Sockets::Host, Sockets::Surrogates, Sockets::StreamSurrogates] {
             for request in [libc::TIOCSTI, libc::TIOCLINUX] {
                 // The kernel reads an unsigned int: what stands above it changes nothing.
                 for high in [0, 1 << 32, 0xffff_ffff << 32] {
                     let args = [0, request | high, 0x1000, 0, 0, 0];
-                    let verdict = run(host_sockets, AUDIT_ARCH, libc::SYS_ioctl, args);
+                    let verdict = run(sockets, AUDIT_ARCH, libc::SYS_ioctl, args);
                     assert_eq!(verdict, errno(libc::EPERM));
                 }
             }
             for request in [libc::TIOCGWINSZ, libc::TIOCSCTTY, libc::TCSETS] {
                 let args = [0, request, 0x1000, 0, 0, 0];
-                assert_eq!(run(host_sockets, AUDIT_ARCH, libc::SYS_ioctl, args), ALLOW);
+                assert_eq!(run(sockets, AUDIT_ARCH, libc::SYS_ioctl, args), ALLOW);
             }
         }
     }
@@ -402,7 +437,7 @@ mod tests {
     #[test]
     fn ways_around_are_closed() {
         assert_eq!(native(libc::SYS_io_uring_setup, [0; 6]), errno(libc::ENOSYS));
-        assert_eq!(run(false, 0x4000_0003, 102, [0; 6]), KILL, "i386");
+        assert_eq!(run(Sockets::Surrogates, 0x4000_0003, 102, [0; 6]), KILL, "i386");
         #[cfg(target_arch = "x86_64")]
         assert_eq!(native(0x4000_0029, [2, 1, 0, 0, 0, 0]), errno(libc::ENOSYS), "x32");
     }

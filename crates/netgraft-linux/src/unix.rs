@@ -426,6 +426,13 @@ pub fn is_stream(fd: BorrowedFd<'_>) -> io::Result<bool> {
     get_int(fd, libc::SO_TYPE).map(|kind| kind == libc::SOCK_STREAM)
 }
 
+/// Whether it is a datagram or raw socket of an internet family (`SO_DOMAIN`, `SO_TYPE`).
+#[must_use]
+pub fn is_inet_datagram(fd: BorrowedFd<'_>) -> bool {
+    domain(fd).is_ok_and(|domain| [libc::AF_INET, libc::AF_INET6].contains(&domain))
+        && is_stream(fd).is_ok_and(|is_stream| !is_stream)
+}
+
 /// The bytes that a socket may have under way (`SO_SNDBUF`), as the kernel counts them: it answers twice what
 /// was set.
 ///

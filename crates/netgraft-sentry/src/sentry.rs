@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use netgraft_core::route::{Always, Route};
+use netgraft_core::route::{ByKind, Route};
 use netgraft_core::{Budget, Core, ProgramId, Time};
 use netgraft_launch::clock;
 use netgraft_launch::control::{self, FromSentry, Summary, ToSentry};
@@ -13,6 +13,7 @@ use netgraft_launch::vitals::Vitals;
 use netgraft_launch::{Join, SentryArgs};
 use netgraft_linux::confine;
 use netgraft_linux::epoll::EventBuffer;
+use netgraft_linux::filter::Sockets;
 use netgraft_linux::memory::{self, Meter};
 use netgraft_linux::task::CACHED;
 use netgraft_linux::worker::Worker;
@@ -88,6 +89,7 @@ impl Sentry {
             is_successor,
             limits,
             join,
+            sockets,
             name_keys,
         } = args;
         let meter = Meter::new()?;
@@ -97,7 +99,11 @@ impl Sentry {
         for wake in stack.wake_fds() {
             poller.add(wake.fd, wake.events & (Events::IN | Events::OUT), Token::Stack)?;
         }
-        let route = if stack.offers_host_fds() { Route::Host } else { Route::Stack };
+        let routes = match sockets {
+            Sockets::Host => ByKind { streams: Route::Host, datagrams: Route::Host },
+            Sockets::Surrogates => ByKind { streams: Route::Stack, datagrams: Route::Stack },
+            Sockets::StreamSurrogates => ByKind { streams: Route::Stack, datagrams: Route::Kernel },
+        };
         let info = stack.info();
         let descriptors = confine::descriptor_limit()?.saturating_sub(RESERVED_DESCRIPTORS);
         // Where there are few, sockets need them more.
@@ -109,7 +115,7 @@ impl Sentry {
             Arc::clone(&poller),
             launcher,
             disposal,
-            (route == Route::Host, name_keys),
+            (sockets == Sockets::Host, name_keys),
         )?;
         let sockets = limits.sockets.min(descriptors.saturating_sub(threads.min(CACHED)));
         let budget = Budget {
@@ -118,7 +124,7 @@ impl Sentry {
             memory: limits.memory,
             bytes: 64 << 20,
         };
-        let mut core = Core::new(bindings, stack, Box::new(Always(route)), budget);
+        let mut core = Core::new(bindings, stack, Box::new(routes), budget);
         core.set_joining(join == Join::Always);
         core.set_time(time());
         let turns = Arc::new(Turns::new(core, wake));

@@ -214,8 +214,9 @@ struct RunArgs {
     #[arg(long, value_name = "ACTION", default_value_t)]
     on_crash: OnCrash,
 
-    /// What becomes of a connection to a listener of the same sandbox: always (the kernel carries it from one program to
-    /// the other, past the stack) or never (the stack carries it, as any other: to test a stack, or to see the packets)
+    /// What becomes of a connection to a listener of the same sandbox, and, without a link, of datagrams: always (the
+    /// kernel carries them from one program to the other, past the stack) or never (the stack carries them, as any
+    /// other: to test a stack, or to see the packets)
     #[arg(long, value_name = "WHEN", default_value_t)]
     join: Join,
 

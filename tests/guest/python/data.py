@@ -33,14 +33,19 @@ def data_read_write(family):
     eq("recvmsg's control data", control, [])
     eq("recvmsg's flags", flags, 0)
     eq("recvmsg's address on TCP", address, None)
-    client.send(b"q")
-    eq("recvfrom's address on TCP", server.recvfrom(10), (b"q", None))
-    eq("sendto with an address on a connected TCP socket", client.sendto(b"w", client.getpeername()), 1)
-    eq("arrives all the same", server.recv(10), b"w")
     eq("write of nothing", os.write(a, b""), 0)
     client.send(b"k")
     eq("recv of 0 bytes", server.recv(0), b"")
     eq("what was there is still there", server.recv(10), b"k")
+
+
+@per_family
+def data_address_on_stream(family):
+    client, server = tcp_pair(family)
+    client.send(b"q")
+    eq("recvfrom's address on TCP", server.recvfrom(10), (b"q", None))
+    eq("sendto with an address on a connected TCP socket", client.sendto(b"w", client.getpeername()), 1)
+    eq("arrives all the same", server.recv(10), b"w")
 
 
 def queued(sock, request=termios.FIONREAD):
