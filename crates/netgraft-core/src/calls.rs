@@ -3,9 +3,9 @@
 use netgraft_plugin::Domain;
 
 use crate::answers::{Answer, Outcome};
-use crate::codec::call::Call;
+use crate::codec::call::{AddressOut, Call};
 use crate::core::{Core, Kernel, Request, Subject};
-use crate::program::Caller;
+use crate::program::{Caller, ForeignConnect};
 use crate::refused;
 use crate::route::{Denial, Flow, Route};
 use crate::socket::Seen;
@@ -69,10 +69,7 @@ impl<K: Kernel> Core<K> {
                 outcome
             }
             Target::Host(file, domain) => self.serve_host(request, file, domain),
-            Target::Foreign(None) => match request.call {
-                Call::GetSockName { .. } | Call::GetPeerName { .. } => Err(uapi::ENOTSOCK),
-                _ => Ok(Answer::Kernel),
-            },
+            Target::Foreign(None) => of_no_socket(&request.call, uapi::ENOTSOCK),
             Target::Foreign(Some(file)) => {
                 let outcome = self.serve_foreign(request, &file);
                 self.kernel.dispose(file);
@@ -81,20 +78,39 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// A call on a file that is not the sentry's is the kernel's, but for those that would tell a name if the descriptor
-    /// stood for a surrogate by the time that the kernel looks.
+    /// A call on a file that is not the sentry's is the kernel's, but for those that would tell a name, or connect, if the
+    /// descriptor stood for a surrogate by the time that the kernel looks.
     fn serve_foreign(&mut self, request: &Request, file: &K::File) -> Outcome {
-        let (of_peer, addr) = match request.call {
-            Call::GetSockName { addr, .. } => (false, addr),
-            Call::GetPeerName { addr, .. } => (true, addr),
-            _ => return Ok(Answer::Kernel),
-        };
-        let Some(name) = self.kernel.name_of_foreign(file, of_peer) else { return Ok(Answer::Kernel) };
-        let name = name?;
+        if let Some(errno) = self.kernel.no_socket(file) {
+            return of_no_socket(&request.call, errno);
+        }
+        match request.call {
+            Call::GetSockName { addr, .. } => self.tell_foreign_name(&request.caller, file, false, addr),
+            Call::GetPeerName { addr, .. } => self.tell_foreign_name(&request.caller, file, true, addr),
+            Call::Connect { addr, .. } => match self.kernel.connects_foreign(file) {
+                ForeignConnect::Kernel => Ok(Answer::Kernel),
+                ForeignConnect::Fails(errno) => Err(errno),
+                ForeignConnect::Sentry => {
+                    let (bytes, len) = self.kernel.read_address(&request.caller, addr)?;
+                    self.kernel.connect_foreign(file, &bytes[..len]).map(|()| Answer::Value(0))
+                }
+            },
+            _ => Ok(Answer::Kernel),
+        }
+    }
+
+    fn tell_foreign_name(
+        &mut self,
+        caller: &Caller,
+        file: &K::File,
+        of_peer: bool,
+        addr: AddressOut,
+    ) -> Outcome {
+        let name = self.kernel.name_of_foreign(file, of_peer)?;
         if addr.address == 0 {
             return Err(uapi::EFAULT);
         }
-        self.kernel.write_address(&request.caller, addr, &name)?;
+        self.kernel.write_address(caller, addr, &name)?;
         Ok(Answer::Value(0))
     }
 
@@ -191,6 +207,12 @@ impl<K: Kernel> Core<K> {
             Route::Stack | Route::Kernel | Route::Joined(_) => Err(Denial::AccessDenied.errno()),
         }
     }
+}
+
+/// A call on a file that is no socket: it is answered here, since the descriptor may stand for a surrogate by the time that
+/// the kernel looks. Terminals and devices have requests of their own.
+fn of_no_socket(call: &Call, errno: Errno) -> Outcome {
+    if matches!(call, Call::Ioctl { .. }) { Ok(Answer::Kernel) } else { Err(errno) }
 }
 
 /// Whether a call takes an address that another socket may just have given up, or reaches one.

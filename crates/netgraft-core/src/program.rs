@@ -46,6 +46,20 @@ pub enum InjectError {
     Full(Errno),
 }
 
+/// Who connects a file that is not the sentry's (connect(2)).
+///
+/// The kernel connects what the descriptor stands for when it looks, which may be a surrogate by then: a second thread turns
+/// it there. So it is left to the kernel only where the program could connect a socket of its own to the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForeignConnect {
+    /// The kernel: an AF_UNIX socket that has no peer yet, or one that the program has inherited.
+    Kernel,
+    /// The sentry, on its duplicate: a socket that connects to nothing outside of the program (netlink(7), packet(7)).
+    Sentry,
+    /// Nobody can: EISCONN, EINVAL.
+    Fails(Errno),
+}
+
 /// An open file of the program, and the sentry's end of a surrogate.
 pub trait Files {
     /// A duplicate of an open file of the program. It is dropped before the call that it was made for is answered:
@@ -81,12 +95,26 @@ pub trait Program: Files {
     /// As [`Program::duplicate`].
     fn duplicate_of(&mut self, tid: u32, fd: i32) -> Result<Self::File, Errno>;
 
-    /// The address of a socket that is not the sentry's, or of its peer (getsockname(2), getpeername(2)); `None` if the
-    /// kernel is to answer. It would answer for the file that the descriptor stands for by then, which may be a
-    /// surrogate, whose name is nobody's to know.
-    fn name_of_foreign(&mut self, _file: &Self::File, _of_peer: bool) -> Option<Result<Vec<u8>, Errno>> {
-        None
-    }
+    /// The address of a socket that is not the sentry's, or of its peer (getsockname(2), getpeername(2)). The kernel would
+    /// answer for the file that the descriptor stands for by then, which may be a surrogate, whose name is nobody's to
+    /// know.
+    ///
+    /// # Errors
+    /// ENOTCONN.
+    fn name_of_foreign(&mut self, file: &Self::File, of_peer: bool) -> Result<Vec<u8>, Errno>;
+
+    /// Who is to connect a file that is not the sentry's.
+    fn connects_foreign(&mut self, file: &Self::File) -> ForeignConnect;
+
+    /// Connects a socket for which [`Program::connects_foreign`] says so, without waiting.
+    ///
+    /// # Errors
+    /// As connect(2).
+    fn connect_foreign(&mut self, file: &Self::File, address: &[u8]) -> Result<(), Errno>;
+
+    /// What every call for sockets says of a file that is not the sentry's, if it is no socket: ENOTSOCK, or EBADF for one
+    /// that is open as a path only (open(2), O_PATH).
+    fn no_socket(&mut self, file: &Self::File) -> Option<Errno>;
 
     /// Closes a duplicate that turned out to be no socket: closing some files waits for a server that the program may be
     /// (fuse(4)), and the sentry must not.

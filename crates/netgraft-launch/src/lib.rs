@@ -31,6 +31,7 @@ mod crash;
 mod error;
 mod files;
 mod groups;
+mod ids;
 mod jobs;
 mod join;
 mod keeper;

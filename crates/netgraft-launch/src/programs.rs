@@ -119,11 +119,20 @@ fn passed_sockets(environment: &[(OsString, OsString)], own: u32) -> usize {
     count.filter(|_| number("LISTEN_PID") == Some(own)).unwrap_or(0)
 }
 
-/// Refuses AF_UNIX sockets, which could be connected to those of the host's file system. A pair is connected already.
+/// Refuses AF_UNIX sockets, which could be connected to those of the host's file system. A pair of streams or of sequences
+/// of packets is connected already; each of a pair of datagram sockets could be connected elsewhere, and send there.
 fn no_unix_sockets() -> io::Result<CallFilter> {
-    // The kernel reads an int.
-    let unix = Allow { number: libc::SYS_socket, conditions: vec![(0, 0xffff_ffff, libc::AF_UNIX as u64)] };
-    CallFilter::compile(&[unix], Action::Errno(libc::EACCES), Action::Allow)
+    // The kernel reads ints, the lowest four bits of the second as the type.
+    let unix = (0, 0xffff_ffff, libc::AF_UNIX as u64);
+    let of_kind =
+        |kind: i32| Allow { number: libc::SYS_socketpair, conditions: vec![unix, (1, 0xf, kind as u64)] };
+    let refused = [
+        Allow { number: libc::SYS_socket, conditions: vec![unix] },
+        of_kind(libc::SOCK_DGRAM),
+        // A datagram socket by another name (unix(7)).
+        of_kind(libc::SOCK_RAW),
+    ];
+    CallFilter::compile(&refused, Action::Errno(libc::EACCES), Action::Allow)
 }
 
 /// A program that came later.

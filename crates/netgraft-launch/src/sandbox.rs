@@ -22,13 +22,14 @@ use crate::capture::Capture;
 use crate::control::Summary;
 use crate::crash::OnCrash;
 use crate::error::{RunError, signal_status};
+use crate::ids::{self, Apart};
 use crate::jobs::Jobs;
 use crate::launcher::Launcher;
 use crate::output::Output;
 use crate::programs::{ProgramId, ProgramPlan};
 use crate::report::Step;
 use crate::sentry::{NOBODY, SentryMain, SentryPlan};
-use crate::spec::{Ids, NetworkSpec, ProgramSpec, Terminal};
+use crate::spec::{NetworkSpec, ProgramSpec, Terminal};
 use crate::stacks;
 use crate::taken::{self, Taken};
 use crate::tree::{self, InheritedSignals, Plan};
@@ -105,6 +106,8 @@ pub struct Sandbox {
     launcher: Launcher,
     #[expect(dead_code, reason = "gives addresses back when it is dropped")]
     taken: Option<Taken>,
+    #[expect(dead_code, reason = "gives the ids back when it is dropped")]
+    apart: Option<Apart>,
     #[expect(dead_code, reason = "waits for the writer when it is dropped")]
     capture: Option<Capture>,
     #[expect(dead_code, reason = "gives the signals back when it is dropped")]
@@ -158,9 +161,9 @@ impl Sandbox {
         }
         let failed = |source| RunError::step(Step::Start, source);
         let maps = id_maps().map_err(|source| RunError::step(Step::IdMaps, source))?;
-        let apart = if network.ids == Ids::Apart { apart(&maps) } else { None };
+        let apart = ids::take(network.ids, &maps)?;
         let contained = apart.is_some();
-        let program_maps = apart.unwrap_or_else(|| maps.clone());
+        let program_maps = apart.as_ref().map_or_else(|| maps.clone(), |apart| apart.maps.clone());
         let program = program.map(|program| ProgramPlan::new(program, contained)).transpose()?;
         let (launcher_ends, child_ends) = tree::ends().map_err(failed)?;
 
@@ -224,7 +227,7 @@ impl Sandbox {
         wider.into_iter().chain(doubled).chain(doubts).for_each(|text| launcher.warn(text));
         launcher.uplink = uplink;
         launcher.start(stack.as_mut())?;
-        Ok(Sandbox { launcher, taken, capture, restore })
+        Ok(Sandbox { launcher, taken, apart, capture, restore })
     }
 
     /// Starts a further program in the sandbox's namespaces, in a process group of its own and without the terminal.
@@ -306,38 +309,6 @@ fn id_maps() -> io::Result<IdMaps> {
     }
 }
 
-/// How many ids a sandbox has that has none of the host's.
-const IDS: u32 = 65_536;
-/// The last range that programs which make containers take ids from; nothing on the host is these ids'.
-const FIRST: u32 = 1_878_982_656;
-
-/// The ids of the programs' user namespace, none of which is somebody's on the host: those that the host has set aside for
-/// root (subuid(5)), or some that are set aside for containers, or where this user namespace has no such ids, one. `None` for
-/// an ordinary user, and for root of a user namespace that has none of them: that is not the host's root.
-fn apart(have: &IdMaps) -> Option<IdMaps> {
-    let of = |file: &str| {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        text.lines().find_map(subordinate)
-    };
-    let ranges = [(of("/etc/subuid"), of("/etc/subgid")), (Some(FIRST), Some(FIRST))];
-    let whole = ranges.into_iter().find_map(|range| match range {
-        (Some(user), Some(group)) if have.has_range(user, IDS) && have.has_range(group, IDS) => {
-            Some(IdMaps::Apart { user, group, count: IDS })
-        }
-        _ => None,
-    });
-    let one = || have.has_range(NOBODY, 1).then_some(IdMaps::Apart { user: NOBODY, group: NOBODY, count: 1 });
-    whole.or_else(one)
-}
-
-/// The first id of root's range in a line of subuid(5), if it has as many as are needed.
-fn subordinate(line: &str) -> Option<u32> {
-    let mut words = line.trim().split(':');
-    let (user, first, count) =
-        (words.next()?, words.next()?.parse().ok()?, words.next()?.parse::<u32>().ok()?);
-    (matches!(user, "root" | "0") && count >= IDS).then_some(first)
-}
-
 /// Blocks every signal, and gives those that the launcher needs their default action.
 fn take_signals() -> io::Result<InheritedSignals> {
     let mask = Signals::all_but_faults().block_exactly()?;
@@ -377,24 +348,4 @@ fn resolv_conf(servers: &[IpAddr]) -> Option<String> {
         let _ = writeln!(text, "nameserver {server}");
     }
     Some(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_apart_are_root_s_or_the_containers_or_one() {
-        assert_eq!(subordinate("root:100000:65536"), Some(100_000));
-        assert_eq!(subordinate("0:100000:165536"), Some(100_000));
-        for line in ["root:100000:65535", "alice:100000:65536", "root:x:65536", "root", ""] {
-            assert_eq!(subordinate(line), None, "{line}");
-        }
-        let all = |count| IdMaps::All { users: vec![(0, count)], groups: vec![(0, count)] };
-        let count = |have| match apart(&have) {
-            Some(IdMaps::Apart { count, .. }) => count,
-            _ => 0,
-        };
-        assert_eq!((count(all(u32::MAX)), count(all(65_536)), count(all(100))), (IDS, 1, 0));
-    }
 }

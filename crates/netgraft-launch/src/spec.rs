@@ -54,10 +54,13 @@ impl fmt::Debug for Stacks {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ids {
-    /// None: root inside is nobody outside. It has the capabilities that root in a container has, mounts nothing, and may write
+    /// None: root inside is nobody outside, with ids that no other sandbox has which runs. It has the capabilities that root in a container has, mounts nothing, and may write
     /// what concerns its own network in `/proc/sys`, and nothing else there or in `/sys`.
     #[default]
     Apart,
+    /// As [`Ids::Apart`], with the 65,536 user and group ids of the host from this one on: for files that are to be the
+    /// sandbox's. Sandboxes with the same ids can change each other's files.
+    From(u32),
     /// All: root inside is the host's root, with all capabilities in the sandbox's namespaces.
     Host,
 }

@@ -102,6 +102,7 @@ pub(super) fn main(listener: OwnedFd, surrogates: Option<&Namespace>, pending: O
     let listener = Listener::new(listener);
     // Before those that come now: their callers have waited longer.
     answer_pending(&listener, pending, libc::ENETDOWN);
+    answer_unnoted(&listener, pending, libc::ENETDOWN);
     let mut tasks = Tasks::new();
     let mut failures = 0;
     while failures < 100 {
@@ -159,6 +160,19 @@ pub(super) fn answer_pending(listener: &Listener, taken: Option<Taken>, errno: i
     }
 }
 
+/// Answers the call that a dead sentry had received and not noted any more: a signal that kills a thread in the kernel may
+/// leave it with a call. Only while nobody receives from this listener.
+pub(super) fn answer_unnoted(listener: &Listener, taken: Option<Taken>, errno: i32) {
+    let Some(Taken { last, .. }) = taken else { return };
+    let mut ahead = (1..=AHEAD).map(|ahead| last.wrapping_add(ahead));
+    if let Some(id) = ahead.find(|&id| listener.is_waiting(id)) {
+        let _ = listener.answer(id, Err(errno));
+    }
+}
+
+/// How far ahead of the last call that was noted: those in between were interrupted before they were received.
+const AHEAD: u64 = 256;
+
 /// The most ids that are searched: some tens of seconds, in a process that nobody waits for.
 const MOST_IDS: u64 = 1 << 28;
 
@@ -168,6 +182,27 @@ mod tests {
 
     fn of(number: i64, target: Target) -> Verdict {
         verdict(Call::parse(number, [3, 0x1000, 16, 0, 0x1000, 16]), |_| target)
+    }
+
+    #[test]
+    fn a_call_that_was_received_and_not_noted_is_answered() {
+        let (give, given) = std::sync::mpsc::channel();
+        // The filter is of this thread alone.
+        let program = std::thread::spawn(move || {
+            confine::no_new_privileges().unwrap();
+            give.send(Listener::new(netgraft_linux::filter::install(false).unwrap())).unwrap();
+            let ask = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err().raw_os_error();
+            [ask(), ask()]
+        });
+        let listener = given.recv().unwrap();
+        let first = listener.receive().unwrap().id;
+        let taken = Taken { first, last: first, serving: false };
+        assert!(listener.answer(first, Err(libc::ENFILE)).is_ok());
+        // As by a thread that a signal kills then.
+        listener.receive().unwrap();
+        answer_pending(&listener, Some(taken), libc::ENFILE);
+        answer_unnoted(&listener, Some(taken), libc::ENETDOWN);
+        assert_eq!(program.join().unwrap(), [Some(libc::ENFILE), Some(libc::ENETDOWN)]);
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! A link whose frames are shown to a function.
 
-use std::os::fd::BorrowedFd;
-
-use netgraft_plugin::link::{FrameMeta, Link, Medium, Offload};
+use netgraft_plugin::link::{FrameMeta, Link};
 use netgraft_plugin::{Error, Instant, Result};
 
 /// Which way a captured frame went, as the stack sees it.
@@ -32,25 +30,7 @@ impl<L: Link> Captured<L> {
 }
 
 impl<L: Link> Link for Captured<L> {
-    fn medium(&self) -> Medium {
-        self.link.medium()
-    }
-
-    fn mtu(&self) -> usize {
-        self.link.mtu()
-    }
-
-    fn offload(&self) -> Offload {
-        self.link.offload()
-    }
-
-    fn refuse_offload(&mut self) {
-        self.link.refuse_offload();
-    }
-
-    fn room(&self) -> Option<usize> {
-        self.link.room()
-    }
+    as_the_link_within!();
 
     fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
         let Captured { link, view } = self;
@@ -67,14 +47,6 @@ impl<L: Link> Link for Captured<L> {
             (self.view)(Way::Out, now, frame);
         }
         sent
-    }
-
-    fn flush(&mut self, now: Instant) -> Result<()> {
-        self.link.flush(now)
-    }
-
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.link.fd()
     }
 
     fn next_deadline(&self) -> Option<Instant> {

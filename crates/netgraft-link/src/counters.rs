@@ -1,10 +1,9 @@
 //! A link whose frames are counted.
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use netgraft_plugin::link::{FrameMeta, Link, Medium, Offload};
+use netgraft_plugin::link::{FrameMeta, Link};
 use netgraft_plugin::{Error, Instant, Result};
 
 /// What went over a link since it was wrapped.
@@ -66,25 +65,7 @@ impl<L: Link> Counted<L> {
 }
 
 impl<L: Link> Link for Counted<L> {
-    fn medium(&self) -> Medium {
-        self.link.medium()
-    }
-
-    fn mtu(&self) -> usize {
-        self.link.mtu()
-    }
-
-    fn offload(&self) -> Offload {
-        self.link.offload()
-    }
-
-    fn refuse_offload(&mut self) {
-        self.link.refuse_offload();
-    }
-
-    fn room(&self) -> Option<usize> {
-        self.link.room()
-    }
+    as_the_link_within!();
 
     fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
         let Counted { link, counters } = self;
@@ -106,14 +87,6 @@ impl<L: Link> Link for Counted<L> {
             Err(_) => {}
         }
         sent
-    }
-
-    fn flush(&mut self, now: Instant) -> Result<()> {
-        self.link.flush(now)
-    }
-
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.link.fd()
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -2,11 +2,10 @@
 //! 4862 section 5.5.3, RFC 8415 section 18.2.4), and lets nothing of an address pass that has ended.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use netgraft_plugin::config::{Giver, Term};
-use netgraft_plugin::link::{FrameMeta, Link, Medium, Offload};
+use netgraft_plugin::link::{FrameMeta, Link, Medium};
 use netgraft_plugin::{Instant, Result};
 
 use crate::dhcp6;
@@ -233,25 +232,7 @@ fn is_barred(held: &[Held], frame: &[u8], out: bool) -> bool {
 }
 
 impl<L: Link> Link for Leased<L> {
-    fn medium(&self) -> Medium {
-        self.link.medium()
-    }
-
-    fn mtu(&self) -> usize {
-        self.link.mtu()
-    }
-
-    fn offload(&self) -> Offload {
-        self.link.offload()
-    }
-
-    fn refuse_offload(&mut self) {
-        self.link.refuse_offload();
-    }
-
-    fn room(&self) -> Option<usize> {
-        self.link.room()
-    }
+    as_the_link_within!();
 
     fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
         if self.next().is_some_and(|next| next <= now) {
@@ -275,14 +256,6 @@ impl<L: Link> Link for Leased<L> {
         } else {
             self.link.send(now, frame, meta)
         }
-    }
-
-    fn flush(&mut self, now: Instant) -> Result<()> {
-        self.link.flush(now)
-    }
-
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.link.fd()
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -32,6 +32,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod within;
+
 pub mod bridge;
 mod capture;
 mod counters;

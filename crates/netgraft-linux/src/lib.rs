@@ -16,6 +16,7 @@ pub mod jail;
 pub mod landlock;
 pub mod link;
 pub mod listener;
+pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

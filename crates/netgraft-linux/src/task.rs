@@ -122,6 +122,12 @@ pub fn is_closed_on_exec(tid: u32, fd: i32) -> bool {
     flags.is_some_and(|flags| flags & libc::O_CLOEXEC != 0)
 }
 
+/// Whether a thread has a descriptor of this number.
+#[must_use]
+pub fn has_descriptor(tid: u32, fd: i32) -> bool {
+    fdinfo(&tid.to_string(), fd, "flags:").is_some()
+}
+
 /// Whether a descriptor of a thread is a socket, found without touching its file: all sockets of the system are on one
 /// mount, that of `own_socket`.
 #[must_use]
@@ -321,6 +327,8 @@ mod tests {
         assert!(!is_socket(me, -1, own));
         assert!(is_closed_on_exec(me, file.as_raw_fd()));
         assert!(!is_closed_on_exec(me, -1));
+        assert!(has_descriptor(me, file.as_raw_fd()));
+        assert!(!has_descriptor(me, -1));
     }
 
     #[test]

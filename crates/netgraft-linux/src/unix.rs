@@ -212,6 +212,25 @@ pub fn any_address(fd: BorrowedFd<'_>, of_peer: bool) -> io::Result<Vec<u8>> {
     Ok(bytes[..bytes.len().min(len as usize)].to_vec())
 }
 
+/// Connects a socket of any family. Only for those whose connect never waits: netlink(7), packet(7).
+///
+/// # Errors
+/// As connect(2).
+pub fn connect_any(fd: BorrowedFd<'_>, address: &[u8]) -> io::Result<()> {
+    // No address has more bytes than a `sockaddr_storage`; the kernel refuses a longer one.
+    let len = libc::socklen_t::try_from(address.len()).unwrap_or(libc::socklen_t::MAX);
+    // SAFETY: `address` is readable for `len` bytes.
+    check(unsafe { libc::connect(fd.as_raw_fd(), address.as_ptr().cast(), len) }).map(drop)
+}
+
+/// Whether an AF_UNIX socket is one side of a connection, which it stays until it is closed: a stream or a sequence of
+/// packets that has a peer.
+#[must_use]
+pub fn is_connection(fd: BorrowedFd<'_>) -> bool {
+    let kind = get_int(fd, libc::SO_TYPE);
+    kind.is_ok_and(|kind| kind != libc::SOCK_DGRAM) && any_address(fd, true).is_ok()
+}
+
 /// Listens.
 ///
 /// # Errors

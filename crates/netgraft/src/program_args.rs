@@ -26,6 +26,11 @@ pub(crate) struct ProgramArgs {
     #[arg(long)]
     host_ids: bool,
 
+    /// When root starts it: the first of the 65,536 user and group ids that it has on the host, from 65536 on, to be the owner
+    /// of files that are given to it [default: some that no other sandbox has]
+    #[arg(long, value_name = "FIRST", value_parser = clap::value_parser!(u32).range(65_536..), conflicts_with = "host_ids")]
+    ids: Option<u32>,
+
     /// The system calls that it may make: default (no mounts, keys, eBPF, modules, new user namespaces and the like; see
     /// 'netgraft seccomp'), none (all of them) or a profile in the form of OCI runtimes [default: default if root starts
     /// it without --host-ids, else none]
@@ -187,6 +192,9 @@ impl ProgramArgs {
         }
         if self.host_ids {
             network.ids = Ids::Host;
+        }
+        if let Some(first) = self.ids {
+            network.ids = Ids::From(first);
         }
         if self.untrusted {
             self.distrust();

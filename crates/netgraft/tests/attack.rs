@@ -138,6 +138,22 @@ fn an_untrusted_program_finds_no_files_sockets_or_descriptors() {
 }
 
 #[test]
+fn a_program_without_path_sockets_makes_none_of_others() {
+    let program = folder().join("paths");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attack/paths.c");
+    let built = Command::new("cc")
+        .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
+        .args([&program, &source])
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    // Its sockets are in a folder that every user can see into.
+    for &user in users() {
+        done(user, &script(user, "paths.py", &[program.to_str().unwrap()]));
+    }
+}
+
+#[test]
 fn privileges_on_the_network_are_lent_to_who_has_them_in_the_sandbox() {
     assert!(is_root(), "this test makes network namespaces: run it as root");
     done(User::Own, &script(User::Own, "lent.py", &[]));

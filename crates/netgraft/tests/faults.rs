@@ -5,70 +5,44 @@
 mod common;
 #[path = "common/lwip.rs"]
 mod lwip;
+#[path = "common/script.rs"]
+mod script;
 
 use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use script::As;
 
 /// Runs the script on the built-in stack, or on the object of `plugins/lwip`, whose link has the same wrappers.
-fn check(name: &str, words: &[&str], object: bool) {
-    let dir = std::env::temp_dir().join(format!("netgraft-faults-{}-{name}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
-    common::remove_at_exit(&dir);
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_netgraft"), dir.join("netgraft")).unwrap();
-    let mut options = Vec::new();
-    if object {
-        let lwip = dir.join("lwip.so");
-        fs::copy(lwip::build(&format!("faults-lwip-{name}")), &lwip).unwrap();
-        options = ["--network", "plugin", "--plugin"].map(OsString::from).to_vec();
-        options.push(lwip.into());
-    }
-    let output = Command::new(words[0])
-        .args(&words[1..])
-        .args(["python3", "-c", include_str!("faults.py")])
-        .arg(dir.join("netgraft"))
-        .args(options)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "OK\n", "{errors}");
+fn check(name: &str, who: As, is_object: bool) {
+    script::run(name, who, include_str!("faults.py"), |dir| {
+        let mut options = Vec::new();
+        if is_object {
+            options = ["--network", "plugin", "--plugin"].map(OsString::from).to_vec();
+            options.push(script::object(dir));
+        }
+        options
+    });
 }
-
-const ROOT: &[&str] = &["unshare", "--net"];
-const USER: &[&str] = &[
-    "setpriv",
-    "--reuid=65534",
-    "--regid=65534",
-    "--clear-groups",
-    "unshare",
-    "--user",
-    "--map-root-user",
-    "--net",
-];
 
 #[test]
 fn each_fault_keeps_its_share_as_root() {
-    check("root", ROOT, false);
+    check("faults-root", As::Root, false);
 }
 
 #[test]
 fn each_fault_keeps_its_share_as_an_ordinary_user() {
-    check("user", USER, false);
+    check("faults-user", As::User, false);
 }
 
 #[test]
 fn each_fault_keeps_its_share_on_an_object_as_root() {
-    check("object-root", ROOT, true);
+    check("faults-object-root", As::Root, true);
 }
 
 #[test]
 fn each_fault_keeps_its_share_on_an_object_as_an_ordinary_user() {
-    check("object-user", USER, true);
+    check("faults-object-user", As::User, true);
 }
 
 #[test]

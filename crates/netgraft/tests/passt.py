@@ -204,7 +204,7 @@ def programs(*stack):
     run(*named, "git", "clone", "-q", "http://server.test:8000/repo.git", f"{clones}/one")
     assert os.path.getsize(f"{clones}/one/small") == SMALL
     for host in ("server.test", V4, f"[{V6}]"):
-        assert run(*named, os.environ["PASST_GO"], f"http://{host}:8000/small").stdout == f"{SMALL}\n", host
+        assert run(*named, os.path.abspath("fetch"), f"http://{host}:8000/small").stdout == f"{SMALL}\n", host
     script = "import sys, urllib.request; print(len(urllib.request.urlopen(sys.argv[1]).read()))"
     assert run(*named, "python3", "-c", script, "http://server.test:8000/small").stdout == f"{SMALL}\n"
     script = "require('http').get(process.argv[1], r => { let n = 0; r.on('data', d => n += d.length); " \

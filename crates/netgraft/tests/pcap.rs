@@ -5,51 +5,21 @@
 mod common;
 #[path = "common/lwip.rs"]
 mod lwip;
+#[path = "common/script.rs"]
+mod script;
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use script::As;
 
-fn check(name: &str, words: &[&str]) {
-    let dir = std::env::temp_dir().join(format!("netgraft-pcap-{}-{name}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
-    common::remove_at_exit(&dir);
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_netgraft"), dir.join("netgraft")).unwrap();
-    fs::copy(lwip::build(&format!("pcap-lwip-{name}")), dir.join("lwip.so")).unwrap();
-    let output = Command::new(words[0])
-        .args(&words[1..])
-        .args(["python3", "-c", include_str!("pcap.py")])
-        .args([dir.join("netgraft"), dir.join("lwip.so")])
-        .current_dir(&dir)
-        // tshark and tcpdump look for settings there.
-        .env("HOME", &dir)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "OK\n", "{errors}");
+fn check(name: &str, who: As) {
+    script::run(name, who, include_str!("pcap.py"), |dir| vec![script::object(dir)]);
 }
 
 #[test]
 fn captures_are_read_back_as_root() {
-    check("root", &["unshare", "--net"]);
+    check("pcap-root", As::Root);
 }
 
 #[test]
 fn captures_are_read_back_as_an_ordinary_user() {
-    check(
-        "user",
-        &[
-            "setpriv",
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "unshare",
-            "--user",
-            "--map-root-user",
-            "--net",
-        ],
-    );
+    check("pcap-user", As::User);
 }

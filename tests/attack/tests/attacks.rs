@@ -27,8 +27,8 @@ fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
     let users = [User::Root, User::Ordinary];
     let stacks = STACKS.into_iter().flat_map(|network| users.map(|user| Column { network, user }));
     // And once with connections that are joined past the stack.
-    let joined = Column { network: Network::None, user: User::Ordinary };
-    for column in stacks.chain([joined]) {
+    let joined = users.map(|user| Column { network: Network::None, user });
+    for column in stacks.chain(joined) {
         for attack in &ATTACKS {
             let run = Box::new(move || run(stage, column, attack, seed()));
             jobs.push(Job { name: attack.name.to_owned(), column: column.to_string(), skip: None, run });

@@ -145,3 +145,29 @@ def error_descriptor_limit():
     eq("more descriptors than allowed", failed, "EMFILE")
     socks.pop().close()
     eq("one closed, one free", error_of(lambda: socks.append(socket.socket(V4, TCP))), "success")
+
+
+@case
+def error_other_sockets():
+    import tempfile
+
+    path = os.open("/", os.O_PATH)
+    address = b"\x02\x00\x00\x09\x7f\x00\x00\x01" + bytes(8)
+    for call, rest in ((LIBC.connect, (address, 16)), (LIBC.listen, (5,)), (LIBC.shutdown, (2,)), (LIBC.sendto, (b"x", 1, 0, address, 16))):
+        eq(f"{call.__name__} on a path", (call(path, *rest), ctypes.get_errno()), (-1, errno.EBADF))
+    os.close(path)
+    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+        one, other = socket.socketpair(socket.AF_UNIX, kind)
+        with one, other, tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, kind) as server:
+            server.bind(folder + "/socket")
+            server.listen(2)
+            fails("connect of a pair", "EISCONN", one.connect, server.getsockname())
+            fails("connect of a listener", "EINVAL", server.connect, server.getsockname())
+            with socket.socket(socket.AF_UNIX, kind) as client:
+                client.connect(server.getsockname())
+                eq("connect of one that is fresh", server.accept()[0].send(b"x"), 1)
+                fails("connect again", "EISCONN", client.connect, server.getsockname())
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.connect((0, 0))
+        eq("netlink is connected to the kernel", netlink.getpeername(), (0, 0))
+        check("and has a number of its own", netlink.getsockname()[0] != 0, netlink.getsockname())

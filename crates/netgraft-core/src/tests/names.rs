@@ -4,6 +4,7 @@ use netgraft_plugin::{Call, Error};
 
 use super::fake::rig::{DONE, REMOTE, Rig, addr, fails};
 use super::fake::world::Reply;
+use crate::program::ForeignConnect;
 use crate::uapi;
 
 const SIOCOUTQ: u64 = 0x5411;
@@ -192,10 +193,31 @@ fn the_list_of_interfaces_is_cut_to_whole_entries() {
 #[test]
 fn the_kernel_never_tells_the_name_of_a_file() {
     let mut rig = Rig::new();
-    let fd = rig.world_mut().make_pipe(super::fake::rig::MAIN);
+    let fd = rig.world_mut().make_foreign(super::fake::rig::MAIN, ForeignConnect::Kernel);
     // A surrogate may stand for the descriptor by the time that the kernel looks.
     assert_eq!(rig.getsockname(fd), DONE);
     assert_eq!(rig.getpeername(fd), fails(uapi::ENOTCONN));
     assert_eq!(rig.getpeername(99), fails(uapi::EBADF));
     assert_eq!(rig.world().disposed, 2);
+}
+
+#[test]
+fn a_file_that_is_not_the_sentrys_is_connected_by_who_looked_at_it() {
+    let mut rig = Rig::new();
+    let make = |rig: &mut Rig, connects| rig.world_mut().make_foreign(super::fake::rig::MAIN, connects);
+    for (connects, expected) in [
+        (ForeignConnect::Kernel, Reply::Kernel),
+        (ForeignConnect::Fails(uapi::EISCONN), fails(uapi::EISCONN)),
+        (ForeignConnect::Sentry, DONE),
+    ] {
+        let fd = make(&mut rig, connects);
+        assert_eq!(rig.connect(fd, REMOTE), expected, "{connects:?}");
+    }
+    let pipe = rig.world_mut().make_pipe(super::fake::rig::MAIN);
+    assert_eq!(rig.connect(pipe, REMOTE), fails(uapi::ENOTSOCK));
+    assert_eq!(ioctl(&mut rig, pipe, SIOCATMARK, 0), Reply::Kernel, "devices have requests of their own");
+    let fd = make(&mut rig, ForeignConnect::Sentry);
+    let at = rig.put(&[16]);
+    assert_eq!(rig.call(uapi::SYS_connect, [fd as u64, at, 1, 0, 0, 0]), fails(uapi::EINVAL));
+    assert_eq!(rig.call(uapi::SYS_connect, [fd as u64, 1, 16, 0, 0, 0]), fails(uapi::EFAULT));
 }

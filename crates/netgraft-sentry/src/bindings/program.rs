@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use netgraft_core::codec::call::AddressOut;
-use netgraft_core::{Caller, Gone, InjectError, Privilege, Program, ProgramId};
+use netgraft_core::{Caller, ForeignConnect, Gone, InjectError, Privilege, Program, ProgramId};
 use netgraft_linux::{task, unix};
 
 use super::{Bindings, errno};
@@ -99,8 +99,7 @@ impl Program for Bindings {
 
     fn duplicate(&mut self, caller: &Caller, fd: i32) -> Result<OwnedFd, i32> {
         if self.disposal.is_stuck() && !self.is_socket(caller.tid, fd) {
-            // Or a descriptor that there is not: the kernel says which.
-            return Err(libc::ENOTSOCK);
+            return Err(if task::has_descriptor(caller.tid, fd) { libc::ENOTSOCK } else { libc::EBADF });
         }
         let file = self.duplicate_of(caller.tid, fd)?;
         match self.still_waits(caller) {
@@ -116,8 +115,29 @@ impl Program for Bindings {
         self.programs.tasks.duplicate(tid, fd).map_err(|error| errno(&error))
     }
 
-    fn name_of_foreign(&mut self, file: &OwnedFd, of_peer: bool) -> Option<Result<Vec<u8>, i32>> {
-        Some(unix::any_address(file.as_fd(), of_peer).map_err(|error| errno(&error)))
+    fn name_of_foreign(&mut self, file: &OwnedFd, of_peer: bool) -> Result<Vec<u8>, i32> {
+        unix::any_address(file.as_fd(), of_peer).map_err(|error| errno(&error))
+    }
+
+    fn connects_foreign(&mut self, file: &OwnedFd) -> ForeignConnect {
+        let file = file.as_fd();
+        match unix::domain(file) {
+            Ok(libc::AF_NETLINK | libc::AF_PACKET | libc::AF_ALG | libc::AF_KEY) => ForeignConnect::Sentry,
+            // One that has a peer keeps it, and one that listens never gets one.
+            Ok(libc::AF_UNIX) if unix::is_connection(file) => ForeignConnect::Fails(libc::EISCONN),
+            Ok(libc::AF_UNIX) if unix::is_listening(file).is_ok_and(|listens| listens) => {
+                ForeignConnect::Fails(libc::EINVAL)
+            }
+            _ => ForeignConnect::Kernel,
+        }
+    }
+
+    fn connect_foreign(&mut self, file: &OwnedFd, address: &[u8]) -> Result<(), i32> {
+        unix::connect_any(file.as_fd(), address).map_err(|error| errno(&error))
+    }
+
+    fn no_socket(&mut self, file: &OwnedFd) -> Option<i32> {
+        unix::domain(file.as_fd()).err().map(|error| errno(&error))
     }
 
     fn dispose(&mut self, file: OwnedFd) {

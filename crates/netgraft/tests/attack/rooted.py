@@ -73,7 +73,47 @@ def check(got, expected, options):
         sys.exit(f"{options}: able to {sorted(got - expected)}, not able to {sorted(expected - got)}")
 
 
+def ids():
+    """Sandboxes that run at the same time have no id in common, and none below those of the host's users."""
+    shown = ["sh", "-c", "tail -n1 /proc/self/uid_map /proc/self/gid_map | grep -v '^=' ; read _"]
+    runs = [
+        subprocess.Popen([NETGRAFT, "run", "--network", "none", "--", *shown], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    users, groups = [], []
+    for run in runs:
+        lines = [run.stdout.readline().split() for _ in range(3)]
+        maps = [tuple(map(int, line)) for line in lines if line]
+        for all_maps, one in zip((users, groups), maps):
+            all_maps.append(one)
+    for run in runs:
+        run.communicate("\n", timeout=60)
+    for kind in (users, groups):
+        ranges = sorted((outside, outside + count) for inside, outside, count in kind)
+        apart = all(end <= start for (_, end), (start, _) in zip(ranges, ranges[1:]))
+        if len(ranges) != 4 or not apart or any(start < 61184 or end - start not in (1, 65536) for start, end in ranges):
+            sys.exit(f"ids of sandboxes: {users} {groups}")
+
+
+def named_ids():
+    """Files of a folder that was given to the ids which the operator names."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        work = os.path.join(folder, "work")
+        os.mkdir(work, 0o700)
+        os.chown(work, 1_000_000, 1_000_000)
+        for number, user in enumerate((0, 7)):
+            run = [NETGRAFT, "run", "--network", "none", "--ids", "1000000", "--", "sh", "-c", f"echo > {work}/{number} && chown {user} {work}/{number}"]
+            subprocess.run(run, check=True, timeout=60)
+            owner = os.stat(os.path.join(work, str(number))).st_uid
+            if owner != 1_000_000 + user:
+                sys.exit(f"--ids: {owner} owns a file of user {user}")
+
+
 def main():
+    if ROOT:
+        ids()
+        named_ids()
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         secret = os.path.join(folder, "secret")

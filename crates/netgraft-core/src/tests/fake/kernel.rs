@@ -96,7 +96,7 @@ impl Surrogate for FakeKernel {
             let sock = w.socks.get(file.cookie);
             let joined = sock.joined.map(|(pair, side)| Shape::Joined(pair, side));
             let shape = match sock.kind {
-                Kind::Other | Kind::Host => return None,
+                Kind::Other | Kind::Foreign(_) | Kind::Host => return None,
                 Kind::Datagram => Shape::Datagram,
                 Kind::Stream if w.socks.is_listening(file.cookie) => Shape::Listener,
                 Kind::Stream if !w.socks.is_connected(file.cookie) => Shape::Fresh,

@@ -1,8 +1,9 @@
 //! [`Program`] of the fake kernel: memory, descriptor tables, and answers, each of which is given once.
 
 use super::kernel::{FakeKernel, File};
+use super::unix::Kind;
 use super::world::{Descriptor, Reply};
-use crate::program::{Caller, Gone, InjectError, Privilege, Program, ProgramId};
+use crate::program::{Caller, ForeignConnect, Gone, InjectError, Privilege, Program, ProgramId};
 use crate::uapi::{self, Errno};
 
 impl FakeKernel {
@@ -135,9 +136,24 @@ impl Program for FakeKernel {
         world.threads.get(&caller.tid).is_some_and(|thread| thread.privileges.contains(&privilege))
     }
 
-    fn name_of_foreign(&mut self, _file: &Self::File, of_peer: bool) -> Option<Result<Vec<u8>, Errno>> {
-        // Every file that is not the core's is a pipe, or a socket of AF_UNIX without a name.
-        if of_peer { Some(Err(uapi::ENOTCONN)) } else { Some(Ok(vec![1, 0])) }
+    fn name_of_foreign(&mut self, _file: &File, of_peer: bool) -> Result<Vec<u8>, Errno> {
+        // Every socket that is not the core's is one of AF_UNIX without a name.
+        if of_peer { Err(uapi::ENOTCONN) } else { Ok(vec![1, 0]) }
+    }
+
+    fn connects_foreign(&mut self, file: &File) -> ForeignConnect {
+        match self.world.borrow().socks.get(file.cookie).kind {
+            Kind::Foreign(connects) => connects,
+            kind => panic!("a socket of kind {kind:?} is not the core's"),
+        }
+    }
+
+    fn connect_foreign(&mut self, _file: &File, address: &[u8]) -> Result<(), Errno> {
+        if address.len() < 2 { Err(uapi::EINVAL) } else { Ok(()) }
+    }
+
+    fn no_socket(&mut self, file: &File) -> Option<Errno> {
+        (self.world.borrow().socks.get(file.cookie).kind == Kind::Other).then_some(uapi::ENOTSOCK)
     }
 
     fn process(&mut self, caller: &Caller) -> u32 {

@@ -7,6 +7,7 @@ use netgraft_plugin::{Domain, Events};
 
 use super::host::HostSide;
 use crate::join::{Pair, Side};
+use crate::program::ForeignConnect;
 use crate::surrogate::{Interest, Name};
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
@@ -27,6 +28,8 @@ pub(crate) enum Kind {
     Datagram,
     /// No socket.
     Other,
+    /// A socket that is not the core's, and who connects it.
+    Foreign(ForeignConnect),
     /// A socket of the host's.
     Host,
 }

@@ -8,7 +8,7 @@ use netgraft_plugin::Domain;
 
 use super::unix::{Kind, Released, Socks};
 use crate::journal::Kept;
-use crate::program::{Privilege, ProgramId};
+use crate::program::{ForeignConnect, Privilege, ProgramId};
 use crate::surrogate::Cookie;
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
@@ -303,6 +303,12 @@ impl World {
     /// Makes a file that is no socket.
     pub(crate) fn make_pipe(&mut self, tid: u32) -> i32 {
         let cookie = self.socks.make(Kind::Other, Domain::V4, false);
+        self.install(tid, cookie, None, false).unwrap()
+    }
+
+    /// Makes a socket that is not the core's.
+    pub(crate) fn make_foreign(&mut self, tid: u32, connects: ForeignConnect) -> i32 {
+        let cookie = self.socks.make(Kind::Foreign(connects), Domain::V4, false);
         self.install(tid, cookie, None, false).unwrap()
     }
 }

@@ -1,0 +1,63 @@
+"""A program that may make no AF_UNIX sockets tries to turn others into such, and to reach a socket of the host's with them.
+
+Usage: paths.py PATH-OF-NETGRAFT PATH-OF-THE-ATTACK
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+
+NETGRAFT, ATTACK = sys.argv[1:]
+seen = {"connections": 0, "datagrams": 0}
+
+
+def take(server, what):
+    while True:
+        try:
+            got = server.accept()[0] if what == "connections" else server.recv(1)
+        except OSError:
+            return
+        seen[what] += 1
+        if what == "connections":
+            got.close()
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as stream:
+        os.chmod(folder, 0o755)
+        path = os.path.join(folder, "socket")
+        datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for server, place in ((stream, path), (datagrams, f"{path}.d")):
+            server.bind(place)
+            os.chmod(place, 0o777)
+        stream.listen(64)
+        for server, what in ((stream, "connections"), (datagrams, "datagrams")):
+            threading.Thread(target=take, args=(server, what), daemon=True).start()
+
+        def attack(kind, *options):
+            seen.update(connections=0, datagrams=0)
+            run = subprocess.run(
+                [NETGRAFT, "run", "--network", "none", *options, "--", ATTACK, path, "1", kind],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120,
+            )
+            if run.returncode != 0 or not run.stdout.endswith("end\n"):
+                sys.exit(f"{kind} {options}: {run}")
+            return run.stdout
+
+        # Who may have AF_UNIX sockets can turn a surrogate into one: here the attack is seen to work.
+        if attack("own").startswith("0 of ") or seen["connections"] == 0:
+            sys.exit(f"a surrogate was never turned: {seen}")
+        attack("datagrams")
+        if seen["datagrams"] == 0:
+            sys.exit(f"no datagram came: {seen}")
+        for kind in ("pipe", "stream", "packets", "netlink", "datagrams"):
+            said = attack(kind, "--no-path-sockets")
+            if seen["connections"] or seen["datagrams"] or not (said.startswith("0 of ") or kind == "datagrams"):
+                sys.exit(f"{kind}: the host's sockets were reached: {seen}, {said}")
+
+
+main()
+print("done")
