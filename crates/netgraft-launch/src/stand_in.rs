@@ -190,7 +190,10 @@ mod tests {
         // The filter is of this thread alone.
         let program = std::thread::spawn(move || {
             confine::no_new_privileges().unwrap();
-            give.send(Listener::new(netgraft_linux::filter::install(false).unwrap())).unwrap();
+            give.send(Listener::new(
+                netgraft_linux::filter::install(netgraft_linux::filter::Sockets::Surrogates).unwrap(),
+            ))
+            .unwrap();
             let ask = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err().raw_os_error();
             [ask(), ask()]
         });

@@ -14,6 +14,7 @@ use netgraft_launch::control::{self, FromSentry, Summary, ToSentry};
 use netgraft_launch::{NetworkSpec, ProgramSpec, RunError, Sandbox, SentryArgs, SentryMain, Stacks};
 use netgraft_linux::confine;
 use netgraft_linux::fdpass::{self, wait_readable};
+use netgraft_linux::filter::Sockets;
 use netgraft_linux::listener::Listener;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_plugin::NetworkType;
@@ -225,7 +226,7 @@ fn a_listener_of_somebody_else_is_served_too() {
         // As an OCI runtime's process: it installs the filter itself, and the listener is taken from it.
         let other = process::fork(|| {
             let Ok(listener) = netgraft_linux::confine::no_new_privileges()
-                .and_then(|()| netgraft_linux::filter::install(false))
+                .and_then(|()| netgraft_linux::filter::install(Sockets::Surrogates))
             else {
                 return 1;
             };

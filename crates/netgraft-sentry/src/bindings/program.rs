@@ -123,6 +123,8 @@ impl Program for Bindings {
         let file = file.as_fd();
         match unix::domain(file) {
             Ok(libc::AF_NETLINK | libc::AF_PACKET | libc::AF_ALG | libc::AF_KEY) => ForeignConnect::Sentry,
+            // It only takes a peer, which waits for nothing.
+            Ok(libc::AF_INET | libc::AF_INET6) if unix::is_inet_datagram(file) => ForeignConnect::Sentry,
             // One that has a peer keeps it, and one that listens never gets one.
             Ok(libc::AF_UNIX) if unix::is_connection(file) => ForeignConnect::Fails(libc::EISCONN),
             Ok(libc::AF_UNIX) if unix::is_listening(file).is_ok_and(|listens| listens) => {
