@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -34,6 +35,8 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "calls.h"
 
 #ifndef QUIRKS
 #define QUIRKS ""
@@ -72,10 +75,12 @@ static volatile uint64_t late_data;
  *   claims       readiness claims IN and OUT, whatever there is
  *   late         events of closed handles come after the close
  *   refused      an orderly end is HUP in readiness once all is read, and SO_ERROR says ECONNREFUSED from then on
+ *   broken       the same with ERR beside HUP, and SO_ERROR says ECONNRESET
  *   timers       the wait comes back when its time is over, and timers fire only as it begins: a connection attempt goes
  *                out with the first of them
  *   empty        the wait comes back at once and with nothing, 1,500 times
- *   old          init makes system calls in their older form, and those of an environment such as DPDK's
+ *   old          init makes every system call that objects may make (calls.h), among them those in their older form and
+ *                those of an environment such as DPDK's
  *   vhost        init makes a vhost ioctl
  *   address      pre-init enters the network namespace of the process that it is given, looks for the first interface
  *                that is up and has an IPv4 address, and takes that away; without one it fails
@@ -247,42 +252,11 @@ static int take_memory(void) {
     return pthread_create(&thread, NULL, idle, NULL) == 0 ? 0 : -1;
 }
 
-/* System calls in the form in which they came first, and what an environment for packets does as it starts. */
-static int old_calls(void) {
-#ifdef __x86_64__
-    int ends[2];
-    struct timeval nothing = {0, 0};
-    struct pollfd none = {.fd = -1};
-    int poller = (int)syscall(SYS_epoll_create, 1);
-    if (poller < 0 || syscall(SYS_pipe, ends) < 0 || syscall(SYS_dup2, ends[0], ends[1]) != ends[1]) return -1;
-    if (syscall(SYS_select, 0, NULL, NULL, NULL, &nothing) < 0 || syscall(SYS_poll, &none, 0, 0) < 0) return -1;
-    if (syscall(SYS_epoll_wait, poller, &(struct epoll_event){0}, 1, 0) < 0) return -1;
-    if (syscall(SYS_pselect6, 0, NULL, NULL, NULL, &(struct timespec){0}, NULL) < 0) return -1;
-    int event = (int)syscall(SYS_eventfd, 0), watch = (int)syscall(SYS_inotify_init);
-    if (event < 0 || watch < 0 || syscall(SYS_alarm, 0) < 0) return -1;
-    syscall(SYS_getdents, ends[0], NULL, 0);
-    if (syscall(SYS_time, NULL) < 0) return -1;
-    /* Files, of which there are none; what counts is that asking for them is allowed. */
-    struct stat about;
-    char text[16];
-    syscall(SYS_open, "/dpdk", O_RDONLY);
-    syscall(SYS_creat, "/dpdk", 0600);
-    syscall(SYS_stat, "/dpdk", &about);
-    syscall(SYS_lstat, "/dpdk", &about);
-    syscall(SYS_readlink, "/dpdk", text, sizeof text);
-    syscall(SYS_access, "/dpdk", F_OK);
-    syscall(SYS_mkdir, "/dpdk", 0700);
-    syscall(SYS_rmdir, "/dpdk");
-    syscall(SYS_unlink, "/dpdk");
-    syscall(SYS_iopl, 3);
-    for (int *fd = (int[]){poller, ends[0], ends[1], event, watch, -1}; *fd >= 0; fd++) close(*fd);
-#endif
-    /* Whether the kernel has them is not the question. */
-    syscall(SYS_set_mempolicy, 0, NULL, 0);
-    syscall(SYS_mlockall, 0);
-    syscall(SYS_flock, -1, 0);
-    syscall(SYS_fallocate, -1, 0, 0, 0);
-    return 0;
+/* Makes all system calls that an object may make; which one fails is printed. */
+static int make_calls(void) {
+    const char *failed = all_calls();
+    if (failed) printf("%s: %s\n", failed, strerror(errno)), fflush(stdout);
+    return failed ? -1 : 0;
 }
 
 EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
@@ -293,7 +267,7 @@ EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
     if (quirk("fail-init")) return -1;
     if (quirk("exit-init")) exit(7);
     if (quirk("heavy") && take_memory() < 0) return -3;
-    if (quirk("old") && old_calls() < 0) return -4;
+    if (quirk("old") && make_calls() < 0) return -4;
     if (num != 2 || fds[0] != -1) return -2;
     /* VHOST_SET_OWNER; this is no such device, and says so. */
     if (quirk("vhost") && ioctl(fds[1], 0xaf01, NULL) == 0) return -5;
@@ -387,9 +361,10 @@ EXPORT int plugin_readiness(int handle, int events) {
     if (quirk("closed") && ready & EPOLLHUP) ready = events | EPOLLHUP | EPOLLERR;
     if (quirk("hup") && ready & EPOLLRDHUP) ready = (ready & ~EPOLLRDHUP) | EPOLLIN;
     if (handle >= 0 && handle < LAST && quirk("timers") && attempts[handle].state == WAITS) return 0;
-    if (handle >= 0 && handle < LAST && quirk("refused")) {
+    if (handle >= 0 && handle < LAST && (quirk("refused") || quirk("broken"))) {
         int queued = 0;
-        if (entry.revents & EPOLLRDHUP && ioctl(handle, FIONREAD, &queued) == 0 && queued == 0) ready |= EPOLLHUP;
+        if (entry.revents & EPOLLRDHUP && ioctl(handle, FIONREAD, &queued) == 0 && queued == 0)
+            ready |= EPOLLHUP | (quirk("broken") ? EPOLLERR : 0);
         hung_up[handle] |= (ready & EPOLLHUP) != 0;
     }
     return ready;
@@ -490,8 +465,8 @@ EXPORT int plugin_getpeername(int h, struct sockaddr *addr, socklen_t *len, uint
 
 EXPORT int plugin_getsockopt(int h, int level, int name, void *out, socklen_t *len, uint64_t *err) {
     enter("plugin_getsockopt");
-    if (quirk("refused") && level == SOL_SOCKET && name == SO_ERROR && h >= 0 && h < LAST && hung_up[h]) {
-        *(int *)out = ECONNREFUSED;
+    if (level == SOL_SOCKET && name == SO_ERROR && h >= 0 && h < LAST && hung_up[h]) {
+        *(int *)out = quirk("broken") ? ECONNRESET : ECONNREFUSED;
         return (int)done(0, err);
     }
     int result = getsockopt(h, level, name, out, len);

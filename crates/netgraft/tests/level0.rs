@@ -2,6 +2,7 @@
 //! and what becomes of the program.
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -209,6 +210,28 @@ fn memory_and_threads_are_as_packet_stacks_want_them() {
 fn system_calls_in_their_older_form_are_the_same_calls() {
     works_with("old");
     works_with("vhost");
+}
+
+/// What the test before stands on: the object makes every call that the list has for objects, and no other.
+#[test]
+fn the_list_for_objects_is_made_whole() {
+    let source = include_str!("../../../tests/plugins/calls.h");
+    let named = |start: &'static str| source.split(start).skip(1).filter_map(|rest| rest.split([',', ')']).next());
+    let made: BTreeSet<&str> =
+        named("MAKE(").chain(named("NEED(")).filter(|name| !matches!(*name, "name")).collect();
+    let listed = Command::new(env!("CARGO_BIN_EXE_netgraft")).args(["stacks", "--syscalls"]).arg(relay()).output();
+    let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+    let (_, objects) = listed.split_once("any stack that is not of netgraft itself").unwrap();
+    let allowed: BTreeSet<&str> = objects
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .collect();
+    assert!(allowed.len() > 80, "{listed}");
+    assert_eq!(allowed.difference(&made).collect::<Vec<_>>(), [""; 0]);
+    // Of the older ones other architectures have none.
+    if cfg!(target_arch = "x86_64") {
+        assert_eq!(made.difference(&allowed).collect::<Vec<_>>(), [""; 0]);
+    }
 }
 
 /// The message of the kill says what to type, and that works.

@@ -148,10 +148,17 @@ fn empty_waits_are_normal() {
     assert_eq!(rig.stack.failure(), None);
 }
 
-/// HUP comes with a plain FIN, and SO_ERROR is wrong after it: the data, then the end, and no error.
+/// HUP, or HUP and ERR, come with a plain FIN, and SO_ERROR is wrong after it: the data, then the end, and no error.
 #[test]
-fn an_orderly_end_is_no_refusal() {
-    for quirks in ["refused", "refused,hup", "refused,hup,sticky,eshutdown"] {
+fn an_orderly_end_is_no_error() {
+    for quirks in [
+        "refused",
+        "refused,hup",
+        "refused,hup,sticky,eshutdown",
+        "broken",
+        "broken,hup,eshutdown",
+        "broken,closed",
+    ] {
         let mut rig = rig(quirks);
         let (client, server) = rig.connection();
         let data = vec![5; 100_000];
