@@ -170,23 +170,23 @@ static const char *file_calls(void) {
     struct stat about;
     struct statfs system;
     char text[16];
-    MAKE(newfstatat, AT_FDCWD, "/dpdk", &about, 0);
-    MAKE(faccessat, AT_FDCWD, "/dpdk", F_OK);
-    MAKE(readlinkat, AT_FDCWD, "/dpdk", text, sizeof text);
-    MAKE(mkdirat, AT_FDCWD, "/dpdk", 0700);
-    MAKE(unlinkat, AT_FDCWD, "/dpdk", 0);
-    MAKE(statfs, "/dpdk", &system);
-    MAKE(chdir, "/dpdk");
+    MAKE(newfstatat, AT_FDCWD, "/nowhere/dpdk", &about, 0);
+    MAKE(faccessat, AT_FDCWD, "/nowhere/dpdk", F_OK);
+    MAKE(readlinkat, AT_FDCWD, "/nowhere/dpdk", text, sizeof text);
+    MAKE(mkdirat, AT_FDCWD, "/nowhere/dpdk", 0700);
+    MAKE(unlinkat, AT_FDCWD, "/nowhere/dpdk", 0);
+    MAKE(statfs, "/nowhere/dpdk", &system);
+    MAKE(chdir, "/nowhere/dpdk");
     MAKE(fchdir, -1);
 #ifdef __x86_64__
-    MAKE(open, "/dpdk", O_RDONLY);
-    MAKE(creat, "/dpdk", 0600);
-    MAKE(stat, "/dpdk", &about);
-    MAKE(lstat, "/dpdk", &about);
-    MAKE(access, "/dpdk", F_OK);
-    MAKE(mkdir, "/dpdk", 0700);
-    MAKE(rmdir, "/dpdk");
-    MAKE(unlink, "/dpdk");
+    MAKE(open, "/nowhere/dpdk", O_RDONLY);
+    MAKE(creat, "/nowhere/dpdk", 0600);
+    MAKE(stat, "/nowhere/dpdk", &about);
+    MAKE(lstat, "/nowhere/dpdk", &about);
+    MAKE(access, "/nowhere/dpdk", F_OK);
+    MAKE(mkdir, "/nowhere/dpdk", 0700);
+    MAKE(rmdir, "/nowhere/dpdk");
+    MAKE(unlink, "/nowhere/dpdk");
     MAKE(iopl, 3);
 #endif
     return NULL;
