@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <ifaddrs.h>
 #include <net/if.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -81,6 +82,8 @@ static volatile uint64_t late_data;
  *   empty        the wait comes back at once and with nothing, 1,500 times
  *   old          init makes every system call that objects may make (calls.h), among them those in their older form and
  *                those of an environment such as DPDK's
+ *   few-options  it has no option of broadcasts, groups and TCP but TCP_NODELAY, says so in different ways, can set
+ *                SO_REUSEADDR without telling it, and aborts when asked for one of another kind of socket
  *   vhost        init makes a vhost ioctl
  *   address      pre-init enters the network namespace of the process that it is given, looks for the first interface
  *                that is up and has an IPv4 address, and takes that away; without one it fails
@@ -380,9 +383,10 @@ static void forget(int handle) {
     attempts[handle].state = NONE;
 }
 
+static int only = -1; /* with the quirk twice */
+
 EXPORT int plugin_socket(int domain, int type, int protocol, uint64_t *err) {
     enter("plugin_socket");
-    static int only = -1;
     if (quirk("priority")) syscall(SYS_getpriority, 0, 0);
     /* QUIRK: what is not supported becomes a real socket of the host, if the process may make one. */
     if (domain != AF_INET || (type != SOCK_STREAM && type != SOCK_DGRAM))
@@ -463,12 +467,24 @@ EXPORT int plugin_getpeername(int h, struct sockaddr *addr, socklen_t *len, uint
     return (int)done(spoil(getpeername(h, addr, len), addr, len), err);
 }
 
+/* What the answer to an option is that the object does not have; 0 if it has it. */
+static int lacks(int h, int level, int name) {
+    if (!quirk("few-options")) return 0;
+    if (level == IPPROTO_IPV6 || (level == IPPROTO_TCP && !is_stream(h))) abort();
+    if (level == IPPROTO_TCP && name != TCP_NODELAY) return name == TCP_CORK ? EOPNOTSUPP : ENOPROTOOPT;
+    if (level == SOL_SOCKET && name == SO_BROADCAST) return EINVAL;
+    if (level == IPPROTO_IP && name != IP_TTL && name != IP_TOS) return ENOPROTOOPT;
+    return 0;
+}
+
 EXPORT int plugin_getsockopt(int h, int level, int name, void *out, socklen_t *len, uint64_t *err) {
     enter("plugin_getsockopt");
     if (level == SOL_SOCKET && name == SO_ERROR && h >= 0 && h < LAST && hung_up[h]) {
         *(int *)out = quirk("broken") ? ECONNRESET : ECONNREFUSED;
         return (int)done(0, err);
     }
+    errno = quirk("few-options") && level == SOL_SOCKET && name == SO_REUSEADDR ? ENOSYS : lacks(h, level, name);
+    if (errno) return (int)done(-1, err);
     int result = getsockopt(h, level, name, out, len);
     if (result == 0 && quirk("long-option") && name != SO_ERROR) *len = 1 << 20;
     if (result == 0 && quirk("sticky") && level == SOL_SOCKET && name == SO_ERROR && h < LAST) {
@@ -480,6 +496,8 @@ EXPORT int plugin_getsockopt(int h, int level, int name, void *out, socklen_t *l
 
 EXPORT int plugin_setsockopt(int h, int level, int name, const void *in, socklen_t len, uint64_t *err) {
     enter("plugin_setsockopt");
+    errno = lacks(h, level, name);
+    if (errno) return (int)done(-1, err);
     return (int)done(setsockopt(h, level, name, in, len), err);
 }
 
@@ -500,6 +518,7 @@ EXPORT int plugin_close(int h) {
         late_data = data_of[h];
         late_handle = h;
     }
+    if (h == only) only = -1;
     return close(h);
 }
 

@@ -216,16 +216,16 @@ fn system_calls_in_their_older_form_are_the_same_calls() {
 #[test]
 fn the_list_for_objects_is_made_whole() {
     let source = include_str!("../../../tests/plugins/calls.h");
-    let named = |start: &'static str| source.split(start).skip(1).filter_map(|rest| rest.split([',', ')']).next());
+    let named =
+        |start: &'static str| source.split(start).skip(1).filter_map(|rest| rest.split([',', ')']).next());
     let made: BTreeSet<&str> =
         named("MAKE(").chain(named("NEED(")).filter(|name| !matches!(*name, "name")).collect();
-    let listed = Command::new(env!("CARGO_BIN_EXE_netgraft")).args(["stacks", "--syscalls"]).arg(relay()).output();
+    let listed =
+        Command::new(env!("CARGO_BIN_EXE_netgraft")).args(["stacks", "--syscalls"]).arg(relay()).output();
     let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
     let (_, objects) = listed.split_once("any stack that is not of netgraft itself").unwrap();
-    let allowed: BTreeSet<&str> = objects
-        .lines()
-        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
-        .collect();
+    let allowed: BTreeSet<&str> =
+        objects.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
     assert!(allowed.len() > 80, "{listed}");
     assert_eq!(allowed.difference(&made).collect::<Vec<_>>(), [""; 0]);
     // Of the older ones other architectures have none.

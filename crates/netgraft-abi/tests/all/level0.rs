@@ -284,6 +284,51 @@ fn nonsense_is_an_error_and_no_more() {
     assert_eq!(error.stack.peer_addr(socket), Err(Error::Io));
 }
 
+/// What an object has is asked before it serves; and no socket is asked for an option of another kind.
+#[test]
+fn options_that_an_object_lacks_are_not_declared() {
+    let all = rig("").stack.info().options;
+    let mut rig = rig("few-options");
+    let few = rig.stack.info().options;
+    let declared = |name| (all.contains(&name), few.contains(&name));
+    for name in [OptionName::NoDelay, OptionName::KeepAlive, OptionName::Ttl] {
+        assert_eq!(declared(name), (true, true), "{name:?}");
+    }
+    for name in [
+        OptionName::Broadcast,
+        OptionName::JoinGroup,
+        OptionName::LeaveGroup,
+        OptionName::MulticastTtl,
+        OptionName::PathMtu,
+        OptionName::Cork,
+        OptionName::KeepIdle,
+        OptionName::Congestion,
+        OptionName::ReuseAddress,
+    ] {
+        assert_eq!(declared(name), (true, false), "{name:?}");
+    }
+    for name in [OptionName::V6Only, OptionName::UnicastHops, OptionName::HeaderIncluded] {
+        assert_eq!(declared(name), (false, false), "{name:?}");
+    }
+    let (tcp, udp) = (rig.stack.socket(TCP).unwrap(), rig.stack.socket(UDP).unwrap());
+    for (socket, option) in [
+        (tcp, SocketOption::KeepCount(3)),
+        (udp, SocketOption::Broadcast(true)),
+        (udp, SocketOption::NoDelay(true)),
+        (tcp, SocketOption::V6Only(true)),
+        (tcp, SocketOption::TrafficClass(8)),
+    ] {
+        let name = option.name();
+        assert_eq!(rig.stack.set_option(socket, option), Err(Error::UnknownOption), "{name:?}");
+        assert_eq!(rig.stack.get_option(socket, name), Err(Error::UnknownOption), "{name:?}");
+    }
+    // Some can be set by objects that do not tell them.
+    assert_eq!(rig.stack.set_option(tcp, SocketOption::ReuseAddress(true)), Ok(()));
+    assert_eq!(rig.stack.get_option(tcp, OptionName::ReuseAddress), Err(Error::UnknownOption));
+    assert_eq!(rig.stack.set_option(tcp, SocketOption::NoDelay(true)), Ok(()));
+    assert_eq!(rig.stack.get_option(tcp, OptionName::NoDelay), Ok(SocketOption::NoDelay(true)));
+}
+
 #[test]
 fn a_stack_whose_wait_is_broken_is_down() {
     for quirks in ["fail-wait", "many-events"] {
