@@ -84,6 +84,7 @@ static volatile uint64_t late_data;
  *                those of an environment such as DPDK's
  *   few-options  it has no option of broadcasts, groups and TCP but TCP_NODELAY, says so in different ways, can set
  *                SO_REUSEADDR without telling it, and aborts when asked for one of another kind of socket
+ *   no-flags     it knows no flag of recvmsg but MSG_PEEK, and says so
  *   vhost        init makes a vhost ioctl
  *   address      pre-init enters the network namespace of the process that it is given, looks for the first interface
  *                that is up and has an IPv4 address, and takes that away; without one it fails
@@ -575,6 +576,10 @@ EXPORT ssize_t plugin_recvfrom(int h, void *buf, size_t n, int flags, struct soc
 
 EXPORT ssize_t plugin_recvmsg(int h, struct msghdr *message, int flags, uint64_t *err) {
     enter("plugin_recvmsg");
+    if (quirk("no-flags") && flags & ~MSG_PEEK) {
+        errno = EOPNOTSUPP;
+        return (ssize_t)done(-1, err);
+    }
     ssize_t result = recvmsg(h, message, flags);
     if (result >= 0 && quirk("bad-address")) message->msg_namelen = 5000;
     if (result >= 0 && quirk("long-read")) result = 1 << 20;

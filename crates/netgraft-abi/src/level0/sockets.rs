@@ -161,10 +161,7 @@ impl Live {
     fn recv_datagram(&mut self, handle: Handle, buf: &mut [u8], peek: bool) -> Result<Received> {
         let sock = self.socks.get_mut(&handle.0).ok_or(Error::BadHandle)?;
         match self.api.read_datagram(sock.raw, buf, peek) {
-            // The interface does not say how much longer a cut one was.
-            Ok((len, cut, from)) => {
-                Ok(Received { len, full_len: len + usize::from(cut), from, ..Received::default() })
-            }
+            Ok((len, full_len, from)) => Ok(Received { len, full_len, from, ..Received::default() }),
             Err(libc::EAGAIN | libc::EINTR) => {
                 sock.in_blocked = true;
                 Err(Error::Again)

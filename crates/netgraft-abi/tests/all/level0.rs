@@ -329,6 +329,27 @@ fn options_that_an_object_lacks_are_not_declared() {
     assert_eq!(rig.stack.get_option(tcp, OptionName::NoDelay), Ok(SocketOption::NoDelay(true)));
 }
 
+/// The length of a datagram that was cut is asked for; an object that cannot tell it tells that it was cut.
+#[test]
+fn a_datagram_that_is_cut_is_told_of() {
+    for (quirks, full_len) in [("", 10), ("no-flags", 5)] {
+        let mut rig = rig(quirks);
+        let udp = rig.stack.socket(UDP).unwrap();
+        rig.stack.bind(udp, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = rig.stack.local_addr(udp).unwrap();
+        rig.stack.connect(udp, addr, NOW).unwrap();
+        for round in 0..2 {
+            assert_eq!(rig.send(udp, b"0123456789"), Ok(10));
+            let mut buf = [0; 4];
+            let got = rig.recv(udp, &mut buf).unwrap();
+            assert_eq!((got.len, got.full_len, &buf), (4, full_len, b"0123"), "{quirks}, {round}");
+            assert_eq!(rig.send(udp, b"abc"), Ok(3));
+            let got = rig.recv(udp, &mut buf).unwrap();
+            assert_eq!((got.len, got.full_len), (3, 3), "{quirks}, {round}");
+        }
+    }
+}
+
 #[test]
 fn a_stack_whose_wait_is_broken_is_down() {
     for quirks in ["fail-wait", "many-events"] {
