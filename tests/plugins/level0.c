@@ -88,7 +88,7 @@ static volatile uint64_t late_data;
  *   vhost        init makes a vhost ioctl
  *   address      pre-init enters the network namespace of the process that it is given, looks for the first interface
  *                that is up and has an IPv4 address, and takes that away; without one it fails
- *   priority     a socket is made with a system call that nothing allows: getpriority
+ *   priority     a socket is bound with a system call that nothing allows: getpriority
  *   twice        every socket is the same handle
  *   long-read, long-write, long-option, bad-address, bad-error, many-events, bad-json: nonsense
  *   heavy        init reserves 1 GiB, maps shared memory at a fixed address and starts a thread; the wait belongs to the
@@ -388,7 +388,6 @@ static int only = -1; /* with the quirk twice */
 
 EXPORT int plugin_socket(int domain, int type, int protocol, uint64_t *err) {
     enter("plugin_socket");
-    if (quirk("priority")) syscall(SYS_getpriority, 0, 0);
     /* QUIRK: what is not supported becomes a real socket of the host, if the process may make one. */
     if (domain != AF_INET || (type != SOCK_STREAM && type != SOCK_DGRAM))
         return (int)done(socket(domain, type, protocol), err);
@@ -413,6 +412,7 @@ EXPORT int plugin_socket(int domain, int type, int protocol, uint64_t *err) {
 
 EXPORT int plugin_bind(int h, const struct sockaddr *addr, socklen_t len, uint64_t *err) {
     enter("plugin_bind");
+    if (quirk("priority")) syscall(SYS_getpriority, 0, 0);
     return (int)done(bind(h, addr, len), err);
 }
 

@@ -116,6 +116,26 @@ sys.exit(9)
     }
 }
 
+/// What the allow-list has for the object is said once, however many sentries the run has.
+#[test]
+fn a_wider_allow_list_is_told_once_for_all_restarts() {
+    let program = "while outcome(socket.create_connection, ('127.0.0.1', 9)) != 'ENETDOWN': pass";
+    for options in [&[][..], &["-v"]] {
+        let ended = run_with(options, "abort-late", "restart", program);
+        assert!(ended.stderr.contains("(restart 1 of 5"), "{}", ended.stderr);
+        let warned: Vec<&str> = ended
+            .stderr
+            .lines()
+            .filter(|line| {
+                line.starts_with("netgraft: warning: ") && line.contains("allow-list by 35 system calls")
+            })
+            .collect();
+        assert_eq!(warned.len(), 1, "{options:?}: {}", ended.stderr);
+        let lists = ended.stderr.lines().filter(|line| line.contains("allow-list by system call")).count();
+        assert_eq!(lists, options.len(), "the list at -v alone: {}", ended.stderr);
+    }
+}
+
 /// What the adapter finds ends the stack as a crash does.
 #[test]
 fn a_wait_that_is_broken_ends_the_stack() {
@@ -227,25 +247,25 @@ fn the_list_for_objects_is_made_whole() {
     let allowed: BTreeSet<&str> =
         objects.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
     assert!(allowed.len() > 80, "{listed}");
-    assert_eq!(allowed.difference(&made).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(allowed.difference(&made).copied().collect::<Vec<_>>(), [""; 0]);
     // Of the older ones other architectures have none.
     if cfg!(target_arch = "x86_64") {
-        assert_eq!(made.difference(&allowed).collect::<Vec<_>>(), [""; 0]);
+        assert_eq!(made.difference(&allowed).copied().collect::<Vec<_>>(), [""; 0]);
     }
 }
 
 /// The message of the kill says what to type, and that works.
 #[test]
 fn a_call_beyond_is_named_with_its_option() {
-    let program = "socket.socket(2, 2).close()\nprint('made')";
-    let ended = run("priority", "fail", "print(outcome(socket.socket, 2, 2))");
+    let program = "socket.socket(2, 2).bind(('', 0))\nprint('bound')";
+    let ended = run("priority", "fail", "print(outcome(socket.socket(2, 2).bind, ('', 0)))");
     let told = ended.told();
     assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "ENETDOWN\n"));
     let promised = "for the system call getpriority, which its allow-list does not have (--allow-syscall getpriority \
                     allows it)";
     assert!(told.len() == 1 && told[0].contains(promised), "{told:?}");
     let ended = run_with(&["--allow-syscall", "getpriority"], "priority", "fail", program);
-    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "made\n"));
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "bound\n"));
     let warned: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("allow-list")).collect();
     assert_eq!(warned.len(), 1, "once, and one line: {}", ended.stderr);
     assert!(warned[0].contains("system calls: -v lists them") && warned[0].len() < 120, "{warned:?}");
