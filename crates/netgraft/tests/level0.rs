@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -42,29 +43,40 @@ fn run(quirks: &str, on_crash: &str, program: &str) -> Ended {
 
 /// The same with more options.
 fn run_with(options: &[&str], quirks: &str, on_crash: &str, program: &str) -> Ended {
-    let output = Command::new(env!("CARGO_BIN_EXE_netgraft"))
-        .args([
-            "run",
-            "--join",
-            "never",
-            "--network",
-            "plugin",
-            "--trust-pre-init",
-            "--on-crash",
-            on_crash,
-            "--plugin",
-        ])
-        .arg(relay())
-        .args(options)
-        .args(["--", "python3", "-c", &format!("{COMMON}{program}")])
-        .env("NETGRAFT_QUIRKS", quirks)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = command(options, quirks, on_crash, program).stdin(Stdio::null()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let (stdout, stderr) = (text(output.stdout), text(output.stderr));
     println!("--- {quirks} {on_crash}: {:?}\n{stdout}{stderr}", output.status);
     Ended { status: output.status.code(), stdout, stderr }
+}
+
+/// The same for a program whose standard input ends when the operator has been told something.
+fn run_until_told(what: &str, quirks: &str, on_crash: &str, program: &str) -> Ended {
+    let mut child = command(&[], quirks, on_crash, program);
+    let mut child =
+        child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take();
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    for line in BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap) {
+        stderr += &format!("{line}\n");
+        input.take_if(|_| line.contains(what));
+    }
+    child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    let status = child.wait().unwrap();
+    println!("--- {quirks} {on_crash}: {status:?}\n{stdout}{stderr}");
+    Ended { status: status.code(), stdout, stderr }
+}
+
+fn command(options: &[&str], quirks: &str, on_crash: &str, program: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netgraft"));
+    command
+        .args(["run", "--join", "never", "--network", "plugin", "--trust-pre-init", "--on-crash", on_crash])
+        .arg("--plugin")
+        .arg(relay())
+        .args(options)
+        .args(["--", "python3", "-c", &format!("{COMMON}{program}")])
+        .env("NETGRAFT_QUIRKS", quirks);
+    command
 }
 
 /// What the programs share: a call's result or its error.
@@ -146,13 +158,16 @@ fn a_wait_that_is_broken_ends_the_stack() {
         for (on_crash, then) in
             [("fail", "the program goes on"), ("restart", "a fresh one takes over (restart 1 of 5")]
         {
-            let ended = run(
+            let ended = run_until_told(
+                then,
                 quirks,
                 on_crash,
                 r#"
+import select
 down = 0
 while down < 10:
     down += outcome(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) == "ENETDOWN"
+select.select([sys.stdin], [], [], 60)
 sys.exit(9)
 "#,
             );
