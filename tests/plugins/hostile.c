@@ -11,7 +11,7 @@
  * memory, exec, fork, kill, mount, bpf; what comes of them is logged as "FAULT: errno N" or "FAULT: DONE".
  * Faults that leave a process behind: stay, depart. With LOOT defined, its constructor and its pre-init end the process with
  * status 40 and more if they find rights, files or anybody's processes.
- * Faults that break the contract: close-all, print, leak, length, grow, handle, again, address, event, error, null, long,
+ * Faults that break the contract: close-all, print, print-part, leak, length, grow, handle, again, address, event, error, null, long,
  * empty, unasked. And two that are honest: broken, in send, and none, in lend and batch.
  */
 #define _GNU_SOURCE
@@ -119,6 +119,7 @@ static void act(void) {
     if (is("close-all")) syscall(SYS_close_range, 3, ~0u, 0);
     if (is("print"))
         for (int i = 0; i < 1000; i++) printf("the stack prints\n"), fflush(stdout);
+    if (is("print-part")) printf("no end"), fflush(stdout);
     if (is("flood")) flood();
     if (is("leak")) (void)!malloc(1 << 20);
 }

@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <ifaddrs.h>
 #include <net/if.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -26,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -34,6 +36,8 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "calls.h"
 
 #ifndef QUIRKS
 #define QUIRKS ""
@@ -72,14 +76,19 @@ static volatile uint64_t late_data;
  *   claims       readiness claims IN and OUT, whatever there is
  *   late         events of closed handles come after the close
  *   refused      an orderly end is HUP in readiness once all is read, and SO_ERROR says ECONNREFUSED from then on
+ *   broken       the same with ERR beside HUP, and SO_ERROR says ECONNRESET
  *   timers       the wait comes back when its time is over, and timers fire only as it begins: a connection attempt goes
  *                out with the first of them
  *   empty        the wait comes back at once and with nothing, 1,500 times
- *   old          init makes system calls in their older form, and those of an environment such as DPDK's
+ *   old          init makes every system call that objects may make (calls.h), among them those in their older form and
+ *                those of an environment such as DPDK's
+ *   few-options  it has no option of broadcasts, groups and TCP but TCP_NODELAY, says so in different ways, can set
+ *                SO_REUSEADDR without telling it, and aborts when asked for one of another kind of socket
+ *   no-flags     it knows no flag of recvmsg but MSG_PEEK, and says so
  *   vhost        init makes a vhost ioctl
  *   address      pre-init enters the network namespace of the process that it is given, looks for the first interface
  *                that is up and has an IPv4 address, and takes that away; without one it fails
- *   priority     a socket is made with a system call that nothing allows: getpriority
+ *   priority     a socket is bound with a system call that nothing allows: getpriority
  *   twice        every socket is the same handle
  *   long-read, long-write, long-option, bad-address, bad-error, many-events, bad-json: nonsense
  *   heavy        init reserves 1 GiB, maps shared memory at a fixed address and starts a thread; the wait belongs to the
@@ -247,42 +256,11 @@ static int take_memory(void) {
     return pthread_create(&thread, NULL, idle, NULL) == 0 ? 0 : -1;
 }
 
-/* System calls in the form in which they came first, and what an environment for packets does as it starts. */
-static int old_calls(void) {
-#ifdef __x86_64__
-    int ends[2];
-    struct timeval nothing = {0, 0};
-    struct pollfd none = {.fd = -1};
-    int poller = (int)syscall(SYS_epoll_create, 1);
-    if (poller < 0 || syscall(SYS_pipe, ends) < 0 || syscall(SYS_dup2, ends[0], ends[1]) != ends[1]) return -1;
-    if (syscall(SYS_select, 0, NULL, NULL, NULL, &nothing) < 0 || syscall(SYS_poll, &none, 0, 0) < 0) return -1;
-    if (syscall(SYS_epoll_wait, poller, &(struct epoll_event){0}, 1, 0) < 0) return -1;
-    if (syscall(SYS_pselect6, 0, NULL, NULL, NULL, &(struct timespec){0}, NULL) < 0) return -1;
-    int event = (int)syscall(SYS_eventfd, 0), watch = (int)syscall(SYS_inotify_init);
-    if (event < 0 || watch < 0 || syscall(SYS_alarm, 0) < 0) return -1;
-    syscall(SYS_getdents, ends[0], NULL, 0);
-    if (syscall(SYS_time, NULL) < 0) return -1;
-    /* Files, of which there are none; what counts is that asking for them is allowed. */
-    struct stat about;
-    char text[16];
-    syscall(SYS_open, "/dpdk", O_RDONLY);
-    syscall(SYS_creat, "/dpdk", 0600);
-    syscall(SYS_stat, "/dpdk", &about);
-    syscall(SYS_lstat, "/dpdk", &about);
-    syscall(SYS_readlink, "/dpdk", text, sizeof text);
-    syscall(SYS_access, "/dpdk", F_OK);
-    syscall(SYS_mkdir, "/dpdk", 0700);
-    syscall(SYS_rmdir, "/dpdk");
-    syscall(SYS_unlink, "/dpdk");
-    syscall(SYS_iopl, 3);
-    for (int *fd = (int[]){poller, ends[0], ends[1], event, watch, -1}; *fd >= 0; fd++) close(*fd);
-#endif
-    /* Whether the kernel has them is not the question. */
-    syscall(SYS_set_mempolicy, 0, NULL, 0);
-    syscall(SYS_mlockall, 0);
-    syscall(SYS_flock, -1, 0);
-    syscall(SYS_fallocate, -1, 0, 0, 0);
-    return 0;
+/* Makes all system calls that an object may make; which one fails is printed. */
+static int make_calls(void) {
+    const char *failed = all_calls();
+    if (failed) printf("%s: %s\n", failed, strerror(errno)), fflush(stdout);
+    return failed ? -1 : 0;
 }
 
 EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
@@ -293,7 +271,7 @@ EXPORT int plugin_initstack(const char *init_str, int *fds, int num) {
     if (quirk("fail-init")) return -1;
     if (quirk("exit-init")) exit(7);
     if (quirk("heavy") && take_memory() < 0) return -3;
-    if (quirk("old") && old_calls() < 0) return -4;
+    if (quirk("old") && make_calls() < 0) return -4;
     if (num != 2 || fds[0] != -1) return -2;
     /* VHOST_SET_OWNER; this is no such device, and says so. */
     if (quirk("vhost") && ioctl(fds[1], 0xaf01, NULL) == 0) return -5;
@@ -387,9 +365,10 @@ EXPORT int plugin_readiness(int handle, int events) {
     if (quirk("closed") && ready & EPOLLHUP) ready = events | EPOLLHUP | EPOLLERR;
     if (quirk("hup") && ready & EPOLLRDHUP) ready = (ready & ~EPOLLRDHUP) | EPOLLIN;
     if (handle >= 0 && handle < LAST && quirk("timers") && attempts[handle].state == WAITS) return 0;
-    if (handle >= 0 && handle < LAST && quirk("refused")) {
+    if (handle >= 0 && handle < LAST && (quirk("refused") || quirk("broken"))) {
         int queued = 0;
-        if (entry.revents & EPOLLRDHUP && ioctl(handle, FIONREAD, &queued) == 0 && queued == 0) ready |= EPOLLHUP;
+        if (entry.revents & EPOLLRDHUP && ioctl(handle, FIONREAD, &queued) == 0 && queued == 0)
+            ready |= EPOLLHUP | (quirk("broken") ? EPOLLERR : 0);
         hung_up[handle] |= (ready & EPOLLHUP) != 0;
     }
     return ready;
@@ -405,10 +384,10 @@ static void forget(int handle) {
     attempts[handle].state = NONE;
 }
 
+static int only = -1; /* with the quirk twice */
+
 EXPORT int plugin_socket(int domain, int type, int protocol, uint64_t *err) {
     enter("plugin_socket");
-    static int only = -1;
-    if (quirk("priority")) syscall(SYS_getpriority, 0, 0);
     /* QUIRK: what is not supported becomes a real socket of the host, if the process may make one. */
     if (domain != AF_INET || (type != SOCK_STREAM && type != SOCK_DGRAM))
         return (int)done(socket(domain, type, protocol), err);
@@ -433,6 +412,7 @@ EXPORT int plugin_socket(int domain, int type, int protocol, uint64_t *err) {
 
 EXPORT int plugin_bind(int h, const struct sockaddr *addr, socklen_t len, uint64_t *err) {
     enter("plugin_bind");
+    if (quirk("priority")) syscall(SYS_getpriority, 0, 0);
     return (int)done(bind(h, addr, len), err);
 }
 
@@ -488,12 +468,24 @@ EXPORT int plugin_getpeername(int h, struct sockaddr *addr, socklen_t *len, uint
     return (int)done(spoil(getpeername(h, addr, len), addr, len), err);
 }
 
+/* What the answer to an option is that the object does not have; 0 if it has it. */
+static int lacks(int h, int level, int name) {
+    if (!quirk("few-options")) return 0;
+    if (level == IPPROTO_IPV6 || (level == IPPROTO_TCP && !is_stream(h))) abort();
+    if (level == IPPROTO_TCP && name != TCP_NODELAY) return name == TCP_CORK ? EOPNOTSUPP : ENOPROTOOPT;
+    if (level == SOL_SOCKET && name == SO_BROADCAST) return EINVAL;
+    if (level == IPPROTO_IP && name != IP_TTL && name != IP_TOS) return ENOPROTOOPT;
+    return 0;
+}
+
 EXPORT int plugin_getsockopt(int h, int level, int name, void *out, socklen_t *len, uint64_t *err) {
     enter("plugin_getsockopt");
-    if (quirk("refused") && level == SOL_SOCKET && name == SO_ERROR && h >= 0 && h < LAST && hung_up[h]) {
-        *(int *)out = ECONNREFUSED;
+    if (level == SOL_SOCKET && name == SO_ERROR && h >= 0 && h < LAST && hung_up[h]) {
+        *(int *)out = quirk("broken") ? ECONNRESET : ECONNREFUSED;
         return (int)done(0, err);
     }
+    errno = quirk("few-options") && level == SOL_SOCKET && name == SO_REUSEADDR ? ENOSYS : lacks(h, level, name);
+    if (errno) return (int)done(-1, err);
     int result = getsockopt(h, level, name, out, len);
     if (result == 0 && quirk("long-option") && name != SO_ERROR) *len = 1 << 20;
     if (result == 0 && quirk("sticky") && level == SOL_SOCKET && name == SO_ERROR && h < LAST) {
@@ -505,6 +497,8 @@ EXPORT int plugin_getsockopt(int h, int level, int name, void *out, socklen_t *l
 
 EXPORT int plugin_setsockopt(int h, int level, int name, const void *in, socklen_t len, uint64_t *err) {
     enter("plugin_setsockopt");
+    errno = lacks(h, level, name);
+    if (errno) return (int)done(-1, err);
     return (int)done(setsockopt(h, level, name, in, len), err);
 }
 
@@ -525,6 +519,7 @@ EXPORT int plugin_close(int h) {
         late_data = data_of[h];
         late_handle = h;
     }
+    if (h == only) only = -1;
     return close(h);
 }
 
@@ -581,6 +576,10 @@ EXPORT ssize_t plugin_recvfrom(int h, void *buf, size_t n, int flags, struct soc
 
 EXPORT ssize_t plugin_recvmsg(int h, struct msghdr *message, int flags, uint64_t *err) {
     enter("plugin_recvmsg");
+    if (quirk("no-flags") && flags & ~MSG_PEEK) {
+        errno = EOPNOTSUPP;
+        return (ssize_t)done(-1, err);
+    }
     ssize_t result = recvmsg(h, message, flags);
     if (result >= 0 && quirk("bad-address")) message->msg_namelen = 5000;
     if (result >= 0 && quirk("long-read")) result = 1 << 20;

@@ -33,6 +33,10 @@ pub(super) fn hide_fuse() -> io::Result<()> {
 /// # Errors
 /// What could not be done, with its place.
 pub(super) fn lay_out(files: &Files, contained: bool) -> io::Result<()> {
+    if files.read_only || files.root.is_some() {
+        // What the host mounts later could be written.
+        mount::make_private()?;
+    }
     if files.binds.iter().any(|bind| bind.source == Path::new(FUSE)) {
         // Where the host has none the bind says so.
         let _ = mount::detach(Path::new(FUSE));

@@ -734,7 +734,7 @@ impl Launcher {
             }
         }
         drop(control);
-        self.show_output();
+        self.plan.sentry.output.show_rest(&mut self.shown);
         // With the last process of the sandbox the other side is closed: what it wrote is shown before that is seen.
         if let Some(pty) = self.pty.take() {
             pty.end();

@@ -144,19 +144,36 @@ impl Output {
     /// In the launcher: shows the lines that have come.
     pub(super) fn show(&self, shown: &mut Shown) {
         let Shown { log, printed, budget } = shown;
-        self.log.lines(log, &mut |line| {
-            if let Some(line) = budget.spend(of_sentry(line)) {
-                // An error here means that standard error has no reader.
-                let _ = writeln!(io::stderr(), "{line}");
-            }
-        });
-        let Some((object, prints)) = &self.prints else { return };
-        prints.lines(printed, &mut |line| {
-            let line = String::from_utf8_lossy(line);
-            if let Some(line) = budget.spend(format!("{object}: {}", printable(line.trim_end()))) {
-                tracing::info!("{line}");
-            }
-        });
+        self.log.lines(log, &mut |line| show_log(line, budget));
+        if let Some((object, prints)) = &self.prints {
+            prints.lines(printed, &mut |line| show_print(object, line, budget));
+        }
+    }
+
+    /// The same when a sentry is gone: its last lines may have no end.
+    pub(super) fn show_rest(&self, shown: &mut Shown) {
+        self.show(shown);
+        let Shown { log, printed, budget } = shown;
+        if !log.is_empty() {
+            show_log(&std::mem::take(log), budget);
+        }
+        if let (Some((object, _)), false) = (&self.prints, printed.is_empty()) {
+            show_print(object, &std::mem::take(printed), budget);
+        }
+    }
+}
+
+fn show_log(line: &[u8], budget: &mut Budget) {
+    if let Some(line) = budget.spend(of_sentry(line)) {
+        // An error here means that standard error has no reader.
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+fn show_print(object: &str, line: &[u8], budget: &mut Budget) {
+    let line = String::from_utf8_lossy(line);
+    if let Some(line) = budget.spend(format!("{object}: {}", printable(line.trim_end()))) {
+        tracing::info!("{line}");
     }
 }
 

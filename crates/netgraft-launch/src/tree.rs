@@ -234,6 +234,7 @@ fn program(plan: &Plan, ends: &ChildEnds) -> i32 {
         Report::Made(Role::Program).send(&ends.reports);
         report_namespaces(&ends.reports).map_err(at(Step::Numbers))?;
         cover_kernel_files(plan, &ends.reports);
+        leave_covered_directory().map_err(at(Step::Directory))?;
         match &plan.program {
             Some(program) => become_program(plan, program, &ends.reports, &ends.go),
             None => {
@@ -300,6 +301,7 @@ fn become_program(
     }
     if program.terminal == Terminal::Own {
         take_terminal(reports).map_err(at(Step::Terminal))?;
+        leave_covered_directory().map_err(at(Step::Directory))?;
     }
     if let Some(directory) = &program.directory {
         std::env::set_current_dir(directory).map_err(at(Step::Directory))?;
@@ -391,6 +393,16 @@ fn open_datagram_sockets() -> io::Result<()> {
     let ranges = [format!("{group} {group}"), "0 65535".to_owned(), "0 2147483647".to_owned()];
     let write = |range: &String| fs::write(folder.join("ping_group_range"), range);
     ranges.iter().map(write).reduce(|before, next| before.or(next)).unwrap_or(Ok(()))
+}
+
+/// A working directory in what was just covered would go on showing what is below: the host's processes, from its /proc.
+fn leave_covered_directory() -> io::Result<()> {
+    // One that has no path any more is in a file system of a disk.
+    let Ok(here) = std::env::current_dir() else { return Ok(()) };
+    if ["/proc", "/sys", "/dev"].iter().any(|covered| here.starts_with(covered)) {
+        return std::env::set_current_dir(&here).or_else(|_| std::env::set_current_dir("/"));
+    }
+    Ok(())
 }
 
 /// Becomes a user of the sandbox, unless that is the caller: an ordinary user can be nobody else.

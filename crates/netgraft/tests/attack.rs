@@ -131,6 +131,13 @@ fn root_of_a_sandbox_is_nobody_on_the_host() {
 }
 
 #[test]
+fn nothing_below_the_mounts_of_a_sandbox_is_reached() {
+    for &user in users() {
+        done(user, &script(user, "mounts.py", &[]));
+    }
+}
+
+#[test]
 fn an_untrusted_program_finds_no_files_sockets_or_descriptors() {
     for &user in users() {
         done(user, &script(user, "files.py", &[]));

@@ -47,8 +47,35 @@ fn failures_of_an_object_name_the_call() {
     assert_eq!(ran.status.code(), Some(1), "{table}");
     assert!(table.contains("FAIL bind/"), "{table}");
     assert!(table.contains("expected") && table.contains("got"), "{table}");
-    let described = netgraft(&["stacks", loops.to_str().unwrap()]);
-    assert!(text(&described.stdout).contains("level 1"), "{}", text(&described.stdout));
+}
+
+/// What an object says of itself, and of one of level 0 what its interface says.
+#[test]
+fn stacks_in_files_are_told_of() {
+    let loops = object("libtoldloop.so", "loop.c", &[]);
+    let relay = object("libtoldrelay.so", "level0.c", &[]);
+    let ran = netgraft(&["stacks", loops.to_str().unwrap(), relay.to_str().unwrap()]);
+    assert_eq!((ran.status.code(), text(&ran.stderr).as_str()), (Some(0), ""));
+    let told = text(&ran.stdout);
+    let lines: Vec<&str> = told.lines().collect();
+    let (first, second) =
+        lines.split_at(lines.iter().position(|line| line.starts_with("toldrelay ")).unwrap());
+    assert!(first[0].starts_with("loop "), "{told}");
+    assert!(first.contains(&"  sockets: tcp/v4, udp/v4"), "{told}");
+    assert!(first[2].starts_with("  options: ReuseAddress, ") && first[2].contains(", NoDelay"), "{told}");
+    assert!(first.contains(&format!("  object:  {}, level 1", loops.display()).as_str()), "{told}");
+    let expected = [
+        "toldrelay level 0",
+        "  sockets: tcp/v4, udp/v4",
+        "  options: not said before it is asked (level 0)",
+        "  needs:   nothing",
+        &format!("  object:  {}, level 0", relay.display()),
+    ];
+    assert_eq!(second, expected, "{told}");
+    let ran = netgraft(&["stacks", "--syscalls", relay.to_str().unwrap()]);
+    let told = text(&ran.stdout);
+    assert!(told.contains(&format!("\n{}, besides: ", relay.display())), "{told}");
+    assert!(told.contains("\n  mlock\n") && told.contains("\n  clone               only if "), "{told}");
 }
 
 #[test]
@@ -173,19 +200,21 @@ fn the_relay_does_what_is_known_of_it() {
 fn a_failure_says_what_was_wrong_and_what_came_before() {
     let hostile = object("libchecknonsense.so", "hostile.c", &[]);
     let case = "stream/questions and answers [v4]";
-    for (argument, said) in [
-        ("recv:length", "the stack libchecknonsense.so breaks its contract in recv: "),
+    for (argument, call, what) in [
         (
-            "socket:again",
-            "the stack libchecknonsense.so breaks its contract in socket: the handle 1 is given twice",
+            "recv:length",
+            "recv",
+            "18446744073709551615 of 18446744073709551615 bytes in a buffer of 4, or its address",
         ),
-        ("send:error", "the stack libchecknonsense.so breaks its contract in send: "),
-        ("drain_events:length", "the stack libchecknonsense.so breaks its contract in drain_events: "),
+        ("socket:again", "socket", "the handle 1 is given twice"),
+        ("send:error", "send", "the result -9223372036854775808 means nothing"),
+        ("drain_events:length", "drain_events", "65 events in an array of 64"),
     ] {
         let ran = netgraft(&["check", hostile.to_str().unwrap(), "--plugin-arg", argument, "--only", case]);
         let table = text(&ran.stdout);
         assert_eq!(ran.status.code(), Some(1), "{argument}: {table}");
-        assert!(table.contains(&format!("     {said}")), "{argument}: {table}");
+        let said = format!("     the stack libchecknonsense.so breaks its contract in {call}: {what}");
+        assert!(table.lines().any(|line| line == said), "{argument}: {table}");
         let calls = table.lines().filter(|line| line.starts_with("     ") && line.contains("(#"));
         assert!(calls.count() > 3, "the calls: {table}");
     }
@@ -243,6 +272,29 @@ fn known_failures_are_a_file() {
     assert!(text(&ran.stderr).contains("gives no reason"), "{}", text(&ran.stderr));
 }
 
+/// What is known and passes after all fails the whole check, so that the file stays true.
+#[test]
+fn what_is_known_in_vain_fails() {
+    let loops = object("libcheckstale.so", "loop.c", &[]);
+    let known = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stale.toml");
+    let check = || {
+        netgraft(&["check", loops.to_str().unwrap(), "--failures-only", "--known", known.to_str().unwrap()])
+    };
+    let true_ones = include_str!("../../netgraft-abi/tests/all/deviations.toml");
+    let true_ones = true_ones.split("[relay]").next().unwrap();
+    std::fs::write(&known, true_ones).unwrap();
+    let ran = check();
+    assert_eq!((ran.status.code(), text(&ran.stderr).as_str()), (Some(0), ""), "{}", text(&ran.stdout));
+    let stale = "\"create/handles are not used again\" = \"it passes\"\n\"create/none\" = \"no such case\"\n";
+    std::fs::write(&known, format!("{true_ones}{stale}")).unwrap();
+    let ran = check();
+    let lines = text(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(1), "{lines}");
+    let expected = ["create/handles are not used again", "create/none"]
+        .map(|case| format!("netgraft: '{case}' is listed as known, and explains nothing: remove it"));
+    assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
+}
+
 /// After pre-init there is no file system, as in the sentry; and what a stack prints or logs is shown when asked for.
 #[test]
 fn a_case_has_no_more_than_a_sentry() {
@@ -253,6 +305,8 @@ fn a_case_has_no_more_than_a_sentry() {
     assert!(text(&ran.stderr).contains("open: errno 2"), "{}", text(&ran.stderr));
     let ran = with(&["--plugin-arg", "socket:print", "-v"]);
     assert!(text(&ran.stderr).contains("netgraft: info: libcheckplace.so: the stack prints\n"));
+    let ran = with(&["--plugin-arg", "socket:print-part", "-v"]);
+    assert!(text(&ran.stderr).contains("netgraft: info: libcheckplace.so: no end"), "{}", text(&ran.stderr));
     let ran = with(&["--plugin-arg", "socket:print"]);
     assert!(!text(&ran.stderr).contains("prints"), "{}", text(&ran.stderr));
 }

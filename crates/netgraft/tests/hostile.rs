@@ -130,6 +130,21 @@ fn what_it_writes_without_end_fills_no_disk_and_forges_no_line() {
     }
 }
 
+/// What a stack says last is often why it ended, and has no end of its own.
+#[test]
+fn a_last_line_without_an_end_is_shown() {
+    let output = Command::new(env!("CARGO_BIN_EXE_netgraft"))
+        .args(["run", "-v", "--join", "never", "--network", "plugin", "--plugin"])
+        .arg(object())
+        .args(["--plugin-arg", "socket:print-part", "--", "python3", "-c", PROGRAM, "10"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(9), "{stderr}");
+    assert_eq!(stderr.matches("netgraft: info: libhostile.so: no end").count(), 1, "{stderr}");
+}
+
 #[test]
 fn files_of_the_host_are_not_there() {
     let (status, stdout, stderr) = run("send:open", "fail");

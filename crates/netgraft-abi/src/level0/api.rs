@@ -31,6 +31,8 @@ const ADDRESS: usize = 128;
 const MAX_ERRNO: u64 = 4095;
 /// The object computes lengths in an int.
 const MAX_LENGTH: usize = 1 << 30;
+/// The most bytes that a datagram has.
+const MAX_DATAGRAM: usize = 65_535;
 
 /// What can be called, and how to complain.
 pub(super) struct Api {
@@ -38,6 +40,8 @@ pub(super) struct Api {
     pub(super) symbols: Symbols,
     pub(super) shared: Arc<Shared>,
     nonsense: Cell<u64>,
+    /// Whether the object knows `MSG_TRUNC`, as long as it has not refused it.
+    tells_length: Cell<bool>,
 }
 
 /// The error for an errno value of the object; what no stack should give is [`Error::Io`].
@@ -59,7 +63,7 @@ pub(super) type Outcome = Result<usize, c_int>;
 
 impl Api {
     pub(super) const fn new(loaded: Arc<Loaded>, symbols: Symbols, shared: Arc<Shared>) -> Api {
-        Api { loaded, symbols, shared, nonsense: Cell::new(0) }
+        Api { loaded, symbols, shared, nonsense: Cell::new(0), tells_length: Cell::new(true) }
     }
 
     /// The object broke its contract: logged ever more rarely.
@@ -272,13 +276,31 @@ impl Api {
         self.read(h, &mut [0], true)
     }
 
-    /// A datagram: its bytes in the buffer, whether it was cut, and its sender.
+    /// A datagram: its bytes in the buffer, how long it is, and its sender.
     pub(super) fn read_datagram(
         &self,
         h: c_int,
         buf: &mut [u8],
         peek: bool,
-    ) -> Result<(usize, bool, Option<SocketAddr>), c_int> {
+    ) -> Result<(usize, usize, Option<SocketAddr>), c_int> {
+        let flags = if peek { libc::MSG_PEEK } else { 0 };
+        if self.tells_length.get() {
+            match self.read_message(h, buf, flags | libc::MSG_TRUNC) {
+                // Not every object knows the flag.
+                Err(libc::EINVAL | libc::EOPNOTSUPP) => self.tells_length.set(false),
+                other => return other,
+            }
+        }
+        self.read_message(h, buf, flags)
+    }
+
+    /// recvmsg(2), with or without `MSG_TRUNC`, which asks for the whole length of what is cut.
+    fn read_message(
+        &self,
+        h: c_int,
+        buf: &mut [u8],
+        flags: c_int,
+    ) -> Result<(usize, usize, Option<SocketAddr>), c_int> {
         let (mut bytes, mut err) = ([0_u8; ADDRESS], 0);
         let len = buf.len().min(MAX_LENGTH);
         let mut part = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: len };
@@ -288,15 +310,18 @@ impl Api {
         message.msg_namelen = ADDRESS as libc::socklen_t;
         message.msg_iov = &raw mut part;
         message.msg_iovlen = 1;
-        let flags = if peek { libc::MSG_PEEK } else { 0 };
         let call = Call::plugin_recvmsg;
         let result = invoke!(self, plugin_recvmsg(h, &raw mut message, flags, &raw mut err));
-        let got = self.at_most(call, len, self.outcome(call, result, err))?;
+        let cut = message.msg_flags & libc::MSG_TRUNC != 0;
+        let limit = if cut && flags & libc::MSG_TRUNC != 0 { len.max(MAX_DATAGRAM) } else { len };
+        let told = self.at_most(call, limit, self.outcome(call, result, err))?;
+        let got = told.min(len);
         let from = match message.msg_namelen {
             0 => None,
             len => Some(self.address(call, &bytes, len)?),
         };
-        Ok((got, message.msg_flags & libc::MSG_TRUNC != 0, from))
+        // Cut, and not how much: longer than what is here.
+        Ok((got, if cut { told.max(got + 1) } else { told }, from))
     }
 
     /// A text of an optional function, if the object has it and it answers. The memory is the object's malloc's.

@@ -26,6 +26,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 
+use netgraft_plugin::option::OptionName;
 use netgraft_plugin::stack::{SetupError, StackInfo};
 use netgraft_plugin::{
     Domain, Error, Event, Events, Handle, InitStackArgs, Instant, Kind, LinkConfig, PluginNotifier,
@@ -48,13 +49,14 @@ const TCP: SocketSpec = SocketSpec { domain: Domain::V4, kind: Kind::Stream, pro
 const UDP: SocketSpec = SocketSpec { domain: Domain::V4, kind: Kind::Datagram, protocol: Protocol::Udp };
 
 /// The description of every level 0 object, since none describes itself. An object gives a real socket of
-/// the host for a domain or a type that it does not have, so it is asked only for these.
+/// the host for a domain or a type that it does not have, so it is asked only for these. Which of the options it has is
+/// known once it is up.
 pub(crate) fn info(name: &str) -> StackInfo {
     StackInfo {
         name: name.to_owned(),
         version: "level 0".to_owned(),
         sockets: vec![TCP, UDP],
-        options: options::known(),
+        options: options::possible(&[TCP, UDP]),
         needs: String::new(),
         wraps_link: false,
     }
@@ -82,6 +84,8 @@ struct Live {
     /// The object's own handles of `socks`.
     raws: HashSet<c_int>,
     next: u64,
+    /// What the object has of them.
+    options: Vec<OptionName>,
     queue: WaitQueue,
     /// Reused between calls of `poll`.
     events: Vec<driver::Raw>,
@@ -175,7 +179,11 @@ fn pre_init(loaded: &Loaded, pid: u32) -> Answer {
 
 impl PluginStack for Level0Stack {
     fn info(&self) -> StackInfo {
-        self.loaded.info().clone()
+        let info = self.loaded.info().clone();
+        match &self.state {
+            State::Up(live) => StackInfo { options: live.options.clone(), ..info },
+            _ => info,
+        }
     }
 
     fn pre_init(&mut self, args: PreInitStackArgs) -> Result<PreInitStack, SetupError> {
@@ -232,8 +240,11 @@ impl PluginStack for Level0Stack {
         }
         let shared = driver::start(&self.loaded, *symbols)
             .map_err(|text| self.failed(&format!("cannot be initialised: {text}")))?;
+        let api = Api::new(Arc::clone(&self.loaded), *symbols, shared);
+        let options = options::probe(&api, &[TCP, UDP]);
         self.state = State::Up(Box::new(Live {
-            api: Api::new(Arc::clone(&self.loaded), *symbols, shared),
+            api,
+            options,
             socks: HashMap::new(),
             raws: HashSet::new(),
             next: 1,

@@ -4,9 +4,10 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
-use netgraft_plugin::{Error, Result, TcpState};
+use netgraft_plugin::{Domain, Error, Kind, Protocol, Result, SocketSpec, TcpState};
 
 use super::api::{Api, error_of};
+use super::sockets::numbers;
 use crate::codes;
 use crate::convert;
 use crate::raw;
@@ -59,9 +60,48 @@ const fn place(name: OptionName) -> Option<(c_int, c_int)> {
     Some((level, name))
 }
 
-/// The options that are passed on.
-pub(super) fn known() -> Vec<OptionName> {
-    OptionName::ALL.iter().copied().filter(|name| place(*name).is_some()).collect()
+/// The level and the name of an option that a socket can have: others are not passed on, as objects pass what they do
+/// not know to the real system call, or to a connection that is none.
+fn place_of(spec: SocketSpec, name: OptionName) -> Option<(c_int, c_int)> {
+    place(name).filter(|(level, _)| match *level {
+        libc::IPPROTO_TCP => spec.protocol == Protocol::Tcp,
+        libc::IPPROTO_IPV6 => spec.domain == Domain::V6,
+        _ => name != OptionName::HeaderIncluded || spec.kind == Kind::Raw,
+    })
+}
+
+/// The options that one of these sockets may have.
+pub(super) fn possible(specs: &[SocketSpec]) -> Vec<OptionName> {
+    let possible = |name: &OptionName| specs.iter().any(|spec| place_of(*spec, *name).is_some());
+    OptionName::ALL.iter().copied().filter(possible).collect()
+}
+
+/// The options that an object has, asked of a fresh socket of each kind; what cannot be asked is believed to be there.
+pub(super) fn probe(api: &Api, specs: &[SocketSpec]) -> Vec<OptionName> {
+    let mut absent = possible(specs);
+    for spec in specs {
+        let made =
+            numbers(*spec).ok().and_then(|(kind, protocol)| api.socket(libc::AF_INET, kind, protocol).ok());
+        let Some(h) = made else { return possible(specs) };
+        absent.retain(|name| !has(api, h, *spec, *name));
+        api.close(h);
+    }
+    possible(specs).into_iter().filter(|name| !absent.contains(name)).collect()
+}
+
+/// Whether a socket has an option. Another error than "unknown" is of an option that it has: `IP_MTU` is told of a
+/// connection only.
+fn has(api: &Api, h: c_int, spec: SocketSpec, name: OptionName) -> bool {
+    let Some((level, number)) = place_of(spec, name) else { return false };
+    let answer = match name {
+        // It cannot be read (ip(7)). To leave a group without being a member changes nothing.
+        OptionName::JoinGroup | OptionName::LeaveGroup => {
+            let membership = [[239, 255, 255, 255], [0; 4]].concat();
+            api.set_option(h, level, libc::IP_DROP_MEMBERSHIP, &membership)
+        }
+        _ => api.get_option(h, level, number, &mut [0; 32]),
+    };
+    !matches!(answer, Err(libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL))
 }
 
 /// Seconds, rounded up, in an int.
@@ -137,10 +177,20 @@ fn decode(name: OptionName, bytes: &[u8]) -> Option<SocketOption> {
     convert::from_option(&value)
 }
 
-pub(super) fn set(api: &Api, h: c_int, option: &SocketOption) -> Result<()> {
-    let (level, name) = place(option.name()).ok_or(Error::UnknownOption)?;
+/// Sets an option of a socket. Objects may do that without being able to tell it: what is not in `known` is tried.
+pub(super) fn set(
+    api: &Api,
+    (h, spec): (c_int, SocketSpec),
+    known: &[OptionName],
+    option: &SocketOption,
+) -> Result<()> {
+    let (level, name) = place_of(spec, option.name()).ok_or(Error::UnknownOption)?;
     let value = encode(option)?;
-    api.set_option(h, level, name, &value).map(drop).map_err(unknown)
+    match api.set_option(h, level, name, &value) {
+        Ok(_) => Ok(()),
+        Err(_) if !known.contains(&option.name()) => Err(Error::UnknownOption),
+        Err(errno) => Err(unknown(errno)),
+    }
 }
 
 /// An option of another protocol is EOPNOTSUPP in some places of Linux and ENOPROTOOPT in others.
@@ -148,8 +198,14 @@ fn unknown(errno: c_int) -> Error {
     if errno == libc::EOPNOTSUPP { Error::UnknownOption } else { error_of(errno) }
 }
 
-pub(super) fn get(api: &Api, h: c_int, name: OptionName) -> Result<SocketOption> {
-    let (level, number) = place(name).ok_or(Error::UnknownOption)?;
+pub(super) fn get(
+    api: &Api,
+    (h, spec): (c_int, SocketSpec),
+    known: &[OptionName],
+    name: OptionName,
+) -> Result<SocketOption> {
+    let (level, number) =
+        place_of(spec, name).filter(|_| known.contains(&name)).ok_or(Error::UnknownOption)?;
     let mut value = [0; 32];
     let len = api.get_option(h, level, number, &mut value).map_err(unknown)?;
     decode(name, value.get(..len).unwrap_or_default()).ok_or_else(|| {

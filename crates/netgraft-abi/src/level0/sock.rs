@@ -154,13 +154,16 @@ impl Sock {
 
     /// Why a connection has ended, if that was no orderly end.
     ///
-    /// HUP comes with a plain FIN, and some objects say with it that the connection was refused, which one that was made
-    /// cannot be. So an error is one only if a data call says so, or ERR with an `SO_ERROR` that can be true.
+    /// HUP and ERR come with a plain FIN, and some objects have an error in `SO_ERROR` then, which a socket whose data
+    /// calls do not fail cannot have: an error is one only if a data call says so.
     fn error_at_end(&mut self, api: &Api, bits: u32) -> Option<Error> {
+        // A send of nothing says it without touching what is still to be received. After our own end each send fails.
         if bits & libc::EPOLLERR as u32 != 0
-            && let Some(error) = self.pending(api).filter(|error| *error != Error::ConnectionRefused)
+            && !self.write_shut
+            && let Err(errno) = api.write(self.raw, &[], 0)
+            && is_an_end(errno)
         {
-            return Some(error);
+            return Some(error_of(errno));
         }
         // With data in the queue there is nothing to ask yet; and without, nothing that a look could take away.
         if self.ended || api.ioctl(self.raw, libc::FIONREAD, 0) != Ok(0) {

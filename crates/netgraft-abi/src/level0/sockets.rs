@@ -5,14 +5,25 @@ use std::net::SocketAddr;
 
 use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
 use netgraft_plugin::{
-    Error, Events, Handle, Instant, Kind, Received, RecvFlags, Result, SendFlags, Shutdown, SocketSpec,
-    Sockets,
+    Domain, Error, Events, Handle, Instant, Kind, Received, RecvFlags, Result, SendFlags, Shutdown,
+    SocketSpec, Sockets,
 };
 
 use super::api::error_of;
 use super::sock::{Phase, Sock, is_an_end};
 use super::{Level0Stack, Live, TCP, UDP, options};
 use crate::watch::Call;
+
+/// The type and the protocol that the object is asked for. Asked for another socket, it would give one of the host.
+pub(super) const fn numbers(spec: SocketSpec) -> Result<(c_int, c_int)> {
+    match spec {
+        TCP => Ok((libc::SOCK_STREAM, libc::IPPROTO_TCP)),
+        UDP => Ok((libc::SOCK_DGRAM, libc::IPPROTO_UDP)),
+        SocketSpec { domain: Domain::V6, .. } => Err(Error::FamilyNotSupported),
+        SocketSpec { kind: Kind::Raw, .. } => Err(Error::KindNotSupported),
+        _ => Err(Error::ProtocolNotSupported),
+    }
+}
 
 impl Live {
     fn sock(&self, handle: Handle) -> Result<&Sock> {
@@ -150,10 +161,7 @@ impl Live {
     fn recv_datagram(&mut self, handle: Handle, buf: &mut [u8], peek: bool) -> Result<Received> {
         let sock = self.socks.get_mut(&handle.0).ok_or(Error::BadHandle)?;
         match self.api.read_datagram(sock.raw, buf, peek) {
-            // The interface does not say how much longer a cut one was.
-            Ok((len, cut, from)) => {
-                Ok(Received { len, full_len: len + usize::from(cut), from, ..Received::default() })
-            }
+            Ok((len, full_len, from)) => Ok(Received { len, full_len, from, ..Received::default() }),
             Err(libc::EAGAIN | libc::EINTR) => {
                 sock.in_blocked = true;
                 Err(Error::Again)
@@ -173,14 +181,7 @@ impl Live {
 
 impl Sockets for Level0Stack {
     fn socket(&mut self, spec: SocketSpec) -> Result<Handle> {
-        // Asked for another one, the object would give a socket of the host.
-        let (kind, protocol) = match spec {
-            TCP => (libc::SOCK_STREAM, libc::IPPROTO_TCP),
-            UDP => (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
-            SocketSpec { domain, .. } if domain != TCP.domain => return Err(Error::FamilyNotSupported),
-            SocketSpec { kind: Kind::Raw, .. } => return Err(Error::KindNotSupported),
-            _ => return Err(Error::ProtocolNotSupported),
-        };
+        let (kind, protocol) = numbers(spec)?;
         let live = self.live_mut()?;
         if live.api.shared.failure().is_some() {
             return Err(Error::NetworkDown);
@@ -318,7 +319,7 @@ impl Sockets for Level0Stack {
         if sock.spec.kind == Kind::Stream {
             let now = SocketOption::Linger(Some(std::time::Duration::ZERO));
             // Without the option it ends with a FIN: the best that is left.
-            let _ = options::set(&live.api, sock.raw, &now);
+            let _ = options::set(&live.api, (sock.raw, sock.spec), &live.options, &now);
         }
         live.close(handle)
     }
@@ -340,12 +341,14 @@ impl Sockets for Level0Stack {
 
     fn set_option(&mut self, handle: Handle, option: SocketOption) -> Result<()> {
         let live = self.live()?;
-        options::set(&live.api, live.sock(handle)?.raw, &option)
+        let sock = live.sock(handle)?;
+        options::set(&live.api, (sock.raw, sock.spec), &live.options, &option)
     }
 
     fn get_option(&self, handle: Handle, name: OptionName) -> Result<SocketOption> {
         let live = self.live()?;
-        options::get(&live.api, live.sock(handle)?.raw, name)
+        let sock = live.sock(handle)?;
+        options::get(&live.api, (sock.raw, sock.spec), &live.options, name)
     }
 
     fn tcp_info(&self, handle: Handle) -> Result<TcpInfo> {

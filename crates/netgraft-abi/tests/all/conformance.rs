@@ -115,6 +115,13 @@ fn the_existing_c_functions_as_they_were_found() {
     conforms("found", &crate::common::build("conform_found", "level0.c", &[quirks]), DEVIATIONS);
 }
 
+/// An object without certain options fails no case that it fails not with them.
+#[test]
+fn the_existing_c_functions_with_few_options() {
+    let quirks = "-DQUIRKS=\"few-options\"";
+    conforms("few", &crate::common::build("conform_few", "level0.c", &[quirks]), DEVIATIONS);
+}
+
 /// `plugins/lwip`, with the list of what lwIP does otherwise.
 #[test]
 fn lwip() {

@@ -148,10 +148,17 @@ fn empty_waits_are_normal() {
     assert_eq!(rig.stack.failure(), None);
 }
 
-/// HUP comes with a plain FIN, and SO_ERROR is wrong after it: the data, then the end, and no error.
+/// HUP, or HUP and ERR, come with a plain FIN, and SO_ERROR is wrong after it: the data, then the end, and no error.
 #[test]
-fn an_orderly_end_is_no_refusal() {
-    for quirks in ["refused", "refused,hup", "refused,hup,sticky,eshutdown"] {
+fn an_orderly_end_is_no_error() {
+    for quirks in [
+        "refused",
+        "refused,hup",
+        "refused,hup,sticky,eshutdown",
+        "broken",
+        "broken,hup,eshutdown",
+        "broken,closed",
+    ] {
         let mut rig = rig(quirks);
         let (client, server) = rig.connection();
         let data = vec![5; 100_000];
@@ -275,6 +282,72 @@ fn nonsense_is_an_error_and_no_more() {
     let mut error = rig("bad-error");
     let socket = error.stack.socket(TCP).unwrap();
     assert_eq!(error.stack.peer_addr(socket), Err(Error::Io));
+}
+
+/// What an object has is asked before it serves; and no socket is asked for an option of another kind.
+#[test]
+fn options_that_an_object_lacks_are_not_declared() {
+    let all = rig("").stack.info().options;
+    let mut rig = rig("few-options");
+    let few = rig.stack.info().options;
+    let declared = |name| (all.contains(&name), few.contains(&name));
+    for name in [OptionName::NoDelay, OptionName::KeepAlive, OptionName::Ttl] {
+        assert_eq!(declared(name), (true, true), "{name:?}");
+    }
+    for name in [
+        OptionName::Broadcast,
+        OptionName::JoinGroup,
+        OptionName::LeaveGroup,
+        OptionName::MulticastTtl,
+        OptionName::PathMtu,
+        OptionName::Cork,
+        OptionName::KeepIdle,
+        OptionName::Congestion,
+        OptionName::ReuseAddress,
+    ] {
+        assert_eq!(declared(name), (true, false), "{name:?}");
+    }
+    for name in [OptionName::V6Only, OptionName::UnicastHops, OptionName::HeaderIncluded] {
+        assert_eq!(declared(name), (false, false), "{name:?}");
+    }
+    let (tcp, udp) = (rig.stack.socket(TCP).unwrap(), rig.stack.socket(UDP).unwrap());
+    for (socket, option) in [
+        (tcp, SocketOption::KeepCount(3)),
+        (udp, SocketOption::Broadcast(true)),
+        (udp, SocketOption::NoDelay(true)),
+        (tcp, SocketOption::V6Only(true)),
+        (tcp, SocketOption::TrafficClass(8)),
+    ] {
+        let name = option.name();
+        assert_eq!(rig.stack.set_option(socket, option), Err(Error::UnknownOption), "{name:?}");
+        assert_eq!(rig.stack.get_option(socket, name), Err(Error::UnknownOption), "{name:?}");
+    }
+    // Some can be set by objects that do not tell them.
+    assert_eq!(rig.stack.set_option(tcp, SocketOption::ReuseAddress(true)), Ok(()));
+    assert_eq!(rig.stack.get_option(tcp, OptionName::ReuseAddress), Err(Error::UnknownOption));
+    assert_eq!(rig.stack.set_option(tcp, SocketOption::NoDelay(true)), Ok(()));
+    assert_eq!(rig.stack.get_option(tcp, OptionName::NoDelay), Ok(SocketOption::NoDelay(true)));
+}
+
+/// The length of a datagram that was cut is asked for; an object that cannot tell it tells that it was cut.
+#[test]
+fn a_datagram_that_is_cut_is_told_of() {
+    for (quirks, full_len) in [("", 10), ("no-flags", 5)] {
+        let mut rig = rig(quirks);
+        let udp = rig.stack.socket(UDP).unwrap();
+        rig.stack.bind(udp, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = rig.stack.local_addr(udp).unwrap();
+        rig.stack.connect(udp, addr, NOW).unwrap();
+        for round in 0..2 {
+            assert_eq!(rig.send(udp, b"0123456789"), Ok(10));
+            let mut buf = [0; 4];
+            let got = rig.recv(udp, &mut buf).unwrap();
+            assert_eq!((got.len, got.full_len, &buf), (4, full_len, b"0123"), "{quirks}, {round}");
+            assert_eq!(rig.send(udp, b"abc"), Ok(3));
+            let got = rig.recv(udp, &mut buf).unwrap();
+            assert_eq!((got.len, got.full_len), (3, 3), "{quirks}, {round}");
+        }
+    }
 }
 
 #[test]

@@ -124,6 +124,7 @@ pub fn check(options: &CheckOptions, tell: &mut dyn FnMut(&str)) -> Result<Check
         let done = report.rows.len();
         let mut run = Run::begin(&examined, options, done, &interrupts).map_err(failed)?;
         let end = run.hear(&mut report, tell)?;
+        run.show_rest_of_output();
         let open = run.open.take();
         // Ended before its calls are looked at, and before the next one begins.
         drop(run);
@@ -394,6 +395,21 @@ impl<'a> Run<'a> {
         // A line without an end is no reason to keep all of it.
         if self.printed.len() > LINE_LIMIT {
             self.printed.clear();
+        }
+    }
+
+    /// Logs what the child left in its output, a last line without an end as well. A pipe has no more than 64 KiB.
+    fn show_rest_of_output(&mut self) {
+        for _ in 0..17 {
+            let there = wait_readable([self.output.as_ref().map(AsFd::as_fd)], Some(Duration::ZERO));
+            if !matches!(there, Ok([true])) {
+                break;
+            }
+            self.show_output();
+        }
+        if !self.printed.is_empty() {
+            let line = std::mem::take(&mut self.printed);
+            tracing::info!("{}: {}", self.examined.printer(), printable(&String::from_utf8_lossy(&line)));
         }
     }
 
