@@ -66,6 +66,7 @@ impl<K: Kernel> Core<K> {
                 let outcome = self.serve_socket(request, fd, &mut subject);
                 self.watch_close(subject.id, &subject.file);
                 self.journal(subject.id, &request.call);
+                self.tell_owner_after(subject.id, &request.call);
                 outcome
             }
             Target::Host(file, domain) => self.serve_host(request, file, domain),

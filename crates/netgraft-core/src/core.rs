@@ -19,6 +19,7 @@ use crate::datagram::MAX_DATAGRAM;
 use crate::host::{HostCalls, HostSocket};
 use crate::join::Accepted;
 use crate::journal::Journal;
+use crate::owners::Told;
 use crate::parked::{Parked, ParkingLot};
 use crate::program::{Caller, Program};
 use crate::pump::WorkList;
@@ -93,6 +94,8 @@ pub struct Core<K: Kernel> {
     pub(crate) accepted: Accepted,
     /// Options that were reported to the operator.
     pub(crate) refused: Refused,
+    /// Whose sockets they are, if somebody wants to know.
+    pub(crate) told: Option<Told>,
     nursery: Nursery,
     /// Kept between rounds for its memory.
     events: Vec<Event>,
@@ -113,6 +116,7 @@ impl<K: Kernel> Core<K> {
     pub fn new(kernel: K, stack: Box<dyn PluginStack>, router: Box<dyn Router>, budget: Budget) -> Core<K> {
         Core {
             kernel,
+            told: stack.owners().map(Told::new),
             stack: Stack::new(stack),
             router,
             table: Table::default(),

@@ -203,6 +203,7 @@ impl<K: Kernel> Core<K> {
             self.answer(&parked.caller, Err(uapi::EBADF));
         }
         self.journal_end(id);
+        self.forget_owner(id);
         let Some((socket, _)) = self.table.remove(id) else { return };
         if let Some(watch) = socket.watch {
             self.kernel.unwatch_close(watch);

@@ -31,6 +31,7 @@ mod listen;
 mod listener;
 mod names;
 mod options;
+mod owners;
 mod parked;
 mod program;
 mod pump;

@@ -170,6 +170,11 @@ pub trait Program: Files {
     /// A number that tells a thread from a later one with the same `tid` (its start time); `None` if it is gone.
     fn incarnation(&mut self, tid: u32) -> Option<u64>;
 
+    /// What people call the process of a thread, such as `curl[12]`; `None` if that is not known.
+    fn title(&mut self, _tid: u32) -> Option<String> {
+        None
+    }
+
     /// Writes two pieces of data to the caller's memory.
     ///
     /// # Errors

@@ -89,6 +89,7 @@ impl<K: Kernel> Core<K> {
         self.note_listener(id);
         self.observe(handle);
         self.watch_close(id, file);
+        self.tell_owner(id);
         Ok(())
     }
 

@@ -11,11 +11,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use netgraft_linux::link::vnet::{self, Task};
 use netgraft_linux::link::{Channel, channel};
 use netgraft_plugin::link::{FrameMeta, Link, Offload};
+use netgraft_plugin::owners::Owners;
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{Error, Instant, Result};
 
@@ -293,6 +295,12 @@ impl Bridge {
         if self.spare.len() < SPARE {
             self.spare.push(buffer);
         }
+    }
+
+    /// Where the owners of sockets are to be told, if frames are captured.
+    #[must_use]
+    pub fn owners(&self) -> Option<Arc<Owners>> {
+        self.recorder.as_ref().map(Recorder::owners)
     }
 
     /// When [`Bridge::receive`] and [`Bridge::send`] are to be called at the latest.

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use netgraft_linux::unix;
 use netgraft_plugin::Instant;
 use netgraft_plugin::config::CaptureConfig;
 use netgraft_plugin::link::Medium;
+use netgraft_plugin::owners::{End, Owners};
 
 use crate::capture::Way;
 
@@ -36,11 +38,15 @@ const PACKET: u32 = 6;
 const MAGIC: u32 = 0x1a2b_3c4d;
 /// Options of blocks.
 const END: u16 = 0;
+const COMMENT: u16 = 1;
 const SHB_USERAPPL: u16 = 4;
 const IF_NAME: u16 = 2;
 const IF_TSRESOL: u16 = 9;
 const EPB_FLAGS: u16 = 2;
 const EPB_DROPCOUNT: u16 = 4;
+/// Transport protocols (IANA's protocol numbers).
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 /// The link type of every interface (https://www.tcpdump.org/linktypes.html): libpcap reads no file with two of them. So
 /// packets without a link header get the one that those of Linux's loopback have, which is zero but for its type.
 const ETHERNET: u16 = 1;
@@ -109,6 +115,35 @@ fn missing(block: &[u8]) -> u64 {
     0
 }
 
+/// The ends of an IP packet of TCP or UDP, that of the stack first; `None` of other packets, and of fragments that do not say.
+fn ends(packet: &[u8], way: Way) -> Option<(End, End)> {
+    let (protocol, source, destination, ports): (u8, IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
+        4 => {
+            let is_first = u16::from_be_bytes(*packet.get(6..)?.first_chunk()?) & 0x1fff == 0;
+            let address = |at: usize| Some(IpAddr::from(*packet.get(at..)?.first_chunk::<4>()?));
+            let header = usize::from(packet.first()? & 15) * 4;
+            is_first.then_some((*packet.get(9)?, address(12)?, address(16)?, header))?
+        }
+        6 => {
+            let address = |at: usize| Some(IpAddr::from(*packet.get(at..)?.first_chunk::<16>()?));
+            (*packet.get(6)?, address(8)?, address(24)?, 40)
+        }
+        _ => return None,
+    };
+    if protocol != TCP && protocol != UDP {
+        return None;
+    }
+    let end = |ip, at: usize| {
+        let port = u16::from_be_bytes(*packet.get(at..)?.first_chunk()?);
+        Some(End::new(protocol, SocketAddr::new(ip, port)))
+    };
+    let (from, to) = (end(source, ports)?, end(destination, ports + 2)?);
+    Some(match way {
+        Way::In => (to, from),
+        Way::Out => (from, to),
+    })
+}
+
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -128,11 +163,16 @@ pub enum Part {
 pub struct InterfaceId {
     number: u32,
     medium: Medium,
+    /// Whether both ends of its packets are the stack's.
+    is_loopback: bool,
 }
 
 /// Records frames of a stack's interfaces. Clones are of the same capture.
 #[derive(Clone)]
-pub struct Recorder(Arc<Mutex<State>>);
+pub struct Recorder {
+    state: Arc<Mutex<State>>,
+    owners: Arc<Owners>,
+}
 
 struct State {
     socket: OwnedFd,
@@ -168,7 +208,7 @@ impl Recorder {
             option(body, SHB_USERAPPL, concat!("netgraft ", env!("CARGO_PKG_VERSION")).as_bytes());
             option(body, END, &[]);
         });
-        Recorder(Arc::new(Mutex::new(State {
+        let state = State {
             socket,
             config,
             interfaces: 0,
@@ -179,13 +219,20 @@ impl Recorder {
             missing: 0,
             retry: None,
             open: true,
-        })))
+        };
+        Recorder { state: Arc::new(Mutex::new(state)), owners: Arc::default() }
+    }
+
+    /// Where the owners of sockets are looked up, whose names become comments.
+    #[must_use]
+    pub fn owners(&self) -> Arc<Owners> {
+        Arc::clone(&self.owners)
     }
 
     /// Describes an interface, before its first frame.
     #[must_use]
     pub fn interface(&self, name: &str, medium: Medium) -> InterfaceId {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let snap = state.config.snap;
         block(&mut state.message, INTERFACE, |body| {
             body.extend_from_slice(&ETHERNET.to_le_bytes());
@@ -197,12 +244,19 @@ impl Recorder {
             option(body, END, &[]);
         });
         state.interfaces += 1;
-        InterfaceId { number: state.interfaces - 1, medium }
+        InterfaceId { number: state.interfaces - 1, medium, is_loopback: false }
+    }
+
+    /// Describes the stack's loopback, whose frames come from the stack and go to it: they are recorded as [`Way::In`], without
+    /// a link header.
+    #[must_use]
+    pub fn loopback(&self, name: &str) -> InterfaceId {
+        InterfaceId { is_loopback: true, ..self.interface(name, Medium::Ip) }
     }
 
     /// Records a frame.
     pub fn frame(&self, on: InterfaceId, way: Way, now: Instant, frame: &[u8]) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         if !state.open {
             return;
         }
@@ -238,6 +292,14 @@ impl Recorder {
             if missing > 0 {
                 option(body, EPB_DROPCOUNT, &missing.to_le_bytes());
             }
+            if let Some((own, other)) = ends(&frame[on.medium.header().min(frame.len())..], way) {
+                let mut comment = |owner: &str| option(body, COMMENT, owner.as_bytes());
+                if on.is_loopback {
+                    // The sender is a socket of the sandbox, too.
+                    self.owners.find(other, &mut comment);
+                }
+                self.owners.find(own, &mut comment);
+            }
             option(body, END, &[]);
         });
         if state.message.len() >= MESSAGE {
@@ -248,7 +310,7 @@ impl Recorder {
 
     /// Sends what there is, as far as there is room.
     pub fn flush(&self, now: Instant) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         if state.retry.is_none_or(|at| at <= now) {
             state.close_message();
             state.send(now);
@@ -258,7 +320,7 @@ impl Recorder {
     /// When [`Recorder::flush`] is to be called again, if something waits.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        lock(&self.0).retry
+        lock(&self.state).retry
     }
 }
 
@@ -360,6 +422,39 @@ mod tests {
     }
 
     #[test]
+    fn the_owner_of_a_frames_socket_is_its_comment() {
+        let (recorder, ours) = record(0, 0, 0);
+        let local: SocketAddr = "192.0.2.1:80".parse().unwrap();
+        recorder.owners().set(End::new(6, local), "curl[7] fd 5");
+        let on = InterfaceId { number: 0, medium: Medium::Ethernet([2; 6]), is_loopback: false };
+        let mut frame = vec![0; 54];
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        frame[23] = 6;
+        frame[26..38].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 9, 0, 80, 0, 9]);
+        let comment = b"\x01\x00\x0c\x00curl[7] fd 5";
+        let is_told = |way: Way, frame: &[u8]| {
+            recorder.frame(on, way, Instant::ZERO, frame);
+            recorder.flush(Instant::ZERO);
+            let (block, part) = drain(&ours).pop().unwrap();
+            assert_eq!(part, Part::Frame { missing: 0 });
+            block.windows(comment.len()).any(|part| part == comment)
+        };
+        assert!(is_told(Way::Out, &frame));
+        // Either end.
+        assert!(is_told(Way::In, &frame));
+        // Of another port or protocol, a later fragment, or cut off.
+        let changed = |at: usize, to: u8| {
+            let mut other = frame.clone();
+            other[at] = to;
+            other
+        };
+        for other in [changed(35, 81), changed(23, 17), changed(23, 1), changed(21, 9), frame[..37].to_vec()]
+        {
+            assert!(!is_told(Way::Out, &other));
+        }
+    }
+
+    #[test]
     fn a_snap_length_cuts_and_keeps_the_length() {
         let (_recorder, ours) = record(20, 1, 100);
         let block = &drain(&ours)[2].0;
@@ -384,7 +479,7 @@ mod tests {
         }
         assert_eq!(recorder.next_deadline(), None);
         assert!(frames > 100 && missing == 0, "{frames} {missing}");
-        let on = InterfaceId { number: 0, medium: Medium::Ethernet([2; 6]) };
+        let on = InterfaceId { number: 0, medium: Medium::Ethernet([2; 6]), is_loopback: false };
         recorder.frame(on, Way::In, Instant::from_millis(500), b"later");
         recorder.flush(Instant::from_millis(500));
         let (_, part) = drain(&ours).pop().unwrap();
@@ -395,19 +490,19 @@ mod tests {
     fn a_writer_that_is_gone_ends_the_capture() {
         let (recorder, ours) = record(0, 1, 10);
         drop(ours);
-        let on = InterfaceId { number: 0, medium: Medium::Ethernet([2; 6]) };
+        let on = InterfaceId { number: 0, medium: Medium::Ethernet([2; 6]), is_loopback: false };
         for _ in 0..2 {
             recorder.frame(on, Way::In, Instant::ZERO, &[0; 100]);
             recorder.flush(Instant::ZERO);
         }
         assert_eq!(recorder.next_deadline(), None);
-        assert!(!lock(&recorder.0).open);
+        assert!(!lock(&recorder.state).open);
     }
 
     #[test]
     fn a_frame_that_looks_like_an_option_is_a_frame() {
         let (recorder, ours) = record(0, 0, 0);
-        let on = InterfaceId { number: 0, medium: Medium::Ethernet([2; 6]) };
+        let on = InterfaceId { number: 0, medium: Medium::Ethernet([2; 6]), is_loopback: false };
         recorder.frame(on, Way::In, Instant::ZERO, &[4, 0, 8, 0]);
         recorder.flush(Instant::ZERO);
         assert_eq!(drain(&ours)[2].1, Part::Frame { missing: 0 });

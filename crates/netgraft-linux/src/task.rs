@@ -71,6 +71,20 @@ fn process_of(tid: u32) -> io::Result<u32> {
     id.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
+/// The process of a thread as people know it, from `/proc/TID/status` (proc(5)): the thread's name, with what is no printable
+/// character of ASCII replaced, and the process's number in its own process-id namespace.
+#[must_use]
+pub fn title(tid: u32) -> Option<String> {
+    // A name is whatever the program likes.
+    let status = std::fs::read(format!("/proc/{tid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let name: String =
+        field("Name:")?.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
+    let number = field("NStgid:").and_then(|numbers| numbers.split_whitespace().next_back())?;
+    Some(format!("{name}[{number}]"))
+}
+
 /// When a thread was started, in ticks since the system booted (proc(5), `/proc/TID/stat`, field 22): another thread
 /// that gets the same number later has another one. `None` if there is no such thread.
 #[must_use]
@@ -282,6 +296,17 @@ mod tests {
         assert_eq!(std::hint::black_box(&target)[0], b'S');
         assert_eq!(read_memory(me, 8, &mut seen).unwrap_err().raw_os_error(), Some(libc::EFAULT));
         assert_eq!(read_memory(me, u64::MAX, &mut seen).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+    }
+
+    #[test]
+    fn a_title_is_the_threads_name_and_the_processs_number() {
+        let thread = std::thread::Builder::new().name("a\u{7}\u{e4} b".to_owned());
+        // SAFETY: the call takes nothing and returns a number.
+        let told = thread.spawn(|| title(unsafe { libc::gettid() } as u32)).unwrap().join().unwrap();
+        let own = std::process::id();
+        assert!(told.as_ref().is_some_and(|told| told.ends_with(&format!(" b[{own}]"))), "{told:?}");
+        assert!(told.is_some_and(|told| told.starts_with('a') && told.is_ascii()));
+        assert_eq!(title(u32::MAX), None);
     }
 
     #[test]

@@ -33,6 +33,8 @@ macro_rules! contract {
                 fn offers_host_fds(&self) -> bool;
                 fn take_host_fd(&mut self, handle: Handle) -> Result<OwnedFd>;
                 fn bind_host_fd(&mut self, fd: BorrowedFd<'_>, addr: SocketAddr) -> Result<()>;
+                #[quiet]
+                fn owners(&self) -> Option<Arc<Owners>>;
             }
             Sockets {
                 fn socket(&mut self, spec: SocketSpec) -> Result<Handle>;

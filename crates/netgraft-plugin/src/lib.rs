@@ -31,6 +31,7 @@ pub mod link;
 pub mod network;
 pub mod notify;
 pub mod option;
+pub mod owners;
 pub mod registry;
 pub mod seccomp;
 pub mod socket;

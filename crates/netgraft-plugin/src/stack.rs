@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::inet;
 use crate::notify::PluginNotifier;
 use crate::option::OptionName;
+use crate::owners::Owners;
 use crate::seccomp::SyscallRule;
 use crate::socket::{Handle, SocketSpec, Sockets};
 use crate::time::Instant;
@@ -188,5 +190,10 @@ pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
     fn bind_host_fd(&mut self, fd: BorrowedFd<'_>, addr: SocketAddr) -> Result<(), Error> {
         let _ = (fd, addr);
         Err(Error::NotSupported)
+    }
+
+    /// Where the sentry says whose sockets they are, for a stack whose packets are captured. It does not change after `init`.
+    fn owners(&self) -> Option<Arc<Owners>> {
+        None
     }
 }

@@ -4,11 +4,13 @@ use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use crate::contract;
 use crate::contract::Call;
 use crate::data::{Batch, Datagram, Fill, Spare, Streamed, Take};
 use crate::inet::{BufferSizes, Interface, Recovery, Route, Stack, Statistics};
+use crate::owners::Owners;
 use crate::stack::SetupError;
 use crate::{
     Cidr, Domain, Error, Event, Events, Handle, InitStackArgs, Instant, OptionName, PluginNotifier,
@@ -253,7 +255,7 @@ impl<O: Observer> Stack for Watched<O> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     /// A stack that says of lent memory and of lengths what it likes.
     #[derive(Default)]

@@ -6,6 +6,7 @@ use netgraft_link::Rebuilt;
 use netgraft_link::pcap::Recorder;
 use netgraft_plugin::inet::Route;
 use netgraft_plugin::link::{Link, Medium};
+use netgraft_plugin::owners::Owners;
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{
@@ -102,7 +103,7 @@ impl SmoltcpStack {
     ) -> Result<Core, SetupError> {
         let mut core = Core::new(self.key, self.argument, now);
         core.capture = recorder.map(|recorder| {
-            let lo = recorder.interface("lo", Medium::Ip);
+            let lo = recorder.loopback("lo");
             (recorder, lo)
         });
         let Some(link) = link else { return Ok(core) };
@@ -256,6 +257,10 @@ impl PluginStack for SmoltcpStack {
     fn wake_fds(&self) -> Vec<WakeFd<'_>> {
         let fd = self.core().ok().and_then(|c| c.link.as_ref()).and_then(|l| l.fd());
         fd.map(|fd| WakeFd { fd, events: Events::IN }).into_iter().collect()
+    }
+
+    fn owners(&self) -> Option<Arc<Owners>> {
+        self.core().ok()?.capture.as_ref().map(|(recorder, _)| recorder.owners())
     }
 }
 

@@ -13,9 +13,11 @@ PLUGIN = ["--network", "plugin", "--plugin", OBJECT]
 # It would become another user, of whom a user namespace knows nothing.
 TCPDUMP = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "tcpdump"]
 TAP = ["--link", "tap:ng0", "--address", "192.0.2.2/24"]
-# A connection to itself, which crosses the loopback; then what was asked of the kernel through the link.
+# A connection to itself, which crosses the loopback; then what was asked of the kernel through the link. Says who it is.
 LOOPBACK = """
-import socket
+import os, socket
+if not os.path.exists("pid"):
+    open("pid", "w").write(str(os.getpid()))
 l = socket.create_server(("127.0.0.1", 8000))
 c = socket.create_connection(("127.0.0.1", 8000))
 s = l.accept()[0]
@@ -84,6 +86,11 @@ rows = [line.split("\t") for line in tshark("lo.pcapng", "-Y", "tcp.dstport==800
 assert {name for name, _ in rows} == {"lo"}, rows
 assert sum(int(length) for _, length in rows) == 100_000, rows
 assert any("Flags [S]" in line for line in tcpdump("lo.pcapng"))
+# Each with the processes and descriptors of its sockets, the sender's first: the listener's for what it has accepted.
+comments = lambda file, which: set(tshark(file, "-Y", which, "-T", "fields", "-e", "frame.comment").splitlines())
+me = f"python3[{open('pid').read()}]"
+assert comments("lo.pcapng", "tcp.dstport==8000") == {f"{me} fd 4,{me} fd 3"}, comments("lo.pcapng", "tcp")
+assert comments("lo.pcapng", "tcp.srcport==8000") == {f"{me} fd 3,{me} fd 4"}, comments("lo.pcapng", "tcp")
 
 # A link: names, directions, times, a snap length.
 began = time.time()
@@ -96,6 +103,8 @@ rows = [line.split("\t") for line in tshark("tap.pcapng", "-Y", "udp.dstport==7"
 assert len(rows) == 21 and all(row[0] == "eth0" and int(row[1], 0) == 1 for row in rows), rows
 assert all(began - 1 < float(row[2]) < time.time() + 1 for row in rows), (began, rows)
 assert rows[0][3] == "60" and int(rows[0][4]) > 900, rows
+assert all(re.fullmatch(r"python3\[\d+\] fd 3", comment) for comment in comments("tap.pcapng", "udp.port==7"))
+assert comments("tap.pcapng", "arp") == {""}
 out = [line.split("\t") for line in tshark("tap.pcapng", "-Y", "udp.srcport==7", *fields).splitlines()]
 assert len(out) == 21 and all(int(row[1], 0) == 2 for row in out), out
 
@@ -130,6 +139,7 @@ echoed(20, *PLUGIN, "--pcap", "object.pcapng")
 for port, direction in [("dst", 1), ("src", 2)]:
     rows = [line.split("\t") for line in tshark("object.pcapng", "-Y", f"udp.{port}port==7", *fields).splitlines()]
     assert len(rows) == 21 and all(row[0] == "ng0" and int(row[1], 0) == direction for row in rows), rows
+assert all(re.fullmatch(r"python3\[\d+\] fd 3", comment) for comment in comments("object.pcapng", "udp.port==7"))
 text = run(*PLUGIN, *TAP, "--link-loss", "out:100%", "--pcap", "object-lost.pcapng", "--", "python3", "-c",
            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
            "try: s.connect(('192.0.2.1', 9)); s.send(b'x')\nexcept OSError: pass")

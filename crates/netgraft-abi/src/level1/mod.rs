@@ -326,6 +326,10 @@ impl PluginStack for Level1Stack {
         let result = call!(instance, crate::NOT_SUPPORTED, bind_host_fd(fd.as_raw_fd(), &raw const addr));
         instance.status(Call::bind_host_fd, result)
     }
+
+    fn owners(&self) -> Option<std::sync::Arc<netgraft_plugin::owners::Owners>> {
+        self.live().ok()?.bridge.as_ref()?.owners()
+    }
 }
 
 impl PluginNotifier for Level1Stack {

@@ -29,6 +29,8 @@ mod names;
 #[cfg(test)]
 mod options;
 #[cfg(test)]
+mod owners;
+#[cfg(test)]
 mod parked;
 mod random;
 #[cfg(test)]

@@ -212,4 +212,8 @@ impl Program for Bindings {
     fn incarnation(&mut self, tid: u32) -> Option<u64> {
         task::started(tid)
     }
+
+    fn title(&mut self, tid: u32) -> Option<String> {
+        task::title(tid)
+    }
 }

@@ -160,6 +160,11 @@ impl Program for FakeKernel {
         self.world.borrow().threads[&caller.tid].process
     }
 
+    fn title(&mut self, tid: u32) -> Option<String> {
+        let thread = self.world.borrow().threads.get(&tid)?.process;
+        Some(format!("p[{thread}]"))
+    }
+
     fn incarnation(&mut self, tid: u32) -> Option<u64> {
         self.world.borrow().threads.get(&tid).map(|thread| thread.incarnation)
     }

@@ -1,0 +1,70 @@
+//! Whose sockets they are, for a stack whose packets are captured.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use netgraft_plugin::Protocol;
+use netgraft_plugin::owners::{End, Owners};
+
+use crate::codec::call::Call;
+use crate::core::{Core, Kernel};
+use crate::table::SocketId;
+
+/// What was said of sockets so far.
+pub(crate) struct Told {
+    owners: Arc<Owners>,
+    ends: HashMap<SocketId, End>,
+}
+
+impl Told {
+    pub(crate) fn new(owners: Arc<Owners>) -> Told {
+        Told { owners, ends: HashMap::new() }
+    }
+}
+
+impl<K: Kernel> Core<K> {
+    /// Says who has a socket, after a call that may have given it its local address.
+    pub(crate) fn tell_owner_after(&mut self, id: SocketId, call: &Call) {
+        let Some(told) = &self.told else { return };
+        let is_due = match call {
+            Call::Bind { .. } | Call::Listen { .. } | Call::Connect { .. } => true,
+            Call::SendTo { .. } | Call::SendMsg { .. } | Call::SendMMsg { .. } => {
+                !told.ends.contains_key(&id)
+            }
+            _ => false,
+        };
+        if is_due {
+            self.tell_owner(id);
+        }
+    }
+
+    /// Says who has a socket, if it has a local address.
+    pub(crate) fn tell_owner(&mut self, id: SocketId) {
+        let (Some(told), Some(socket)) = (&mut self.told, self.table.get(id)) else { return };
+        let protocol = match socket.spec.protocol {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            _ => return,
+        };
+        let (Some(handle), Some(seen)) = (socket.handle, socket.seen) else { return };
+        let Ok(local) = self.stack.local_addr(handle) else { return };
+        if local.port() == 0 {
+            return;
+        }
+        let Some(title) = self.kernel.title(seen.tid) else { return };
+        let end = End::new(protocol, local);
+        if let Some(before) = told.ends.insert(id, end).filter(|before| *before != end) {
+            told.owners.close(before);
+        }
+        told.owners.set(end, &format!("{title} fd {}", seen.fd));
+    }
+
+    /// A socket is gone.
+    pub(crate) fn forget_owner(&mut self, id: SocketId) {
+        if let Some(told) = &mut self.told
+            && let Some(end) = told.ends.remove(&id)
+        {
+            told.owners.close(end);
+        }
+    }
+}
