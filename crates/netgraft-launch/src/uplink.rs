@@ -222,6 +222,13 @@ fn ask_device(config: &StackConfig, ask: Ask, text: &str, fd: &OwnedFd) -> Resul
     Ok(lease)
 }
 
+/// Whether an interface of the caller's network namespace has an IPv6 address that leads further than its own link (proc(5),
+/// `/proc/net/if_inet6`: the fourth field is the scope, 0 for such addresses).
+fn has_ipv6() -> bool {
+    let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    addresses.lines().any(|line| line.split_whitespace().nth(3) == Some("00"))
+}
+
 fn random_number() -> io::Result<u32> {
     let random = link::random_mac()?;
     Ok(u32::from_be_bytes([random[2], random[3], random[4], random[5]]))
@@ -261,7 +268,11 @@ impl Passt {
         let socket = self.open()?;
         let mac = self.config.mac;
         let mut link = PasstLink::new(socket.try_clone().map_err(failed)?, mac, usize::from(MTU));
-        let acquire = Acquire::new(mac, random_number().map_err(failed)?);
+        let mut acquire = Acquire::new(mac, random_number().map_err(failed)?);
+        if self.child.is_some() && !has_ipv6() {
+            // One that was started here offers what this network namespace has: nothing is worth waiting for.
+            acquire = acquire.of_v4();
+        }
         match question(&mut link, &socket, acquire) {
             Ok(lease) => Ok((Uplink { socket, passt: Some(self) }, lease)),
             Err(Ok(_)) => Err(self.gone()),
