@@ -83,6 +83,8 @@ impl Uplink {
                 let no_random =
                     |e| refused(format!("passt: there are no random numbers for an address: {e}"));
                 passt.mac = link::random_mac().map_err(no_random)?;
+                // One that is running is most likely the one that is installed.
+                passt.half_closes = half_closes(&version());
                 let (mut uplink, lease) =
                     Passt { child: None, config: passt, publish: publish.to_vec(), most }.begin()?;
                 if config.addresses.is_empty() && lease.addresses.is_empty() {
@@ -317,6 +319,20 @@ impl Passt {
     }
 }
 
+/// What the installed passt says of its version; nothing if there is none.
+fn version() -> String {
+    let output = Command::new("passt").arg("--version").stdin(Stdio::null()).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+/// Whether a passt of this version serves half-closed connections right: since its release 2025_09_11. Versions are dates, such
+/// as `2025_09_19.623dbf6` or `0.0~git20230309.7c7625d`, or, as Debian 12's, unknown.
+fn half_closes(version: &str) -> bool {
+    let line: String = version.lines().next().unwrap_or_default().chars().filter(|c| *c != '_').collect();
+    let digits = line.split(|c: char| !c.is_ascii_digit()).find(|digits| digits.len() == 8);
+    digits.and_then(|date| date.parse::<u32>().ok()).is_some_and(|date| date >= 2025_09_11)
+}
+
 /// Starts a passt whose socket is its standard input, which every version that has `--fd` takes.
 fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> {
     let failed = |e: io::Error| refused(format!("--link passt: passt cannot be started: {e}"));
@@ -390,4 +406,24 @@ fn words_of(errors: &mut File) -> String {
         !line.is_empty() && !line.contains("to syslog") && !line.starts_with("Don't run as root")
     });
     lines.next_back().unwrap_or_default().chars().take(WORDS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_closed_connections_are_a_matter_of_the_version() {
+        for (version, expected) in [
+            ("passt 2025_09_19.623dbf6\nCopyright Red Hat\n", true),
+            ("passt 2025_09_11.8bbd9d4", true),
+            ("passt 2025_08_05.309eefd", false),
+            ("passt 0.0~git20230309.7c7625d-1", false),
+            ("passt 0.0~git20260101.7c7625d-1", true),
+            ("passt unknown version\nCopyright 20260101", false),
+            ("", false),
+        ] {
+            assert_eq!(half_closes(version), expected, "{version}");
+        }
+    }
 }

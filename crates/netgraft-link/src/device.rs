@@ -23,6 +23,8 @@ const WHOLE: usize = 65_535;
 
 /// A passt that somebody else has started, in a description.
 const FOREIGN_PASST: &str = "passt-at";
+/// What stands behind a passt that serves half-closed connections right.
+const HALF_CLOSES: &str = "+";
 
 /// Opens the link of a configuration, in the launcher: what a stack's `pre_init` returns.
 ///
@@ -49,7 +51,8 @@ pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
             let device = Device { name: "passt".to_owned(), mac: passt.mac, mtu: usize::from(passt.mtu) };
             // The launcher sees the end of one that it has started.
             let kind = if passt.socket.is_some() { FOREIGN_PASST } else { "passt" };
-            return Ok(PreInitStack { init_str: describe(kind, &device), fds: Vec::new() });
+            let kind = format!("{kind}{}", if passt.half_closes { HALF_CLOSES } else { "" });
+            return Ok(PreInitStack { init_str: describe(&kind, &device), fds: Vec::new() });
         }
         other => return Err(SetupError::new(format!("this version cannot open the link {other}"))),
     };
@@ -161,11 +164,21 @@ fn bare(text: &str, fds: Vec<OwnedFd>, mtu: usize) -> Result<Option<Box<dyn Link
                     rest: Rest::default(),
                     cutter: Cutter::default(),
                 }))),
-                ("passt", device) => Ok(Some(Box::new(PasstLink::new(fd, device.mac, device.mtu)))),
-                (FOREIGN_PASST, device) => {
-                    Ok(Some(Box::new(PasstLink::new(fd, device.mac, device.mtu).telling_its_end())))
+                (kind, device) => {
+                    let mut link = PasstLink::new(fd, device.mac, device.mtu);
+                    let (kind, half_closes) = match kind.strip_suffix(HALF_CLOSES) {
+                        Some(kind) => (kind, true),
+                        None => (kind, false),
+                    };
+                    if !half_closes {
+                        link = link.holding_halves();
+                    }
+                    match kind {
+                        "passt" => Ok(Some(Box::new(link))),
+                        FOREIGN_PASST => Ok(Some(Box::new(link.telling_its_end()))),
+                        _ => Err(unknown()),
+                    }
                 }
-                _ => Err(unknown()),
             }
         }
         _ => Err(unknown()),

@@ -64,7 +64,7 @@ impl PasstLink {
             sent: 0,
             empty_at: None,
             retry: None,
-            quirks: Quirks::new(),
+            quirks: Quirks::new(false),
             tells: false,
         }
     }
@@ -73,6 +73,12 @@ impl PasstLink {
     #[must_use]
     pub fn telling_its_end(self) -> PasstLink {
         PasstLink { tells: true, ..self }
+    }
+
+    /// The same, with one that does not empty its sockets on half-closed connections ([`crate::quirks`]).
+    #[must_use]
+    pub fn holding_halves(self) -> PasstLink {
+        PasstLink { quirks: Quirks::new(true), ..self }
     }
 
     /// passt is gone, or has lost its place in the stream.
@@ -194,7 +200,9 @@ impl Link for PasstLink {
             return Ok(());
         }
         self.output.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+        let start = self.output.len();
         self.output.extend_from_slice(frame);
+        self.quirks.hold(&mut self.output[start..]);
         if self.quirks.has_reply() {
             // There is something to receive.
             self.retry = Some(now);

@@ -172,13 +172,15 @@ pub struct PasstConfig {
     pub mac: [u8; 6],
     /// Its MTU in bytes.
     pub mtu: u16,
+    /// Whether it serves connections right whose sandbox's side has ended; ones from before September 2025 do not.
+    pub half_closes: bool,
 }
 
 impl LinkConfig {
     /// passt on this socket, or one that is started.
     #[must_use]
     pub const fn passt(socket: Option<PathBuf>) -> LinkConfig {
-        LinkConfig::Passt(PasstConfig { socket, mac: [0; 6], mtu: 1500 })
+        LinkConfig::Passt(PasstConfig { socket, mac: [0; 6], mtu: 1500, half_closes: false })
     }
 
     /// The TAP device of this name.
