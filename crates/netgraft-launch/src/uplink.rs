@@ -192,7 +192,8 @@ fn take(lease: Lease, config: &mut StackConfig, name_servers: &mut Vec<IpAddr>) 
 /// Asks what is on the other side of a device.
 fn ask_device(config: &StackConfig, ask: Ask, text: &str, fd: &OwnedFd) -> Result<Lease, RunError> {
     let failed = |e: io::Error| refused(format!("--link {}: it cannot be asked: {e}", config.link));
-    let bare = StackConfig { link: config.link.clone(), ..StackConfig::default() };
+    let mut bare = StackConfig { link: config.link.clone(), ..StackConfig::default() };
+    bare.wrappers.vlan = config.wrappers.vlan;
     let link = netgraft_link::rebuild(&bare, "link", text, vec![fd.try_clone().map_err(failed)?])?.link;
     let Some(mut link) = link else { return Ok(Lease::default()) };
     let Medium::Ethernet(mac) = link.medium() else { return Ok(Lease::default()) };
@@ -330,7 +331,7 @@ fn version() -> String {
 fn half_closes(version: &str) -> bool {
     let line: String = version.lines().next().unwrap_or_default().chars().filter(|c| *c != '_').collect();
     let digits = line.split(|c: char| !c.is_ascii_digit()).find(|digits| digits.len() == 8);
-    digits.and_then(|date| date.parse::<u32>().ok()).is_some_and(|date| date >= 2025_09_11)
+    digits.and_then(|date| date.parse::<u32>().ok()).is_some_and(|date| date >= 20_250_911)
 }
 
 /// Starts a passt whose socket is its standard input, which every version that has `--fd` takes.
