@@ -300,6 +300,33 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_old_enough_is_followed_by_the_next() {
+        let dir = std::env::temp_dir().join(format!("netgraft-capture-time-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        for (time, count) in [(Duration::ZERO, 3), (Duration::from_secs(1 << 30), 1)] {
+            let output = CaptureOutput::File(dir.join(format!("x{count}")));
+            let spec = CaptureSpec { output, snap: 0, size: None, time: Some(time), keep: None };
+            let mut files_of = Files::open(&spec).unwrap();
+            let (ours, theirs) = fdpass::pair().unwrap();
+            let recorder = Recorder::new(theirs, CaptureConfig { snap: 0, epoch: 0 });
+            let on = recorder.interface("eth0", Medium::Ip);
+            for _ in 0..3 {
+                recorder.frame(on, Way::Out, netgraft_plugin::Instant::ZERO, &[7; 100]);
+            }
+            recorder.flush(netgraft_plugin::Instant::ZERO);
+            drop(recorder);
+            files_of.write_all(&ours).unwrap();
+            let left = files(&dir);
+            let named: Vec<_> =
+                left.iter().filter(|(name, _)| name.starts_with(&format!("x{count}"))).collect();
+            // None without a frame, and each with one.
+            assert_eq!(named.len(), count, "{left:?}");
+            assert!(named.iter().all(|(_, len)| *len == named[0].1), "{left:?}");
+        }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
     fn nonsense_of_a_stack_ends_the_capture() {
         let path = std::env::temp_dir().join(format!("netgraft-nonsense-{}", std::process::id()));
         let output = CaptureOutput::File(path.clone());

@@ -18,8 +18,9 @@ CHILDREN = []
 # Answers every name with the servers' addresses.
 DNS = f"""
 import socket, struct
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(("{V4}", 53))
+import sys
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((sys.argv[1], 53))
 while True:
     q, peer = s.recvfrom(2000)
     end = q.index(b"\\0", 12) + 5
@@ -158,7 +159,8 @@ for address in (V4, V6):
     outside(sys.executable, "-m", "http.server", "--bind", address, "--directory", "www", "8000",
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 outside("redis-server", "--bind", V4, V6, "--save", "", "--protected-mode", "no", stdout=subprocess.DEVNULL)
-outside(sys.executable, "-c", DNS)
+for address in (V4, V6):
+    outside(sys.executable, "-c", DNS, address)
 listening(8000)
 listening(6379)
 
@@ -190,8 +192,8 @@ def programs(*stack):
 
     # Names, redis, and other programs.
     named = (*stack, "--dns", V4, "--")
-    for family in ("-4", "-6"):
-        assert run(*named, "curl", family, "-sS", "http://server.test:8000/small", "-o", "/dev/null", "-w",
+    for family, server in (("-4", V4), ("-6", V6), ("-4", V6), ("-6", V4)):
+        assert run(*stack, "--dns", server, "--", "curl", family, "-sS", "http://server.test:8000/small", "-o", "/dev/null", "-w",
                    "%{size_download}").stdout == str(SMALL)
     for address in (V4, V6):
         assert run(*stack, "--", "redis-cli", "-h", address, "ping").stdout == "PONG\n"
@@ -256,7 +258,13 @@ assert "Failed to connect" in run("--", "curl", "-sS", f"http://{V4}:9/", status
 # Addresses of one's own; faults and captures work here as on any link.
 own = ("--address", "192.0.2.9/24", "--gateway", "192.0.2.1")
 assert run(*own, "--link-delay", "10ms", "--pcap", "p.pcapng", "--", "redis-cli", "-h", V4, "ping").stdout == "PONG\n"
-assert os.path.getsize("p.pcapng") > 500
+# tcpdump would become another user, of whom a user namespace knows nothing.
+lines = subprocess.run(["unshare", "--user", "--map-user=1000", "--map-group=1000", "tcpdump", "-nr", "p.pcapng", "tcp port 6379"],
+                       capture_output=True, text=True, check=True).stdout.splitlines()
+assert any("Flags [S]," in line for line in lines) and any(" > 192.0.2.9." in line for line in lines), lines
+comments = subprocess.run(["tshark", "-r", "p.pcapng", "-Y", "tcp.port==6379", "-T", "fields", "-e", "frame.comment"],
+                          capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+assert comments and all(comment.startswith("redis-cli[") and comment.endswith("] fd 3") for comment in comments), comments
 
 # An MTU of one's own.
 assert "mtu 1400" in run("--mtu", "1400", "--", "ip", "link", "show", "eth0").stdout

@@ -116,6 +116,21 @@ counts = [len(tcpdump(name, "udp")) for name in files]
 assert all(os.stat(name).st_size <= 10_000 for name in files) and all(counts), counts
 assert any(line.endswith("end") for line in tcpdump(files[-1], "-A", "udp")), files
 
+# Or by their age.
+run("--pcap", "old.pcapng", "--pcap-time", "1", "--", "python3", "-c",
+    "import socket, time\n"
+    "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+    "for _ in range(26): s.sendto(b'x', ('127.0.0.1', 9)); time.sleep(0.1)")
+files = [name for name in os.listdir(".") if name.startswith("old")]
+assert len(files) >= 2 and all(tcpdump(name, "udp") for name in files), files
+
+# An interface of the kernel's.
+subprocess.run(["sh", "-ec", "ip link add p0 type veth peer name p1; ip link set p0 up; ip link set p1 up; "
+                "ip address add 198.51.100.1/24 dev p0"], check=True)
+run("--link", "packet:p1", "--address", "198.51.100.2/24", "--pcap", "packet.pcapng", "--", "ping", "-c", "1", "198.51.100.1")
+lines = tcpdump("packet.pcapng", "icmp")
+assert [part in line for line, part in zip(lines, ("echo request", "echo reply"))] == [True, True], lines
+
 # Standard output is the capture's, and the program's goes to standard error.
 done = run("--pcap", "-", "--", "python3", "-c", LOOPBACK)
 assert done.stderr == b"moved\n" and done.stdout.startswith(b"\n\r\r\n"), done.stderr
