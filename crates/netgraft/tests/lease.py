@@ -152,4 +152,8 @@ for words, part in (((), "goes with --link packet:"), (("--link", "packet:v0x"),
 for words, part in (((), "need a --link to ask"), (("--link", "tap:ng0", "--address", "192.0.2.9/24"), "leave the others out")):
     done = run(*words, "--address", "auto", "--", "true", status=125)
     assert part in done.stderr and done.stderr.count("\n") == 1, done
+# A link without an address is no network: said, and nothing is started.
+for link in ("tap:ng0", "packet:v1"):
+    done = run("--link", link, "--", "echo", "started", status=125)
+    assert f"the stack has no address on --link {link}" in done.stderr and done.stderr.count("\n") == 1 and not done.stdout, done
 print("OK")
