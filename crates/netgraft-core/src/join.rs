@@ -254,12 +254,14 @@ impl<K: Kernel> Core<K> {
         self.table.set_listener(id, addr.port());
     }
 
-    /// Parks a data call until its socket can go on: of a joined connection the program's own file says when.
+    /// Parks a data call that has moved some bytes until its socket can go on: of a joined connection the program's own
+    /// file says when.
     pub(crate) fn park_data_call(
         &mut self,
         request: &Request,
         subject: &Subject<K>,
         direction: Direction,
+        moved: usize,
     ) -> Outcome {
         let id = subject.id;
         if self.is_joined(id) {
@@ -274,7 +276,7 @@ impl<K: Kernel> Core<K> {
             }
             self.kernel.await_file(&subject.file, id, events)?;
         }
-        self.park(request, id, direction)
+        self.park_with_progress(request, id, direction, u32::try_from(moved).unwrap_or(u32::MAX))
     }
 
     /// Makes the last close of a joined socket a reset for the other side: with a mark in this side's queue, which the
