@@ -218,6 +218,11 @@ impl<K: Kernel> Core<K> {
             self.pump(id, work);
         }
         self.work.end_turn(turn);
+        self.run_stack();
+    }
+
+    /// Lets the stack run, if it has something to do, and deals with what it reports.
+    pub(crate) fn run_stack(&mut self) {
         let due = self.stack.next_deadline().is_some_and(|at| at <= self.time.now);
         if !self.stack.is_due() && !due {
             return;

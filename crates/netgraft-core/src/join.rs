@@ -109,7 +109,7 @@ impl Bound {
 }
 
 /// The address that a destination means: the unspecified address is the loopback, a mapped one is IPv4.
-fn meant(destination: SocketAddr) -> SocketAddr {
+pub(crate) fn meant(destination: SocketAddr) -> SocketAddr {
     let ip = destination.ip().to_canonical();
     let ip = match ip {
         IpAddr::V4(v4) if v4.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -156,7 +156,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Whether an address is one of the stack's.
-    fn is_own(&self, ip: IpAddr) -> bool {
+    pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
         let has = |interface: &Interface| interface.addresses.iter().any(|address| address.addr() == ip);
         ip.is_loopback() || self.stack.interfaces().iter().any(has)
     }

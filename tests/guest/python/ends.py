@@ -162,7 +162,7 @@ def end_waitall(family):
 
 
 @per_family
-def end_signals_lose_no_bytes(family):
+def end_signals_lose_no_bytes_in(family):
     signal.signal(signal.SIGUSR1, lambda number, frame: None)
     signal.siginterrupt(signal.SIGUSR1, False)
     main = threading.main_thread().ident
@@ -182,26 +182,6 @@ def end_signals_lose_no_bytes(family):
             got += raw_call(receive, server, 1000 - len(got), socket.MSG_WAITALL)
         eq(f"{receive}: all of it, in order", got == data, True)
         sender.finish()
-    for send in SENDS:
-        client, server = tcp_pair(family)
-        data = os.urandom(16 << 20)
-
-        def read():
-            time.sleep(0.05)
-            got = []
-            for turn in range(1 << 20):
-                part = server.recv(1 << 20)
-                if not part:
-                    return b"".join(got)
-                got.append(part)
-                if turn < 50:
-                    signal.pthread_kill(main, signal.SIGUSR1)
-
-        reader, sent = Background(read), 0
-        while sent < len(data):
-            sent += send_big(send, client, data[sent:])
-        client.close()
-        eq(f"{send}: all of it, in order", reader.finish() == data, True)
 
 
 def send_big(function, sock, data, flags=0):
@@ -228,13 +208,24 @@ def send_big(function, sock, data, flags=0):
     return got
 
 
-SENDS = ("send", "sendto", "sendmsg", "sendmsg with controls")
+def sending(plain, with_address):
+    """Registers a case for each family, with the sends that have no address, and with the one that has: a stream does
+    not look at it."""
+
+    def register(function):
+        for name, sends in ((plain, ("send", "sendmsg", "sendmsg with controls")), (with_address, ("sendto",))):
+            run = lambda family, sends=sends: function(family, sends)
+            run.__name__ = name
+            per_family(run)
+        return function
+
+    return register
 
 
-@per_family
-def end_send_all(family):
+@sending("end_send_all", "end_send_all_to_an_address")
+def end_send_all(family, sends):
     data = os.urandom(16 << 20)
-    for send in SENDS:
+    for send in sends:
         client, server = tcp_pair(family)
         sender = Background(send_big, send, client, data)
         time.sleep(0.1)
@@ -250,10 +241,10 @@ def end_send_all(family):
         fails(f"{send} waits for its time only", "EAGAIN", lambda: [send_big(send, client, data) for _ in range(3)])
 
 
-@per_family
-def end_send_of_a_reader_that_dies(family):
+@sending("end_send_of_a_reader_that_dies", "end_send_to_an_address_that_dies")
+def end_send_of_a_reader_that_dies(family, sends):
     data = bytes(16 << 20)
-    for send in SENDS:
+    for send in sends:
         client, server = tcp_pair(family)
         sender = Background(send_big, send, client, data, socket.MSG_NOSIGNAL)
         time.sleep(0.1)
@@ -277,10 +268,10 @@ def end_shutdown_wakes_receives(family):
             eq(f"{receive} after it", raw_call(receive, server, 10), b"")
 
 
-@per_family
-def end_shutdown_wakes_sends(family):
+@sending("end_shutdown_wakes_sends", "end_shutdown_wakes_sends_to_an_address")
+def end_shutdown_wakes_sends(family, sends):
     data = bytes(16 << 20)
-    for send in SENDS:
+    for send in sends:
         client, server = tcp_pair(family)
         waiting = Background(send_big, send, client, data, socket.MSG_NOSIGNAL)
         time.sleep(0.1)
@@ -291,6 +282,33 @@ def end_shutdown_wakes_sends(family):
         except OSError as error:
             eq(f"{send}: nothing was", error.errno, errno.EPIPE)
         fails(f"{send} after it", "EPIPE", send_big, send, client, b"x", socket.MSG_NOSIGNAL)
+
+
+@sending("end_signals_lose_no_bytes_out", "end_signals_lose_no_bytes_to_an_address")
+def end_signals(family, sends):
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    signal.siginterrupt(signal.SIGUSR1, False)
+    main = threading.main_thread().ident
+    for send in sends:
+        client, server = tcp_pair(family)
+        data = os.urandom(16 << 20)
+
+        def read():
+            time.sleep(0.05)
+            got = []
+            for turn in range(1 << 20):
+                part = server.recv(1 << 20)
+                if not part:
+                    return b"".join(got)
+                got.append(part)
+                if turn < 50:
+                    signal.pthread_kill(main, signal.SIGUSR1)
+
+        reader, sent = Background(read), 0
+        while sent < len(data):
+            sent += send_big(send, client, data[sent:])
+        client.close()
+        eq(f"{send}: all of it, in order", reader.finish() == data, True)
 
 
 def fill(sock):
@@ -305,7 +323,7 @@ def fill(sock):
 
 @case
 def end_larger_buffer_wakes_a_send():
-    for send in SENDS:
+    for send in ("send", "sendmsg"):
         client, server = tcp_pair()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         client.setblocking(False)
