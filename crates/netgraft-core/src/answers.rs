@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use crate::core::{Core, Kernel};
+use crate::core::{Core, Kernel, Request, Resumed};
+use crate::parked::Parked;
 use crate::program::{Caller, Gone};
 use crate::surrogate::Cookie;
 use crate::uapi::{self, Errno};
@@ -38,6 +39,8 @@ struct Lost {
 #[derive(Default)]
 pub(crate) struct Answers {
     lost: HashMap<u32, Lost>,
+    /// Calls that were interrupted when they had done a part, and the thread's incarnation.
+    parts: HashMap<u32, (Parked, u64)>,
     /// Threads whose last call was a `bind` with success: of which open file, to which address.
     bound: HashMap<u32, (Cookie, SocketAddr)>,
 }
@@ -46,7 +49,7 @@ impl Answers {
     /// Of how many threads something is remembered.
     #[cfg(test)]
     pub(crate) fn remembered(&self) -> usize {
-        self.lost.len() + self.bound.len()
+        self.lost.len() + self.parts.len() + self.bound.len()
     }
 
     /// Notes that a thread has bound the socket with this cookie.
@@ -84,6 +87,38 @@ impl<K: Kernel> Core<K> {
             let lost = Lost { number: caller.number, args: caller.args, result, incarnation };
             self.answers.lost.insert(caller.tid, lost);
         }
+    }
+
+    /// Keeps what a call has done that a signal has interrupted: its thread may make it again.
+    pub(crate) fn keep_part(&mut self, parked: Parked) {
+        if parked.progress == 0 {
+            return;
+        }
+        if let Some(incarnation) = self.kernel.incarnation(parked.caller.tid) {
+            if self.answers.parts.len() >= REMEMBERED {
+                self.answers.parts.clear();
+            }
+            self.answers.parts.insert(parked.caller.tid, (parked, incarnation));
+        }
+    }
+
+    /// The same of a call that was served again and whose caller was gone by then.
+    pub(crate) fn keep_part_of(&mut self, request: &Request, outcome: &Outcome) {
+        if let (Some(Resumed { deadline, progress }), Err(uapi::ESRCH)) = (request.resumed, outcome) {
+            self.keep_part(Parked { caller: request.caller, call: request.call, deadline, progress });
+        }
+    }
+
+    /// What a thread has to go on with that makes a call: the part that the same call had done when it was interrupted.
+    pub(crate) fn take_part(&mut self, caller: &Caller) -> Option<Resumed> {
+        // A thread waits in one call: what it was parked for was interrupted.
+        let parked = self.parked.forget_thread(caller.tid).map(|(_, parked)| parked);
+        let kept = self.answers.parts.remove(&caller.tid);
+        let kept = || {
+            let (parked, incarnation) = kept?;
+            (self.kernel.incarnation(caller.tid) == Some(incarnation)).then_some(parked)
+        };
+        parked.or_else(kept)?.resumed_by(caller)
     }
 
     /// A caller that was interrupted before it got its answer, and now asks the same again, gets that answer: what it

@@ -26,8 +26,7 @@ impl<K: Kernel> Core<K> {
     /// Serves a call that was received.
     pub fn call(&mut self, caller: &Caller) {
         self.counts.calls += 1;
-        // A thread waits in one call: what it was parked for was interrupted.
-        self.parked.forget_thread(caller.tid);
+        let resumed = self.take_part(caller);
         self.forget_host_wait(caller.tid);
         let bound_before = self.answers.take_bound(caller.tid);
         if self.repeat_lost(caller) {
@@ -36,7 +35,10 @@ impl<K: Kernel> Core<K> {
         let outcome = match Call::parse(caller.number, caller.args) {
             Some(call) => {
                 tracing::trace!(tid = caller.tid, ?call);
-                self.serve(&Request { bound_before, ..Request::new(*caller, call) })
+                let request = Request { bound_before, resumed, ..Request::new(*caller, call) };
+                let outcome = self.serve(&request);
+                self.keep_part_of(&request, &outcome);
+                outcome
             }
             None => Err(uapi::ENOSYS),
         };

@@ -9,6 +9,7 @@ use crate::codec::call::Buffer;
 use crate::codec::sockaddr::{self, Given};
 use crate::codec::sockopt::Direction;
 use crate::core::{Core, Kernel, Request, Subject};
+use crate::join::meant;
 use crate::program::{Caller, InjectError};
 use crate::route::{Denial, Flow, Route};
 use crate::socket::{Attempt, Over, Pending, Socket, State};
@@ -134,6 +135,10 @@ impl<K: Kernel> Core<K> {
                     // Without a gate the program could not see how the attempt ends.
                     self.begin_anew(id);
                     return Err(errno);
+                }
+                if self.is_own(meant(addr).ip()) {
+                    // On Linux the handshake over the loopback is over when the call returns: a send is taken at once.
+                    self.run_stack();
                 }
                 Err(uapi::EINPROGRESS)
             }

@@ -218,6 +218,11 @@ impl<K: Kernel> Core<K> {
             self.pump(id, work);
         }
         self.work.end_turn(turn);
+        self.run_stack();
+    }
+
+    /// Lets the stack run, if it has something to do, and deals with what it reports.
+    pub(crate) fn run_stack(&mut self) {
         let due = self.stack.next_deadline().is_some_and(|at| at <= self.time.now);
         if !self.stack.is_due() && !due {
             return;
@@ -369,11 +374,13 @@ impl<K: Kernel> Core<K> {
             self.parked.forget_thread(parked.caller.tid);
             if !self.kernel.is_waiting(&parked.caller) {
                 // Interrupted or dead.
+                self.keep_part(parked);
                 continue;
             }
             let resumed = Resumed { deadline: parked.deadline, progress: parked.progress };
             let request = Request { resumed: Some(resumed), ..Request::new(parked.caller, parked.call) };
             let outcome = self.serve(&request);
+            self.keep_part_of(&request, &outcome);
             let waits_on = self.parked.is_parked(id, &parked.caller);
             self.answer(&parked.caller, outcome);
             if waits_on {
@@ -430,6 +437,11 @@ impl Request {
     pub(crate) fn new(caller: Caller, call: Call) -> Request {
         Request { caller, call, resumed: None, bound_before: None }
     }
+
+    /// Bytes that were moved before, by a data call on a stream.
+    pub(crate) fn progress(&self) -> usize {
+        self.resumed.map_or(0, |resumed| resumed.progress as usize)
+    }
 }
 
 /// What is known of a parked call when it is served again.
@@ -437,6 +449,6 @@ impl Request {
 pub(crate) struct Resumed {
     /// Until when it waits.
     pub(crate) deadline: Option<Instant>,
-    /// Messages that were received before (recvmmsg(2)).
+    /// Messages that were received before (recvmmsg(2)), or bytes that were moved (`waiting.rs`).
     pub(crate) progress: u32,
 }

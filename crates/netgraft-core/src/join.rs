@@ -109,7 +109,7 @@ impl Bound {
 }
 
 /// The address that a destination means: the unspecified address is the loopback, a mapped one is IPv4.
-fn meant(destination: SocketAddr) -> SocketAddr {
+pub(crate) fn meant(destination: SocketAddr) -> SocketAddr {
     let ip = destination.ip().to_canonical();
     let ip = match ip {
         IpAddr::V4(v4) if v4.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -156,7 +156,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Whether an address is one of the stack's.
-    fn is_own(&self, ip: IpAddr) -> bool {
+    pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
         let has = |interface: &Interface| interface.addresses.iter().any(|address| address.addr() == ip);
         ip.is_loopback() || self.stack.interfaces().iter().any(has)
     }
@@ -254,12 +254,14 @@ impl<K: Kernel> Core<K> {
         self.table.set_listener(id, addr.port());
     }
 
-    /// Parks a data call until its socket can go on: of a joined connection the program's own file says when.
+    /// Parks a data call that has moved some bytes until its socket can go on: of a joined connection the program's own
+    /// file says when.
     pub(crate) fn park_data_call(
         &mut self,
         request: &Request,
         subject: &Subject<K>,
         direction: Direction,
+        moved: usize,
     ) -> Outcome {
         let id = subject.id;
         if self.is_joined(id) {
@@ -274,7 +276,7 @@ impl<K: Kernel> Core<K> {
             }
             self.kernel.await_file(&subject.file, id, events)?;
         }
-        self.park(request, id, direction)
+        self.park_with_progress(request, id, direction, u32::try_from(moved).unwrap_or(u32::MAX))
     }
 
     /// Makes the last close of a joined socket a reset for the other side: with a mark in this side's queue, which the

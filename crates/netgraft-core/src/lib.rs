@@ -45,6 +45,7 @@ mod stack;
 mod stream;
 mod surrogate;
 mod table;
+mod waiting;
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::codec::call::Call;
+use crate::core::Resumed;
 use crate::program::Caller;
 use crate::table::SocketId;
 use netgraft_plugin::Instant;
@@ -16,8 +17,16 @@ pub(crate) struct Parked {
     pub(crate) call: Call,
     /// Until when: the socket's time-out.
     pub(crate) deadline: Option<Instant>,
-    /// Messages that it has received already (recvmmsg(2)).
+    /// Messages that it has received already (recvmmsg(2)), or bytes that it has moved (`waiting.rs`).
     pub(crate) progress: u32,
+}
+
+impl Parked {
+    /// What a call goes on with that a signal has interrupted: a thread that makes it again has what it has done.
+    pub(crate) fn resumed_by(&self, caller: &Caller) -> Option<Resumed> {
+        let again = self.caller.number == caller.number && self.caller.args == caller.args;
+        (again && self.progress > 0).then_some(Resumed { deadline: self.deadline, progress: self.progress })
+    }
 }
 
 /// All parked calls, by socket.
@@ -104,10 +113,11 @@ impl ParkingLot {
         self.by_socket.values().map(VecDeque::len).sum()
     }
 
-    /// Whether this call is parked.
+    /// What a parked call has done by now; `None` if it is not parked.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) fn has_call(&self, call: u64) -> bool {
-        self.by_socket.values().flatten().any(|parked| parked.caller.id == call)
+    pub(crate) fn moved(&self, call: u64) -> Option<u32> {
+        let parked = self.by_socket.values().flatten().find(|parked| parked.caller.id == call);
+        parked.map(|parked| parked.progress)
     }
 
     /// Takes the calls of connect(2) that are parked on a socket, and leaves the others.

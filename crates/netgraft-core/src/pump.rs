@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use netgraft_plugin::{Error, Event, Events, Instant, RecvFlags, SendFlags};
+use netgraft_plugin::{Error, Event, Events, Instant, RecvFlags, SendFlags, Shutdown};
 
 use crate::core::{Core, Kernel};
 use crate::datagram::{MAX_DATAGRAM, Queue, Reading};
@@ -18,8 +18,16 @@ use crate::uapi;
 /// what a thread sent without an address always goes before what it sends with one.
 const DATAGRAMS_A_TURN: usize = 512;
 
+/// How many receives at most it takes to empty a surrogate that nobody writes to any more.
+const LEFT_BEHIND: usize = 64;
+
 /// How long a listener waits before it offers a connection again that the program's queue had no room for.
 const RETRY: Duration = Duration::from_millis(10);
+
+/// How a failure is told behind the end of the peer's stream: a reset says that what was sent was in vain.
+fn after_end(error: Error) -> Error {
+    if error == Error::ConnectionReset { Error::BrokenPipe } else { error }
+}
 
 /// What may be moved on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -325,6 +333,9 @@ impl<K: Kernel> Core<K> {
     }
 
     /// A connection has failed: the surrogate shows it, and the error waits for `SO_ERROR`.
+    ///
+    /// What the peer has ended in order stays ended: then the program reads the end of the stream, and only what it sends
+    /// fails, as Linux has it for a reset in CLOSE-WAIT.
     pub(crate) fn fail_stream(&mut self, id: SocketId, error: Error) {
         tracing::debug!(?id, %error, "a connection failed");
         let file = self.find_file(id);
@@ -332,8 +343,10 @@ impl<K: Kernel> Core<K> {
         let local = socket.handle.and_then(|handle| self.stack.local_addr(handle).ok());
         let ended = |over| State::Ended(crate::socket::Ended { over, local });
         let before = std::mem::replace(&mut socket.state, ended(Over::Connection));
+        let mut in_order = false;
         let end = match before {
             State::Connected(stream) => {
+                in_order = error == Error::BrokenPipe || stream.has_given_end();
                 if stream.opening == Opening::Unreported {
                     socket.state = ended(Over::Attempt);
                 }
@@ -352,7 +365,10 @@ impl<K: Kernel> Core<K> {
         if let Some(handle) = self.table.set_handle(id, None) {
             self.stack.close(handle, self.time.now);
         }
-        let shown = self.kernel.reset(end, file.as_ref());
+        let (error, shown) = match in_order {
+            true => (after_end(error), self.end_in_order(end, file.as_ref())),
+            false => (error, self.kernel.reset(end, file.as_ref())),
+        };
         let Some(file) = file else {
             // Nothing would tell when the program closes it.
             return self.discard(id);
@@ -365,6 +381,21 @@ impl<K: Kernel> Core<K> {
         drop(file);
         self.serve_parked_receive(id);
         self.retry_sends(id);
+    }
+
+    /// Closes an end so that the program reads the end of the stream: bytes of its own that were left there would make a
+    /// failure of it.
+    fn end_in_order(&mut self, end: K::End, file: Option<&K::File>) -> Shown {
+        match file {
+            Some(file) => drop(self.kernel.shut(file, Shutdown::Both)),
+            None => self.kernel.shut_end(&end),
+        }
+        for _ in 0..LEFT_BEHIND {
+            if !matches!(self.kernel.receive(&end, &mut self.buffers.scratch), Ok(1..)) {
+                break;
+            }
+        }
+        Shown::No
     }
 
     /// Begins to move bytes of a stream whose end and handle are in place.

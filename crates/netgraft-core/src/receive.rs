@@ -15,6 +15,7 @@ use crate::datagram::{MAX_DATAGRAM, Queue, Reading};
 use crate::program::{Caller, Files, Program, total};
 use crate::send::Carrier;
 use crate::socket::{Over, Socket, State};
+use crate::waiting::Progress;
 
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
@@ -44,13 +45,13 @@ impl<K: Kernel> Core<K> {
                 Ok(received) => self.give_datagram(caller, subject.id, &received, data, flags, (addr, room?)),
                 Err(errno) => self.refused_or_parked(request, subject, flags, errno),
             },
-            Carrier::Stream => match self.receive_stream(subject, &[data], flags) {
-                Ok(n) => {
-                    self.kernel.write_memory(caller, data.address, &self.buffers.scratch[..n])?;
+            Carrier::Stream => match self.receive_stream(request, subject, &[data], flags) {
+                Ok(Progress::Done(n)) => {
                     // A stream tells no address: its length is 0.
                     self.kernel.put_address(caller, addr, room?, &[])?;
                     Ok(Answer::Value(n as i64))
                 }
+                Ok(Progress::Waits(taken)) => self.wait_to_receive(request, subject, flags, taken),
                 Err(errno) => self.refused_or_parked(request, subject, flags, errno),
             },
             Carrier::Gone => Err(uapi::ENETDOWN),
@@ -71,10 +72,24 @@ impl<K: Kernel> Core<K> {
         flags: i32,
         errno: Errno,
     ) -> Outcome {
-        let waits = errno == uapi::EAGAIN
-            && flags & uapi::MSG_ERRQUEUE == 0
-            && !self.must_not_wait(&subject.file, flags)?;
-        if waits { self.park_data_call(request, subject, Direction::Receive) } else { Err(errno) }
+        if errno == uapi::EAGAIN && flags & uapi::MSG_ERRQUEUE == 0 {
+            return self.wait_to_receive(request, subject, flags, 0);
+        }
+        Err(errno)
+    }
+
+    /// Who may wait for more than the bytes that were taken, waits.
+    fn wait_to_receive(
+        &mut self,
+        request: &Request,
+        subject: &Subject<K>,
+        flags: i32,
+        taken: usize,
+    ) -> Outcome {
+        if self.must_not_wait(&subject.file, flags)? {
+            return Err(uapi::EAGAIN);
+        }
+        self.park_data_call(request, subject, Direction::Receive, taken)
     }
 
     fn give_datagram(
@@ -106,28 +121,6 @@ impl<K: Kernel> Core<K> {
         match self.table.get(subject.id).map(|s| &s.state) {
             Some(State::Ended(ended)) if ended.over != Over::Listener => Ok(()),
             _ => Err(uapi::ENOTCONN),
-        }
-    }
-
-    /// Takes bytes of a stream, into the scratch buffer.
-    fn receive_stream(&mut self, subject: &Subject<K>, parts: &[Buffer], flags: i32) -> Result<usize, Errno> {
-        if flags & uapi::MSG_ERRQUEUE != 0 {
-            return Err(uapi::EAGAIN);
-        }
-        if flags & uapi::MSG_OOB != 0 && self.has_reset_mark(subject.id) {
-            return Err(uapi::EINVAL);
-        }
-        let room = total(parts).min(self.buffers.scratch.len());
-        let buf = &mut self.buffers.scratch[..room];
-        let flags = flags & (uapi::MSG_PEEK | uapi::MSG_OOB);
-        match self.kernel.receive_as_program(&subject.file, buf, flags) {
-            Ok(n) => Ok(n.min(room)),
-            // AF_UNIX has one word for every failure.
-            Err(uapi::ECONNRESET) => {
-                let error = self.table.get_mut(subject.id).and_then(|socket| socket.pending.take());
-                Err(error.map_or(uapi::ECONNRESET, Error::errno))
-            }
-            Err(errno) => Err(errno),
         }
     }
 
@@ -190,13 +183,13 @@ impl<K: Kernel> Core<K> {
                 }
                 // The kernel would tell the name of the sentry's end.
                 let parts = self.kernel.read_parts(caller, header.parts)?;
-                match self.receive_stream(subject, &parts, flags) {
-                    Ok(n) => {
-                        self.kernel.scatter(caller, &parts, &self.buffers.scratch[..n])?;
+                match self.receive_stream(request, subject, &parts, flags) {
+                    Ok(Progress::Done(n)) => {
                         let controls = ControlWriter::new(header.control.len);
                         finish_message(&mut self.kernel, caller, &header, message, &[], controls, 0)?;
                         Ok(Answer::Value(n as i64))
                     }
+                    Ok(Progress::Waits(taken)) => self.wait_to_receive(request, subject, flags, taken),
                     Err(errno) => self.refused_or_parked(request, subject, flags, errno),
                 }
             }

@@ -92,58 +92,10 @@ impl<K: Kernel> Core<K> {
     ) -> Outcome {
         match sent {
             Err(uapi::EAGAIN) if !self.must_not_wait(&subject.file, flags)? => {
-                self.park_data_call(request, subject, Direction::Send)
+                self.park_data_call(request, subject, Direction::Send, 0)
             }
             sent => sent.map(|n| Answer::Value(n as i64)),
         }
-    }
-
-    /// A stream ignores the address (send(2)).
-    fn send_stream(
-        &mut self,
-        request: &Request,
-        subject: &Subject<K>,
-        parts: &[Buffer],
-        flags: i32,
-    ) -> Outcome {
-        let sent = self.give_to_stream(&request.caller, subject, parts, flags);
-        self.sent_or_parked(request, subject, flags, sent)
-    }
-
-    /// Puts bytes into a stream's surrogate in the program's place, and says how many. The last of all is urgent with
-    /// MSG_OOB.
-    fn give_to_stream(
-        &mut self,
-        caller: &Caller,
-        subject: &Subject<K>,
-        parts: &[Buffer],
-        flags: i32,
-    ) -> Result<usize, Errno> {
-        if flags & uapi::MSG_FASTOPEN != 0 {
-            return Err(uapi::EOPNOTSUPP);
-        }
-        let urgent = flags & uapi::MSG_OOB != 0;
-        if urgent && self.has_reset_mark(subject.id) {
-            return Err(uapi::EOPNOTSUPP);
-        }
-        if let Some(error) = self.take_pending(subject) {
-            return Err(error.errno());
-        }
-        let chunk = self.budget.chunk(self.held);
-        let payload = &mut self.buffers.payload;
-        self.kernel.gather(caller, parts, chunk, payload)?;
-        let len = payload.len();
-        if !urgent || len < total(parts) {
-            return self.kernel.send_as_program(&subject.file, payload);
-        }
-        let sent = self.kernel.send_urgent_as_program(&subject.file, payload)?;
-        if sent == len
-            && let Some(stream) = self.table.get_mut(subject.id).and_then(Socket::stream_mut)
-        {
-            stream.note_urgent();
-            self.pump(subject.id, Work::Out);
-        }
-        Ok(sent)
     }
 
     /// Sends one datagram and says how long it was.

@@ -202,6 +202,11 @@ impl<E> Stream<E> {
         matches!(self.outbound, Outbound::Open { .. })
     }
 
+    /// Whether the program can read the end of the peer's stream.
+    pub(crate) fn has_given_end(&self) -> bool {
+        matches!(self.inbound, Inbound::Finished)
+    }
+
     /// Whether bytes of the program wait for room in the stack.
     pub(crate) fn waits_for_stack(&self) -> bool {
         matches!(self.outbound, Outbound::Open { waits_for: Side::Stack, .. })

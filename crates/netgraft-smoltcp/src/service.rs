@@ -235,14 +235,21 @@ impl Core {
         }
     }
 
-    /// Sends a reset for a connection, now.
+    /// Sends a reset for a connection, now: behind what the peer's window and the path have let go, which Linux has sent
+    /// by the time of a close.
     pub(crate) fn reset(&mut self, handle: Handle) {
-        let Some(sock) = self.socks.get_mut(handle) else { return };
-        if let Body::Conn(conn) = &mut sock.body
+        let Some(sock) = self.socks.get(handle) else { return };
+        if let Body::Conn(conn) = &sock.body
             && !conn.has_ended()
         {
-            conn.tcp.abort(&mut self.pool);
-            if let Some(station) = self.station(handle) {
+            let station = self.station(handle);
+            if let Some(station) = station {
+                self.send_segments(handle, station);
+            }
+            if let Some(Body::Conn(conn)) = self.socks.get_mut(handle).map(|sock| &mut sock.body) {
+                conn.tcp.abort(&mut self.pool);
+            }
+            if let Some(station) = station {
                 self.send_segments(handle, station);
             }
         }

@@ -501,3 +501,14 @@ fn data_calls_on_an_attempt_that_must_not_wait_fail_with_eagain() {
     assert_eq!(rig.sendto(fd, b"x", 0, Some(REMOTE)), fails(uapi::EAGAIN));
     assert_eq!(rig.recvfrom(fd, 1, 0), fails(uapi::EAGAIN));
 }
+
+/// On Linux the handshake over the loopback is over when connect(2) returns.
+#[test]
+fn a_connection_inside_the_sandbox_takes_bytes_when_the_call_has_returned() {
+    let mut rig = Rig::new();
+    rig.listener("127.0.0.1:80", 1);
+    let fd = rig.tcp_nonblocking();
+    assert_eq!(rig.connect(fd, "127.0.0.1:80"), fails(uapi::EINPROGRESS));
+    assert_eq!(rig.write(fd, b"at once"), Ok(7));
+    assert_eq!(rig.connect(fd, "127.0.0.1:80"), DONE);
+}

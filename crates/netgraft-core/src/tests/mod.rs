@@ -47,6 +47,8 @@ mod shutdown;
 mod stack;
 #[cfg(test)]
 mod stream;
+#[cfg(test)]
+mod waiting;
 
 /// Plays the sequence that these bytes are.
 ///

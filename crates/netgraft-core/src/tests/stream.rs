@@ -287,18 +287,42 @@ fn a_program_that_closes_without_reading_up_to_a_failure_leaves_nothing() {
     rig.assert_nothing_left();
 }
 
+/// What has ended in order stays ended, whichever of the two events comes first.
 #[test]
-fn a_send_that_finds_a_reset_after_the_peers_end_shows_it() {
+fn a_reset_behind_the_peers_end_is_told_to_who_sends() {
+    for (data, send_first) in [(&b""[..], true), (b"answer", true), (b"", false), (b"answer", false)] {
+        let mut rig = Rig::new();
+        let (fd, remote) = rig.connected();
+        rig.remote_sends(remote, data);
+        rig.remote_ends(remote);
+        if send_first {
+            rig.write(fd, b"x").unwrap();
+        }
+        // The surrogate's event is seen before that of the stack.
+        rig.net().remote_fails(remote, Error::ConnectionReset);
+        rig.settle();
+        assert_eq!(rig.read_all(fd), (data.to_vec(), Ok(())), "{send_first}");
+        assert_eq!(rig.poll(fd), Events::IN | Events::OUT | Events::RDHUP | Events::HUP);
+        assert_eq!(rig.so_error(fd), uapi::EPIPE);
+        assert_eq!(rig.so_error(fd), 0);
+        assert_eq!(rig.write(fd, b"y"), Err(uapi::EPIPE));
+        assert_eq!(rig.read(fd, 1), Ok(Vec::new()));
+        rig.close(fd);
+        rig.assert_nothing_left();
+    }
+}
+
+/// A stack that knows says so: then the end counts though the program has not come to it.
+#[test]
+fn a_broken_pipe_is_behind_the_peers_end() {
     let mut rig = Rig::new();
     let (fd, remote) = rig.connected();
-    rig.remote_ends(remote);
-    assert_eq!(rig.read(fd, 1), Ok(Vec::new()));
+    let sent = fill(&mut rig, remote);
     rig.write(fd, b"x").unwrap();
-    // The surrogate's event is seen before that of the stack.
-    rig.net().remote_fails(remote, Error::ConnectionReset);
-    rig.settle();
-    assert!(rig.poll(fd).contains(Events::ERR));
-    assert_eq!(rig.so_error(fd), uapi::ECONNRESET);
+    rig.remote_fails(remote, Error::BrokenPipe);
+    let (got, end) = rig.read_all(fd);
+    assert_eq!((got.len(), end), (sent, Ok(())));
+    assert_eq!(rig.so_error(fd), uapi::EPIPE);
 }
 
 #[test]
@@ -353,17 +377,6 @@ fn a_failed_stream_is_connected_to_the_next_connect() {
 }
 
 #[test]
-fn a_reset_that_comes_after_the_peers_end_shows() {
-    let mut rig = Rig::new();
-    let (fd, remote) = rig.connected();
-    rig.remote_ends(remote);
-    assert_eq!(rig.read(fd, 1), Ok(Vec::new()));
-    rig.remote_fails(remote, Error::ConnectionReset);
-    assert!(rig.poll(fd).contains(Events::ERR));
-    assert_eq!(rig.so_error(fd), uapi::ECONNRESET);
-}
-
-#[test]
 fn bytes_to_a_peer_that_has_closed_bring_a_reset() {
     let mut rig = Rig::new();
     let listener = rig.listener("127.0.0.1:80", 1);
@@ -376,7 +389,8 @@ fn bytes_to_a_peer_that_has_closed_bring_a_reset() {
     assert_eq!(rig.read(fd, 1), Ok(Vec::new()));
     assert_eq!(rig.write(fd, b"too late"), Ok(8));
     rig.settle();
-    assert_eq!(rig.so_error(fd), uapi::ECONNRESET);
+    assert_eq!(rig.so_error(fd), uapi::EPIPE);
+    assert_eq!(rig.write(fd, b"later still"), Err(uapi::EPIPE));
 }
 
 #[test]

@@ -24,6 +24,8 @@ impl End {
 pub(crate) struct State {
     /// Bytes that it has sent.
     pub(crate) sent: usize,
+    /// Bytes that a call of it may send besides, which has not ended.
+    pub(crate) under_way: usize,
     /// Bytes that it has read.
     pub(crate) got: usize,
     /// The first bytes that it has read.
@@ -57,6 +59,12 @@ fn byte(end: End, offset: usize) -> u8 {
 impl Model {
     pub(crate) fn end(&mut self, end: End) -> &mut State {
         self.ends.entry(end).or_default()
+    }
+
+    /// A call of an end has ended, with so many bytes.
+    pub(crate) fn has_sent(&mut self, end: End, len: usize) {
+        let state = self.end(end);
+        (state.sent, state.under_way) = (state.sent + len, 0);
     }
 
     /// The next bytes of an end.
@@ -100,7 +108,8 @@ impl Model {
             if got != expected {
                 return Err(format!("{reader:?} reads {got} at {at} of {writer:?}, which sent {expected}"));
             }
-            if at >= self.end(writer).sent {
+            let other = self.end(writer);
+            if at >= other.sent + other.under_way {
                 return Err(format!("{reader:?} reads more than {writer:?} has sent"));
             }
         }

@@ -57,6 +57,8 @@ struct Made {
     /// Whether it may fail with EAGAIN.
     may_refuse: bool,
     has_waited: bool,
+    /// Bytes that it had moved when it was last looked at.
+    moved: usize,
 }
 
 struct Play<'a> {
@@ -160,19 +162,21 @@ impl Play<'_> {
         }
         let flags = if matches!(purpose, Purpose::Receive(_) | Purpose::Send) { args[3] as i32 } else { 0 };
         let may_refuse = nonblocking || self.with_timeouts || flags & uapi::MSG_DONTWAIT != 0;
-        self.made.push(Made { caller, purpose, fd, cookie, may_refuse, has_waited: false });
+        self.made.push(Made { caller, purpose, fd, cookie, may_refuse, has_waited: false, moved: 0 });
         Some(self.rig.reply(caller.id))
     }
 
     /// Looks at the calls that have ended, and at what the network did.
     fn look(&mut self) -> Check {
+        // What was sent is known before what was received.
+        self.made.sort_by_key(|made| made.purpose != Purpose::Send);
         for mut made in std::mem::take(&mut self.made) {
             match self.rig.reply(made.caller.id) {
                 Reply::Waits => {
-                    if !self.rig.core.parked.has_call(made.caller.id) {
+                    let Some(moved) = self.rig.core.parked.moved(made.caller.id) else {
                         return Err(format!("a call neither waits nor is answered: {made:?}"));
-                    }
-                    made.has_waited = true;
+                    };
+                    (made.has_waited, made.moved) = (true, moved as usize);
                     self.made.push(made);
                 }
                 reply => self.answered(&made, reply)?,
@@ -207,8 +211,10 @@ impl Play<'_> {
                 self.received(made.cookie, &bytes)?;
             }
             (Purpose::Send, Reply::Is(n)) if !self.ports.contains_key(&made.cookie) => {
-                self.model.end(end).sent += n as usize;
+                self.model.has_sent(end, n as usize);
             }
+            // The program does not know, but what was taken is on its way.
+            (Purpose::Send, Reply::Interrupted) => self.model.has_sent(end, made.moved),
             (Purpose::Receive(_), Reply::Fails(errno)) => self.reads_failure(made.cookie, errno)?,
             (Purpose::Send, Reply::Fails(errno)) => self.failed(made.cookie, errno)?,
             _ => {}

@@ -115,6 +115,10 @@ impl Play<'_> {
             return Ok(());
         }
         let end = End::of_file(cookie);
+        if self.made.iter().any(|made| made.cookie == cookie && made.purpose == Purpose::Send) {
+            // It would come between the bytes of a call that waits.
+            return Ok(());
+        }
         let bytes = self.model.next(end, op.size);
         match self.rig.write(fd, &bytes) {
             Ok(n) => self.model.end(end).sent += n,
@@ -148,6 +152,9 @@ impl Play<'_> {
             let data = self.rig.put(&bytes);
             let (at, len) = self.rig.put_addr(addr(&format!("127.0.0.1:{port}")));
             let args = [fd as u64, data, bytes.len() as u64, flags as u64, at, len];
+            if self.is_stream(fd) {
+                self.model.end(End::of_file(cookie)).under_way = bytes.len();
+            }
             self.call(op, fd, Purpose::Send, uapi::SYS_sendto, args);
             return;
         }
@@ -346,7 +353,11 @@ impl Play<'_> {
             && let Some(made) = waiting
             && self.rig.world().file(tid, made.fd).is_ok_and(|file| file.cookie == made.cookie)
         {
-            // The call is made again, on the same socket.
+            // The call is made again, on the same socket, and goes on where it was.
+            self.made
+                .iter_mut()
+                .filter(|old| old.caller == made.caller)
+                .for_each(|old| old.purpose = Purpose::Other);
             let op = Op { what: What::Interrupt, ..*op };
             self.call(&op, made.fd, made.purpose, made.caller.number, made.caller.args);
         }
