@@ -222,10 +222,10 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     // Before the allow-list, which has no threads and no new timers in it, and while the program's namespaces are made.
     memory::share_heap();
     unix::prepare_alarm().map_err(cannot("make a timer"))?;
-    let disposal = Disposal::start().map_err(cannot("start a thread"))?;
     // An object may keep what it knows in the thread that started it.
     let calls = plan.object.is_none().then(|| Worker::start("netgraft-calls"));
     let calls = calls.transpose().map_err(cannot("start a thread"))?;
+    let disposal = Disposal::start().map_err(cannot("start a thread"))?;
     let wake = Wake::new().map_err(cannot("make a descriptor"))?;
     // The code of an object waits until all is ready for its end.
     let early = plan.object.is_none().then(|| make_stack(plan, control)).transpose()?;
@@ -243,6 +243,7 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let control = control.try_clone_to_owned().map_err(cannot("duplicate its control socket"))?;
 
     let mut stack = early.map_or_else(|| make_stack(plan, control.as_fd()), Ok)?;
+    calls.as_ref().map_or(Ok(()), Worker::wait_started).map_err(cannot("start a thread"))?;
     confine_for(stack.as_mut(), plan.origin, plan.object.is_some(), &plan.allowed, &plan.vitals)?;
     stack.init(InitStackArgs { init_str, fds, now: clock::now() }).map_err(|e| e.to_string())?;
     let mut seen = Network::of(stack.as_ref());
