@@ -49,7 +49,7 @@ extern "C" {
 #endif
 
 #define NETGRAFT_VERSION_MAJOR 1u
-#define NETGRAFT_VERSION_MINOR 1u
+#define NETGRAFT_VERSION_MINOR 2u
 /* What this header describes: the major version in the upper 16 bits, the minor version in the lower ones. */
 #define NETGRAFT_VERSION ((NETGRAFT_VERSION_MAJOR << 16) | NETGRAFT_VERSION_MINOR)
 
@@ -686,6 +686,13 @@ struct netgraft_stack_v1 {
      * shut down for reading and empty. */
     int64_t (*recv_batch)(void *self, uint64_t handle, size_t limit, uint64_t now, netgraft_deliver deliver,
                           void *caller, int32_t *stopped);
+
+    /* ---- Version 1.2: urgent data ---- */
+
+    /* Where urgent data of a stream ends (RFC 9293 section 3.8.5): how many bytes it is until behind the last of it, counted
+     * from the next that recv gives, whether they have come or not; 0 if there is none, or it was received. The data
+     * itself is in line. A stack without this function has none for programs, whatever its peers send. */
+    int64_t (*urgent)(void *self, uint64_t handle);
 };
 
 /*

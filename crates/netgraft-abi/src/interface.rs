@@ -137,6 +137,9 @@ macro_rules! interface {
                 stopped: *mut i32) -> i64;
             recv_batch(handle: u64, limit: usize, now: u64, deliver: raw::Deliver, caller: *mut c_void,
                 stopped: *mut i32) -> i64;
+
+            // Version 1.2.
+            urgent(handle: u64) -> i64 = BROKEN.into(), |stack| count(stack.urgent(Handle(handle)));
         }
     };
 }

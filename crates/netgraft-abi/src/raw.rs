@@ -8,7 +8,7 @@ use std::ffi::{c_char, c_void};
 use crate::raw;
 
 /// The version that this crate speaks: `NETGRAFT_VERSION`.
-pub const VERSION: u32 = 1 << 16 | 1;
+pub const VERSION: u32 = 1 << 16 | 2;
 /// `NETGRAFT_NO_LINGER`, `NETGRAFT_NEVER` and `NETGRAFT_UNKNOWN_ROOM`.
 pub const NONE: u64 = u64::MAX;
 

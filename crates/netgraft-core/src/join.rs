@@ -294,6 +294,20 @@ impl<K: Kernel> Core<K> {
         }
     }
 
+    /// Whether a side of a joined connection is to reset it at its close: the mark of that is urgent data of AF_UNIX itself,
+    /// and there is room for one.
+    pub(crate) fn has_reset_mark(&self, id: SocketId) -> bool {
+        let Some(socket) = self.table.get(id) else { return false };
+        let State::Joined(joined) = &socket.state else { return false };
+        let other = joined.pair.reversed();
+        let other = self
+            .table
+            .ids()
+            .filter_map(|id| self.table.get(id))
+            .find(|socket| matches!(&socket.state, State::Joined(joined) if joined.pair == other));
+        socket.closes_by_reset() || other.is_some_and(Socket::closes_by_reset)
+    }
+
     /// The program's file of a side of a joined connection, if it was seen and is still there.
     fn find_side(&mut self, pair: Pair) -> Option<K::File> {
         if let Some(Seen { tid, fd }) = self.accepted.by_pair.get(&pair).copied() {

@@ -11,6 +11,7 @@ use crate::codec::sockaddr;
 use crate::core::{Core, Kernel, Subject};
 use crate::program::Caller;
 use crate::pump::Work;
+use crate::send::Carrier;
 use crate::socket::State;
 use crate::uapi::{self, Errno};
 
@@ -70,8 +71,12 @@ impl<K: Kernel> Core<K> {
                 let queued = i32::try_from(queued).unwrap_or(i32::MAX);
                 self.kernel.write_memory(caller, argument, &queued.to_ne_bytes())?;
             }
-            // Urgent data does not exist here.
-            Request::AtMark => self.kernel.write_memory(caller, argument, &0i32.to_ne_bytes())?,
+            Request::AtMark => {
+                let stream = matches!(self.carrier(subject), Carrier::Stream);
+                let at_mark =
+                    stream && !self.has_reset_mark(subject.id) && self.kernel.is_at_urgent(&subject.file);
+                self.kernel.write_memory(caller, argument, &i32::from(at_mark).to_ne_bytes())?;
+            }
             Request::List => self.list_interfaces(caller, argument)?,
             Request::Interface(request) => {
                 let mut bytes = [0; ioctl::REQUEST_LEN];

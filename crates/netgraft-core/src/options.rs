@@ -35,7 +35,12 @@ impl<K: Kernel> Core<K> {
         match sockopt::parse_set(spec, level, name, value)? {
             Set::Stack(option) => {
                 let is_linger = matches!(option, SocketOption::Linger(_));
+                let is_inline = matches!(option, SocketOption::OutOfBandInline(_));
                 self.set_in_stack(id, option)?;
+                if is_inline && spec.kind == Kind::Stream {
+                    // Whether a data call gives the urgent byte is up to the surrogate.
+                    self.kernel.set_option(&subject.file, level, name, value)?;
+                }
                 if is_linger {
                     self.apply_linger(subject);
                 }

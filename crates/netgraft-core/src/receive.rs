@@ -114,12 +114,13 @@ impl<K: Kernel> Core<K> {
         if flags & uapi::MSG_ERRQUEUE != 0 {
             return Err(uapi::EAGAIN);
         }
-        if flags & uapi::MSG_OOB != 0 {
+        if flags & uapi::MSG_OOB != 0 && self.has_reset_mark(subject.id) {
             return Err(uapi::EINVAL);
         }
         let room = total(parts).min(self.buffers.scratch.len());
         let buf = &mut self.buffers.scratch[..room];
-        match self.kernel.receive_as_program(&subject.file, buf, flags & uapi::MSG_PEEK) {
+        let flags = flags & (uapi::MSG_PEEK | uapi::MSG_OOB);
+        match self.kernel.receive_as_program(&subject.file, buf, flags) {
             Ok(n) => Ok(n.min(room)),
             // AF_UNIX has one word for every failure.
             Err(uapi::ECONNRESET) => {
@@ -184,7 +185,7 @@ impl<K: Kernel> Core<K> {
             Carrier::Stream if flags & uapi::MSG_ERRQUEUE != 0 => Err(uapi::EAGAIN),
             Carrier::Stream => {
                 let header = self.kernel.read_header(caller, message)?;
-                if header.name.address == 0 {
+                if header.name.address == 0 && flags & uapi::MSG_OOB == 0 {
                     return Ok(Answer::Kernel);
                 }
                 // The kernel would tell the name of the sentry's end.

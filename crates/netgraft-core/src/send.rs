@@ -98,7 +98,7 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// A stream ignores the address (send(2)); urgent data does not exist here.
+    /// A stream ignores the address (send(2)).
     fn send_stream(
         &mut self,
         request: &Request,
@@ -106,7 +106,24 @@ impl<K: Kernel> Core<K> {
         parts: &[Buffer],
         flags: i32,
     ) -> Outcome {
-        if flags & (uapi::MSG_OOB | uapi::MSG_FASTOPEN) != 0 {
+        let sent = self.give_to_stream(&request.caller, subject, parts, flags);
+        self.sent_or_parked(request, subject, flags, sent)
+    }
+
+    /// Puts bytes into a stream's surrogate in the program's place, and says how many. The last of all is urgent with
+    /// MSG_OOB.
+    fn give_to_stream(
+        &mut self,
+        caller: &Caller,
+        subject: &Subject<K>,
+        parts: &[Buffer],
+        flags: i32,
+    ) -> Result<usize, Errno> {
+        if flags & uapi::MSG_FASTOPEN != 0 {
+            return Err(uapi::EOPNOTSUPP);
+        }
+        let urgent = flags & uapi::MSG_OOB != 0;
+        if urgent && self.has_reset_mark(subject.id) {
             return Err(uapi::EOPNOTSUPP);
         }
         if let Some(error) = self.take_pending(subject) {
@@ -114,9 +131,19 @@ impl<K: Kernel> Core<K> {
         }
         let chunk = self.budget.chunk(self.held);
         let payload = &mut self.buffers.payload;
-        self.kernel.gather(&request.caller, parts, chunk, payload)?;
-        let sent = self.kernel.send_as_program(&subject.file, payload);
-        self.sent_or_parked(request, subject, flags, sent)
+        self.kernel.gather(caller, parts, chunk, payload)?;
+        let len = payload.len();
+        if !urgent || len < total(parts) {
+            return self.kernel.send_as_program(&subject.file, payload);
+        }
+        let sent = self.kernel.send_urgent_as_program(&subject.file, payload)?;
+        if sent == len
+            && let Some(stream) = self.table.get_mut(subject.id).and_then(Socket::stream_mut)
+        {
+            stream.note_urgent();
+            self.pump(subject.id, Work::Out);
+        }
+        Ok(sent)
     }
 
     /// Sends one datagram and says how long it was.
@@ -170,14 +197,17 @@ impl<K: Kernel> Core<K> {
                 let sent = self.send_message(caller, subject, message, flags);
                 self.sent_or_parked(request, subject, flags, sent)
             }
-            Carrier::Stream if flags & (uapi::MSG_OOB | uapi::MSG_FASTOPEN) != 0 => Err(uapi::EOPNOTSUPP),
             Carrier::Stream => {
                 let header = self.kernel.read_header(caller, message)?;
-                if header.name.address == 0 && header.control.len == 0 {
+                let plain = flags & (uapi::MSG_OOB | uapi::MSG_FASTOPEN) == 0;
+                if plain && header.name.address == 0 && header.control.len == 0 {
                     return Ok(Answer::Kernel);
                 }
                 let parts = self.kernel.read_parts(caller, header.parts)?;
                 self.send_stream(request, subject, &parts, flags)
+            }
+            Carrier::Connecting if flags & uapi::MSG_OOB != 0 => {
+                self.sent_or_parked(request, subject, flags, Err(uapi::EAGAIN))
             }
             // Waits until the gate opens, as for a connection.
             Carrier::Connecting => Ok(Answer::Kernel),
@@ -236,15 +266,22 @@ impl<K: Kernel> Core<K> {
         count: u32,
         flags: i32,
     ) -> Outcome {
-        match self.carrier(subject) {
-            Carrier::Datagram => {}
-            // AF_UNIX would send urgent data, which does not exist here.
+        let caller = request.caller;
+        let sent = match self.carrier(subject) {
+            Carrier::Datagram => self.send_each(&caller, messages, count, |core, at| {
+                core.send_message(&caller, subject, at, flags)
+            }),
+            // The sentry is to know where urgent data lies.
+            Carrier::Stream if flags & uapi::MSG_OOB != 0 => {
+                self.send_each(&caller, messages, count, |core, at| {
+                    let header = core.kernel.read_header(&caller, at)?;
+                    let parts = core.kernel.read_parts(&caller, header.parts)?;
+                    core.give_to_stream(&caller, subject, &parts, flags)
+                })
+            }
             _ if flags & (uapi::MSG_OOB | uapi::MSG_FASTOPEN) != 0 => return Err(uapi::EOPNOTSUPP),
             _ => return Ok(Answer::Kernel),
-        }
-        let caller = request.caller;
-        let sent = self
-            .send_each(&caller, messages, count, |core, at| core.send_message(&caller, subject, at, flags));
+        };
         self.sent_or_parked(request, subject, flags, sent)
     }
 

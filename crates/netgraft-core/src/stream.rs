@@ -4,7 +4,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 
-use netgraft_plugin::{Error, Handle, Instant, Shutdown, Spare, Spill, Streamed};
+use netgraft_plugin::{Error, Handle, Instant, SendFlags, Shutdown, Spare, Spill, Streamed};
 
 use crate::program::Files;
 use crate::stack::Stack;
@@ -25,9 +25,57 @@ enum Outbound {
         spill: Spill,
         /// Which side the next byte waits for.
         waits_for: Side,
+        urgent: Urgent,
     },
     /// The program sends no more, and the stack knows.
     Finished,
+}
+
+/// Whether urgent data is among what the program has sent (`MSG_OOB`, send(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Urgent {
+    /// None, or the stack has it.
+    No,
+    /// It lies in the surrogate, and must not be read as other bytes are.
+    Ahead,
+}
+
+/// Gives the stack a byte as urgent data; one that has none takes it as any other.
+fn send_urgent<K>(pump: &mut Pump<'_, K>, byte: u8) -> Result<(), Error> {
+    let Pump { stack, handle, now, moved, .. } = pump;
+    let sent = match stack.send(*handle, &[byte], None, SendFlags::OUT_OF_BAND, *now) {
+        Err(Error::NotSupported) => stack.send(*handle, &[byte], None, SendFlags::empty(), *now),
+        sent => sent,
+    };
+    match sent? {
+        0 => Err(Error::Again),
+        _ => {
+            *moved += 1;
+            Ok(())
+        }
+    }
+}
+
+/// Gives the program the first byte as urgent data.
+fn send_urgent_in<K: Surrogate>(
+    kernel: &mut K,
+    end: &K::End,
+    pieces: &[IoSlice<'_>],
+) -> Result<usize, uapi::Errno> {
+    let byte = pieces.first().and_then(|piece| piece.first()).copied().unwrap_or_default();
+    kernel.send_urgent(end, byte).map(|()| 1)
+}
+
+/// Gives the program bytes of the first piece, at most so many; how many these are, and what came of it.
+fn before<K: Surrogate>(
+    kernel: &mut K,
+    end: &K::End,
+    pieces: &[IoSlice<'_>],
+    most: usize,
+) -> (usize, Result<usize, uapi::Errno>) {
+    let first = pieces.first().map_or(&[][..], |piece| piece);
+    let part = first.get(..most).unwrap_or(first);
+    (part.len(), kernel.send(end, part))
 }
 
 /// What the next byte of a direction waits for.
@@ -48,6 +96,8 @@ enum Inbound {
         spill: Spill,
         /// Which side the next byte waits for.
         waits_for: Side,
+        /// How many bytes it is until behind the last one of the peer's urgent data; 0 if there is none.
+        mark: usize,
     },
     /// The peer sends no more and the program knows, or the program reads no more.
     Finished,
@@ -127,8 +177,8 @@ impl<E> Stream<E> {
     pub(crate) fn new(end: E) -> Stream<E> {
         Stream {
             end,
-            outbound: Outbound::Open { spill: Spill::new(), waits_for: Side::Program },
-            inbound: Inbound::Open { spill: Spill::new(), waits_for: Side::Stack },
+            outbound: Outbound::Open { spill: Spill::new(), waits_for: Side::Program, urgent: Urgent::No },
+            inbound: Inbound::Open { spill: Spill::new(), waits_for: Side::Stack, mark: 0 },
             hang_up: HangUp::Closed,
             failure: None,
             interest: Interest::Input,
@@ -184,9 +234,19 @@ impl<E> Stream<E> {
         self.hang_up == HangUp::Shut
     }
 
-    /// The program has called shutdown(2).
+    /// The program has called shutdown(2). The mark that is left then makes an ordinary byte of an urgent one.
     pub(crate) fn note_shut(&mut self) {
         self.hang_up = HangUp::Shut;
+        if let Outbound::Open { urgent, .. } = &mut self.outbound {
+            *urgent = Urgent::No;
+        }
+    }
+
+    /// Urgent data lies in the surrogate, behind what the program has sent before.
+    pub(crate) fn note_urgent(&mut self) {
+        if let Outbound::Open { urgent, .. } = &mut self.outbound {
+            *urgent = Urgent::Ahead;
+        }
     }
 
     /// The program has closed its last descriptor after a shutdown(2).
@@ -212,7 +272,7 @@ impl<E> Stream<E> {
         pump: &mut Pump<'_, K>,
         to_end: bool,
     ) -> Pumped {
-        let Outbound::Open { spill, waits_for } = &mut self.outbound else { return Pumped::Idle };
+        let Outbound::Open { spill, waits_for, urgent } = &mut self.outbound else { return Pumped::Idle };
         // Until the stack has shown that it has room.
         *waits_for = Side::Stack;
         let mut budget = BUDGET;
@@ -224,8 +284,14 @@ impl<E> Stream<E> {
                 self.outbound = Outbound::Finished;
                 return Pumped::EndOfProgram;
             }
-            let mut read = None;
+            let (mut read, mut mark) = (None, None);
             let mut fill = |pieces: &mut [IoSliceMut<'_>]| {
+                if *urgent == Urgent::Ahead {
+                    mark = pump.kernel.next_urgent(&self.end);
+                    if mark.is_some() {
+                        return 0;
+                    }
+                }
                 let room = pieces.iter().map(|piece| piece.len()).sum();
                 let result = pump.kernel.receive_pieces(&self.end, pieces).map(|n: usize| n.min(room));
                 read = Some((result, room));
@@ -233,6 +299,17 @@ impl<E> Stream<E> {
             };
             let spare = Spare { scratch: pump.scratch, spill };
             let sent = pump.stack.send_with(pump.handle, pump.now, spare, &mut fill);
+            if let Some(byte) = mark.filter(|_| spill.is_empty()) {
+                match send_urgent(pump, byte) {
+                    Ok(()) => {
+                        pump.kernel.take_urgent(&self.end);
+                        *urgent = Urgent::No;
+                        continue;
+                    }
+                    Err(Error::Again) => return Pumped::Idle,
+                    Err(error) => return Pumped::Failed(error),
+                }
+            }
             match (read, sent) {
                 (_, Err(error)) if error != Error::Again => return Pumped::Failed(error),
                 (None, _) => return Pumped::Idle,
@@ -241,6 +318,7 @@ impl<E> Stream<E> {
                     return Pumped::EndOfProgram;
                 }
                 (Some((Err(uapi::EAGAIN), _)), _) => {
+                    *urgent = Urgent::No;
                     *waits_for = Side::Program;
                     return Pumped::Idle;
                 }
@@ -251,7 +329,7 @@ impl<E> Stream<E> {
                     if !spill.is_empty() {
                         return Pumped::Idle;
                     }
-                    if n < room && !to_end {
+                    if n < room && !to_end && *urgent == Urgent::No {
                         // The surrogate is empty; what comes now is a new edge.
                         *waits_for = Side::Program;
                         return Pumped::Idle;
@@ -266,7 +344,7 @@ impl<E> Stream<E> {
 
     /// Moves bytes from the stack to the program.
     pub(crate) fn pump_in<K: Surrogate + Files<End = E>>(&mut self, pump: &mut Pump<'_, K>) -> Pumped {
-        let Inbound::Open { spill, waits_for } = &mut self.inbound else {
+        let Inbound::Open { spill, waits_for, mark } = &mut self.inbound else {
             return self.failure.map_or(Pumped::Idle, Pumped::Failed);
         };
         // Until the surrogate has shown that it has no room.
@@ -274,9 +352,18 @@ impl<E> Stream<E> {
         let mut budget = BUDGET;
         while budget > 0 {
             let mut given = None;
+            if let Ok(ahead @ 1..) = pump.stack.urgent(pump.handle) {
+                *mark = ahead.saturating_add(spill.bytes().len());
+            }
             let mut take = |pieces: &[IoSlice<'_>]| {
                 let there = pieces.iter().map(|piece| piece.len()).sum();
-                let taken = match pump.kernel.send_pieces(&self.end, pieces) {
+                let (there, result) = match *mark {
+                    1 => (1, send_urgent_in(pump.kernel, &self.end, pieces)),
+                    // Up to the urgent byte, which leaves by itself.
+                    mark if (2..=there).contains(&mark) => before(pump.kernel, &self.end, pieces, mark - 1),
+                    _ => (there, pump.kernel.send_pieces(&self.end, pieces)),
+                };
+                let taken = match result {
                     Ok(n) => n.min(there),
                     Err(uapi::EAGAIN) => 0,
                     // The program reads no more.
@@ -306,6 +393,7 @@ impl<E> Stream<E> {
             };
             budget = budget.saturating_sub(taken);
             pump.moved += taken as u64;
+            *mark = mark.saturating_sub(taken);
             if taken < there {
                 *waits_for = Side::Program;
                 return Pumped::Idle;

@@ -140,6 +140,27 @@ pub trait Surrogate: Files {
     /// Takes the mark away.
     fn clear_mark(&mut self, end: &Self::End);
 
+    /// Sends in the program's place; the last byte is urgent data (`MSG_OOB`) if all of them are taken.
+    ///
+    /// # Errors
+    /// send(2)
+    fn send_urgent_as_program(&mut self, file: &Self::File, data: &[u8]) -> Result<usize, Errno>;
+
+    /// Whether the next byte that the program reads is urgent data (`SIOCATMARK`).
+    fn is_at_urgent(&mut self, file: &Self::File) -> bool;
+
+    /// The program's urgent byte, if it is next: anything but [`Surrogate::take_urgent`] drops it.
+    fn next_urgent(&mut self, end: &Self::End) -> Option<u8>;
+
+    /// Takes that byte.
+    fn take_urgent(&mut self, end: &Self::End);
+
+    /// Gives the program a byte as urgent data, without waiting.
+    ///
+    /// # Errors
+    /// As [`Surrogate::send`].
+    fn send_urgent(&mut self, end: &Self::End, byte: u8) -> Result<(), Errno>;
+
     /// Shuts the program's side down (shutdown(2)).
     ///
     /// # Errors

@@ -41,9 +41,15 @@ pub const TARGETS: &[Target] = &[
     Target { name: "netlink", run: netgraft_host::fuzzing::netlink },
     // What routers and DHCP servers offer.
     Target { name: "leases", run: leases::leases },
+    // What a sentry says to the launcher.
+    Target { name: "said", run: said },
     // What a sentry writes to the process that keeps a capture.
     Target { name: "captures", run: leases::captures },
 ];
+
+fn said(bytes: &[u8]) {
+    netgraft_launch::fuzzing::said(bytes).expect("what a sentry says is checked");
+}
 
 /// Runs a target on bytes: what a file of `fuzz/fuzz_targets` calls.
 ///

@@ -57,6 +57,11 @@ fn captures() {
     bounded("captures", 200_000).unwrap();
 }
 
+#[test]
+fn said() {
+    bounded("said", 100_000).unwrap();
+}
+
 /// Each target has its file for cargo-fuzz, and its corpus, and nothing else has.
 #[test]
 fn the_folder_of_the_fuzzer_has_every_target() {

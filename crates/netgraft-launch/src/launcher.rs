@@ -119,7 +119,7 @@ pub(super) struct Launcher {
     /// The terminal of the program's own.
     pty: Option<Pty>,
     /// What limits the programs; removed when they have ended.
-    groups: Option<Groups>,
+    pub(super) groups: Option<Groups>,
     /// What is waited for after the program's end.
     pub(super) lingerer: Option<OwnedFd>,
     /// The passt that carries the stack's frames.
@@ -200,9 +200,6 @@ impl Launcher {
     pub(super) fn limit(&mut self, pid: i32) -> Result<(), RunError> {
         if !self.plan.limits.is_any() {
             return Ok(());
-        }
-        if self.groups.is_none() {
-            self.groups = Some(Groups::make(&self.plan.limits).map_err(RunError::Options)?);
         }
         self.groups.as_ref().map_or(Ok(()), |groups| groups.take(pid)).map_err(step(Step::Limits))
     }

@@ -30,6 +30,8 @@ pub mod control;
 mod crash;
 mod error;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod groups;
 mod ids;
 mod jobs;

@@ -107,6 +107,25 @@ fn devices(network: &Network) -> Result<Vec<Device>, String> {
     Ok(devices)
 }
 
+/// Whether what gets past [`devices`] can be devices of the kernel's; what does not is none of them.
+#[cfg(feature = "fuzzing")]
+pub(super) fn check_devices(network: &Network) -> Result<(), String> {
+    let Ok(devices) = devices(network) else { return Ok(()) };
+    let routes: usize = devices.iter().map(|device| device.routes.len()).sum();
+    if devices.len() > MAX_LISTED || routes > MAX_LISTED {
+        return Err(format!("{} devices with {routes} routes", devices.len()));
+    }
+    for (at, device) in devices.iter().enumerate() {
+        let same = |other: &Device| other.name == device.name || other.index == device.index;
+        let is_name = (1..=MAX_NAME).contains(&device.name.len())
+            && device.name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+        if !is_name || device.index < 2 || devices[..at].iter().any(same) {
+            return Err(format!("a device {:?} with index {}", device.name, device.index));
+        }
+    }
+    Ok(())
+}
+
 fn device(interface: &Interface) -> Result<Device, String> {
     let Interface { index, name, mtu, up, mac, addresses } = interface;
     // What dev_valid_name() of the kernel refuses, and '%', which it replaces by a number.

@@ -7,6 +7,9 @@ use crate::control::{FromSentry, Kept, Summary};
 const TEXT: usize = 4096;
 /// The most bytes of all warnings of a sandbox's sentries. An honest one says some hundred.
 const BUDGET: usize = 64 * 1024;
+/// The most bytes of warnings that are shown, the last one that says so included.
+#[cfg(feature = "fuzzing")]
+pub(crate) const MOST_SHOWN: usize = BUDGET + 100;
 /// How many options a kept socket has at most: each once.
 const OPTIONS: usize = 3;
 

@@ -22,6 +22,7 @@ use crate::capture::Capture;
 use crate::control::Summary;
 use crate::crash::OnCrash;
 use crate::error::{RunError, signal_status};
+use crate::groups::Groups;
 use crate::ids::{self, Apart};
 use crate::jobs::Jobs;
 use crate::launcher::Launcher;
@@ -145,6 +146,9 @@ impl Sandbox {
         let mut stack = (choice.factory)(&config)?;
         let sockets = stacks::sockets(network, stack.as_ref());
         stacks::check_wrappers(&config, &stack.info(), choice.object.is_some(), network.ask)?;
+        // Before any process is made: in version 2 the launcher may leave its own group for it.
+        let groups = network.limits.is_any().then(|| Groups::make(&network.limits));
+        let groups = groups.transpose().map_err(RunError::Options)?;
         let taken = network.take_address.then(|| taken::take(&mut config)).transpose()?;
         if taken.is_some() {
             stack = (choice.factory)(&config)?;
@@ -226,6 +230,7 @@ impl Sandbox {
         let mut launcher = Launcher::new(plan, stack.info().name, launcher_ends, helper, jobs)?;
         wider.into_iter().chain(doubled).chain(doubts).for_each(|text| launcher.warn(text));
         launcher.uplink = uplink;
+        launcher.groups = groups;
         launcher.start(stack.as_mut())?;
         Ok(Sandbox { launcher, taken, apart, capture, restore })
     }

@@ -135,7 +135,7 @@ pub(crate) fn check_wrappers(
         )
     } else if !info.wraps_link && !wrappers.is_none() {
         format!(
-            "the stack {name} opens its link itself, so --pcap, --mtu, --link-delay, --link-loss and the like have no \
+            "the stack {name} opens its link itself, so --pcap, --mtu, --vlan, --link-delay, --link-loss and the like have no \
              effect on it: leave them out, or use --network sandbox"
         )
     } else if is_object && config.link == LinkConfig::None && wrappers.capture.is_some() {
@@ -173,6 +173,9 @@ fn check_link(
         return Err(RunError::Options(
             "--publish goes with --link passt, which forwards the port".to_owned(),
         ));
+    }
+    if config.wrappers.vlan.is_some() && !matches!(config.link, LinkConfig::Tap(_) | LinkConfig::Packet(_)) {
+        return Err(RunError::Options("--vlan goes with --link tap:NAME or packet:IFACE".to_owned()));
     }
     let linked = config.link != LinkConfig::None || veth.is_some();
     let addressed =

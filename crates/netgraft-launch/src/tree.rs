@@ -310,6 +310,10 @@ fn become_program(
         signal::set_ignored(signal, ignored).map_err(at(Step::Start))?;
     }
     plan.signals.mask.block_exactly().map_err(at(Step::Start))?;
+    if plan.is_contained() || program.files.read_only {
+        // Container engines refuse the call, and have made one; the profile refuses all that is done with keys.
+        let _ = process::own_keyring();
+    }
     if plan.is_contained() {
         capability::keep(Capability::OF_CONTAINED_ROOT).map_err(at(Step::User))?;
     }

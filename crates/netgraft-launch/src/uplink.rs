@@ -83,6 +83,8 @@ impl Uplink {
                 let no_random =
                     |e| refused(format!("passt: there are no random numbers for an address: {e}"));
                 passt.mac = link::random_mac().map_err(no_random)?;
+                // One that is running is most likely the one that is installed.
+                passt.half_closes = half_closes(&version());
                 let (mut uplink, lease) =
                     Passt { child: None, config: passt, publish: publish.to_vec(), most }.begin()?;
                 if config.addresses.is_empty() && lease.addresses.is_empty() {
@@ -190,7 +192,8 @@ fn take(lease: Lease, config: &mut StackConfig, name_servers: &mut Vec<IpAddr>) 
 /// Asks what is on the other side of a device.
 fn ask_device(config: &StackConfig, ask: Ask, text: &str, fd: &OwnedFd) -> Result<Lease, RunError> {
     let failed = |e: io::Error| refused(format!("--link {}: it cannot be asked: {e}", config.link));
-    let bare = StackConfig { link: config.link.clone(), ..StackConfig::default() };
+    let mut bare = StackConfig { link: config.link.clone(), ..StackConfig::default() };
+    bare.wrappers.vlan = config.wrappers.vlan;
     let link = netgraft_link::rebuild(&bare, "link", text, vec![fd.try_clone().map_err(failed)?])?.link;
     let Some(mut link) = link else { return Ok(Lease::default()) };
     let Medium::Ethernet(mac) = link.medium() else { return Ok(Lease::default()) };
@@ -220,6 +223,13 @@ fn ask_device(config: &StackConfig, ask: Ask, text: &str, fd: &OwnedFd) -> Resul
         lease.addresses.extend(Cidr::new(link_local(mac).into(), 64));
     }
     Ok(lease)
+}
+
+/// Whether an interface of the caller's network namespace has an IPv6 address that leads further than its own link (proc(5),
+/// `/proc/net/if_inet6`: the fourth field is the scope, 0 for such addresses).
+fn has_ipv6() -> bool {
+    let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    addresses.lines().any(|line| line.split_whitespace().nth(3) == Some("00"))
 }
 
 fn random_number() -> io::Result<u32> {
@@ -261,7 +271,11 @@ impl Passt {
         let socket = self.open()?;
         let mac = self.config.mac;
         let mut link = PasstLink::new(socket.try_clone().map_err(failed)?, mac, usize::from(MTU));
-        let acquire = Acquire::new(mac, random_number().map_err(failed)?);
+        let mut acquire = Acquire::new(mac, random_number().map_err(failed)?);
+        if self.child.is_some() && !has_ipv6() {
+            // One that was started here offers what this network namespace has: nothing is worth waiting for.
+            acquire = acquire.of_v4();
+        }
         match question(&mut link, &socket, acquire) {
             Ok(lease) => Ok((Uplink { socket, passt: Some(self) }, lease)),
             Err(Ok(_)) => Err(self.gone()),
@@ -304,6 +318,20 @@ impl Passt {
             None => self.broken("it closed the connection; it serves one client at a time"),
         }
     }
+}
+
+/// What the installed passt says of its version; nothing if there is none.
+fn version() -> String {
+    let output = Command::new("passt").arg("--version").stdin(Stdio::null()).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+/// Whether a passt of this version serves half-closed connections right: since its release 2025_09_11. Versions are dates, such
+/// as `2025_09_19.623dbf6` or `0.0~git20230309.7c7625d`, or, as Debian 12's, unknown.
+fn half_closes(version: &str) -> bool {
+    let line: String = version.lines().next().unwrap_or_default().chars().filter(|c| *c != '_').collect();
+    let digits = line.split(|c: char| !c.is_ascii_digit()).find(|digits| digits.len() == 8);
+    digits.and_then(|date| date.parse::<u32>().ok()).is_some_and(|date| date >= 20_250_911)
 }
 
 /// Starts a passt whose socket is its standard input, which every version that has `--fd` takes.
@@ -379,4 +407,24 @@ fn words_of(errors: &mut File) -> String {
         !line.is_empty() && !line.contains("to syslog") && !line.starts_with("Don't run as root")
     });
     lines.next_back().unwrap_or_default().chars().take(WORDS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_closed_connections_are_a_matter_of_the_version() {
+        for (version, expected) in [
+            ("passt 2025_09_19.623dbf6\nCopyright Red Hat\n", true),
+            ("passt 2025_09_11.8bbd9d4", true),
+            ("passt 2025_08_05.309eefd", false),
+            ("passt 0.0~git20230309.7c7625d-1", false),
+            ("passt 0.0~git20260101.7c7625d-1", true),
+            ("passt unknown version\nCopyright 20260101", false),
+            ("", false),
+        ] {
+            assert_eq!(half_closes(version), expected, "{version}");
+        }
+    }
 }

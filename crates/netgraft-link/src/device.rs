@@ -23,6 +23,8 @@ const WHOLE: usize = 65_535;
 
 /// A passt that somebody else has started, in a description.
 const FOREIGN_PASST: &str = "passt-at";
+/// What stands behind a passt that serves half-closed connections right.
+const HALF_CLOSES: &str = "+";
 
 /// Opens the link of a configuration, in the launcher: what a stack's `pre_init` returns.
 ///
@@ -41,7 +43,8 @@ pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
         }
         LinkConfig::Packet(packet) => {
             check_addresses(&packet.interface, config)?;
-            let (packet, device) = Packet::open(packet.interface.as_str()).map_err(setup)?;
+            let (packet, device) =
+                Packet::open(packet.interface.as_str(), config.wrappers.vlan).map_err(setup)?;
             ("packet", device, packet.into_fd())
         }
         // The launcher has its socket.
@@ -49,7 +52,8 @@ pub fn open(config: &StackConfig) -> Result<PreInitStack, SetupError> {
             let device = Device { name: "passt".to_owned(), mac: passt.mac, mtu: usize::from(passt.mtu) };
             // The launcher sees the end of one that it has started.
             let kind = if passt.socket.is_some() { FOREIGN_PASST } else { "passt" };
-            return Ok(PreInitStack { init_str: describe(kind, &device), fds: Vec::new() });
+            let kind = format!("{kind}{}", if passt.half_closes { HALF_CLOSES } else { "" });
+            return Ok(PreInitStack { init_str: describe(&kind, &device), fds: Vec::new() });
         }
         other => return Err(SetupError::new(format!("this version cannot open the link {other}"))),
     };
@@ -125,7 +129,7 @@ pub fn rebuild(
         }
         None => None,
     };
-    let mut link = bare(text, fds, wrappers.mtu.map_or(usize::MAX, usize::from))?;
+    let mut link = bare(text, fds, (wrappers.mtu.map_or(usize::MAX, usize::from), wrappers.vlan))?;
     if !wrappers.faults.is_none() {
         link =
             link.map(|link| Box::new(Faulty::new(link, wrappers.faults, wrappers.seed).0) as Box<dyn Link>);
@@ -142,7 +146,11 @@ pub fn rebuild(
     Ok(Rebuilt { link, recorder })
 }
 
-fn bare(text: &str, fds: Vec<OwnedFd>, mtu: usize) -> Result<Option<Box<dyn Link>>, SetupError> {
+fn bare(
+    text: &str,
+    fds: Vec<OwnedFd>,
+    (mtu, vlan): (usize, Option<u16>),
+) -> Result<Option<Box<dyn Link>>, SetupError> {
     let unknown = || SetupError::new(format!("the link '{text}' that the launcher opened is unknown"));
     let mut fds = fds.into_iter();
     match (text, fds.next(), fds.next()) {
@@ -150,22 +158,32 @@ fn bare(text: &str, fds: Vec<OwnedFd>, mtu: usize) -> Result<Option<Box<dyn Link
         (_, Some(fd), None) => {
             match undescribe(text).map(|(kind, device)| (kind, device.within(mtu))).ok_or_else(unknown)? {
                 ("tap", device) => Ok(Some(Box::new(TapLink {
-                    tap: Tap::from_fd(fd),
+                    tap: Tap::from_fd(fd).of_vlan(vlan),
                     device,
                     rest: Rest::default(),
                     cutter: Cutter::default(),
                 }))),
                 ("packet", device) => Ok(Some(Box::new(PacketLink {
-                    packet: Packet::from_fd(fd),
+                    packet: Packet::from_fd(fd, vlan),
                     device,
                     rest: Rest::default(),
                     cutter: Cutter::default(),
                 }))),
-                ("passt", device) => Ok(Some(Box::new(PasstLink::new(fd, device.mac, device.mtu)))),
-                (FOREIGN_PASST, device) => {
-                    Ok(Some(Box::new(PasstLink::new(fd, device.mac, device.mtu).telling_its_end())))
+                (kind, device) => {
+                    let mut link = PasstLink::new(fd, device.mac, device.mtu);
+                    let (kind, half_closes) = match kind.strip_suffix(HALF_CLOSES) {
+                        Some(kind) => (kind, true),
+                        None => (kind, false),
+                    };
+                    if !half_closes {
+                        link = link.holding_halves();
+                    }
+                    match kind {
+                        "passt" => Ok(Some(Box::new(link))),
+                        FOREIGN_PASST => Ok(Some(Box::new(link.telling_its_end()))),
+                        _ => Err(unknown()),
+                    }
                 }
-                _ => Err(unknown()),
             }
         }
         _ => Err(unknown()),
@@ -354,8 +372,8 @@ mod tests {
         for text in ["", "tap", "tap a 02:00:00:00:00 1500", "tap a 02:00:00:00:00:01 0", "tap a b c d"] {
             assert_eq!(undescribe(text), None, "{text}");
         }
-        assert!(bare("tap a 02:00:00:00:00:01 1500", Vec::new(), 1500).is_err());
-        assert!(matches!(bare("none", Vec::new(), 1500), Ok(None)));
+        assert!(bare("tap a 02:00:00:00:00:01 1500", Vec::new(), (1500, None)).is_err());
+        assert!(matches!(bare("none", Vec::new(), (1500, None)), Ok(None)));
     }
 
     #[test]

@@ -104,6 +104,12 @@ impl Acquire {
         }
     }
 
+    /// The same for IPv4 alone.
+    #[must_use]
+    pub fn of_v4(self) -> Acquire {
+        Acquire { routed: true, ..self }
+    }
+
     /// The same on a network with servers and neighbours of its own, where an answer may take its time: a DHCP server looks
     /// whether somebody has an address before it offers it (RFC 2131 section 2.2). With `v6` for IPv6, too.
     #[must_use]

@@ -36,6 +36,8 @@ pub struct PasstLink {
     /// What was not written is `output[sent..]`.
     output: Vec<u8>,
     sent: usize,
+    /// When the socket was last found empty: at the same time it is not asked again, however often the stack is polled.
+    empty_at: Option<Instant>,
     /// When to try again to write the rest.
     retry: Option<Instant>,
     quirks: Quirks,
@@ -60,8 +62,9 @@ impl PasstLink {
             end: 0,
             output: Vec::new(),
             sent: 0,
+            empty_at: None,
             retry: None,
-            quirks: Quirks::new(),
+            quirks: Quirks::new(false),
             tells: false,
         }
     }
@@ -70,6 +73,12 @@ impl PasstLink {
     #[must_use]
     pub fn telling_its_end(self) -> PasstLink {
         PasstLink { tells: true, ..self }
+    }
+
+    /// The same, with one that does not empty its sockets on half-closed connections ([`crate::quirks`]).
+    #[must_use]
+    pub fn holding_halves(self) -> PasstLink {
+        PasstLink { quirks: Quirks::new(true), ..self }
     }
 
     /// passt is gone, or has lost its place in the stream.
@@ -94,7 +103,10 @@ impl PasstLink {
     }
 
     /// Reads what there is; whether something came.
-    fn read(&mut self) -> Result<bool> {
+    fn read(&mut self, now: Instant) -> Result<bool> {
+        if self.empty_at == Some(now) {
+            return Ok(false);
+        }
         if self.start > 0 {
             self.input.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -102,10 +114,16 @@ impl PasstLink {
         match unix::recv(self.socket.as_fd(), &mut self.input[self.end..], libc::MSG_DONTWAIT) {
             Ok(0) => Err(self.down()),
             Ok(got) => {
+                // What comes now makes the descriptor readable again.
+                self.empty_at = (self.end + got < self.input.len()).then_some(now);
                 self.end += got;
                 Ok(true)
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.empty_at = Some(now);
+                Ok(false)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(false),
             Err(_) => Err(self.down()),
         }
     }
@@ -164,7 +182,7 @@ impl Link for PasstLink {
                     count += 1;
                 }
                 // A frame fits into the buffer, so there is room behind the part of one.
-                None if !self.read()? => break,
+                None if !self.read(now)? => break,
                 None => {}
             }
         }
@@ -182,7 +200,9 @@ impl Link for PasstLink {
             return Ok(());
         }
         self.output.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+        let start = self.output.len();
         self.output.extend_from_slice(frame);
+        self.quirks.hold(&mut self.output[start..]);
         if self.quirks.has_reply() {
             // There is something to receive.
             self.retry = Some(now);
@@ -207,10 +227,17 @@ impl Link for PasstLink {
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
 
     const NOW: Instant = Instant::ZERO;
+
+    /// Another time in each call.
+    fn later() -> Instant {
+        static TICKS: AtomicU64 = AtomicU64::new(1);
+        Instant::from_nanos(TICKS.fetch_add(1, Ordering::Relaxed))
+    }
 
     fn pair() -> (PasstLink, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -223,7 +250,7 @@ mod tests {
 
     fn received(link: &mut PasstLink, limit: usize) -> Vec<Vec<u8>> {
         let mut seen = Vec::new();
-        link.receive(NOW, limit, &mut |frame| seen.push(frame.to_vec())).unwrap();
+        link.receive(later(), limit, &mut |frame| seen.push(frame.to_vec())).unwrap();
         seen
     }
 
@@ -252,6 +279,16 @@ mod tests {
         assert_eq!(received(&mut link, 2).len(), 2);
         assert_eq!(received(&mut link, 9).len(), 3);
         assert_eq!(received(&mut link, 9).len(), 0);
+    }
+
+    #[test]
+    fn an_empty_socket_is_asked_once_at_a_time() {
+        let (mut link, mut passt) = pair();
+        passt.write_all(&framed(&[vec![7; 10]])).unwrap();
+        let mut count = |now| link.receive(now, 9, &mut |_| ()).unwrap();
+        assert_eq!(count(NOW), 1);
+        passt.write_all(&framed(&[vec![7; 10]])).unwrap();
+        assert_eq!((count(NOW), count(Instant::from_nanos(1))), (0, 1));
     }
 
     #[test]

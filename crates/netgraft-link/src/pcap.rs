@@ -440,8 +440,11 @@ mod tests {
             block.windows(comment.len()).any(|part| part == comment)
         };
         assert!(is_told(Way::Out, &frame));
-        // Either end.
-        assert!(is_told(Way::In, &frame));
+        // That is the peer's address here, and the stack's own with the addresses and ports the other way round.
+        assert!(!is_told(Way::In, &frame));
+        let mut answer = frame.clone();
+        answer[26..38].copy_from_slice(&[192, 0, 2, 9, 192, 0, 2, 1, 0, 9, 0, 80]);
+        assert!(is_told(Way::In, &answer) && !is_told(Way::Out, &answer));
         // Of another port or protocol, a later fragment, or cut off.
         let changed = |at: usize, to: u8| {
             let mut other = frame.clone();

@@ -1,5 +1,5 @@
-//! What an old passt, as that of Debian 12, leaves out at the beginning of a connection; later ones do all of it themselves,
-//! and nothing here disturbs them.
+//! What an old passt, as that of Debian 12, gets wrong at the beginning and at the end of a connection. The first three do not
+//! disturb later ones, and the last is for those that need it ([`Quirks::new`]).
 //!
 //! Refused connections: it answers a SYN that leads nowhere with a reset that acknowledges
 //! nothing, which a client does not believe: "if the RST bit is set: if the ACK was acceptable then signal to the user
@@ -12,10 +12,18 @@
 //! Published ports: it does not acknowledge a SYN,ACK before the client outside has sent something, so that a server which
 //! speaks first would wait for ever (RFC 9293 section 3.5: the third segment of the handshake). A SYN,ACK is acknowledged here
 //! in its place; a stream socket has lost none.
+//!
+//! Half-closed connections: once the stack's side has ended, it takes what is acknowledged for delivered and leaves it in its
+//! socket, so that it sends the same bytes again, as new ones. So from the end of the stack's side on the acknowledgement
+//! number that leaves stays what it was. Then bytes come once, as many as fit into a window. passt never says the end of such
+//! a stream: it sends again what seems lost, and resets the connection after some seconds, which is what the program sees.
+
+use std::collections::HashMap;
 
 use netgraft_linux::link::vnet::{self, Layout};
 
 /// TCP flags (RFC 9293 section 3.1).
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
@@ -24,9 +32,11 @@ const PLACES: usize = 256;
 const BOTH: u8 = SYN | ACK;
 /// Acknowledgements that wait for the stack at most; a SYN,ACK that gets none is sent again.
 const REPLIES: usize = 1024;
+/// Half-closed connections that are known at most.
+const HALVES: usize = 4096;
 
 /// Addresses and ports of a connection, ours first; those of IPv4 with zeros behind them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Ends([u8; 36]);
 
 impl Ends {
@@ -57,11 +67,15 @@ impl Ends {
     }
 }
 
-/// The SYNs that left last, with the number that acknowledges each.
+/// What is known of connections.
 pub(crate) struct Quirks {
+    /// The SYNs that left last, with the number that acknowledges each.
     asked: Box<[Option<(Ends, u32)>]>,
     /// Acknowledgements for the stack.
     replies: Vec<Vec<u8>>,
+    /// Half-closed connections, with the acknowledgement number that leaves on each; `None` for a passt that does well
+    /// without.
+    halves: Option<HashMap<Ends, u32>>,
 }
 
 /// The layout and the flags of a TCP segment whose header is there.
@@ -100,8 +114,44 @@ fn acknowledgement(frame: &[u8], layout: &Layout) -> Option<Vec<u8>> {
 }
 
 impl Quirks {
-    pub(crate) fn new() -> Quirks {
-        Quirks { asked: vec![None; PLACES].into_boxed_slice(), replies: Vec::new() }
+    /// For a passt that needs its half-closed connections to be held, or not.
+    pub(crate) fn new(holds_halves: bool) -> Quirks {
+        Quirks {
+            asked: vec![None; PLACES].into_boxed_slice(),
+            replies: Vec::new(),
+            halves: holds_halves.then(HashMap::new),
+        }
+    }
+
+    /// Keeps the acknowledgement number of a half-closed connection in a frame that leaves.
+    pub(crate) fn hold(&mut self, frame: &mut [u8]) {
+        let Some(halves) = &mut self.halves else { return };
+        let Some((layout, flags)) =
+            segment(frame).filter(|(_, flags)| flags & FIN != 0 || !halves.is_empty())
+        else {
+            return;
+        };
+        let Some(ends) = Ends::of(frame, &layout, true) else { return };
+        let at = layout.transport + 8;
+        let Some(number) =
+            frame.get(at..).and_then(|rest| rest.first_chunk()).map(|n| u32::from_be_bytes(*n))
+        else {
+            return;
+        };
+        if flags & (SYN | RST) != 0 {
+            halves.remove(&ends);
+        } else if let Some(held) = halves.get(&ends) {
+            if *held != number {
+                frame[at..at + 4].copy_from_slice(&held.to_be_bytes());
+                vnet::finish_checksum(frame);
+            }
+        } else if flags & FIN != 0 {
+            if halves.len() >= HALVES {
+                // passt has forgotten some of them without a word.
+                halves.clear();
+            }
+            halves.insert(ends, number);
+        }
     }
 
     /// Sees a frame that is to leave; whether it does.
@@ -138,6 +188,13 @@ impl Quirks {
 
     /// Mends a frame that has come, if it is a reset without an acknowledgement that answers a SYN.
     pub(crate) fn mend(&mut self, frame: &mut [u8]) {
+        if let Some(halves) = self.halves.as_mut().filter(|halves| !halves.is_empty())
+            && let Some((layout, _)) = segment(frame).filter(|(_, flags)| flags & (FIN | RST) != 0)
+            && let Some(ends) = Ends::of(frame, &layout, false)
+        {
+            // All has been said.
+            halves.remove(&ends);
+        }
         let Some((layout, RST)) = segment(frame).map(|(layout, flags)| (layout, flags & (SYN | ACK | RST)))
         else {
             return;
@@ -182,7 +239,7 @@ mod tests {
     #[test]
     fn a_reset_acknowledges_the_syn_that_it_answers_and_no_other() {
         for v4 in [true, false] {
-            let mut quirks = Quirks::new();
+            let mut quirks = Quirks::new(true);
             let transport = if v4 { 34 } else { 54 };
             let bare = frame(v4, false, RST, 0);
             let mut unasked = bare.clone();
@@ -211,10 +268,58 @@ mod tests {
         }
     }
 
+    /// The acknowledgement number with which a segment of these flags and this number leaves.
+    fn leaves(quirks: &mut Quirks, v4: bool, flags: u8, number: u32) -> u32 {
+        let at = if v4 { 42 } else { 62 };
+        let mut frame = frame(v4, true, flags, 9);
+        frame[at..at + 4].copy_from_slice(&number.to_be_bytes());
+        vnet::finish_checksum(&mut frame);
+        quirks.hold(&mut frame);
+        assert!(vnet::is_intact(&[0; vnet::LEN], &frame));
+        u32::from_be_bytes(*frame[at..].first_chunk().unwrap())
+    }
+
+    #[test]
+    fn the_acknowledgement_of_a_half_closed_connection_stays_until_all_is_said() {
+        for v4 in [true, false] {
+            for end in [FIN | ACK, RST, RST | ACK] {
+                let mut quirks = Quirks::new(true);
+                assert_eq!(leaves(&mut quirks, v4, ACK, 5), 5);
+                assert_eq!(leaves(&mut quirks, v4, FIN | ACK, 7), 7);
+                assert_eq!(leaves(&mut quirks, v4, ACK, 8), 7);
+                assert_eq!(leaves(&mut quirks, v4, FIN | ACK, u32::MAX), 7);
+                // Of another connection.
+                assert_eq!(leaves(&mut quirks, !v4, ACK, 8), 8);
+                quirks.mend(&mut frame(v4, false, ACK, 1));
+                assert_eq!(leaves(&mut quirks, v4, ACK, 8), 7);
+                quirks.mend(&mut frame(v4, false, end, 1));
+                assert_eq!(leaves(&mut quirks, v4, ACK, 8), 8);
+            }
+            let mut quirks = Quirks::new(true);
+            leaves(&mut quirks, v4, FIN | ACK, 7);
+            leaves(&mut quirks, v4, SYN, 0);
+            assert_eq!(leaves(&mut quirks, v4, ACK, 8), 8, "a new connection");
+            let mut quirks = Quirks::new(false);
+            leaves(&mut quirks, v4, FIN | ACK, 7);
+            assert_eq!(leaves(&mut quirks, v4, ACK, 8), 8, "a passt that needs none of it");
+        }
+    }
+
+    #[test]
+    fn half_closed_connections_are_bounded() {
+        let mut quirks = Quirks::new(true);
+        for port in 0..2 * HALVES as u16 {
+            let mut frame = frame(true, true, FIN | ACK, 9);
+            frame[34..36].copy_from_slice(&port.to_be_bytes());
+            quirks.hold(&mut frame);
+        }
+        assert_eq!(quirks.halves.map(|halves| halves.len()), Some(HALVES));
+    }
+
     #[test]
     fn a_syn_ack_is_acknowledged_once() {
         for v4 in [true, false] {
-            let mut quirks = Quirks::new();
+            let mut quirks = Quirks::new(true);
             assert!(quirks.sees(&frame(v4, true, SYN, 1)) && !quirks.has_reply());
             assert!(quirks.sees(&frame(v4, true, BOTH, 41)) && quirks.has_reply());
             let reply = quirks.reply().unwrap();
@@ -244,8 +349,9 @@ mod tests {
                 frame[at] = byte;
             }
             frame.truncate(cut.index(frame.len() + 1));
-            let mut quirks = Quirks::new();
+            let mut quirks = Quirks::new(true);
             quirks.sees(&frame);
+            quirks.hold(&mut frame);
             while quirks.reply().is_some() {}
             let len = frame.len();
             quirks.mend(&mut frame);

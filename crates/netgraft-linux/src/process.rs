@@ -434,6 +434,16 @@ fn execve(path: &CStr, argv: &[&CStr], envp: &[CString]) -> io::Error {
     io::Error::last_os_error()
 }
 
+/// Leaves the session keyring (session-keyring(7)) that the caller shares with who started it, for an empty one of its own.
+///
+/// # Errors
+/// As keyctl(2): ENOSYS where the kernel has no keys, EDQUOT where the user has too many.
+pub fn own_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: without a name no memory is read.
+    check_long(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0_u64) }).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

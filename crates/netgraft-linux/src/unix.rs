@@ -589,16 +589,34 @@ pub fn mark(fd: BorrowedFd<'_>) -> io::Result<()> {
     check_len(unsafe { libc::send(fd.as_raw_fd(), b"x".as_ptr().cast(), 1, flags) }).map(drop)
 }
 
+/// Sends without waiting; the last byte is urgent data (`MSG_OOB`) if all of them are taken.
+///
+/// # Errors
+/// As [`send`]; EOPNOTSUPP if the kernel has no such data for AF_UNIX.
+pub fn send_urgent(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_OOB | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `data` is readable for its length.
+    check_len(unsafe { libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), flags) })
+}
+
+/// Whether the next byte to read is urgent data (`SIOCATMARK`): a receive without MSG_OOB drops it, unless SO_OOBINLINE is
+/// set, and goes on behind it.
+#[must_use]
+pub fn is_urgent_next(fd: BorrowedFd<'_>) -> bool {
+    let mut at_mark = 0i32;
+    // SAFETY: `at_mark` is writable for the four bytes that the request stores.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), AT_MARK, &raw mut at_mark) };
+    result == 0 && at_mark != 0
+}
+
 /// Whether a [`mark`] is all that is left to read (`SIOCATMARK`). A receive takes it away and goes on behind it.
 #[must_use]
 pub fn is_at_mark(fd: BorrowedFd<'_>) -> bool {
-    let (mut at_mark, mut unread) = (0i32, 0i32);
-    // SAFETY: `at_mark` is writable for the four bytes that the request stores.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), AT_MARK, &raw mut at_mark) };
-    if result < 0 || at_mark == 0 {
+    if !is_urgent_next(fd) {
         return false;
     }
-    // SAFETY: as above.
+    let mut unread = 0i32;
+    // SAFETY: `unread` is writable for the four bytes that the request stores.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut unread) };
     result == 0 && unread == 1
 }

@@ -172,13 +172,15 @@ pub struct PasstConfig {
     pub mac: [u8; 6],
     /// Its MTU in bytes.
     pub mtu: u16,
+    /// Whether it serves connections right whose sandbox's side has ended; ones from before September 2025 do not.
+    pub half_closes: bool,
 }
 
 impl LinkConfig {
     /// passt on this socket, or one that is started.
     #[must_use]
     pub const fn passt(socket: Option<PathBuf>) -> LinkConfig {
-        LinkConfig::Passt(PasstConfig { socket, mac: [0; 6], mtu: 1500 })
+        LinkConfig::Passt(PasstConfig { socket, mac: [0; 6], mtu: 1500, half_closes: false })
     }
 
     /// The TAP device of this name.
@@ -246,6 +248,8 @@ pub struct Wrappers {
     pub capture: Option<CaptureConfig>,
     /// The largest IP packet that crosses the link, in bytes; `None` for what the link carries.
     pub mtu: Option<u16>,
+    /// The VLAN of a TAP device's or an interface's frames (IEEE 802.1Q, 1 to 4094); `None` for those without a tag.
+    pub vlan: Option<u16>,
     /// What the launcher has opened already, as `netgraft-link` describes it; it hands the descriptor over as the first of
     /// those of `init`.
     pub opened: Option<String>,
@@ -302,7 +306,7 @@ impl Wrappers {
     /// These faults, decided by this seed.
     #[must_use]
     pub const fn of_faults(faults: LinkFaults, seed: u64) -> Wrappers {
-        Wrappers { faults, seed, capture: None, mtu: None, opened: None, terms: Vec::new() }
+        Wrappers { faults, seed, capture: None, mtu: None, vlan: None, opened: None, terms: Vec::new() }
     }
 
     /// Whether frames are left alone.
@@ -311,6 +315,7 @@ impl Wrappers {
         self.faults.is_none()
             && self.capture.is_none()
             && self.mtu.is_none()
+            && self.vlan.is_none()
             && self.opened.is_none()
             && self.terms.is_empty()
     }

@@ -66,6 +66,7 @@ macro_rules! contract {
                 fn send_room(&self, handle: Handle) -> usize;
                 fn queued_in(&self, handle: Handle) -> Result<usize>;
                 fn queued_out(&self, handle: Handle) -> Result<usize>;
+                fn urgent(&self, handle: Handle) -> Result<usize>;
                 fn shutdown(&mut self, handle: Handle, how: Shutdown, now: Instant) -> Result<()>;
                 fn close(&mut self, handle: Handle, now: Instant) -> Result<()>;
                 fn abort(&mut self, handle: Handle, now: Instant) -> Result<()>;

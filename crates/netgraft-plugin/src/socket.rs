@@ -90,7 +90,8 @@ bitflags::bitflags! {
         const MORE = 1;
         /// Do not use a gateway (`MSG_DONTROUTE`).
         const DONT_ROUTE = 2;
-        /// Urgent data (`MSG_OOB`); [`crate::Error::NotSupported`] where a stack has none.
+        /// Urgent data (`MSG_OOB`): the last byte is where it ends, if all of them are taken;
+        /// [`crate::Error::NotSupported`] where a stack has none.
         const OUT_OF_BAND = 4;
     }
 
@@ -298,6 +299,17 @@ pub trait Sockets {
     /// # Errors
     /// [`Error::BadHandle`], [`Error::NotSupported`] if the stack cannot tell.
     fn queued_out(&self, handle: Handle) -> Result<usize> {
+        let _ = handle;
+        Err(Error::NotSupported)
+    }
+
+    /// Where urgent data of a stream ends (`MSG_OOB`, recv(2); RFC 9293 section 3.8.5): how many bytes it is until behind
+    /// the last of it, counted from the next that [`Sockets::recv`] gives, whether they have come or not; 0 if there is
+    /// none, or it was received. The data itself is in line.
+    ///
+    /// # Errors
+    /// [`Error::BadHandle`], [`Error::NotSupported`] where a stack has no urgent data.
+    fn urgent(&self, handle: Handle) -> Result<usize> {
         let _ = handle;
         Err(Error::NotSupported)
     }

@@ -10,7 +10,7 @@
 //! to; `device`, `iface` and `link` are the way out.
 //!
 //! # Limits
-//! No Fast Open and no urgent data for programs, though `netgraft-tcp` has the latter. Nothing is forwarded.
+//! Nothing is forwarded.
 //!
 //! ```
 //! use netgraft_plugin::{InitStackArgs, PluginStack, StackConfig, inet::Stack};

@@ -332,10 +332,8 @@ impl Sockets for SmoltcpStack {
     ) -> Result<usize> {
         let core = self.core_mut()?;
         core.tick(now);
-        if flags.contains(SendFlags::OUT_OF_BAND) {
-            return Err(Error::NotSupported);
-        }
         match core.socks.held(handle)?.body {
+            Body::Datagrams(_) if flags.contains(SendFlags::OUT_OF_BAND) => Err(Error::NotSupported),
             Body::Datagrams(_) => core.datagram_send(handle, data, to),
             _ => core.stream_send(handle, data, flags),
         }
@@ -420,6 +418,14 @@ impl Sockets for SmoltcpStack {
             Body::Conn(conn) => Ok(conn.queued_out()),
             Body::Datagrams(_) | Body::Fresh => Ok(0),
             Body::Listener(_) => Err(Error::Invalid),
+        }
+    }
+
+    fn urgent(&self, handle: Handle) -> Result<usize> {
+        match &self.core()?.socks.held(handle)?.body {
+            Body::Conn(conn) => Ok(conn.tcp.urgent_mark().unwrap_or(0)),
+            Body::Fresh | Body::Listener(_) => Ok(0),
+            Body::Datagrams(_) => Err(Error::NotSupported),
         }
     }
 

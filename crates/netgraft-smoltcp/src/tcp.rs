@@ -253,6 +253,7 @@ impl Conn {
         if self.tcp.readable() > 0 {
             ready |= Events::IN;
         }
+        ready.set(Events::PRI, self.tcp.urgent_mark().is_some_and(|mark| mark <= self.tcp.readable()));
         // A third must be free, so that a writer does not wake for every segment (sk_stream_is_writeable).
         if write_over || !self.starved && self.tcp.send_room() >= self.tcp.send_capacity().div_ceil(3) {
             ready |= Events::OUT;
@@ -302,7 +303,11 @@ impl Conn {
         if data.is_empty() {
             return Ok(0);
         }
-        let taken = self.tcp.send(data, flags.contains(SendFlags::MORE), at(now), pool);
+        let taken = if flags.contains(SendFlags::OUT_OF_BAND) {
+            self.tcp.send_urgent(data, at(now), pool)
+        } else {
+            self.tcp.send(data, flags.contains(SendFlags::MORE), at(now), pool)
+        };
         self.sent += taken as u64;
         self.starved = taken == 0 && self.tcp.send_room() > 0;
         if taken == 0 { Err(Error::Again) } else { Ok(taken) }

@@ -118,7 +118,8 @@ impl Bbr {
         if self.model.round_start {
             // "BBRCheckStartupHighLoss"; but a path whose bandwidth still grows is not full, whatever it loses.
             let all = ack.sample.delivered + self.round_lost;
-            let high = is_much(self.round_lost, all, window.mss) && self.round_lost >= FULL_LOSS * window.mss;
+            let high =
+                is_much(self.round_lost, all, window.mss, 0.0) && self.round_lost >= FULL_LOSS * window.mss;
             if high && ack.recovering && self.model.has_stopped_growing() {
                 self.model.full = true;
                 self.model.inflight_high = self.model.product(1.0).max(self.model.inflight_latest);
@@ -183,10 +184,14 @@ impl Bbr {
                 self.mode = Mode::Up;
             }
             Mode::Up => {
-                self.model.look_for_plateau(ack);
-                let long = ack.now.since(self.cycle_at) > self.model.min_rtt;
-                let bounded = window.congestion >= self.model.inflight_high && ack.limited;
-                if self.model.plateau && !bounded || long && ack.in_flight.1 >= self.inflight(1.25, mss) {
+                // "BBRIsTimeToGoDown": what the bound holds back is no plateau.
+                let bounded = ack.limited && window.congestion >= self.model.inflight_high;
+                if bounded {
+                    self.model.restart_plateau(ack);
+                } else {
+                    self.model.look_for_plateau(ack);
+                }
+                if self.model.plateau {
                     self.finish_probe(ack);
                 }
             }
@@ -225,7 +230,8 @@ impl Bbr {
     /// "BBRIsInflightTooHigh", and what follows from it.
     fn is_too_much(&mut self, window: &Window, ack: &Acknowledged) -> bool {
         let sample = &ack.sample;
-        if !is_much(sample.lost, sample.in_flight, window.mss) || sample.in_flight == 0 {
+        if !is_much(sample.lost, sample.in_flight, window.mss, self.model.background) || sample.in_flight == 0
+        {
             return false;
         }
         if self.probing {

@@ -18,10 +18,14 @@ const BETA: f64 = 0.7;
 /// by itself, as radio does, is to be used, too.
 const LOSS: f64 = 0.05;
 
-/// Whether `lost` of so many bytes are more than [`LOSS`] allows. In a few segments a chance loss is a large part: what is
-/// above has to be more than twice what chance explains (the deviation of a count is its root).
-pub(crate) fn is_much(lost: u64, of: u64, mss: u64) -> bool {
-    let (lost, expected) = (lost as f64 / mss.max(1) as f64, of as f64 / mss.max(1) as f64 * LOSS);
+/// The largest share of losses that a path, or others on it, are believed to cause by themselves.
+const BACKGROUND: f64 = 0.1;
+
+/// Whether `lost` of so many bytes are more than [`LOSS`] allows beyond the share that is lost anyway. In a few segments a
+/// chance loss is a large part: what is above has to be more than twice what chance explains (the deviation of a count is
+/// its root).
+pub(crate) fn is_much(lost: u64, of: u64, mss: u64, anyway: f64) -> bool {
+    let (lost, expected) = (lost as f64 / mss.max(1) as f64, of as f64 / mss.max(1) as f64 * (LOSS + anyway));
     lost > expected + 2.0 * expected.sqrt()
 }
 
@@ -54,6 +58,8 @@ pub(crate) struct Model {
     extra: [u64; 2],
     extra_rounds: u64,
     interval: (Instant, u64),
+    /// The share of losses while nothing is probed, a mean over some rounds. A probe is too much only for what it adds.
+    pub(crate) background: f64,
 }
 
 impl Default for Model {
@@ -78,6 +84,7 @@ impl Default for Model {
             extra: [0; 2],
             extra_rounds: 0,
             interval: (Instant::ZERO, 0),
+            background: 0.0,
         }
     }
 }
@@ -122,8 +129,14 @@ impl Model {
         self.inflight_latest = self.inflight_latest.max(sample.delivered);
         if self.round_start {
             // "BBRAdaptLowerBoundsFromCongestion" has any loss do so, which leaves little of a path that loses by itself.
-            if lowers && is_much(self.lost_in_round, sample.delivered + self.lost_in_round, window.mss) {
+            let all = sample.delivered + self.lost_in_round;
+            if lowers && is_much(self.lost_in_round, all, window.mss, 0.0) {
                 self.lower(window);
+            }
+            if lowers && all > 0 {
+                // No probe is to blame: the path loses by itself, or others fill its queue.
+                let share = self.lost_in_round as f64 / all as f64;
+                self.background = (self.background * 0.75 + share * 0.25).min(BACKGROUND);
             }
             self.lost_in_round = 0;
             self.latest = rate;
@@ -177,6 +190,12 @@ impl Model {
         self.level = 0;
         self.at_level = 0;
         self.plateau = false;
+    }
+
+    /// Begins to look for a plateau at the level of this sample.
+    pub(crate) fn restart_plateau(&mut self, ack: &Acknowledged) {
+        self.reset_plateau();
+        self.level = ack.sample.rate().unwrap_or(0);
     }
 
     /// "BBRCheckFullBWReached", section 5.3.1.2.
@@ -240,7 +259,7 @@ mod tests {
         for (lost, of, much) in
             [(1, 10, false), (2, 40, false), (33, 1000, false), (70, 1000, true), (6, 20, true)]
         {
-            assert_eq!(is_much(lost * 1448, of * 1448, 1448), much, "{lost} of {of}");
+            assert_eq!(is_much(lost * 1448, of * 1448, 1448, 0.0), much, "{lost} of {of}");
         }
     }
 

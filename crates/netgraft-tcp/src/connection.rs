@@ -252,10 +252,11 @@ impl Connection {
         }
     }
 
-    /// Takes urgent bytes to send: the last of them is where the urgent data ends (RFC 9293 section 3.8.5).
+    /// Takes urgent bytes to send: the last of them is where the urgent data ends (RFC 9293 section 3.8.5), if there is room
+    /// for all.
     pub fn send_urgent(&mut self, data: &[u8], now: Instant, pool: &mut Pool) -> usize {
         let len = self.send(data, false, now, pool);
-        if len > 0 {
+        if len > 0 && len == data.len() {
             self.sender.urgent = self.sender.written;
         }
         len

@@ -7,7 +7,7 @@ use crate::connection::{Connection, State};
 use crate::receiver::Due;
 use crate::recovery::{Forward, Phase};
 use crate::segment::{Flags, Header};
-use crate::sender::{Probe, Timer};
+use crate::sender::{Pacing, Probe, Timer};
 use crate::seq::FIRST;
 use crate::time::Instant;
 
@@ -178,14 +178,20 @@ impl Connection {
             return self.probe();
         }
         self.sender.wake_from_pace(now);
-        self.sender.paced_out = self.sender.pace > now && self.sender.window.pacing.is_some();
-        if self.sender.paced_out {
+        if self.sender.pace > now && self.sender.window.pacing.is_some() {
+            self.sender.pacing = Pacing::Held;
             return None;
         }
-        if self.sender.board.lost() > 0 && !self.prefers_new() {
-            return self.repetition();
+        let piece = if self.sender.board.lost() > 0 && !self.prefers_new() {
+            self.repetition()
+        } else {
+            self.new_data(now)
+        };
+        if piece.is_none() {
+            // Something else holds data back; the time until then is not made up for.
+            self.sender.pacing = Pacing::Open;
         }
-        self.new_data(now)
+        piece
     }
 
     /// F-RTO: whether new data leaves before more is sent again (RFC 5682 section 3.1, step 2 b). Without new data it
@@ -379,7 +385,6 @@ impl Connection {
         if let Some(rate) = sender.window.pacing.filter(|rate| *rate > 0) {
             let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
             let took = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            // Callers wake late; what could have left in the meantime may leave now, up to a part of a round trip.
             let slack = u64::try_from(sender.slack().as_nanos()).unwrap_or(u64::MAX);
             let late = Instant::from_nanos(now.nanos().saturating_sub(slack));
             sender.pace = sender.pace.max(late) + took;
@@ -399,18 +404,23 @@ impl Connection {
 }
 
 impl crate::sender::Sender {
-    /// How late a paced segment may be without a loss of rate: a quarter of a round trip.
+    /// How late a paced segment may be without a loss of rate: a quarter of a round trip if the caller woke late, so that
+    /// what could have left in the meantime leaves now. Where the window or the program held data back there is nothing to
+    /// make up for, and a burst would only meet a full queue.
     fn slack(&self) -> Duration {
-        SLACK.max(self.smoothed() / 4)
+        match self.pacing {
+            Pacing::Behind => SLACK.max(self.smoothed() / 4),
+            Pacing::Open | Pacing::Held => SLACK,
+        }
     }
 
     /// The time for which the pace held data back may be over. If the caller noticed too late, its delay has set the rate,
     /// and not the path: samples must not say that the path is slow.
     pub(crate) fn wake_from_pace(&mut self, now: Instant) {
-        if !self.paced_out || self.pace > now {
+        if self.pacing != Pacing::Held || self.pace > now {
             return;
         }
-        self.paced_out = false;
+        self.pacing = Pacing::Behind;
         if now.since(self.pace) > SLACK {
             let flight = self.in_flight();
             self.rate.limited_by_sender(flight);

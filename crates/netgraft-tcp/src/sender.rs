@@ -37,6 +37,17 @@ impl Timer {
     }
 }
 
+/// Whether the pace holds data back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pacing {
+    /// It does not: something else does, or nothing.
+    Open,
+    /// Until [`Sender::pace`].
+    Held,
+    /// It did, and the caller woke after that time: it sends what could have left.
+    Behind,
+}
+
 /// A tail loss probe that was sent (RFC 8985 section 7.1, "TLP.end_seq" and "TLP.is_retrans").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Probe {
@@ -126,8 +137,7 @@ pub(crate) struct Sender {
     pub(crate) small_end: u64,
     /// When the next segment may leave, if they are paced.
     pub(crate) pace: Instant,
-    /// Whether the pace is what held data back.
-    pub(crate) paced_out: bool,
+    pub(crate) pacing: Pacing,
     /// Segments sent again, and their bytes.
     pub(crate) repeats: u32,
     pub(crate) repeated_bytes: u64,
@@ -175,7 +185,7 @@ impl Sender {
             stalled: None,
             small_end: FIRST,
             pace: Instant::ZERO,
-            paced_out: false,
+            pacing: Pacing::Open,
             repeats: 0,
             repeated_bytes: 0,
             counts: Counts::default(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::connection::{Connection, Questions, Reason, State};
 use crate::output::CORK;
 use crate::receiver::Due;
-use crate::sender::Timer;
+use crate::sender::{Pacing, Timer};
 use crate::time::Instant;
 
 /// "R2 [...] SHOULD correspond to at least 100 seconds" (RFC 9293 section 3.8.3); what 15 retransmissions take
@@ -28,7 +28,7 @@ impl Connection {
         [
             // Before the handshake is complete only the SYN's answer is sent again.
             sender.timer.at().filter(|_| self.is_synchronized()),
-            sender.paced_out.then_some(sender.pace),
+            (sender.pacing == Pacing::Held).then_some(sender.pace),
             due,
             self.handshake.again,
             self.held.map(|since| since + CORK),

@@ -191,6 +191,11 @@ struct RunArgs {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..=65520))]
     mtu: Option<u16>,
 
+    /// With --link tap:NAME or packet:IFACE: the stack's frames have the tag of this VLAN (IEEE 802.1Q), and no others are for
+    /// it
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..4095))]
+    vlan: Option<u16>,
+
     /// With --link passt: lead a port of the host's to one of the sandbox's, such as 8080:80, 127.0.0.1:8080:80 or 53/udp;
     /// repeatable
     #[arg(long, value_name = "[ADDR:]PORT[:INSIDE][/udp]")]
@@ -361,6 +366,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.take_address = run.take_address;
     let mut wrappers = run.faults.wrappers().map_err(Stop::Error)?;
     wrappers.mtu = run.mtu;
+    wrappers.vlan = run.vlan;
     network.capture = run.pcap.spec().map_err(Stop::Error)?;
     network.config = StackConfig {
         link,

@@ -79,7 +79,7 @@ pub(crate) struct ProgramArgs {
     wait: Option<Until>,
 
     /// Run it as code that you do not trust: --read-only, --no-path-sockets, --seccomp default, --clear-env with PATH, TERM and
-    /// LANG, and empty directories for /tmp, /var/tmp, /run, /home, /root and your home; --bind gives it what it needs
+    /// LANG, HOME in /tmp, and empty directories for /tmp, /var/tmp, /run, /home, /root and your home; --bind gives it what it needs
     #[arg(long, conflicts_with = "host_ids")]
     untrusted: bool,
 
@@ -241,6 +241,10 @@ impl ProgramArgs {
         self.no_path_sockets = true;
         self.clear_env = true;
         self.env.splice(0..0, HARMLESS.iter().map(OsString::from));
+        if self.rootfs.is_none() {
+            // Builds keep their caches there, and end without one.
+            self.env.insert(0, "HOME=/tmp".into());
+        }
         self.seccomp.get_or_insert_with(|| "default".to_owned());
         if self.rootfs.is_some() {
             // Nothing of the host is in sight.

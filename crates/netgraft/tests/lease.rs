@@ -23,3 +23,13 @@ fn a_link_is_asked_for_addresses_as_root() {
 fn a_link_is_asked_for_addresses_as_an_ordinary_user() {
     check("lease-user", As::User);
 }
+
+#[test]
+fn a_lease_is_renewed_rebound_and_given_up_as_root() {
+    script::run("renewal-root", As::Root, include_str!("renewal.py"), |dir| vec![script::object(dir)]);
+}
+
+#[test]
+fn a_lease_is_renewed_rebound_and_given_up_as_an_ordinary_user() {
+    script::run("renewal-user", As::User, include_str!("renewal.py"), |dir| vec![script::object(dir)]);
+}

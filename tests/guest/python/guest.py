@@ -12,7 +12,7 @@ import traceback
 sys.dont_write_bytecode = True
 
 import lib
-import data, errors, icmp, names, options, raw, readiness, sandbox, sharing, tcp, udp  # each registers its cases
+import data, errors, icmp, names, options, raw, readiness, sandbox, sharing, tcp, udp, urgent  # each registers its cases
 
 # Below the harness's own limit, so that a hang is reported with the line it hangs on.
 HANG_SECONDS = 20

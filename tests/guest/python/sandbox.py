@@ -43,24 +43,3 @@ def sandbox_no_new_privileges():
         fields = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
     eq("no_new_privs is set", fields.get("NoNewPrivs"), "1")
     eq("a seccomp filter is in force", fields.get("Seccomp"), "2")
-
-
-@case
-def sandbox_urgent():
-    client, accepted = tcp_pair()
-    data = ctypes.create_string_buffer(b"u")
-    vector = (ctypes.c_size_t * 2)(ctypes.addressof(data), 1)
-    # struct mmsghdr: no name, one part, no control messages, flags, and the length that is written.
-    messages = (ctypes.c_size_t * 16)(0, 0, ctypes.addressof(vector), 1, 0, 0, 0, 0, *[0] * 8)
-
-    def sendmmsg():
-        if LIBC.sendmmsg(client.fileno(), messages, 1, socket.MSG_OOB) < 0:
-            raise OSError(ctypes.get_errno(), "sendmmsg")
-
-    fails("send", "EOPNOTSUPP", client.send, b"u", socket.MSG_OOB)
-    fails("sendto", "EOPNOTSUPP", client.sendto, b"u", socket.MSG_OOB, accepted.getsockname())
-    fails("sendmsg", "EOPNOTSUPP", client.sendmsg, [b"u"], [], socket.MSG_OOB)
-    fails("sendmmsg", "EOPNOTSUPP", sendmmsg)
-    fails("recv", "EINVAL", accepted.recv, 1, socket.MSG_OOB)
-    client.sendall(b"data")
-    eq("nothing of it was sent", receive_exactly(accepted, 4), b"data")

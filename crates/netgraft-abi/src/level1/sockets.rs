@@ -237,6 +237,12 @@ impl Sockets for Level1Stack {
         size(instance, Call::queued_out, result)
     }
 
+    fn urgent(&self, handle: Handle) -> Result<usize> {
+        let instance = self.of(handle)?;
+        let result = call!(instance, NOT_SUPPORTED.into(), urgent(handle.0));
+        size(instance, Call::urgent, result)
+    }
+
     fn shutdown(&mut self, handle: Handle, how: Shutdown, now: Instant) -> Result<()> {
         let instance = self.of(handle)?;
         let how = codes::shutdown_number(how).ok_or(Error::Invalid)?;

@@ -303,6 +303,32 @@ fn a_disconnect_resets_a_joined_connection() {
 }
 
 #[test]
+fn urgent_data_of_a_joined_connection_is_the_kernels_own() {
+    let mut rig = joining();
+    let (_, client, accepted) = joined(&mut rig);
+    assert_eq!(rig.sendto(client, b"ab!", uapi::MSG_OOB, None), Reply::Is(3));
+    assert_eq!(rig.read(accepted, 10), Ok(b"ab".to_vec()));
+    assert_eq!(rig.recvfrom(accepted, 10, uapi::MSG_OOB), Reply::Is(1));
+    assert_eq!(rig.recvfrom(accepted, 10, uapi::MSG_OOB), fails(uapi::EINVAL));
+}
+
+#[test]
+fn urgent_data_is_refused_where_a_close_is_to_reset() {
+    let mut rig = joining();
+    let listener = rig.listener(HERE, 5);
+    let client = rig.tcp();
+    assert_eq!(rig.connect(client, HERE), DONE);
+    let accepted = fd_of(rig.accept(listener, 0));
+    linger_not(&mut rig, accepted);
+    assert_eq!(rig.sendto(client, b"!", uapi::MSG_OOB, None), fails(uapi::EOPNOTSUPP));
+    assert_eq!(rig.sendto(accepted, b"!", uapi::MSG_OOB, None), fails(uapi::EOPNOTSUPP));
+    // The mark is no urgent data of the program's.
+    assert_eq!(rig.recvfrom(accepted, 10, uapi::MSG_OOB), fails(uapi::EINVAL));
+    rig.write(client, b"data").unwrap();
+    assert_eq!(rig.read(accepted, 10), Ok(b"data".to_vec()));
+}
+
+#[test]
 fn a_close_that_does_not_linger_twice_adds_no_byte() {
     let mut rig = joining();
     let listener = rig.listener(HERE, 5);
@@ -313,11 +339,11 @@ fn a_close_that_does_not_linger_twice_adds_no_byte() {
     rig.write(client, b"data").unwrap();
     linger_not(&mut rig, accepted);
     let file = rig.file(accepted);
-    let marks = rig.world().socks.marks(file);
-    assert_eq!(marks, 1, "a second mark makes a byte of data of the first");
+    let queued = rig.world().socks.queued(file);
+    assert_eq!(queued, 5, "a second mark makes a byte of data of the first");
     let off = [0i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
     assert_eq!(rig.setsockopt(accepted, uapi::SOL_SOCKET, uapi::SO_LINGER, &off), DONE);
-    assert_eq!(rig.world().socks.marks(file), 0, "and none is left when it lingers again");
+    assert_eq!(rig.world().socks.queued(file), 4, "and none is left when it lingers again");
     assert_eq!(rig.read(accepted, 10), Ok(b"data".to_vec()));
 }
 

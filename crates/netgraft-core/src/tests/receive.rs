@@ -239,10 +239,20 @@ fn a_receive_that_waits_on_a_datagram_socket_ends_when_another_thread_shuts_it_d
 }
 
 #[test]
-fn urgent_data_of_a_stream_fails_with_einval() {
+fn urgent_data_of_a_stream_is_received_apart() {
     let mut rig = Rig::new();
-    let (fd, _) = rig.connected();
+    let (fd, remote) = rig.connected();
     assert_eq!(rig.recvfrom(fd, 10, uapi::MSG_OOB), fails(uapi::EINVAL));
+    let handle = rig.core.table.get(rig.id(fd)).unwrap().handle.unwrap().0;
+    // "ab!", of which the last is urgent, and what follows.
+    rig.net().marks.insert(handle, 3);
+    rig.remote_sends(remote, b"ab!cd");
+    rig.settle();
+    assert_eq!(rig.read(fd, 10), Ok(b"ab".to_vec()));
+    assert_eq!(rig.recvfrom(fd, 10, uapi::MSG_OOB | uapi::MSG_PEEK), Reply::Is(1));
+    assert_eq!(rig.recvfrom(fd, 10, uapi::MSG_OOB), Reply::Is(1));
+    assert_eq!(rig.recvfrom(fd, 10, uapi::MSG_OOB), fails(uapi::EINVAL));
+    assert_eq!(rig.read(fd, 10), Ok(b"cd".to_vec()));
 }
 
 #[test]

@@ -100,14 +100,57 @@ fn data_outside_of_memory_fails_with_efault() {
 }
 
 #[test]
-fn urgent_data_fails_with_eopnotsupp() {
+fn urgent_data_on_a_datagram_socket_fails_with_eopnotsupp() {
     let mut rig = Rig::new();
     let udp = rig.udp();
     assert_eq!(rig.sendto(udp, b"!", uapi::MSG_OOB, Some(PEER)), fails(uapi::EOPNOTSUPP));
-    let (tcp, _) = rig.connected();
-    assert_eq!(rig.sendto(tcp, b"!", uapi::MSG_OOB, None), fails(uapi::EOPNOTSUPP));
-    let message = Message { to: None, parts: &[b"!"], control: &[] };
-    assert_eq!(message.send(&mut rig, tcp, uapi::MSG_OOB), fails(uapi::EOPNOTSUPP));
+}
+
+#[test]
+fn urgent_data_keeps_its_place_in_the_stream() {
+    let mut rig = Rig::new();
+    let (tcp, remote) = rig.connected();
+    rig.write(tcp, b"ab").unwrap();
+    assert_eq!(rig.sendto(tcp, b"c!", uapi::MSG_OOB, None), Reply::Is(2));
+    rig.write(tcp, b"d").unwrap();
+    let message = Message { to: None, parts: &[b"e", b"?"], control: &[] };
+    assert_eq!(message.send(&mut rig, tcp, uapi::MSG_OOB), Reply::Is(2));
+    rig.settle();
+    assert_eq!(rig.remote_reads(remote), b"abc!de?");
+    assert_eq!(rig.net().urgent_sent, b"!?");
+}
+
+#[test]
+fn urgent_data_waits_for_room_in_the_stack() {
+    let mut rig = Rig::new();
+    rig.net().window = 4;
+    let (tcp, remote) = rig.connected();
+    rig.write(tcp, b"abcd").unwrap();
+    assert_eq!(rig.sendto(tcp, b"!", uapi::MSG_OOB, None), Reply::Is(1));
+    rig.write(tcp, b"ef").unwrap();
+    rig.settle();
+    assert_eq!(rig.net().urgent_sent, b"");
+    assert_eq!(rig.net().remote_reads(remote), b"abcd");
+    rig.settle();
+    assert_eq!(rig.net().remote_reads(remote), b"!ef");
+    assert_eq!(rig.net().urgent_sent, b"!");
+}
+
+#[test]
+fn a_shutdown_makes_an_ordinary_byte_of_an_urgent_one_that_waits() {
+    let mut rig = Rig::new();
+    rig.net().window = 2;
+    let (tcp, remote) = rig.connected();
+    rig.write(tcp, b"ab").unwrap();
+    assert_eq!(rig.sendto(tcp, b"!", uapi::MSG_OOB, None), Reply::Is(1));
+    assert_eq!(rig.shutdown(tcp, uapi::SHUT_WR), DONE);
+    let mut got = Vec::new();
+    for _ in 0..4 {
+        rig.settle();
+        got.extend(rig.net().remote_reads(remote));
+    }
+    assert_eq!(got, b"ab!");
+    assert!(rig.net().remote_sees_end(remote));
 }
 
 #[test]
@@ -364,7 +407,7 @@ fn many_messages_on_a_stream_are_the_kernels() {
     let (fd, _) = rig.connected();
     let (reply, _) = send_many(&mut rig, fd, &[], 0);
     assert_eq!(reply, Reply::Kernel);
-    let (reply, _) = send_many(&mut rig, fd, &[], uapi::MSG_OOB);
+    let (reply, _) = send_many(&mut rig, fd, &[], uapi::MSG_FASTOPEN);
     assert_eq!(reply, fails(uapi::EOPNOTSUPP));
 }
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{FRAME, check, vnet};
+use super::{FRAME, check, vlan, vnet};
 
 /// Frames of one receiving call.
 const RECEIVE: usize = 32;
@@ -24,6 +24,8 @@ pub(super) struct Messages {
     /// Outgoing headers and frames, one behind the other, and where each ends.
     out: Vec<u8>,
     ends: Vec<usize>,
+    /// The VLAN that outgoing frames are of.
+    vlan: Option<u16>,
 }
 
 impl Messages {
@@ -34,7 +36,13 @@ impl Messages {
             lengths: [0; RECEIVE],
             out: Vec::new(),
             ends: Vec::new(),
+            vlan: None,
         }
+    }
+
+    /// The same, whose outgoing frames are of a VLAN.
+    pub(super) fn of_vlan(self, vlan: Option<u16>) -> Messages {
+        Messages { vlan, ..self }
     }
 
     /// Receives at most `limit` messages with one system call; answers how many came, and whether more may wait.
@@ -104,7 +112,14 @@ impl Messages {
         self.out.extend_from_slice(frame);
         let (header, copy) = self.out[start..].split_at_mut(vnet::LEN);
         if let Some(size) = segment {
-            header.copy_from_slice(&vnet::describe(copy, frame.len(), size));
+            let mut described = vnet::describe(copy, frame.len(), size);
+            if self.vlan.is_some() {
+                vlan::shift(&mut described);
+            }
+            header.copy_from_slice(&described);
+        }
+        if let Some(vlan) = self.vlan {
+            vlan::insert(&mut self.out, start + vnet::LEN, vlan);
         }
         self.ends.push(self.out.len());
     }

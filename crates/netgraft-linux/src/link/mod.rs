@@ -8,6 +8,7 @@ mod lazy;
 mod messages;
 pub mod packet;
 pub mod tap;
+mod vlan;
 pub mod vnet;
 
 use std::fmt;

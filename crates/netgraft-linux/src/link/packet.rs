@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::messages::Messages;
-use super::{Device, OpenError, check, control_socket, flags_of, interface_ioctl, vnet};
+use super::{Device, OpenError, check, control_socket, flags_of, interface_ioctl, vlan, vnet};
 
 /// `PACKET_VNET_HDR`, `PACKET_IGNORE_OUTGOING` (linux/if_packet.h)
 const PACKET_VNET_HDR: libc::c_int = 15;
@@ -24,11 +24,12 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Takes over the interface `name` of the caller's network namespace, whose address the stack uses.
+    /// Takes over the interface `name` of the caller's network namespace, whose address the stack uses: its frames without a
+    /// tag, or those of a VLAN.
     ///
     /// # Errors
     /// That the interface is missing, down, or no Ethernet; that CAP_NET_RAW is missing.
-    pub fn open(name: &str) -> Result<(Packet, Device), OpenError> {
+    pub fn open(name: &str, vlan: Option<u16>) -> Result<(Packet, Device), OpenError> {
         let problem = |what: &str, e| OpenError::io(format!("interface {name}: {what}"), e);
         let flags = flags_of(name).map_err(|e| match e.raw_os_error() {
             Some(libc::ENODEV) => {
@@ -46,7 +47,7 @@ impl Packet {
             _ => problem("cannot be looked at", e),
         })?;
         let mtu = super::mtu_of(name).map_err(|e| problem("has no MTU", e))?;
-        let fd = Self::bind(index).map_err(|e| match e.raw_os_error() {
+        let fd = Self::bind(index, vlan).map_err(|e| match e.raw_os_error() {
             Some(libc::EPERM) => OpenError::advise(
                 format!("interface {name} needs CAP_NET_RAW over the network namespace"),
                 e,
@@ -54,7 +55,7 @@ impl Packet {
             ),
             _ => problem("cannot be opened", e),
         })?;
-        Ok((Self::from_fd(fd), Device { name: name.to_owned(), mac, mtu }))
+        Ok((Self::from_fd(fd, vlan), Device { name: name.to_owned(), mac, mtu }))
     }
 
     fn identify(name: &str) -> io::Result<([u8; 6], libc::c_int)> {
@@ -76,7 +77,7 @@ impl Packet {
         Ok((mac, unsafe { request.ifr_ifru.ifru_ifindex }))
     }
 
-    fn bind(index: libc::c_int) -> io::Result<OwnedFd> {
+    fn bind(index: libc::c_int, vlan: Option<u16>) -> io::Result<OwnedFd> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // Protocol 0 receives nothing until the socket is bound to its interface.
         // SAFETY: socket has no memory arguments.
@@ -85,6 +86,7 @@ impl Packet {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         set(fd.as_raw_fd(), libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
         set(fd.as_raw_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+        filter(fd.as_fd(), vlan)?;
         // Beyond rmem_max only with CAP_NET_ADMIN; without it the default has to do.
         let forced = set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER);
         forced.or_else(|_| set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, BUFFER))?;
@@ -99,10 +101,10 @@ impl Packet {
         Ok(fd)
     }
 
-    /// The device again, from its descriptor.
+    /// The device again, from its descriptor, and the VLAN that it was opened with.
     #[must_use]
-    pub fn from_fd(fd: OwnedFd) -> Packet {
-        Packet { fd, messages: Messages::new() }
+    pub fn from_fd(fd: OwnedFd, vlan: Option<u16>) -> Packet {
+        Packet { fd, messages: Messages::new().of_vlan(vlan) }
     }
 
     /// The descriptor, to be handed to another process.
@@ -158,6 +160,36 @@ impl AsFd for Packet {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Lets frames of one VLAN alone through, or those without a tag. The kernel takes tags out of the frames that it shows to packet
+/// sockets, so that those of every VLAN would look alike; a filter sees what was taken out (socket(7), `SO_ATTACH_FILTER`;
+/// linux/filter.h).
+fn filter(socket: BorrowedFd<'_>, vlan: Option<u16>) -> io::Result<()> {
+    let place = libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG;
+    let step = |code: u32, jt, jf, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut steps = [
+        // The tag, 0 if there is none; of it the number.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, place as u32),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, vlan::NUMBER.into()),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, vlan.unwrap_or(0).into()),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    let len = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: `program` has the length that is passed and points to as many steps as it says; the kernel copies both during
+    // the call.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            len,
+        )
+    };
+    check(done).map(drop)
 }
 
 fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {

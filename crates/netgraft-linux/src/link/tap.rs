@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::{Device, FRAME, OpenError, check, check_len, control_socket, flags_of, interface_ioctl, vnet};
+use super::{
+    Device, FRAME, OpenError, check, check_len, control_socket, flags_of, interface_ioctl, vlan, vnet,
+};
 
 const PATH: &std::ffi::CStr = c"/dev/net/tun";
 /// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6` (linux/if_tun.h): what this side takes.
@@ -19,6 +21,8 @@ fn command_for_user(name: &str) -> String {
 pub struct Tap {
     fd: OwnedFd,
     buf: Box<[u8]>,
+    /// The VLAN whose frames are received and sent; `None` for those without a tag.
+    vlan: Option<u16>,
 }
 
 impl Tap {
@@ -107,7 +111,13 @@ impl Tap {
     /// The device again, from its descriptor.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Tap {
-        Tap { fd, buf: vec![0; FRAME].into_boxed_slice() }
+        Tap { fd, buf: vec![0; FRAME].into_boxed_slice(), vlan: None }
+    }
+
+    /// The same on a VLAN.
+    #[must_use]
+    pub fn of_vlan(self, vlan: Option<u16>) -> Tap {
+        Tap { vlan, ..self }
     }
 
     /// The descriptor, to be handed to another process.
@@ -117,7 +127,7 @@ impl Tap {
     }
 
     /// Receives one frame, and the payload bytes of each piece if the kernel has merged several TCP segments into it,
-    /// else 0; `None` if none waits. A frame whose checksum is wrong is empty.
+    /// else 0; `None` if none waits. A frame whose checksum is wrong, or that is of another VLAN, is empty.
     ///
     /// # Errors
     /// EBADFD if the device is gone.
@@ -131,9 +141,9 @@ impl Tap {
         let got = check_len(unsafe { libc::readv(self.fd.as_raw_fd(), parts.as_ptr(), 2) });
         match got {
             Ok(len) => {
-                let frame = &self.buf[..len.saturating_sub(vnet::LEN)];
-                let frame = if vnet::is_intact(&header, frame) { frame } else { &[] };
-                Ok(Some((frame, vnet::segment_size(&header))))
+                let frame = vlan::strip(&mut self.buf[..len.saturating_sub(vnet::LEN)], self.vlan);
+                let frame = frame.filter(|frame| vnet::is_intact(&header, frame));
+                Ok(Some((frame.map_or(&[], |frame| frame), vnet::segment_size(&header))))
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
             Err(e) => Err(e),
@@ -149,16 +159,22 @@ impl Tap {
         let mut head = [0u8; vnet::HEAD];
         let split = frame.len().min(vnet::HEAD);
         head[..split].copy_from_slice(&frame[..split]);
-        let header =
+        let mut header =
             segment.map_or([0; vnet::LEN], |size| vnet::describe(&mut head[..split], frame.len(), size));
-        let rest = &frame[split..];
-        let parts = [
-            libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() },
-            libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: split },
-            libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() },
-        ];
-        // SAFETY: writev only reads the three parts, which live through the call.
-        check_len(unsafe { libc::writev(self.fd.as_raw_fd(), parts.as_ptr(), 3) }).map(drop)
+        let (head, rest) = (&head[..split], &frame[split..]);
+        let (addresses, tag, behind) = match (self.vlan, head.split_at_checked(12)) {
+            (Some(vlan), Some((addresses, behind))) => {
+                vlan::shift(&mut header);
+                (addresses, vlan::tag(vlan), behind)
+            }
+            _ => (head, [0; vlan::LEN], &[][..]),
+        };
+        let tag: &[u8] = if self.vlan.is_some() { &tag } else { &[] };
+        let part =
+            |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let parts = [part(&header), part(addresses), part(tag), part(behind), part(rest)];
+        // SAFETY: writev only reads the five parts, which live through the call.
+        check_len(unsafe { libc::writev(self.fd.as_raw_fd(), parts.as_ptr(), 5) }).map(drop)
     }
 }
 

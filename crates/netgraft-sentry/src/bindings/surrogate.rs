@@ -157,6 +157,31 @@ impl Surrogate for Bindings {
         let _ = unix::recv(end.as_fd(), &mut [0], 0);
     }
 
+    fn send_urgent_as_program(&mut self, file: &OwnedFd, data: &[u8]) -> Result<usize, i32> {
+        unix::send_urgent(file.as_fd(), data).map_err(|e| errno(&e))
+    }
+
+    fn is_at_urgent(&mut self, file: &OwnedFd) -> bool {
+        unix::is_urgent_next(file.as_fd())
+    }
+
+    fn next_urgent(&mut self, end: &OwnedFd) -> Option<u8> {
+        if !unix::is_urgent_next(end.as_fd()) {
+            return None;
+        }
+        let mut byte = [0];
+        let got = unix::recv(end.as_fd(), &mut byte, libc::MSG_OOB | libc::MSG_PEEK);
+        got.is_ok_and(|n| n == 1).then_some(byte[0])
+    }
+
+    fn take_urgent(&mut self, end: &OwnedFd) {
+        let _ = unix::recv(end.as_fd(), &mut [0], libc::MSG_OOB);
+    }
+
+    fn send_urgent(&mut self, end: &OwnedFd, byte: u8) -> Result<(), i32> {
+        unix::send_urgent(end.as_fd(), &[byte]).map(drop).map_err(|e| errno(&e))
+    }
+
     fn shut(&mut self, file: &OwnedFd, how: Shutdown) -> Result<(), i32> {
         let how = match how {
             Shutdown::Read => libc::SHUT_RD,

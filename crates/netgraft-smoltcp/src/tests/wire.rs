@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use netgraft_plugin::inet::Stack;
 use netgraft_plugin::option::{OptionName, SocketOption};
-use netgraft_plugin::{Error, Events, SendFlags, Shutdown, Sockets, TcpState};
+use netgraft_plugin::{Error, Events, RecvFlags, SendFlags, Shutdown, Sockets, TcpState};
 
 use super::*;
 
@@ -47,6 +47,33 @@ fn an_ipv6_only_listener_refuses_ipv4() {
     world.stacks[1].listen(listener, 5).unwrap();
     let client = world.connect(0, TCP4, "192.0.2.2:80");
     assert_eq!(world.stacks[0].take_error(client), Some(Error::ConnectionRefused));
+}
+
+#[test]
+fn urgent_data_has_its_place() {
+    let mut world = World::new();
+    let (client, server) = world.pair();
+    watch(&mut world.stacks[1], server, Events::PRI);
+    events(&mut world.stacks[1]);
+    assert_eq!(world.stacks[1].urgent(server), Ok(0));
+    assert_eq!(world.send(0, client, b"ab"), Ok(2));
+    let now = world.now;
+    assert_eq!(world.stacks[0].send(client, b"c!", None, SendFlags::OUT_OF_BAND, now), Ok(2));
+    assert_eq!(world.send(0, client, b"de"), Ok(2));
+    world.settle();
+    assert_eq!(events(&mut world.stacks[1]), [Event { handle: server, events: Events::PRI }]);
+    // Behind the fourth byte; what was read counts no more.
+    assert_eq!(world.stacks[1].urgent(server), Ok(4));
+    let mut first = [0; 3];
+    world.stacks[1].recv(server, &mut first, RecvFlags::empty(), now).unwrap();
+    assert_eq!((&first, world.stacks[1].urgent(server)), (b"abc", Ok(1)));
+    assert_eq!(world.recv(1, server).unwrap(), b"!de");
+    assert_eq!(world.stacks[1].urgent(server), Ok(0));
+    assert!(!world.ready(1, server).contains(Events::PRI));
+    let datagrams = world.stacks[0].socket(UDP4).unwrap();
+    assert_eq!(world.stacks[0].urgent(datagrams), Err(Error::NotSupported));
+    let sent = world.stacks[0].send(datagrams, b"!", Some(addr("192.0.2.2:9")), SendFlags::OUT_OF_BAND, now);
+    assert_eq!(sent, Err(Error::NotSupported));
 }
 
 #[test]

@@ -6,6 +6,9 @@
     reason = "each test program uses a part of it"
 )]
 
+pub(crate) mod shared;
+pub(crate) mod version1;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 Usage: rooted.py PATH-OF-NETGRAFT
 """
 
+import ctypes
 import json
 import os
 import subprocess
@@ -45,6 +46,11 @@ able('sysfs', lambda: opens('/sys/kernel/mm/transparent_hugepage/enabled', os.O_
 able('group', lambda: [opens(os.path.join(d, 'cgroup.procs'), os.O_WRONLY) for d, _, f in os.walk('/sys/fs/cgroup') if 'cgroup.procs' in f and d.count('/') < 6] or False)
 able('sees-group', lambda: any(line.split(':', 2)[2] not in ('/\n',) for line in open('/proc/self/cgroup')))
 able('keyctl', lambda: syscall(250, 0, -3, 1))
+def reads_key():
+    key = libc.syscall(250, 10, -3, b'user', b'netgraft-attack', 0)
+    text = ctypes.create_string_buffer(20)
+    return key > 0 and libc.syscall(250, 11, key, text, 20) == 6 and text.value == b'secret'
+able('key', reads_key)
 able('bpf', lambda: ctypes.get_errno() != 1 if not syscall(321, 0, 0, 0) else True)
 able('userns', lambda: unshared('-U', 'true'))
 able('userns-umount', lambda: unshared('-Urm', 'umount', '/proc'))
@@ -110,7 +116,14 @@ def named_ids():
                 sys.exit(f"--ids: {owner} owns a file of user {user}")
 
 
+def keep_a_key():
+    """A key in a session keyring of this process, which programs inherit; whether the kernel has keys."""
+    libc = ctypes.CDLL(None)
+    return libc.syscall(250, 1, None) > 0 and libc.syscall(248, b"user", b"netgraft-attack", b"secret", 6, -3) > 0
+
+
 def main():
+    keys = {"key"} if keep_a_key() else set()
     if ROOT:
         ids()
         named_ids()
@@ -129,12 +142,13 @@ def main():
             check(got - {"ptrace", "bpf"}, inside | {"userns", "keyctl"}, "--seccomp none")
             # Who wants the host's root has it: here the attacks are seen to work.
             got = able(secret, "--host-ids")
-            must = inside | {"is-host-root", "umount", "mount", "shadow", "root-file", "core-pattern", "userns", "keyctl"}
+            must = inside | keys | {"is-host-root", "umount", "mount", "shadow", "root-file", "core-pattern", "userns", "keyctl"}
             check(got & must, must, "--host-ids")
         else:
-            own = {"root-file", "userns", "keyctl"}
+            own = {"root-file", "userns", "keyctl"} | keys
             check(able(secret) - {"ptrace", "bpf"}, own, "by default")
             check(able(secret, "--seccomp", "default"), {"root-file"}, "--seccomp default")
+        check(able(secret, "--untrusted", "--seccomp", "none") & {"key"}, set(), "--untrusted without a profile")
         # The device for file systems of its own is there for who asks for it.
         fuse = "/dev/fuse"
         if os.path.exists(fuse):

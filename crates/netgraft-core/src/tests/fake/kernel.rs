@@ -164,6 +164,26 @@ impl Surrogate for FakeKernel {
         let _ = self.with(|w| w.socks.receive(end.cookie, &mut [0], false));
     }
 
+    fn send_urgent_as_program(&mut self, file: &File, data: &[u8]) -> Result<usize, Errno> {
+        self.with(|w| w.socks.send_urgent(file.cookie, data))
+    }
+
+    fn is_at_urgent(&mut self, file: &File) -> bool {
+        self.with(|w| w.socks.is_at_mark(file.cookie))
+    }
+
+    fn next_urgent(&mut self, end: &File) -> Option<u8> {
+        self.with(|w| w.socks.urgent(end.cookie).filter(|_| w.socks.is_at_mark(end.cookie)))
+    }
+
+    fn take_urgent(&mut self, end: &File) {
+        self.with(|w| w.socks.take_mark(end.cookie));
+    }
+
+    fn send_urgent(&mut self, end: &File, byte: u8) -> Result<(), Errno> {
+        self.with(|w| w.socks.send_urgent(end.cookie, &[byte])).map(drop)
+    }
+
     fn shut(&mut self, file: &File, how: Shutdown) -> Result<(), Errno> {
         self.with(|w| w.socks.shut(file.cookie, how != Shutdown::Write, how != Shutdown::Read));
         Ok(())
@@ -206,6 +226,16 @@ impl Surrogate for FakeKernel {
     fn receive_as_program(&mut self, file: &File, buf: &mut [u8], flags: i32) -> Result<usize, Errno> {
         let room = buf.len();
         let peek = flags & uapi::MSG_PEEK != 0;
+        if flags & uapi::MSG_OOB != 0 {
+            let byte = self.with(|w| w.socks.urgent(file.cookie)).ok_or(uapi::EINVAL)?;
+            if !peek {
+                self.with(|w| w.socks.take_mark(file.cookie));
+            }
+            if let Some(first) = buf.first_mut() {
+                *first = byte;
+            }
+            return Ok(room.min(1));
+        }
         let len = self.with(|w| w.socks.receive(file.cookie, buf, peek))?;
         Ok(if flags & uapi::MSG_TRUNC != 0 { len } else { len.min(room) })
     }

@@ -99,6 +99,9 @@ pub(crate) struct Net {
     /// Datagrams that the stack takes before it has no room.
     pub(crate) datagram_room: usize,
     pub(crate) sent: Vec<Sent>,
+    /// Urgent bytes that were sent, and where those of each handle end that come.
+    pub(crate) urgent_sent: Vec<u8>,
+    pub(crate) marks: HashMap<u64, usize>,
     /// Resets that were sent.
     pub(crate) resets: usize,
     /// Calls of `poll`.
@@ -127,6 +130,8 @@ impl Default for Net {
             window: 16_384,
             datagram_room: usize::MAX,
             sent: Vec::new(),
+            urgent_sent: Vec::new(),
+            marks: HashMap::new(),
             resets: 0,
             polls: 0,
             deadline: None,
@@ -572,7 +577,13 @@ impl Net {
         let sock = self.get(handle)?;
         match sock.phase {
             Phase::Open(..) if sock.reads_no_more => Ok(0),
-            Phase::Open(pipe, side) => self.receive_on(pipe, side, buf, peek),
+            Phase::Open(pipe, side) => {
+                let len = self.receive_on(pipe, side, buf, peek)?;
+                if let Some(mark) = self.marks.get_mut(&handle.0).filter(|_| !peek) {
+                    *mark = mark.saturating_sub(len);
+                }
+                Ok(len)
+            }
             _ => Err(Error::NotConnected),
         }
     }

@@ -83,12 +83,18 @@ impl Sockets for FakeStack {
         handle: Handle,
         data: &[u8],
         to: Option<SocketAddr>,
-        _flags: SendFlags,
+        flags: SendFlags,
         _now: Instant,
     ) -> Result<usize> {
         let mut net = self.enter(Call::send)?;
         match net.get(handle)?.spec.kind {
-            Kind::Stream => net.send_stream(handle, data),
+            Kind::Stream => {
+                let sent = net.send_stream(handle, data)?;
+                if flags.contains(SendFlags::OUT_OF_BAND) && sent == data.len() {
+                    net.urgent_sent.extend(data.last());
+                }
+                Ok(sent)
+            }
             _ => net.send_datagram(handle, data, to),
         }
     }
@@ -107,6 +113,10 @@ impl Sockets for FakeStack {
 
     fn send_room(&self, handle: Handle) -> usize {
         self.net().room(handle)
+    }
+
+    fn urgent(&self, handle: Handle) -> Result<usize> {
+        Ok(self.net().marks.get(&handle.0).copied().unwrap_or(0))
     }
 
     fn queued_out(&self, handle: Handle) -> Result<usize> {

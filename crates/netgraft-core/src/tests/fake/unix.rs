@@ -335,9 +335,9 @@ impl Socks {
         self.get(cookie).queue.iter().any(|chunk| chunk.is_mark)
     }
 
-    /// How many bytes of urgent data lie in a queue.
-    pub(crate) fn marks(&self, cookie: u64) -> usize {
-        self.get(cookie).queue.iter().filter(|chunk| chunk.is_mark).count()
+    /// How many bytes lie in a queue, urgent or not.
+    pub(crate) fn queued(&self, cookie: u64) -> usize {
+        self.get(cookie).queue.iter().map(|chunk| chunk.data.len() - chunk.gone).sum()
     }
 
     /// Takes it away.
@@ -535,10 +535,45 @@ impl Socks {
     /// Leaves urgent data behind what was sent.
     pub(crate) fn mark(&mut self, cookie: u64) {
         let sock = self.get(cookie);
-        let peer = sock.peer.and_then(|peer| self.all.get(&peer));
-        if sock.connected && !sock.sends_no_more && peer.is_some_and(|peer| !peer.reads_no_more) {
-            self.push(cookie, vec![b'!'], true);
+        let Some(peer) = sock.peer.filter(|peer| self.all.contains_key(peer)) else { return };
+        if sock.connected && !sock.sends_no_more && !self.get(peer).reads_no_more {
+            self.end_urgency(peer);
+            self.push(cookie, vec![b'x'], true);
         }
+    }
+
+    /// What is urgent in a queue becomes a byte like any other, as another one comes.
+    fn end_urgency(&mut self, cookie: u64) {
+        self.get_mut(cookie).queue.iter_mut().for_each(|chunk| chunk.is_mark = false);
+    }
+
+    /// Sends, the last byte as urgent data; what was urgent before is not any more.
+    pub(crate) fn send_urgent(&mut self, cookie: u64, data: &[u8]) -> Result<usize, Errno> {
+        let Some((last, rest)) = data.split_last() else { return Err(uapi::EOPNOTSUPP) };
+        if !rest.is_empty() {
+            let sent = self.send(cookie, rest)?;
+            if sent < rest.len() {
+                return Ok(sent);
+            }
+        }
+        let sock = self.get(cookie);
+        let Some(peer) = sock.peer.filter(|peer| self.all.contains_key(peer)) else {
+            return Err(uapi::EPIPE);
+        };
+        if sock.sends_no_more || self.get(peer).reads_no_more {
+            return Err(uapi::EPIPE);
+        }
+        if sock.charged >= sock.send_buffer {
+            return if rest.is_empty() { Err(uapi::EAGAIN) } else { Ok(rest.len()) };
+        }
+        self.end_urgency(peer);
+        self.push(cookie, vec![*last], true);
+        Ok(data.len())
+    }
+
+    /// The byte of urgent data that lies in a queue.
+    pub(crate) fn urgent(&self, cookie: u64) -> Option<u8> {
+        self.get(cookie).queue.iter().find(|chunk| chunk.is_mark)?.data.first().copied()
     }
 
     pub(crate) fn is_at_mark(&self, cookie: u64) -> bool {
