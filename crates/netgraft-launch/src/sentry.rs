@@ -219,6 +219,17 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     // The launcher's mask, which blocks everything, was inherited.
     Signals::none().block_exactly().map_err(cannot("unblock signals"))?;
 
+    // Before the allow-list, which has no threads and no new timers in it, and while the program's namespaces are made.
+    memory::share_heap();
+    unix::prepare_alarm().map_err(cannot("make a timer"))?;
+    // An object may keep what it knows in the thread that started it.
+    let calls = plan.object.is_none().then(|| Worker::start("netgraft-calls"));
+    let calls = calls.transpose().map_err(cannot("start a thread"))?;
+    let disposal = Disposal::start().map_err(cannot("start a thread"))?;
+    let wake = Wake::new().map_err(cannot("make a descriptor"))?;
+    // The code of an object waits until all is ready for its end.
+    let early = plan.object.is_none().then(|| make_stack(plan, control)).transpose()?;
+
     let message = fdpass::receive(control, HANDOVER_LIMIT).map_err(cannot("receive the handover"))?;
     let Some((bytes, mut fds)) = message else { return Err("the launcher is gone".to_owned()) };
     let handover: Handover =
@@ -231,15 +242,10 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let listeners = listeners.into_iter().zip(given).collect();
     let control = control.try_clone_to_owned().map_err(cannot("duplicate its control socket"))?;
 
-    // Before the allow-list, which has no threads and no new timers in it.
-    memory::share_heap();
-    unix::prepare_alarm().map_err(cannot("make a timer"))?;
-    let disposal = Disposal::start().map_err(cannot("start a thread"))?;
-    // An object may keep what it knows in the thread that started it.
-    let calls = plan.object.is_none().then(|| Worker::start("netgraft-calls"));
-    let calls = calls.transpose().map_err(cannot("start a thread"))?;
-    let wake = Wake::new().map_err(cannot("make a descriptor"))?;
-    let stack = start_stack(plan, InitStackArgs { init_str, fds, now: clock::now() }, control.as_fd())?;
+    let mut stack = early.map_or_else(|| make_stack(plan, control.as_fd()), Ok)?;
+    calls.as_ref().map_or(Ok(()), Worker::wait_started).map_err(cannot("start a thread"))?;
+    confine_for(stack.as_mut(), plan.origin, plan.object.is_some(), &plan.allowed, &plan.vitals)?;
+    stack.init(InitStackArgs { init_str, fds, now: clock::now() }).map_err(|e| e.to_string())?;
     let mut seen = Network::of(stack.as_ref());
     if matches!(network, SentryNetwork::Caller) {
         // Of the host's devices those that carry addresses: getaddrinfo(3) asks for them (AI_ADDRCONFIG).
@@ -267,20 +273,14 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     .map_err(cannot("go on"))
 }
 
-fn start_stack(
-    plan: &SentryPlan,
-    args: InitStackArgs,
-    control: BorrowedFd<'_>,
-) -> Result<Box<dyn PluginStack>, String> {
+/// A stack that is to be confined and initialised.
+fn make_stack(plan: &SentryPlan, control: BorrowedFd<'_>) -> Result<Box<dyn PluginStack>, String> {
     let vitals = plan.vitals.clone();
     vitals.begin(Call::factory);
     let made = (plan.factory)(&plan.config).map_err(|e| e.to_string())?;
     vitals.end();
     let own_control = control.try_clone_to_owned().map_err(|e| e.to_string())?;
-    let mut stack = (plan.main.watch)(made, vitals, own_control);
-    confine_for(stack.as_mut(), plan.origin, plan.object.is_some(), &plan.allowed, &plan.vitals)?;
-    stack.init(args).map_err(|e| e.to_string())?;
-    Ok(stack)
+    Ok((plan.main.watch)(made, vitals, own_control))
 }
 
 /// Links a stack and leaves the process no system call but those of the base, the stack's own and those of `allowed`,

@@ -366,13 +366,18 @@ fn cover_kernel_files(plan: &Plan, reports: &File) {
         Report::Skipped(step, error.raw_os_error().unwrap_or(libc::EIO)).send(reports);
     };
     // With host sockets the host's interfaces are the right ones.
-    if plan.sockets != Sockets::Host
-        && let Err(error) = cover_interfaces()
-    {
-        skipped(Step::Sys, &error);
+    let mut has_sysfs_below = false;
+    if plan.sockets != Sockets::Host {
+        match cover_interfaces() {
+            Ok(()) => has_sysfs_below = true,
+            Err(error) => skipped(Step::Sys, &error),
+        }
     }
     if let Err(error) = mount::mount_new(c"proc", Path::new("/proc"), Access::Data, c"") {
         skipped(Step::Proc, &error);
+        if has_sysfs_below && let Err(error) = mount::detach(Path::new("/proc")) {
+            skipped(Step::Sys, &error);
+        }
     }
     if plan.sockets == Sockets::StreamSurrogates
         && let Err(error) = open_datagram_sockets()
@@ -419,14 +424,16 @@ fn become_user(user: User) -> io::Result<()> {
 }
 
 /// Shows the interfaces of the sandbox's network namespace in /sys, which is otherwise the host's. A sysfs shows those of
-/// the namespace that it was mounted in, and all that the program's has are virtual.
+/// the namespace that it was mounted in, and all that the program's has are virtual. It stays at /proc, for the new /proc
+/// to be mounted on it: taking it away again would cost a millisecond (the kernel waits for all readers of the mounts).
 fn cover_interfaces() -> io::Result<()> {
     let place = Path::new("/proc");
     mount::mount_new(c"sysfs", place, Access::ReadOnly, c"")?;
     let cover = |folder: &str| mount::bind(&place.join(folder), &Path::new("/sys").join(folder));
-    let done = cover("devices/virtual/net").and_then(|()| cover("class/net"));
-    mount::detach(place)?;
-    done
+    cover("devices/virtual/net").and_then(|()| cover("class/net")).or_else(|error| {
+        mount::detach(place)?;
+        Err(error)
+    })
 }
 
 /// Mounts a file with this text over /etc/resolv.conf. It lies in a file system of its own, which nothing but

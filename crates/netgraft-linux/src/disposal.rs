@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use crate::unix;
@@ -38,7 +38,8 @@ struct Lane {
 }
 
 impl Lane {
-    fn start(name: &str) -> io::Result<Lane> {
+    /// Starts a thread; it says when it needs no more for that.
+    fn start(name: &str) -> io::Result<(Lane, Receiver<()>)> {
         let (files, to_close) = sync_channel::<OwnedFd>(ROOM);
         let waiting = Arc::new(AtomicUsize::new(0));
         let done = Arc::clone(&waiting);
@@ -50,9 +51,7 @@ impl Lane {
                 done.fetch_sub(1, Ordering::Relaxed);
             }
         })?;
-        // What a thread's start takes is done when it has said so.
-        let _ = starts.recv();
-        Ok(Lane { files, waiting })
+        Ok((Lane { files, waiting }, starts))
     }
 
     fn close(&self, mut file: OwnedFd) {
@@ -76,7 +75,12 @@ impl Disposal {
     /// # Errors
     /// EAGAIN if the system allows no more threads.
     pub fn start() -> io::Result<Disposal> {
-        Ok(Disposal { files: Lane::start("netgraft-close")?, devices: Lane::start("netgraft-close-d")? })
+        let (files, files_start) = Lane::start("netgraft-close")?;
+        let (devices, devices_start) = Lane::start("netgraft-close-d")?;
+        for starts in [files_start, devices_start] {
+            let _ = starts.recv();
+        }
+        Ok(Disposal { files, devices })
     }
 
     /// Has a file closed. If a thread is stuck with as many as there is room for, it stays open.

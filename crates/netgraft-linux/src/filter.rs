@@ -9,6 +9,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use libc::sock_filter;
 
+use crate::unix;
+
 #[cfg(target_arch = "x86_64")]
 const AUDIT_ARCH: u32 = 0xC000_003E;
 #[cfg(target_arch = "aarch64")]
@@ -108,13 +110,15 @@ fn host_socket_rules() -> Vec<(libc::c_long, Rule)> {
         .collect()
 }
 
+/// Flags with which AF_UNIX does something else than TCP.
+const SEND_BITS: u32 = (libc::MSG_OOB | libc::MSG_FASTOPEN) as u32;
+const RECV_BITS: u32 = (libc::MSG_OOB | libc::MSG_ERRQUEUE) as u32;
+
 /// The calls that the filter does not simply allow when the program's sockets are surrogates.
 fn surrogate_rules() -> Vec<(libc::c_long, Rule)> {
-    let send_bits = (libc::MSG_OOB | libc::MSG_FASTOPEN) as u32;
-    let recv_bits = (libc::MSG_OOB | libc::MSG_ERRQUEUE) as u32;
     vec![
-        (libc::SYS_recvfrom, Rule::IfPointerOrFlags { pointer: 4, flags: 3, bits: recv_bits }),
-        (libc::SYS_sendto, Rule::IfPointerOrFlags { pointer: 4, flags: 3, bits: send_bits }),
+        (libc::SYS_recvfrom, Rule::IfPointerOrFlags { pointer: 4, flags: 3, bits: RECV_BITS }),
+        (libc::SYS_sendto, Rule::IfPointerOrFlags { pointer: 4, flags: 3, bits: SEND_BITS }),
         (libc::SYS_ioctl, Rule::Ioctl),
         (libc::SYS_recvmsg, Rule::Notify),
         (libc::SYS_sendmsg, Rule::Notify),
@@ -148,13 +152,18 @@ fn surrogate_rules() -> Vec<(libc::c_long, Rule)> {
 }
 
 /// The calls that the filter does not simply allow when streams alone are surrogates: what a datagram is sent to or comes
-/// from is the kernel's business, so an address is nothing to trap for.
-fn stream_surrogate_rules() -> Vec<(libc::c_long, Rule)> {
-    let weaker = |rule| match rule {
-        Rule::IfPointerOrFlags { flags, bits, .. } => Rule::IfBits { argument: flags, bits },
-        other => other,
+/// from is the kernel's business, so an address is nothing to trap for. Nor is a message, where the sentry's ends refuse
+/// descriptors that are sent with it.
+fn stream_surrogate_rules(rights_are_refused: bool) -> Vec<(libc::c_long, Rule)> {
+    let weaker = |number, rule| match (number, rule) {
+        (_, Rule::IfPointerOrFlags { flags, bits, .. }) => Rule::IfBits { argument: flags, bits },
+        (libc::SYS_sendmsg, _) if rights_are_refused => Rule::IfBits { argument: 2, bits: SEND_BITS },
+        (libc::SYS_recvmsg, _) if rights_are_refused => Rule::IfBits { argument: 2, bits: RECV_BITS },
+        (libc::SYS_sendmmsg, _) if rights_are_refused => Rule::IfBits { argument: 3, bits: SEND_BITS },
+        (libc::SYS_recvmmsg, _) if rights_are_refused => Rule::IfBits { argument: 3, bits: RECV_BITS },
+        (_, other) => other,
     };
-    surrogate_rules().into_iter().map(|(number, rule)| (number, weaker(rule))).collect()
+    surrogate_rules().into_iter().map(|(number, rule)| (number, weaker(number, rule))).collect()
 }
 
 const fn load(offset: u32) -> sock_filter {
@@ -247,11 +256,11 @@ fn body(rule: Rule) -> Vec<sock_filter> {
 }
 
 /// The whole filter.
-fn program(sockets: Sockets) -> Vec<sock_filter> {
+fn program(sockets: Sockets, rights_are_refused: bool) -> Vec<sock_filter> {
     let rules = match sockets {
         Sockets::Host => host_socket_rules(),
         Sockets::Surrogates => surrogate_rules(),
-        Sockets::StreamSurrogates => stream_surrogate_rules(),
+        Sockets::StreamSurrogates => stream_surrogate_rules(rights_are_refused),
     };
     let mut code =
         vec![load(OFFSET_ARCH), jump(JUMP_EQUAL, AUDIT_ARCH, 1, 0), ret(KILL), load(OFFSET_NUMBER)];
@@ -277,7 +286,7 @@ fn program(sockets: Sockets) -> Vec<sock_filter> {
 /// # Errors
 /// EBUSY if the thread has a listener already; EINVAL or ENOSYS if the kernel has no listeners.
 pub fn install(sockets: Sockets) -> io::Result<OwnedFd> {
-    let code = program(sockets);
+    let code = program(sockets, unix::can_refuse_rights());
     let filter = libc::sock_fprog {
         len: u16::try_from(code.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
         filter: code.as_ptr().cast_mut(),
@@ -304,13 +313,17 @@ mod tests {
 
     /// Runs the filter as the kernel would (bpf(4), the few instructions used).
     fn run(sockets: Sockets, arch: u32, number: i64, args: [u64; 6]) -> u32 {
+        run_where(true, sockets, arch, number, args)
+    }
+
+    fn run_where(rights_are_refused: bool, sockets: Sockets, arch: u32, number: i64, args: [u64; 6]) -> u32 {
         let mut data = [0u8; 64];
         data[0..4].copy_from_slice(&(number as u32).to_ne_bytes());
         data[4..8].copy_from_slice(&arch.to_ne_bytes());
         for (i, arg) in args.iter().enumerate() {
             data[16 + 8 * i..24 + 8 * i].copy_from_slice(&arg.to_ne_bytes());
         }
-        let (code, mut pc, mut acc) = (program(sockets), 0, 0u32);
+        let (code, mut pc, mut acc) = (program(sockets, rights_are_refused), 0, 0u32);
         loop {
             let op = code[pc];
             pc += 1;
@@ -354,8 +367,22 @@ mod tests {
         assert_eq!(verdict(libc::SYS_sendto, [3, 9, 9, libc::MSG_FASTOPEN as u64, 8, 16]), NOTIFY);
         assert_eq!(verdict(libc::SYS_recvfrom, [3, 9, 9, libc::MSG_OOB as u64, 0, 0]), NOTIFY);
         assert_eq!(verdict(libc::SYS_accept4, [3, 9, 9, 0, 0, 0]), NOTIFY);
-        for number in [libc::SYS_socket, libc::SYS_bind, libc::SYS_connect, libc::SYS_sendmsg] {
+        for number in [libc::SYS_socket, libc::SYS_bind, libc::SYS_connect, libc::SYS_setsockopt] {
             assert_eq!(verdict(number, [2; 6]), NOTIFY);
+        }
+        let messages = [
+            (libc::SYS_sendmsg, 2, libc::MSG_FASTOPEN),
+            (libc::SYS_recvmsg, 2, libc::MSG_ERRQUEUE),
+            (libc::SYS_sendmmsg, 3, libc::MSG_OOB),
+            (libc::SYS_recvmmsg, 3, libc::MSG_OOB),
+        ];
+        for (number, argument, flag) in messages {
+            let mut args = [3, 0x1000, 0, 0, 0, 0];
+            assert_eq!(verdict(number, args), ALLOW);
+            let older = run_where(false, Sockets::StreamSurrogates, AUDIT_ARCH, number, args);
+            assert_eq!(older, NOTIFY, "where descriptors can be sent into a surrogate");
+            args[argument] = flag as u64;
+            assert_eq!(verdict(number, args), NOTIFY);
         }
     }
 

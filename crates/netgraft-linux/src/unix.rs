@@ -287,17 +287,13 @@ pub fn close_bounded(file: OwnedFd) {
 /// Has the kernel refuse (EPERM) what is sent to this socket with descriptors in it (`SO_PASSRIGHTS`, Linux 6.16):
 /// who reads it would have to close them, and closing some files waits. Older kernels do not know the option.
 pub fn refuse_rights(fd: BorrowedFd<'_>) {
-    let off: libc::c_int = 0;
-    // SAFETY: `off` is readable for its length.
-    let _ = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            PASS_RIGHTS,
-            (&raw const off).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
+    let _ = set_int(fd, PASS_RIGHTS, 0);
+}
+
+/// Whether the kernel knows [`refuse_rights`].
+#[must_use]
+pub fn can_refuse_rights() -> bool {
+    stream(true).and_then(|socket| set_int(socket.as_fd(), PASS_RIGHTS, 0)).is_ok()
 }
 
 thread_local! {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::result::check;
 use crate::unix;
@@ -17,11 +17,12 @@ const STACK: usize = 512 * 1024;
 #[derive(Debug)]
 pub struct Worker {
     jobs: SyncSender<Job>,
+    /// What came of its start.
+    starts: Receiver<io::Result<()>>,
 }
 
 impl Worker {
-    /// Starts the thread. What the start of a thread takes is done when this returns: from then on it needs futex(2) and
-    /// what its job needs.
+    /// Starts the thread.
     ///
     /// # Errors
     /// EAGAIN if the system allows no more threads.
@@ -34,8 +35,15 @@ impl Worker {
                 job();
             }
         })?;
-        starts.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))??;
-        Ok(Worker { jobs })
+        Ok(Worker { jobs, starts })
+    }
+
+    /// Waits until the thread has started: from then on it needs futex(2) and what its job needs. To be called once.
+    ///
+    /// # Errors
+    /// What it could not do.
+    pub fn wait_started(&self) -> io::Result<()> {
+        self.starts.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?
     }
 
     /// Gives the thread its job.
@@ -103,7 +111,9 @@ mod tests {
     fn the_job_is_done_by_the_thread() {
         let (done, says) = sync_channel(1);
         let own = std::thread::current().id();
-        Worker::start("test-worker").unwrap().run(move || done.send(std::thread::current().id()).unwrap());
+        let worker = Worker::start("test-worker").unwrap();
+        worker.wait_started().unwrap();
+        worker.run(move || done.send(std::thread::current().id()).unwrap());
         assert_ne!(says.recv().unwrap(), own);
     }
 

@@ -37,7 +37,10 @@ fn main() -> ExitCode {
             if !wrappers.faults.is_none() {
                 tracing::info!("the link has faults; --link-seed {} repeats them", wrappers.seed);
             }
-            if let Some(remedy) = uplink::remedy(&network) {
+            // Looking for passt takes a dozen system calls.
+            if tracing::enabled!(tracing::Level::INFO)
+                && let Some(remedy) = uplink::remedy(&network)
+            {
                 tracing::info!("the sandbox has no uplink: {remedy}");
             }
             run(&network, &program, summary)
