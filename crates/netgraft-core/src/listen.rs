@@ -186,8 +186,11 @@ impl<K: Kernel> Core<K> {
         match sent {
             Ok(fd) => {
                 let seen = Seen { tid: caller.tid, fd };
-                if let Some(socket) = new.and_then(|id| self.table.get_mut(id)) {
-                    socket.seen = Some(seen);
+                if let Some(id) = new {
+                    if let Some(socket) = self.table.get_mut(id) {
+                        socket.seen = Some(seen);
+                    }
+                    self.tell_owner(id);
                 }
                 if let Some(pair) = joined {
                     self.accepted.note(pair, seen);

@@ -8,6 +8,8 @@ use netgraft_plugin::owners::{End, Owners};
 
 use crate::codec::call::Call;
 use crate::core::{Core, Kernel};
+use crate::program::Files;
+use crate::socket::{Origin, Socket};
 use crate::table::SocketId;
 
 /// What was said of sockets so far.
@@ -22,6 +24,10 @@ impl Told {
     }
 }
 
+fn is_accepted<K: Files>(socket: &Socket<K>) -> bool {
+    socket.origin == Origin::Accepted
+}
+
 impl<K: Kernel> Core<K> {
     /// Says who has a socket, after a call that may have given it its local address.
     pub(crate) fn tell_owner_after(&mut self, id: SocketId, call: &Call) {
@@ -31,7 +37,8 @@ impl<K: Kernel> Core<K> {
             Call::SendTo { .. } | Call::SendMsg { .. } | Call::SendMMsg { .. } => {
                 !told.ends.contains_key(&id)
             }
-            _ => false,
+            // The kernel may have accepted it without the sentry.
+            _ => !told.ends.contains_key(&id) && self.table.get(id).is_some_and(is_accepted),
         };
         if is_due {
             self.tell_owner(id);
@@ -52,7 +59,12 @@ impl<K: Kernel> Core<K> {
             return;
         }
         let Some(title) = self.kernel.title(seen.tid) else { return };
-        let end = End::new(protocol, local);
+        let mut end = End::new(protocol, local);
+        if is_accepted(socket) {
+            // It shares its address with its listener.
+            let Ok(peer) = self.stack.peer_addr(handle) else { return };
+            end = end.with_peer(peer);
+        }
         if let Some(before) = told.ends.insert(id, end).filter(|before| *before != end) {
             told.owners.close(before);
         }

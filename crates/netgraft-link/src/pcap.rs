@@ -133,11 +133,12 @@ fn ends(packet: &[u8], way: Way) -> Option<(End, End)> {
     if protocol != TCP && protocol != UDP {
         return None;
     }
-    let end = |ip, at: usize| {
+    let address = |ip, at: usize| {
         let port = u16::from_be_bytes(*packet.get(at..)?.first_chunk()?);
-        Some(End::new(protocol, SocketAddr::new(ip, port)))
+        Some(SocketAddr::new(ip, port))
     };
-    let (from, to) = (end(source, ports)?, end(destination, ports + 2)?);
+    let (from, to) = (address(source, ports)?, address(destination, ports + 2)?);
+    let (from, to) = (End::new(protocol, from).with_peer(to), End::new(protocol, to).with_peer(from));
     Some(match way {
         Way::In => (to, from),
         Way::Out => (from, to),

@@ -8,20 +8,27 @@ use std::sync::{Mutex, PoisonError};
 /// Closed sockets whose owners are still known, for the packets that follow: the end of a connection.
 const CLOSED: usize = 4096;
 
-/// The end of a socket's packets: the number of the transport protocol (6 is TCP, 17 UDP), and the local address, which may be
-/// an unspecified one.
+/// The end of a socket's packets: the number of the transport protocol (6 is TCP, 17 UDP), the local address, which may be an
+/// unspecified one, and the peer's if the socket has packets of this one alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct End {
     protocol: u8,
     ip: IpAddr,
     port: u16,
+    peer: Option<(IpAddr, u16)>,
 }
 
 impl End {
     /// The end of this protocol and address. An address of IPv4 in one of IPv6 is the same end.
     #[must_use]
     pub fn new(protocol: u8, local: SocketAddr) -> End {
-        End { protocol, ip: local.ip().to_canonical(), port: local.port() }
+        End { protocol, ip: local.ip().to_canonical(), port: local.port(), peer: None }
+    }
+
+    /// The same, of packets from and to one peer.
+    #[must_use]
+    pub fn with_peer(self, peer: SocketAddr) -> End {
+        End { peer: Some((peer.ip().to_canonical(), peer.port())), ..self }
     }
 }
 
@@ -66,18 +73,20 @@ impl Owners {
         }
     }
 
-    /// Tells `hear` the owner of the socket that has a packet's local end, if it is known; answers whether it is. Nothing is
-    /// allocated.
+    /// Tells `hear` the owner of the socket that a packet with this local end is of, if it is known; answers whether it is. A
+    /// socket with the packet's peer goes first, then one with its address. Nothing is allocated.
     pub fn find(&self, end: End, hear: &mut dyn FnMut(&str)) -> bool {
         let table = self.table();
-        let any = |ip: IpAddr| End { ip, ..end };
+        let all = End { peer: None, ..end };
+        let any = |ip: IpAddr| End { ip, ..all };
         let own = match end.ip {
             IpAddr::V4(_) => IpAddr::from([0, 0, 0, 0]),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         // A socket of IPv6 that is bound to no address has packets of IPv4, too (RFC 3493 section 3.7).
-        let found =
-            [end, any(own), any(Ipv6Addr::UNSPECIFIED.into())].iter().find_map(|end| table.names.get(end));
+        let found = [end, all, any(own), any(Ipv6Addr::UNSPECIFIED.into())]
+            .iter()
+            .find_map(|end| table.names.get(end));
         if let Some((_, owner)) = found {
             hear(owner);
         }
@@ -117,6 +126,21 @@ mod tests {
             (6, "192.0.2.1:81", Some("mapped")),
         ] {
             assert_eq!(owner(&owners, protocol, local).as_deref(), expected, "{protocol} {local}");
+        }
+    }
+
+    #[test]
+    fn a_connection_has_an_owner_of_its_own_beside_its_listener() {
+        let owners = Owners::default();
+        owners.set(end(6, "0.0.0.0:80"), "listener");
+        let [one, other] = ["192.0.2.9:5", "192.0.2.9:6"]
+            .map(|peer| end(6, "192.0.2.1:80").with_peer(peer.parse().unwrap()));
+        owners.set(one, "connection");
+        for (end, expected) in
+            [(one, "connection"), (other, "listener"), (end(6, "192.0.2.1:80"), "listener")]
+        {
+            let mut heard = String::new();
+            assert!(owners.find(end, &mut |owner| heard.push_str(owner)) && heard == expected, "{end:?}");
         }
     }
 

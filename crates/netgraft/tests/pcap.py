@@ -86,11 +86,11 @@ rows = [line.split("\t") for line in tshark("lo.pcapng", "-Y", "tcp.dstport==800
 assert {name for name, _ in rows} == {"lo"}, rows
 assert sum(int(length) for _, length in rows) == 100_000, rows
 assert any("Flags [S]" in line for line in tcpdump("lo.pcapng"))
-# Each with the processes and descriptors of its sockets, the sender's first: the listener's for what it has accepted.
+# Each with the processes and descriptors of its sockets, the sender's first; before it is accepted the listener has it.
 comments = lambda file, which: set(tshark(file, "-Y", which, "-T", "fields", "-e", "frame.comment").splitlines())
 me = f"python3[{open('pid').read()}]"
-assert comments("lo.pcapng", "tcp.dstport==8000") == {f"{me} fd 4,{me} fd 3"}, comments("lo.pcapng", "tcp")
-assert comments("lo.pcapng", "tcp.srcport==8000") == {f"{me} fd 3,{me} fd 4"}, comments("lo.pcapng", "tcp")
+assert comments("lo.pcapng", "tcp.dstport==8000") == {f"{me} fd 4,{me} fd {fd}" for fd in (3, 5)}, comments("lo.pcapng", "tcp")
+assert comments("lo.pcapng", "tcp.srcport==8000") == {f"{me} fd {fd},{me} fd 4" for fd in (3, 5)}, comments("lo.pcapng", "tcp")
 
 # A link: names, directions, times, a snap length.
 began = time.time()
