@@ -40,6 +40,8 @@ pub(crate) struct Bindings {
     own: OwnedFd,
     /// The number of that network namespace (`SO_NETNS_COOKIE`).
     network: u64,
+    /// The sentry's own process id.
+    process: u32,
     /// Whether the sandbox has sockets of the host's, in the sentry's network namespace.
     serves_host: bool,
 }
@@ -70,6 +72,7 @@ impl Bindings {
             own,
             network,
             serves_host,
+            process: std::process::id(),
         })
     }
 }

@@ -65,7 +65,10 @@ impl Surrogate for Bindings {
         }
         let inherited = unix::own_name(file).map(domain_of);
         let domain = if unix::has_flag(file) { Domain::V6 } else { inherited.unwrap_or(Domain::V4) };
-        let shape = if !unix::is_stream(file).ok()? {
+        let shape = if let Some(pair) = self.accepted_by(file) {
+            // The most frequent by far.
+            Shape::Joined(pair, Side::Server)
+        } else if !unix::is_stream(file).ok()? {
             Shape::Datagram
         } else if unix::is_fresh_stream(file) {
             Shape::Fresh
@@ -101,7 +104,7 @@ impl Surrogate for Bindings {
         drop(reserved);
         let end = unix::accept(listener.as_fd(), true).map_err(|e| errno(&e))?;
         match unix::peer_process(end.as_fd()) {
-            Ok(process) if process == std::process::id() => Ok(end),
+            Ok(process) if process == self.process => Ok(end),
             Ok(process) => {
                 tracing::warn!(process, "another process connected to a listener of the sentry's");
                 Err(libc::ECONNABORTED)
@@ -383,7 +386,7 @@ impl Bindings {
     /// know the name of a connection, and bind a socket of its own to it later; but it is not the sentry (`SO_PEERCRED`).
     fn accepted_by(&self, file: BorrowedFd<'_>) -> Option<Pair> {
         let pair = unix::long_peer_name(file).and_then(|name| self.pairs.pair(&name))?;
-        let is_ours = unix::peer_process(file).is_ok_and(|process| process == std::process::id());
+        let is_ours = unix::peer_process(file).is_ok_and(|process| process == self.process);
         (is_ours || self.programs.is_successor()).then(|| pair.reversed())
     }
 
