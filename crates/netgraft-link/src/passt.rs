@@ -75,7 +75,7 @@ impl PasstLink {
         PasstLink { tells: true, ..self }
     }
 
-    /// The same, with one that does not empty its sockets on half-closed connections ([`crate::quirks`]).
+    /// The same, with one that does not empty its sockets on half-closed connections.
     #[must_use]
     pub fn holding_halves(self) -> PasstLink {
         PasstLink { quirks: Quirks::new(true), ..self }

@@ -92,6 +92,15 @@ int main(int count, char **words)
             close(old);
         }
     }
+    /* A datagram socket sends where the address says. What arrives is the host's to count. */
+    int fresh = socket(AF_INET, SOCK_DGRAM, 0);
+    __atomic_store_n(&target, fresh, __ATOMIC_RELAXED);
+    struct iovec part = {.iov_base = "x", .iov_len = 1};
+    struct msghdr message = {.msg_name = &datagrams, .msg_namelen = sizeof datagrams, .msg_iov = &part, .msg_iovlen = 1};
+    for (end = now() + atof(words[2]); now() < end && strcmp(words[3], "own") != 0;) {
+        sendmsg(contested, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sendto(contested, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL, (void *)&datagrams, sizeof datagrams);
+    }
     __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
     pthread_join(other, NULL);
     printf("%ld of %ld\nend\n", taken, tries);

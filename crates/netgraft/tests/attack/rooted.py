@@ -35,7 +35,7 @@ def unshared(*command):
 host_ids = [line.split() for line in open('/proc/self/uid_map')]
 if any(inside == outside == '0' for inside, outside, _ in host_ids):
     print('is-host-root')
-able('umount', lambda: libc.umount2(b'/proc', 2) == 0)
+able('umount', lambda: any([libc.umount2(b'/proc', 2) == 0 for _ in range(3)]))
 able('mount', lambda: libc.mount(b'none', b'/mnt', b'tmpfs', 0, None) == 0)
 able('sees-launcher', lambda: any('netgraft' in open(f'/proc/{p}/comm').read() and p != '1' for p in os.listdir('/proc') if p.isdigit()))
 able('shadow', lambda: opens('/etc/shadow', os.O_RDONLY))
