@@ -364,6 +364,7 @@ impl Script {
                     "quickack" => settings.quick_ack = on,
                     "blackholes" => settings.find_black_holes = on,
                     "timeout" => settings.user_timeout = Some(Duration::from_millis(number(value))),
+                    "clamp" => settings.window_clamp = Some(number(value)),
                     "retries" => settings.syn_retries = number(value),
                     "fin" => settings.fin_timeout = Duration::from_millis(number(value)),
                     "keepalive" => {

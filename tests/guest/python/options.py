@@ -369,3 +369,40 @@ def option_error_queue():
         eq("IP_RECVERR", error_of(sock.setsockopt, IP, 11, 1), "success")
     with socket.socket(V6, UDP) as sock:
         eq("IPV6_RECVERR", error_of(sock.setsockopt, IPV6, 25, 1), "success")
+
+
+@per_family
+def option_window_clamp(family):
+    level, name, linger2 = socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, socket.TCP_LINGER2
+    with listener(family) as server:
+        eq("a fresh socket has none", server.getsockopt(level, name), 0)
+        client = socket.socket(family, TCP)
+        for value, kept in ((30000, 30000), (0, 0), (100, 1152), (-1, 1152), (2000, 2000)):
+            client.setsockopt(level, name, value)
+            eq(f"{value} is kept", client.getsockopt(level, name), kept)
+        server.setsockopt(level, name, 5000)
+        client.connect(server.getsockname())
+        accepted, _ = server.accept()
+        eq("a connection keeps it", client.getsockopt(level, name), 2000)
+        eq("and has it from the listener", accepted.getsockopt(level, name), 5000)
+        fails("it cannot be taken back from a connection", "EINVAL", client.setsockopt, level, name, 0)
+        client.setsockopt(level, name, 65535)
+        eq("but changed", client.getsockopt(level, name), 65535)
+        data = bytes(range(256)) * 400
+        sender = Background(lambda: (accepted.sendall(data), accepted.shutdown(socket.SHUT_WR)))
+        eq("data comes", receive_all(client) == data, True)
+        sender.finish()
+        for value, kept in ((-1, -1), (-7, -1), (0, 60), (20, 20), (100, 100)):
+            client.setsockopt(level, linger2, value)
+            eq(f"TCP_LINGER2 of {value}", client.getsockopt(level, linger2), kept)
+
+
+@case
+def option_buffers_of_a_negative_size():
+    for name in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock = socket.socket(V4, TCP)
+        sock.setsockopt(socket.SOL_SOCKET, name, (1 << 31) - 1)
+        most = sock.getsockopt(socket.SOL_SOCKET, name)
+        sock.setsockopt(socket.SOL_SOCKET, name, 10000)
+        sock.setsockopt(socket.SOL_SOCKET, name, -1)
+        eq("it is taken for a large one", sock.getsockopt(socket.SOL_SOCKET, name), most)
