@@ -48,6 +48,19 @@ impl<K: Kernel> Core<K> {
         }
         let Given::Inet(addr) = given else { return self.disconnect_stream(caller, subject, fd) };
         let blocking = !self.kernel.is_nonblocking(&subject.file)?;
+        self.connect_to(request, subject, fd, addr, blocking)
+    }
+
+    /// connect(2) of a stream socket.
+    pub(crate) fn connect_to(
+        &mut self,
+        request: &Request,
+        subject: &mut Subject<K>,
+        fd: i32,
+        addr: SocketAddr,
+        blocking: bool,
+    ) -> Outcome {
+        let caller = &request.caller;
         match self.look_before_connect(caller, subject, fd)? {
             Found::Known(0) => Ok(Answer::Value(0)),
             Found::Known(errno) => Err(errno),

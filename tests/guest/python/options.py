@@ -236,6 +236,31 @@ def option_tcp_info_measures():
 
 
 @per_family
+def option_fast_open_send(family):
+    MSG_FASTOPEN = 0x20000000
+    with listener(family) as server, socket.socket(family, TCP) as client:
+        eq("a send that connects", client.sendto(b"hello", MSG_FASTOPEN, server.getsockname()), 5)
+        accepted, peer = server.accept()
+        eq("the peer", peer, client.getsockname())
+        eq("what it sent", receive_exactly(accepted, 5), b"hello")
+        fails("another one", "EISCONN", client.sendto, b"x", MSG_FASTOPEN, server.getsockname())
+        accepted.sendall(b"back")
+        eq("the answer", receive_exactly(client, 4), b"back")
+        accepted.close()
+        address = server.getsockname()
+        with socket.socket(family, TCP) as other:
+            other.setblocking(False)
+            sent = error_of(other.sendto, b"hello", MSG_FASTOPEN, address)
+            check("one that must not wait", sent in ("success", "EINPROGRESS"), sent)
+            accepted, _ = server.accept()
+            check("and is writable then", poll_bits(other, 3000, select.POLLOUT) & select.POLLOUT)
+            accepted.close()
+    with socket.socket(family, TCP) as client:
+        fails("to a closed port", "ECONNREFUSED", client.sendto, b"x", MSG_FASTOPEN, address)
+        fails("without an address", "EINVAL", client.send, b"x", MSG_FASTOPEN)
+
+
+@per_family
 def option_tcp_fast_open(family):
     """Data in the SYN, or behind it if the peer is not known: nothing but time tells (RFC 7413)."""
     TCP_FASTOPEN, TCP_FASTOPEN_CONNECT = 23, 30
