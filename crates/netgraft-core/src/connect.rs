@@ -42,7 +42,11 @@ impl<K: Kernel> Core<K> {
         let caller = &request.caller;
         let (bytes, len) = self.kernel.read_address(caller, addr)?;
         let socket = self.table.get(subject.id).ok_or(uapi::EBADF)?;
-        let given = sockaddr::parse(socket.spec.domain, &bytes[..len])?;
+        let (domain, bytes) = (socket.spec.domain, &bytes[..len]);
+        let given = match socket.spec.kind {
+            Kind::Stream => sockaddr::parse_for_connect(domain, bytes)?,
+            _ => sockaddr::parse(domain, bytes)?,
+        };
         if socket.datagram().is_some() {
             return self.connect_datagram(subject, given);
         }
