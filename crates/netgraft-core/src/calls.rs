@@ -1,6 +1,6 @@
 //! Which function serves which call.
 
-use netgraft_plugin::Domain;
+use netgraft_plugin::{Domain, Kind};
 
 use crate::answers::{Answer, Outcome};
 use crate::codec::call::{AddressOut, Call};
@@ -138,6 +138,14 @@ impl<K: Kernel> Core<K> {
                 self.tell_refused("setsockopt", (level, name), &outcome);
                 outcome
             }
+            Call::SendTo { data, flags, addr, .. } if self.is_fast(subject, flags) => {
+                self.send_fast(request, subject, (fd, flags), &[data], addr)
+            }
+            Call::SendMsg { message, flags, .. } if self.is_fast(subject, flags) => {
+                let header = self.kernel.read_header(caller, message)?;
+                let parts = self.kernel.read_parts(caller, header.parts)?;
+                self.send_fast(request, subject, (fd, flags), &parts, header.name)
+            }
             Call::SendTo { data, flags, addr, .. } => self.sendto(request, subject, data, flags, addr),
             Call::RecvFrom { data, flags, addr, .. } => self.recvfrom(request, subject, data, flags, addr),
             Call::SendMsg { message, flags, .. } => self.sendmsg(request, subject, message, flags),
@@ -150,6 +158,12 @@ impl<K: Kernel> Core<K> {
             }
             Call::Ioctl { request: number, argument, .. } => self.ioctl(caller, subject, number, argument),
         }
+    }
+
+    /// Whether a send is to connect a stream socket.
+    fn is_fast(&self, subject: &Subject<K>, flags: i32) -> bool {
+        let kind = self.table.get(subject.id).map(|socket| socket.spec.kind);
+        flags & uapi::MSG_FASTOPEN != 0 && kind == Some(Kind::Stream)
     }
 
     /// Tells the operator of an option that is refused: of each once, and of each call to whoever wants more.
@@ -220,5 +234,9 @@ fn of_no_socket(call: &Call, errno: Errno) -> Outcome {
 
 /// Whether a call takes an address that another socket may just have given up, or reaches one.
 fn takes_address(call: &Call) -> bool {
-    matches!(call, Call::Bind { .. } | Call::Listen { .. } | Call::Connect { .. })
+    match call {
+        Call::Bind { .. } | Call::Listen { .. } | Call::Connect { .. } => true,
+        Call::SendTo { flags, .. } | Call::SendMsg { flags, .. } => flags & uapi::MSG_FASTOPEN != 0,
+        _ => false,
+    }
 }

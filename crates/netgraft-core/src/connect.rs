@@ -42,12 +42,29 @@ impl<K: Kernel> Core<K> {
         let caller = &request.caller;
         let (bytes, len) = self.kernel.read_address(caller, addr)?;
         let socket = self.table.get(subject.id).ok_or(uapi::EBADF)?;
-        let given = sockaddr::parse(socket.spec.domain, &bytes[..len])?;
+        let (domain, bytes) = (socket.spec.domain, &bytes[..len]);
+        let given = match socket.spec.kind {
+            Kind::Stream => sockaddr::parse_for_connect(domain, bytes)?,
+            _ => sockaddr::parse(domain, bytes)?,
+        };
         if socket.datagram().is_some() {
             return self.connect_datagram(subject, given);
         }
         let Given::Inet(addr) = given else { return self.disconnect_stream(caller, subject, fd) };
         let blocking = !self.kernel.is_nonblocking(&subject.file)?;
+        self.connect_to(request, subject, fd, addr, blocking)
+    }
+
+    /// connect(2) of a stream socket.
+    pub(crate) fn connect_to(
+        &mut self,
+        request: &Request,
+        subject: &mut Subject<K>,
+        fd: i32,
+        addr: SocketAddr,
+        blocking: bool,
+    ) -> Outcome {
+        let caller = &request.caller;
         match self.look_before_connect(caller, subject, fd)? {
             Found::Known(0) => Ok(Answer::Value(0)),
             Found::Known(errno) => Err(errno),

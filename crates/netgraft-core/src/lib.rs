@@ -24,6 +24,7 @@ mod core;
 mod counts;
 mod create;
 mod datagram;
+mod fast_open;
 mod host;
 mod join;
 mod journal;

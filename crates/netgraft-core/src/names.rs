@@ -34,19 +34,28 @@ impl<K: Kernel> Core<K> {
             (None, Some(handle)) => self.stack.local_addr(handle).map_err(Error::errno)?,
             (None, None) => unbound(domain),
         };
-        self.kernel.write_address(caller, addr, sockaddr::encode(domain, local).bytes())?;
-        Ok(Answer::Value(0))
+        self.tell_name(caller, addr, sockaddr::encode(domain, local).bytes())
     }
 
     /// getpeername(2)
     pub(crate) fn getpeername(&mut self, caller: &Caller, subject: &Subject<K>, addr: AddressOut) -> Outcome {
         let socket = self.table.get(subject.id).ok_or(uapi::EBADF)?;
         let peer = match &socket.state {
+            State::Joined(joined) if joined.has_ended && self.kernel.has_ended(&subject.file) => {
+                return Err(uapi::ENOTCONN);
+            }
             State::Joined(joined) => joined.pair.peer,
             State::Connecting(_) => return Err(uapi::ENOTCONN),
             _ => self.stack.peer_addr(socket.handle.ok_or(uapi::ENOTCONN)?).map_err(Error::errno)?,
         };
-        self.kernel.write_address(caller, addr, sockaddr::encode(socket.spec.domain, peer).bytes())?;
+        self.tell_name(caller, addr, sockaddr::encode(socket.spec.domain, peer).bytes())
+    }
+
+    fn tell_name(&mut self, caller: &Caller, addr: AddressOut, name: &[u8]) -> Outcome {
+        if addr.address == 0 {
+            return Err(uapi::EFAULT);
+        }
+        self.kernel.write_address(caller, addr, name)?;
         Ok(Answer::Value(0))
     }
 

@@ -75,6 +75,10 @@ impl<K: Kernel> Core<K> {
     }
 
     fn set_in_stack(&mut self, id: SocketId, option: SocketOption) -> Result<(), Errno> {
+        if option == SocketOption::WindowClamp(0) && self.is_joined(id) {
+            // Only a socket without a connection can take it back; the stack does not know of this one.
+            return Err(uapi::EINVAL);
+        }
         self.send_what_was_written(id);
         let handle = self.handle_of(id)?;
         let unknown_algorithm = matches!(option, SocketOption::Congestion(_));

@@ -69,16 +69,10 @@ impl<K: Kernel> Core<K> {
                 self.sent_or_parked(request, subject, flags, sent)
             }
             Carrier::Stream => self.send_stream(request, subject, &parts, flags),
-            Carrier::Connecting => match no_fast_open(flags) {
-                Some(errno) => Err(errno),
-                // It waits for the end of the attempt.
-                None => self.sent_or_parked(request, subject, flags, Err(uapi::EAGAIN)),
-            },
+            // It waits for the end of the attempt.
+            Carrier::Connecting => self.sent_or_parked(request, subject, flags, Err(uapi::EAGAIN)),
             Carrier::Gone => Err(uapi::ENETDOWN),
-            Carrier::Unconnected => {
-                let errno = self.take_pending(subject).map_or(uapi::EPIPE, Error::errno);
-                Err(no_fast_open(flags).unwrap_or(errno))
-            }
+            Carrier::Unconnected => Err(self.take_pending(subject).map_or(uapi::EPIPE, Error::errno)),
         }
     }
 
@@ -151,8 +145,7 @@ impl<K: Kernel> Core<K> {
             }
             Carrier::Stream => {
                 let header = self.kernel.read_header(caller, message)?;
-                let plain = flags & (uapi::MSG_OOB | uapi::MSG_FASTOPEN) == 0;
-                if plain && header.name.address == 0 && header.control.len == 0 {
+                if flags & uapi::MSG_OOB == 0 && header.name.address == 0 && header.control.len == 0 {
                     return Ok(Answer::Kernel);
                 }
                 let parts = self.kernel.read_parts(caller, header.parts)?;
@@ -164,7 +157,7 @@ impl<K: Kernel> Core<K> {
             // Waits until the gate opens, as for a connection.
             Carrier::Connecting => Ok(Answer::Kernel),
             Carrier::Gone => Err(uapi::ENETDOWN),
-            Carrier::Unconnected => Err(no_fast_open(flags).unwrap_or(uapi::EPIPE)),
+            Carrier::Unconnected => Err(uapi::EPIPE),
         }
     }
 
@@ -279,11 +272,6 @@ impl<K: Kernel> Core<K> {
 /// Whether a call is a send.
 pub(crate) fn is_send(call: &Call) -> bool {
     matches!(call, Call::SendTo { .. } | Call::SendMsg { .. } | Call::SendMMsg { .. })
-}
-
-/// `MSG_FASTOPEN` on a socket without a connection: not supported, as on a system that has it turned off.
-fn no_fast_open(flags: i32) -> Option<Errno> {
-    (flags & uapi::MSG_FASTOPEN != 0).then_some(uapi::EOPNOTSUPP)
 }
 
 /// Where a datagram goes. An IPv4 address on an IPv6 socket means the mapped one (ipv6(7)).

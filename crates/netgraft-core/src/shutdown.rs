@@ -23,6 +23,13 @@ impl<K: Kernel> Core<K> {
         self.send_what_was_written(id);
         let socket = self.table.get_mut(id).ok_or(uapi::EBADF)?;
         match &mut socket.state {
+            // Both directions are over: TIME-WAIT, or nothing, is no connection (tcp_shutdown of Linux).
+            State::Connected(stream) if !stream.is_open_out() && stream.has_given_end() => {
+                return Err(uapi::ENOTCONN);
+            }
+            State::Joined(joined) if joined.has_ended && self.kernel.has_ended(&subject.file) => {
+                return Err(uapi::ENOTCONN);
+            }
             State::Connected(stream) => {
                 stream.note_shut();
                 if how != Shutdown::Read {

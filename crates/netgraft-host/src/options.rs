@@ -111,6 +111,8 @@ pub(crate) fn set(slot: &Slot, option: &SocketOption) -> Result<()> {
             let seconds = time.map(|t| i32::try_from(ceil_seconds(t)).unwrap_or(i32::MAX));
             slot.set_linger(seconds)
         }
+        // Not to wait at all.
+        SocketOption::FinTimeout(Duration::ZERO) => int(-1),
         SocketOption::ReuseAddress(on)
         | SocketOption::ReusePort(on)
         | SocketOption::KeepAlive(on)

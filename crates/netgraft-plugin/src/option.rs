@@ -107,9 +107,9 @@ options! {
     DeferAccept(Duration);
     /// `TCP_SYNCNT` (tcp(7)).
     SynCount(u32);
-    /// `TCP_LINGER2` (tcp(7)).
+    /// `TCP_LINGER2` (tcp(7)); zero is not to wait at all.
     FinTimeout(Duration);
-    /// `TCP_WINDOW_CLAMP` in bytes (tcp(7)).
+    /// `TCP_WINDOW_CLAMP` in bytes (tcp(7)); zero is none.
     WindowClamp(u32);
     /// `TCP_NOTSENT_LOWAT` in bytes (tcp(7)).
     NotSentLowWater(u32);

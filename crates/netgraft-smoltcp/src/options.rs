@@ -10,6 +10,8 @@ use netgraft_tcp::Algorithm;
 /// and what `wmem_max` and `rmem_max` are in new kernels (socket(7)).
 const LEAST_SEND: u32 = 2304;
 const LEAST_RECEIVE: u32 = 1152;
+/// The least that a window is clamped to (`SOCK_MIN_RCVBUF` / 2).
+const LEAST_CLAMP: u32 = 1152;
 const MOST: u32 = 4 << 20;
 
 /// `IP_PMTUDISC_*` but DONT, which is 0 (ip(7)).
@@ -54,6 +56,8 @@ pub(crate) struct Options {
     pub(crate) defer_accept: Duration,
     pub(crate) syn_count: u32,
     pub(crate) fin_timeout: Duration,
+    /// 0 for none.
+    pub(crate) window_clamp: u32,
     pub(crate) max_segment: u16,
     /// `IP_PMTUDISC_*`
     pub(crate) mtu_discover: u8,
@@ -99,6 +103,7 @@ impl Default for Options {
             defer_accept: Duration::ZERO,
             syn_count: 6,
             fin_timeout: Duration::from_secs(60),
+            window_clamp: 0,
             max_segment: 0,
             mtu_discover: WANT,
             header_included: false,
@@ -147,6 +152,7 @@ pub(crate) const KNOWN: &[OptionName] = &[
     OptionName::DeferAccept,
     OptionName::SynCount,
     OptionName::FinTimeout,
+    OptionName::WindowClamp,
     OptionName::MaxSegment,
     OptionName::MtuDiscover,
     OptionName::Congestion,
@@ -224,6 +230,8 @@ impl Options {
             O::DeferAccept(time) => self.defer_accept = time,
             O::SynCount(count @ 1..=127) => self.syn_count = count,
             O::FinTimeout(time) => self.fin_timeout = time.min(Duration::from_secs(120)),
+            O::WindowClamp(0) => self.window_clamp = 0,
+            O::WindowClamp(bytes) => self.window_clamp = bytes.max(LEAST_CLAMP),
             O::MtuDiscover(mode @ 0..=OMIT) => self.mtu_discover = mode,
             O::MtuDiscover(_) => return Err(Error::Invalid),
             O::HeaderIncluded(on) => self.header_included = on,
@@ -275,6 +283,7 @@ impl Options {
             N::DeferAccept => O::DeferAccept(self.defer_accept),
             N::SynCount => O::SynCount(self.syn_count),
             N::FinTimeout => O::FinTimeout(self.fin_timeout),
+            N::WindowClamp => O::WindowClamp(self.window_clamp),
             N::MtuDiscover => O::MtuDiscover(self.mtu_discover),
             N::HeaderIncluded => O::HeaderIncluded(self.header_included),
             N::FastOpen => O::FastOpen(self.fast_open),

@@ -58,6 +58,10 @@ impl Core {
                 return Err(Error::UnknownOption);
             }
             SocketOption::V6Only(_) if sock.spec.domain == Domain::V4 => return Err(Error::UnknownOption),
+            // Only a socket without a connection can take it back.
+            SocketOption::WindowClamp(0) if matches!(&sock.body, Body::Conn(conn) if !conn.has_ended()) => {
+                return Err(Error::Invalid);
+            }
             SocketOption::V6Only(_) if sock.bound.hold != Hold::Nothing => return Err(Error::Invalid),
             _ => {}
         }
@@ -129,6 +133,9 @@ impl Core {
             (OptionName::ReceiveBuffer, _) => SocketOption::ReceiveBuffer(
                 sock.options.receive_buffer.unwrap_or(default(self.receive_buffer.default)),
             ),
+            (OptionName::WindowClamp, Body::Conn(conn)) if sock.options.window_clamp == 0 => {
+                SocketOption::WindowClamp(u32::try_from(conn.tcp.receive_capacity()).unwrap_or(u32::MAX))
+            }
             (OptionName::MaxSegment, Body::Conn(conn)) => SocketOption::MaxSegment(u32::from(conn.mss())),
             (OptionName::MaxSegment, _) => {
                 SocketOption::MaxSegment(u32::from(sock.options.max_segment.max(536)))

@@ -152,6 +152,7 @@ fn settings(options: &Options) -> Settings {
         user_timeout: (!options.user_timeout.is_zero()).then_some(options.user_timeout),
         syn_retries: options.syn_count,
         fin_timeout: options.fin_timeout,
+        window_clamp: (options.window_clamp > 0).then_some(options.window_clamp),
         // As `tcp_mtu_probing` of 0, Linux' default; the operator may have it otherwise.
         find_black_holes: false,
     }

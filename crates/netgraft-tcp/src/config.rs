@@ -133,6 +133,15 @@ pub struct Settings {
     pub find_black_holes: bool,
     /// How long FIN-WAIT-2 lasts once nobody reads any more (`TCP_LINGER2`, tcp(7)).
     pub fin_timeout: Duration,
+    /// The most bytes of a window that the peer is told (`TCP_WINDOW_CLAMP`, tcp(7)); `None` for what the buffer has room for.
+    pub window_clamp: Option<u32>,
+}
+
+impl Settings {
+    /// The largest window that may be told.
+    pub(crate) fn largest_window(&self) -> u64 {
+        self.window_clamp.map_or(u64::MAX, u64::from)
+    }
 }
 
 impl Default for Settings {
@@ -146,6 +155,7 @@ impl Default for Settings {
             syn_retries: 6,
             find_black_holes: false,
             fin_timeout: Duration::from_secs(60),
+            window_clamp: None,
         }
     }
 }

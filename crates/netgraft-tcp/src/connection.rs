@@ -169,6 +169,7 @@ impl Connection {
             half_closed: None,
         };
         connection.receiver.at_once = config.settings.quick_ack;
+        connection.receiver.clamp = config.settings.largest_window();
         connection
     }
 
@@ -474,6 +475,7 @@ impl Connection {
     pub fn set(&mut self, settings: Settings) {
         self.settings = settings;
         self.receiver.at_once = settings.quick_ack;
+        self.receiver.clamp = settings.largest_window();
     }
 
     /// The settings.

@@ -169,7 +169,7 @@ impl Connection {
         options.timestamps = self.handshake.timestamps.then(|| (self.stamp(now), echo));
         options.fast_open = self.handshake.fast.option(answer, self.handshake.tries);
         self.sender.next = self.sender.next.max(FIRST + 1);
-        let window = self.receiver.capacity.min(usize::from(u16::MAX)) as u16;
+        let window = self.receiver.first_window();
         if answer {
             self.receiver.on_ack_sent(false, now);
         }

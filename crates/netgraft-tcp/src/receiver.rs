@@ -67,6 +67,8 @@ pub(crate) struct Receiver {
     heard: Option<Instant>,
     /// Whether acknowledgements never wait (`TCP_QUICKACK`, tcp(7)).
     pub(crate) at_once: bool,
+    /// The largest window that is told (`TCP_WINDOW_CLAMP`, tcp(7)).
+    pub(crate) clamp: u64,
     /// The program reads no more: what comes is counted and forgotten.
     pub(crate) discards: bool,
     /// Where the peer's urgent data ends (`RCV.UP`).
@@ -99,6 +101,7 @@ impl Receiver {
             interactive: false,
             heard: None,
             at_once: false,
+            clamp: u64::MAX,
             discards: false,
             urgent: FIRST,
             is_tight: false,
@@ -110,7 +113,7 @@ impl Receiver {
         self.numbers = Numbers { initial };
         self.next = FIRST + 1;
         self.acked = FIRST + 1;
-        self.edge = FIRST + 1 + self.capacity.min(usize::from(u16::MAX)) as u64;
+        self.edge = FIRST + 1 + u64::from(self.first_window());
     }
 
     /// Bytes that the program can read.
@@ -278,14 +281,24 @@ impl Receiver {
         self.bytes.release(self.read, true, pool);
     }
 
+    /// The window of a SYN, which no shift counts for.
+    pub(crate) fn first_window(&self) -> u16 {
+        u16::try_from((self.capacity as u64).min(self.clamp)).unwrap_or(u16::MAX)
+    }
+
     /// Where the window could end: 16 bits have to tell it.
     fn possible(&self) -> u64 {
-        let most = u64::from(u16::MAX) << self.shift;
+        let most = (u64::from(u16::MAX) << self.shift).min(self.clamp);
         if self.is_tight {
-            let most = (2 * ALWAYS).min(self.capacity);
-            return self.next + most.saturating_sub(self.readable()) as u64;
+            let room = (2 * ALWAYS).min(self.capacity).saturating_sub(self.readable());
+            return self.next + (room as u64).min(most);
         }
         self.next + (self.capacity.saturating_sub(self.readable()) as u64).min(most)
+    }
+
+    /// How much a window must grow to be worth a segment.
+    fn step(&self) -> u64 {
+        ((self.capacity / 2).min(self.tuning.mss) as u64).min(self.clamp / 2)
     }
 
     /// Whether the program has read so much that the peer should hear of it: as Linux, if the window has doubled.
@@ -294,7 +307,7 @@ impl Receiver {
             return false;
         }
         let (now, then) = (self.possible() - self.next, self.edge.saturating_sub(self.next));
-        let step = (self.capacity / 2).min(self.tuning.mss) as u64;
+        let step = self.step();
         now >= 2 * then && now >= then + step
     }
 
@@ -303,7 +316,7 @@ impl Receiver {
     /// RCV.WND >= min(Fr * RCV.BUFF, Eff.snd.MSS)" (RFC 9293 section 3.8.6.2.2).
     pub(crate) fn window(&mut self) -> u16 {
         let possible = self.possible();
-        let step = (self.capacity / 2).min(self.tuning.mss) as u64;
+        let step = self.step();
         let grows = possible >= self.edge + step;
         let unit = 1u64 << self.shift;
         let units = if grows {

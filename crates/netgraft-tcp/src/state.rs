@@ -15,7 +15,7 @@ use crate::seq::FIRST;
 use crate::time::Instant;
 
 /// The layout below. Another number is another layout.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const MAGIC: [u8; 4] = *b"NGTC";
 /// Windows and buffers end here (RFC 7323 section 2.3).
 const LARGEST: u64 = 1 << 30;
@@ -155,6 +155,7 @@ impl Connection {
         w.option(s.user_timeout.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)));
         w.u64(u64::from(s.syn_retries));
         w.time(s.fin_timeout);
+        w.option(s.window_clamp.map(u64::from));
         w.all(&[u64::from(self.path.mss), self.path.whole as u64, u64::from(self.search.wide)]);
         let h = &self.handshake;
         w.all(&[u64::from(h.passive), u64::from(h.mss)]);
@@ -379,5 +380,6 @@ fn read_settings(r: &mut Reader<'_>) -> Option<Settings> {
         user_timeout: r.option()?.map(Duration::from_nanos),
         syn_retries: r.number()?,
         fin_timeout: r.time()?,
+        window_clamp: r.option()?.and_then(|clamp| u32::try_from(clamp).ok()),
     })
 }

@@ -82,7 +82,8 @@ impl<H: Fn(u32, u32) -> u32> Cookies<H> {
             seq,
             ack: syn.header.seq.wrapping_add(1),
             flags,
-            window: config.receive.initial.min(usize::from(u16::MAX)) as u16,
+            window: u16::try_from((config.receive.initial as u64).min(config.settings.largest_window()))
+                .unwrap_or(u16::MAX),
             urgent: 0,
             options,
         })

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use netgraft_tcp::{
-    Algorithm, BufferSize, Config, Connection, Cookie, Ecn, FastOpen, Flags, Header, Instant, KeepAlive,
-    Options, Path, Pool, Segment,
+    Algorithm, BufferSize, Config, Connection, Cookie, Cookies, Ecn, FastOpen, Flags, Header, Instant,
+    KeepAlive, Meaning, Options, Path, Pool, Segment, TimeWait,
 };
 
 /// Our initial sequence number, and that of the peer, unless a script says otherwise.
@@ -105,6 +105,21 @@ struct Out {
     ecn: bool,
 }
 
+/// What takes a segment when there is no connection.
+enum Passive {
+    Nothing,
+    Listener,
+    /// One that remembers nothing (RFC 4987).
+    Cookies,
+    /// What is left of the last connection.
+    Wait(TimeWait),
+}
+
+/// The keyed hash of a listener that remembers nothing.
+fn hash(a: u32, b: u32) -> u32 {
+    (a.wrapping_mul(0x9e37_79b9) ^ b).wrapping_mul(0x85eb_ca6b)
+}
+
 struct Script {
     config: Config,
     initial: (u32, u32),
@@ -113,7 +128,11 @@ struct Script {
     now: Instant,
     out: VecDeque<Out>,
     written: usize,
-    listening: bool,
+    passive: Passive,
+    /// What the last segment meant that came in TIME-WAIT.
+    meaning: Option<Meaning>,
+    /// The timestamp that was sent last.
+    stamp: u32,
     /// Whether nothing leaves for now: several segments are handled at a time.
     holds: bool,
 }
@@ -128,7 +147,9 @@ impl Script {
             now: Instant::from_millis(10_000),
             out: VecDeque::new(),
             written: 0,
-            listening: false,
+            passive: Passive::Nothing,
+            meaning: None,
+            stamp: 0,
             holds: false,
         }
     }
@@ -227,19 +248,43 @@ impl Script {
         let payload: Vec<u8> = (0..p.len).map(|i| (p.seq.wrapping_add(i) % 251) as u8).collect();
         let segment = Segment { ports: (8, 7), header, payload: &payload, marked: p.marked };
         let (now, initial) = (self.now, ours);
-        match &mut self.connection {
-            Some(connection) => {
+        match (&mut self.connection, &self.passive) {
+            (Some(connection), _) => {
                 connection.input(&segment, now, &mut self.pool);
             }
-            None if self.listening => {
+            (None, Passive::Listener) => {
                 self.connection = Connection::accept(&self.config, initial, &segment, now);
                 if let Some(connection) = &mut self.connection {
                     connection.take_early(&segment, now, &mut self.pool);
                 }
             }
-            None => panic!("neither connected nor listening"),
+            (None, Passive::Cookies) => self.remember_nothing(&segment),
+            (None, Passive::Wait(waits)) => {
+                let meaning = waits.meaning(&segment, false);
+                if meaning == Meaning::Acknowledge {
+                    self.out.push_back(Out {
+                        at: now,
+                        header: waits.acknowledgement(now),
+                        len: 0,
+                        ecn: false,
+                    });
+                }
+                self.meaning = Some(meaning);
+            }
+            (None, Passive::Nothing) => panic!("neither connected nor listening"),
         }
         self.collect();
+    }
+
+    /// Answers a SYN, whose answer's number is ours from then on, or takes up the connection that comes of it.
+    fn remember_nothing(&mut self, segment: &Segment<'_>) {
+        let (cookies, now) = (Cookies::new(hash), self.now);
+        if let Some(header) = cookies.answer(&self.config, segment, now) {
+            self.initial.0 = header.seq;
+            self.out.push_back(Out { at: now, header, len: 0, ecn: false });
+        } else if let Some((connection, _)) = cookies.accept(&self.config, segment, now, &mut self.pool) {
+            self.connection = Some(connection);
+        }
     }
 
     fn expect(&mut self, at: Instant, p: &Picture) {
@@ -256,6 +301,7 @@ impl Script {
             self.elapsed(at)
         );
         let header = &out.header;
+        self.stamp = header.options.timestamps.map_or(self.stamp, |stamps| stamps.0);
         let mut flags = p.flags;
         if p.ack.is_some() {
             flags |= Flags::ACK;
@@ -364,6 +410,7 @@ impl Script {
                     "quickack" => settings.quick_ack = on,
                     "blackholes" => settings.find_black_holes = on,
                     "timeout" => settings.user_timeout = Some(Duration::from_millis(number(value))),
+                    "clamp" => settings.window_clamp = Some(number(value)),
                     "retries" => settings.syn_retries = number(value),
                     "fin" => settings.fin_timeout = Duration::from_millis(number(value)),
                     "keepalive" => {
@@ -391,7 +438,15 @@ impl Script {
             "connect" => {
                 self.connection = Some(Connection::connect(&self.config, self.initial.0, now));
             }
-            "listen" => self.listening = true,
+            "listen" => self.passive = Passive::Listener,
+            "cookies" => self.passive = Passive::Cookies,
+            "wait" => {
+                let waits = self.connection().time_wait().unwrap();
+                (self.connection, self.passive) = (None, Passive::Wait(waits));
+            }
+            "means" => assert_eq!(self.meaning.map(|m| format!("{m:?}")).as_deref(), Some(argument)),
+            "absent" => assert!(self.connection.is_none(), "there is a connection"),
+            "drain" => self.out.clear(),
             "hold" => self.holds = true,
             "release" => self.holds = false,
             "establish" => self.establish(words),
@@ -504,11 +559,17 @@ fn run(lines: &[(usize, &str)]) {
             "in" => {
                 script.advance(at);
                 script.quiet();
-                script.incoming(&picture(&rest[1..]));
+                let stamp = script.stamp.to_string();
+                let words: Vec<&str> = rest[1..]
+                    .iter()
+                    .map(|word| if *word == "last" { stamp.as_str() } else { word })
+                    .collect();
+                script.incoming(&picture(&words));
             }
             verb => {
                 script.advance(at);
-                if !matches!(verb, "state" | "reason" | "info" | "readable" | "over" | "mark" | "fast") {
+                let looks = ["state", "reason", "info", "readable", "over", "mark", "fast", "means", "drain"];
+                if !looks.contains(&verb) {
                     script.quiet();
                 }
                 script.act(verb, &rest[1..]);

@@ -373,3 +373,34 @@ def end_send_at_once_after_connect(family):
             eq(f"a send at once ({wait})", error_of(client.send, b"hello"), "success")
             accepted, _ = server.accept()
             eq("arrives", receive_exactly(accepted, 5), b"hello")
+
+
+@per_family
+def end_of_both_directions(family):
+    for first in (0, 1):
+        ends = tcp_pair(family)
+        ends[first].shutdown(socket.SHUT_WR)
+        eq("the end", ends[1 - first].recv(10), b"")
+        ends[1 - first].shutdown(socket.SHUT_WR)
+        eq("and the other", ends[first].recv(10), b"")
+        for sock in ends:
+            # The last acknowledgement may still be on its way.
+            check("it is no connection any more", wait_until(lambda: error_of(sock.shutdown, socket.SHUT_RD) == "ENOTCONN"))
+            fails("shutdown", "ENOTCONN", sock.shutdown, socket.SHUT_WR)
+            fails("getpeername", "ENOTCONN", sock.getpeername)
+
+
+@case
+def end_names_and_addresses_of_odd_lengths():
+    client, server = tcp_pair()
+    length = ctypes.c_uint(16)
+    for name in ("getsockname", "getpeername"):
+        call = getattr(LIBC, name)
+        got = call(client.fileno(), None, ctypes.byref(length)), errno.errorcode.get(ctypes.get_errno())
+        eq(f"{name} without room", got, (-1, "EFAULT"))
+    four = struct.pack("=HH4s8x", V4, 0, bytes([127, 0, 0, 1]))
+    for address, expected in ((four, "EINVAL"), (four + bytes(12), "EAFNOSUPPORT")):
+        for call in (LIBC.bind, LIBC.connect):
+            with socket.socket(V6, TCP) as sock:
+                got = call(sock.fileno(), address, len(address)), errno.errorcode.get(ctypes.get_errno())
+                eq(f"an address of IPv4 of {len(address)} bytes", got, (-1, expected))

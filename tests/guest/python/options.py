@@ -236,6 +236,31 @@ def option_tcp_info_measures():
 
 
 @per_family
+def option_fast_open_send(family):
+    MSG_FASTOPEN = 0x20000000
+    with listener(family) as server, socket.socket(family, TCP) as client:
+        eq("a send that connects", client.sendto(b"hello", MSG_FASTOPEN, server.getsockname()), 5)
+        accepted, peer = server.accept()
+        eq("the peer", peer, client.getsockname())
+        eq("what it sent", receive_exactly(accepted, 5), b"hello")
+        fails("another one", "EISCONN", client.sendto, b"x", MSG_FASTOPEN, server.getsockname())
+        accepted.sendall(b"back")
+        eq("the answer", receive_exactly(client, 4), b"back")
+        accepted.close()
+        address = server.getsockname()
+        with socket.socket(family, TCP) as other:
+            other.setblocking(False)
+            sent = error_of(other.sendto, b"hello", MSG_FASTOPEN, address)
+            check("one that must not wait", sent in ("success", "EINPROGRESS"), sent)
+            accepted, _ = server.accept()
+            check("and is writable then", poll_bits(other, 3000, select.POLLOUT) & select.POLLOUT)
+            accepted.close()
+    with socket.socket(family, TCP) as client:
+        fails("to a closed port", "ECONNREFUSED", client.sendto, b"x", MSG_FASTOPEN, address)
+        fails("without an address", "EINVAL", client.send, b"x", MSG_FASTOPEN)
+
+
+@per_family
 def option_tcp_fast_open(family):
     """Data in the SYN, or behind it if the peer is not known: nothing but time tells (RFC 7413)."""
     TCP_FASTOPEN, TCP_FASTOPEN_CONNECT = 23, 30
@@ -369,3 +394,40 @@ def option_error_queue():
         eq("IP_RECVERR", error_of(sock.setsockopt, IP, 11, 1), "success")
     with socket.socket(V6, UDP) as sock:
         eq("IPV6_RECVERR", error_of(sock.setsockopt, IPV6, 25, 1), "success")
+
+
+@per_family
+def option_window_clamp(family):
+    level, name, linger2 = socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, socket.TCP_LINGER2
+    with listener(family) as server:
+        eq("a fresh socket has none", server.getsockopt(level, name), 0)
+        client = socket.socket(family, TCP)
+        for value, kept in ((30000, 30000), (0, 0), (100, 1152), (-1, 1152), (2000, 2000)):
+            client.setsockopt(level, name, value)
+            eq(f"{value} is kept", client.getsockopt(level, name), kept)
+        server.setsockopt(level, name, 5000)
+        client.connect(server.getsockname())
+        accepted, _ = server.accept()
+        eq("a connection keeps it", client.getsockopt(level, name), 2000)
+        eq("and has it from the listener", accepted.getsockopt(level, name), 5000)
+        fails("it cannot be taken back from a connection", "EINVAL", client.setsockopt, level, name, 0)
+        client.setsockopt(level, name, 65535)
+        eq("but changed", client.getsockopt(level, name), 65535)
+        data = bytes(range(256)) * 400
+        sender = Background(lambda: (accepted.sendall(data), accepted.shutdown(socket.SHUT_WR)))
+        eq("data comes", receive_all(client) == data, True)
+        sender.finish()
+        for value, kept in ((-1, -1), (-7, -1), (0, 60), (20, 20), (100, 100)):
+            client.setsockopt(level, linger2, value)
+            eq(f"TCP_LINGER2 of {value}", client.getsockopt(level, linger2), kept)
+
+
+@case
+def option_buffers_of_a_negative_size():
+    for name in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock = socket.socket(V4, TCP)
+        sock.setsockopt(socket.SOL_SOCKET, name, (1 << 31) - 1)
+        most = sock.getsockopt(socket.SOL_SOCKET, name)
+        sock.setsockopt(socket.SOL_SOCKET, name, 10000)
+        sock.setsockopt(socket.SOL_SOCKET, name, -1)
+        eq("it is taken for a large one", sock.getsockopt(socket.SOL_SOCKET, name), most)

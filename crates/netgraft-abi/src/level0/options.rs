@@ -125,6 +125,8 @@ fn encode(option: &SocketOption) -> Result<Vec<u8>> {
             [c_int::to_ne_bytes(on), time.to_ne_bytes()].concat()
         }
         (SocketOption::Congestion(name), _) => name.clone().into_bytes(),
+        // Not to wait at all.
+        (SocketOption::FinTimeout(Duration::ZERO), _) => c_int::to_ne_bytes(-1).to_vec(),
         (_, codes::VALUE_DURATION) => {
             let time = Duration::from_nanos(number);
             let value = if in_milliseconds(option.name()) {
@@ -160,6 +162,9 @@ fn decode(name: OptionName, bytes: &[u8]) -> Option<SocketOption> {
                 0 => raw::NONE,
                 _ => int(4)? * 1_000_000_000,
             };
+        }
+        codes::VALUE_DURATION if name == OptionName::FinTimeout && bytes == c_int::to_ne_bytes(-1) => {
+            value.value.nanoseconds = 0;
         }
         codes::VALUE_DURATION => {
             let unit = if in_milliseconds(name) { 1_000_000 } else { 1_000_000_000 };
@@ -261,6 +266,8 @@ mod tests {
             SocketOption::Linger(Some(s(0))),
             SocketOption::Linger(Some(s(5))),
             SocketOption::KeepIdle(s(70)),
+            SocketOption::FinTimeout(s(0)),
+            SocketOption::FinTimeout(s(7)),
             SocketOption::UserTimeout(Duration::from_millis(1500)),
             SocketOption::Ttl(64),
             SocketOption::Priority(6),

@@ -38,11 +38,25 @@ pub fn parse(domain: Domain, bytes: &[u8]) -> Result<Given, Errno> {
     }
 }
 
+/// Reads an address for connect(2) on a stream. Of what is too short the family does not count.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_for_connect(domain: Domain, bytes: &[u8]) -> Result<Given, Errno> {
+    match parse(domain, bytes) {
+        Err(_) if domain == Domain::V6 && bytes.len() < V6_SHORT_LEN => Err(uapi::EINVAL),
+        given => given,
+    }
+}
+
 /// Reads an address to bind to. `AF_UNSPEC` with the unspecified address means `AF_INET` (ip(7)).
 ///
 /// # Errors
 /// As [`parse`].
 pub fn parse_for_bind(domain: Domain, bytes: &[u8]) -> Result<SocketAddr, Errno> {
+    if domain == Domain::V6 && bytes.len() < V6_SHORT_LEN {
+        return Err(uapi::EINVAL);
+    }
     match parse(domain, bytes)? {
         Given::Inet(addr) => Ok(addr),
         Given::Unspecified if domain == Domain::V4 => match parse_v4(bytes)? {

@@ -77,6 +77,8 @@ const SO_SNDTIMEO_NEW: i32 = 67;
 
 /// The least that a buffer can be set to, half of what Linux then shows (socket(7)).
 const MIN_SEND_BUFFER: u32 = 2304;
+/// How long FIN-WAIT-2 lasts by default (`tcp_fin_timeout`, tcp(7)).
+const FIN_TIMEOUT: Duration = Duration::from_secs(60);
 const MIN_RECEIVE_BUFFER: u32 = 1152;
 
 fn int(bytes: &[u8]) -> Result<i32, Errno> {
@@ -163,8 +165,9 @@ fn set_socket(name: i32, value: &[u8]) -> Result<Set, Errno> {
         uapi::SO_OOBINLINE => Set::Stack(O::OutOfBandInline(flag(value)?)),
         uapi::SO_DONTROUTE => Set::Stack(O::DontRoute(flag(value)?)),
         uapi::SO_PRIORITY => Set::Stack(O::Priority(unsigned(int(value)?))),
-        uapi::SO_SNDBUF => Set::Stack(O::SendBuffer(unsigned(int(value)?).max(MIN_SEND_BUFFER))),
-        uapi::SO_RCVBUF => Set::Stack(O::ReceiveBuffer(unsigned(int(value)?).max(MIN_RECEIVE_BUFFER))),
+        // A negative size is a large one (sk_setsockopt of Linux).
+        uapi::SO_SNDBUF => Set::Stack(O::SendBuffer((int(value)? as u32).max(MIN_SEND_BUFFER))),
+        uapi::SO_RCVBUF => Set::Stack(O::ReceiveBuffer((int(value)? as u32).max(MIN_RECEIVE_BUFFER))),
         uapi::SO_BINDTODEVICE => Set::Stack(O::BindToDevice(text(value, 15)?)),
         uapi::SO_LINGER => {
             let (on, time) = (int(value)?, int(value.get(4..).unwrap_or(&[]))?);
@@ -209,8 +212,12 @@ fn set_tcp(name: i32, value: &[u8]) -> Result<SocketOption, Errno> {
         uapi::TCP_KEEPINTVL => O::KeepInterval(seconds(v, 32767)?),
         uapi::TCP_KEEPCNT => O::KeepCount(positive(v, 127)?),
         uapi::TCP_SYNCNT => O::SynCount(positive(v, 127)?),
+        // Not at all, or what new sockets have (do_tcp_setsockopt of Linux).
+        uapi::TCP_LINGER2 if v < 0 => O::FinTimeout(Duration::ZERO),
+        uapi::TCP_LINGER2 if v == 0 => O::FinTimeout(FIN_TIMEOUT),
         uapi::TCP_LINGER2 => O::FinTimeout(Duration::from_secs(u64::from(unsigned(v)))),
         uapi::TCP_DEFER_ACCEPT => O::DeferAccept(Duration::from_secs(u64::from(unsigned(v)))),
+        uapi::TCP_WINDOW_CLAMP if v < 0 => O::WindowClamp(1),
         uapi::TCP_WINDOW_CLAMP => O::WindowClamp(unsigned(v)),
         uapi::TCP_NOTSENT_LOWAT => O::NotSentLowWater(v as u32),
         uapi::TCP_FASTOPEN => O::FastOpen(u32::try_from(v).map_err(|_| uapi::EINVAL)?),
@@ -456,6 +463,7 @@ pub fn encode(option: &SocketOption) -> Vec<u8> {
         | O::FastOpen(v)
         | O::MaxSegment(v) => saturated(u64::from(*v)),
         O::NotSentLowWater(v) => v.to_ne_bytes().to_vec(),
+        O::FinTimeout(Duration::ZERO) => encode_int(-1),
         O::KeepIdle(t) | O::KeepInterval(t) | O::DeferAccept(t) | O::FinTimeout(t) => saturated(t.as_secs()),
         O::UserTimeout(t) => saturated(u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
         O::BindToDevice(name) => {

@@ -375,7 +375,8 @@ fn an_address_of_another_family_fails_with_eafnosupport() {
     let mut rig = Rig::new();
     let (v4, v6) = (rig.tcp(), rig.tcp6());
     assert_eq!(rig.connect(v4, "[::1]:80"), fails(uapi::EAFNOSUPPORT));
-    assert_eq!(rig.connect(v6, REMOTE), fails(uapi::EAFNOSUPPORT));
+    // Of what is too short for an address of IPv6 the family does not count.
+    assert_eq!(rig.connect(v6, REMOTE), fails(uapi::EINVAL));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use netgraft_plugin::{Call, Error};
 
+use super::fake::net::Answer;
 use super::fake::rig::{DONE, Rig, addr, fails};
 use super::fake::world::Reply;
 use crate::uapi;
@@ -268,12 +269,67 @@ fn a_send_on_a_stream_without_a_connection_fails_with_epipe() {
 }
 
 #[test]
-fn fast_open_fails_with_eopnotsupp() {
+fn a_send_with_fast_open_connects_and_waits() {
+    for refuses in [false, true] {
+        let mut rig = Rig::new();
+        let fd = rig.tcp();
+        assert_eq!(rig.sendto(fd, b"hello", uapi::MSG_FASTOPEN, Some(PEER)), Reply::Waits);
+        let waits = rig.last;
+        rig.remote(PEER, if refuses { Answer::Refuses } else { Answer::Accepts });
+        rig.settle();
+        if refuses {
+            assert_eq!(rig.reply(waits), fails(uapi::ECONNREFUSED));
+            continue;
+        }
+        assert_eq!(rig.reply(waits), Reply::Is(5));
+        let remote = rig.net().accepted[0];
+        assert_eq!(rig.remote_reads(remote), b"hello");
+        assert_eq!(rig.sendto(fd, b"x", uapi::MSG_FASTOPEN, Some(PEER)), fails(uapi::EISCONN));
+    }
+}
+
+#[test]
+fn a_send_with_fast_open_that_must_not_wait_begins_an_attempt() {
     let mut rig = Rig::new();
     let fd = rig.tcp();
-    assert_eq!(rig.sendto(fd, b"x", uapi::MSG_FASTOPEN, Some(PEER)), fails(uapi::EOPNOTSUPP));
-    let (connected, _) = rig.connected();
-    assert_eq!(rig.sendto(connected, b"x", uapi::MSG_FASTOPEN, Some(PEER)), fails(uapi::EOPNOTSUPP));
+    let flags = uapi::MSG_FASTOPEN | uapi::MSG_DONTWAIT;
+    assert_eq!(rig.sendto(fd, b"hello", flags, Some(PEER)), fails(uapi::EINPROGRESS));
+    assert_eq!(rig.sendto(fd, b"hello", flags, Some(PEER)), fails(uapi::EALREADY));
+    rig.remote(PEER, Answer::Accepts);
+    rig.settle();
+    assert_eq!(rig.sendto(fd, b"hello", flags, Some(PEER)), Reply::Is(5));
+    let remote = rig.net().accepted[0];
+    assert_eq!(rig.remote_reads(remote), b"hello");
+}
+
+#[test]
+fn a_message_with_fast_open_connects() {
+    let mut rig = Rig::new();
+    let fd = rig.tcp();
+    rig.remote(PEER, Answer::Accepts);
+    let message = Message { to: Some(PEER), parts: &[b"he", b"llo"], control: &[] };
+    assert_eq!(message.send(&mut rig, fd, uapi::MSG_FASTOPEN), Reply::Waits);
+    assert_eq!(rig.reply_at_rest(), Reply::Is(5));
+    let remote = rig.net().accepted[0];
+    assert_eq!(rig.remote_reads(remote), b"hello");
+}
+
+#[test]
+fn a_send_with_fast_open_finds_no_listener_that_was_just_closed() {
+    let mut rig = Rig::new();
+    let listener = rig.listener("127.0.0.1:80", 5);
+    rig.close(listener);
+    // No round of the sentry in between.
+    let fd = rig.tcp();
+    let reply = rig.sendto(fd, b"x", uapi::MSG_FASTOPEN, Some("127.0.0.1:80"));
+    assert_eq!(reply, fails(uapi::ECONNREFUSED));
+}
+
+#[test]
+fn a_send_with_fast_open_needs_an_address() {
+    let mut rig = Rig::new();
+    let fd = rig.tcp();
+    assert_eq!(rig.sendto(fd, b"x", uapi::MSG_FASTOPEN, None), fails(uapi::EINVAL));
 }
 
 #[test]

@@ -98,7 +98,9 @@ impl Version1 {
         if self.min_rtt == Duration::MAX {
             return 10.0;
         }
-        (self.bandwidth() * self.min_rtt.as_secs_f64() * gain + 2.0).max(LEAST)
+        // As kernels do: room for three bursts, and for acknowledgements that come in bunches.
+        let burst = (self.bandwidth() / 1000.0).max(2.0);
+        (self.bandwidth() * self.min_rtt.as_secs_f64() * gain + 6.0 * burst).max(LEAST)
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
