@@ -274,6 +274,17 @@ pub fn is_inherited(fd: RawFd) -> bool {
     flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
+/// Whether a descriptor is open, would be inherited by execve(2), and is a socket (`SO_TYPE`).
+#[must_use]
+pub fn is_inherited_socket(fd: RawFd) -> bool {
+    let mut kind = 0i32;
+    let mut len = size_of::<i32>() as libc::socklen_t;
+    let value = (&raw mut kind).cast();
+    // SAFETY: `kind` is writable for `len` bytes; a number that is no descriptor of a socket is an error.
+    let asked = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, value, &raw mut len) };
+    asked == 0 && is_inherited(fd)
+}
+
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: only descriptor numbers are passed. Owners of closed descriptors exist only in frames that this
     // forked process never returns to (see `close_all_but`).

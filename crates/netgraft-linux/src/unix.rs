@@ -455,7 +455,7 @@ pub fn is_stream(fd: BorrowedFd<'_>) -> io::Result<bool> {
 #[must_use]
 pub fn is_inet_datagram(fd: BorrowedFd<'_>) -> bool {
     domain(fd).is_ok_and(|domain| [libc::AF_INET, libc::AF_INET6].contains(&domain))
-        && is_stream(fd).is_ok_and(|is_stream| !is_stream)
+        && get_int(fd, libc::SO_TYPE).is_ok_and(|kind| [libc::SOCK_DGRAM, libc::SOCK_RAW].contains(&kind))
 }
 
 /// The bytes that a socket may have under way (`SO_SNDBUF`), as the kernel counts them: it answers twice what
