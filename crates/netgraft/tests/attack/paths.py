@@ -50,9 +50,14 @@ def main():
         # Who may have AF_UNIX sockets can turn a surrogate into one: here the attack is seen to work.
         if attack("own").startswith("0 of ") or seen["connections"] == 0:
             sys.exit(f"a surrogate was never turned: {seen}")
+        # The same with a socket of the kernel's, made in a network namespace of the program's own.
+        if attack("left", "--allow-userns").startswith("0 of ") or seen["connections"] == 0:
+            sys.exit(f"a surrogate was never turned in another network: {seen}")
         attack("datagrams")
         if seen["datagrams"] == 0:
             sys.exit(f"no datagram came: {seen}")
+        if attack("left", "--no-path-sockets", "--allow-userns") != "0 of 0\nend\n" or seen["connections"]:
+            sys.exit(f"a network namespace of its own, or the host's sockets, were reached: {seen}")
         for kind in ("pipe", "stream", "packets", "netlink", "datagrams"):
             said = attack(kind, "--no-path-sockets")
             if seen["connections"] or seen["datagrams"] or not (said.startswith("0 of ") or kind == "datagrams"):
