@@ -174,6 +174,46 @@ pub(crate) fn widen(config: &mut StackConfig) {
     }
 }
 
+/// The least MTU of a link that carries IPv6 (RFC 8200, section 5).
+const MTU_OF_IPV6: usize = 1280;
+
+/// Leaves IPv6 out where a link's MTU is too small for it and its addresses were offered; what to say of that.
+///
+/// # Errors
+/// [`RunError::Options`] if such an address was given, or if there is no other.
+pub(crate) fn fit_ipv6(
+    config: &mut StackConfig,
+    name_servers: &mut Vec<IpAddr>,
+    (is_address_given, is_server_given): (bool, bool),
+) -> Result<Option<String>, RunError> {
+    let wanted = config.wrappers.mtu.map(usize::from);
+    let mtu = match &config.link {
+        LinkConfig::Passt(passt) => Some(usize::from(passt.mtu)),
+        // A TAP device gets the MTU that is wanted, and may not exist yet.
+        LinkConfig::Tap(tap) => wanted.or_else(|| link::mtu_of(tap.name.as_str()).ok()),
+        // A missing interface is an error when it is opened.
+        LinkConfig::Packet(packet) => {
+            wanted.into_iter().chain(link::mtu_of(packet.interface.as_str()).ok()).min()
+        }
+        _ => None,
+    };
+    let Some(mtu) = mtu.filter(|mtu| *mtu < MTU_OF_IPV6) else { return Ok(None) };
+    let Some(address) = config.addresses.iter().find(|cidr| cidr.addr().is_ipv6()) else { return Ok(None) };
+    let why = format!("IPv6 needs an MTU of {MTU_OF_IPV6} or more, and --link {} has {mtu}", config.link);
+    if is_address_given {
+        return Err(refused(format!("the address {address}: {why}: raise it, or leave the address out")));
+    }
+    config.addresses.retain(|cidr| cidr.addr().is_ipv4());
+    config.gateways.retain(IpAddr::is_ipv4);
+    if !is_server_given {
+        name_servers.retain(IpAddr::is_ipv4);
+    }
+    if config.addresses.is_empty() {
+        return Err(refused(format!("{why}: it offers no address of IPv4: raise the MTU")));
+    }
+    Ok(Some(format!("IPv6 is left out: {why}")))
+}
+
 /// Puts what was offered into the configuration.
 fn take(lease: Lease, config: &mut StackConfig, name_servers: &mut Vec<IpAddr>) {
     let Lease { addresses, gateways, name_servers: offered, .. } = lease;

@@ -111,7 +111,7 @@ impl SmoltcpStack {
         let seed = core.random.next();
         let mut netif = NetIf::on_link(link.medium(), link.mtu(), link.offload(), seed, now);
         netif.limit_buffers(link.room());
-        if netif.mac.is_some() {
+        if netif.mac.is_some() && link.mtu() >= MTU_OF_IPV6 {
             netif.addresses.extend(link_local(core.random.next()));
             netif.sync_addresses();
         }
@@ -143,6 +143,9 @@ impl SmoltcpStack {
         Ok(core)
     }
 }
+
+/// The least MTU of a link that carries IPv6 (RFC 8200, section 5).
+const MTU_OF_IPV6: usize = 1280;
 
 /// A link-local address with a random interface identifier (RFC 7217): an interface that is shared with the
 /// kernel has one from its MAC address already.

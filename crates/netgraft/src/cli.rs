@@ -32,6 +32,8 @@ Examples:
       a server whose loopback is the built-in stack's: clients run in the same sandbox
   netgraft run --summary -- sh -c 'python3 -m http.server 8000 & sleep 1; curl -s http://127.0.0.1:8000/'
       server and client in one sandbox; says at the end what went through the stack
+  netgraft run --link passt -- curl https://example.com/
+      out with the rights of an ordinary user, by the built-in stack and passt
   netgraft run --link tap:ng0 --address 192.0.2.2/24 --gateway 192.0.2.1 --dns 192.0.2.1 -- nginx -g 'daemon off;'
       a server that the host reaches through the TAP device ng0 (as root)
   netgraft run --network host -- curl https://example.com/

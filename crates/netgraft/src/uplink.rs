@@ -1,14 +1,18 @@
 //! What is said of a sandbox without a link.
 
 use netgraft::NetworkSpec;
+use netgraft_launch::stacks::SMOLTCP;
 use netgraft_plugin::{LinkConfig, NetworkType};
 
 /// What gives a network an uplink, if it could have one and has none.
 pub(crate) fn remedy(network: &NetworkSpec) -> Option<&'static str> {
-    if network.kind != NetworkType::Sandbox
-        || network.config.link != LinkConfig::None
-        || network.veth.is_some()
-    {
+    // A stack of another's may bring a link of its own.
+    let is_built_in = match network.kind {
+        NetworkType::Sandbox => true,
+        NetworkType::Plugin => network.plugin.as_deref() == Some(SMOLTCP),
+        _ => false,
+    };
+    if !is_built_in || network.config.link != LinkConfig::None || network.veth.is_some() {
         return None;
     }
     Some(if has_passt() {
@@ -34,7 +38,12 @@ mod tests {
         assert!(remedy(&sandbox).is_some_and(|text| text.contains("--link passt gives it one")));
         let mut linked = sandbox.clone();
         linked.config.link = LinkConfig::passt(None);
-        for other in [linked, NetworkSpec::new(NetworkType::None), NetworkSpec::new(NetworkType::Host)] {
+        let mut named = NetworkSpec::new(NetworkType::Plugin);
+        named.plugin = Some("smoltcp".to_owned());
+        assert_eq!(remedy(&named), remedy(&sandbox));
+        named.plugin = Some("./libfoo.so".to_owned());
+        for other in [linked, named, NetworkSpec::new(NetworkType::None), NetworkSpec::new(NetworkType::Host)]
+        {
             assert_eq!(remedy(&other), None);
         }
     }

@@ -269,6 +269,12 @@ comments = subprocess.run(["tshark", "-r", "p.pcapng", "-Y", "tcp.port==6379", "
                           capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
 assert comments and all(comment.startswith("redis-cli[") and comment.endswith("] fd 3") for comment in comments), comments
 
+# Too small a one for IPv6, which is left out, and said.
+done = run("--mtu", "1200", "--", "ip", "address", "show", "eth0")
+assert "mtu 1200" in done.stdout and "inet 198.51.100.2/24" in done.stdout and "inet6" not in done.stdout, done.stdout
+assert done.stderr == ("netgraft: warning: IPv6 is left out: IPv6 needs an MTU of 1280 or more, and --link passt has 1200\n"), done.stderr
+refused("the address 2001:db8:1::9/64: IPv6 needs an MTU of 1280 or more, and --link passt has 1200", "--mtu", "1200",
+        "--address", "2001:db8:1::9/64")
 # An MTU of one's own.
 assert "mtu 1400" in run("--mtu", "1400", "--", "ip", "link", "show", "eth0").stdout
 

@@ -204,6 +204,12 @@ run("--link", "packet:p1", "--address", "198.51.100.2/24", "--pcap", "packet.pca
 lines = tcpdump("packet.pcapng", "icmp")
 assert [part in line for line, part in zip(lines, ("echo request", "echo reply"))] == [True, True], lines
 
+# One that is too small for IPv6.
+subprocess.run(["ip", "link", "set", "p1", "mtu", "1000"], check=True)
+done = subprocess.run([NETGRAFT, "run", "--link", "packet:p1", "--address", "2001:db8::2/64", "--", "true"],
+                      capture_output=True, text=True)
+assert done.returncode == 125 and "IPv6 needs an MTU of 1280 or more, and --link packet:p1 has 1000" in done.stderr, done.stderr
+
 # Standard output is the capture's, and the program's goes to standard error.
 done = run("--pcap", "-", "--", "python3", "-c", LOOPBACK)
 assert done.stderr == b"moved\n" and done.stdout.startswith(b"\n\r\r\n"), done.stderr

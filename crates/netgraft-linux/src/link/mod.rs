@@ -106,7 +106,7 @@ pub(crate) fn interface_ioctl(fd: RawFd, code: libc::c_ulong, request: &mut libc
 }
 
 /// MTU of an interface.
-pub(crate) fn mtu_of(name: &str) -> io::Result<usize> {
+pub fn mtu_of(name: &str) -> io::Result<usize> {
     let mut request = request(name)?;
     interface_ioctl(control_socket()?.as_raw_fd(), libc::SIOCGIFMTU, &mut request)?;
     // SAFETY: SIOCGIFMTU has filled `ifru_mtu`.
