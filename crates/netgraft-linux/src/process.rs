@@ -4,7 +4,9 @@ use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::ptr;
 
 use crate::namespace::Namespaces;
@@ -256,6 +258,12 @@ pub fn inherit_only(keep: &[RawFd]) -> io::Result<()> {
         check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
     }
     Ok(())
+}
+
+/// Lets a command inherit no descriptor but the standard ones, whatever their flags are.
+pub fn inherit_nothing(command: &mut Command) {
+    // SAFETY: between fork and exec only one system call is made, which changes flags of the child's own descriptors.
+    unsafe { command.pre_exec(|| inherit_only(&[])) };
 }
 
 /// Whether a descriptor is open and would be inherited by execve(2).
