@@ -21,7 +21,8 @@ static void serve_victim(void)
             wrong("the victim accepts a connection of an address that never called it");
         if (getpeername(fd, (void *)&peer, &lengths[1]) == 0 && peer.sin_addr.s_addr == htonl(CLIENT))
             wrong("the victim's peer has an address that never called it");
-        if (getsockname(fd, (void *)&own, &lengths[2]) == 0 && own.sin_port != htons((uint16_t)victim_port))
+        /* Port 0 is that of a connection past the sentry, which has no addresses (SECURITY.md). */
+        if (getsockname(fd, (void *)&own, &lengths[2]) == 0 && own.sin_port != 0 && own.sin_port != htons((uint16_t)victim_port))
             wrong("the victim's connection is one to port %d", ntohs(own.sin_port));
         close(fd);
         __atomic_add_fetch(&shared->count[ACCEPTED], 1, __ATOMIC_RELAXED);
@@ -49,7 +50,11 @@ static socklen_t learn(struct sockaddr_un *name)
     client.sin_addr.s_addr = htonl(CLIENT);
     socklen_t length = sizeof server;
     int own = socket(AF_INET, SOCK_STREAM, 0), fd = socket(AF_INET, SOCK_STREAM, 0);
-    must(bind(own, (void *)&server, sizeof server) == 0 && listen(own, 4) == 0, "listen on an address of its own");
+    /* lwIP has no loopback address but one: there a false port of the victim's own side is what would tell. */
+    int one_only = bind(own, (void *)&server, sizeof server) != 0 && errno == EADDRNOTAVAIL;
+    if (one_only)
+        server = client = local(0);
+    must((!one_only || bind(own, (void *)&server, sizeof server) == 0) && listen(own, 4) == 0, "listen on an address of its own");
     must(getsockname(own, (void *)&server, &length) == 0, "getsockname of its listener");
     must(bind(fd, (void *)&client, sizeof client) == 0, "bind to an address of its own");
     must(connect(fd, (void *)&server, sizeof server) == 0, "connect from an address of its own");
