@@ -17,6 +17,15 @@ use netgraft_e2e::stage::Stage;
 
 use crate::sentry::Usage;
 
+/// The user ids of a sandbox that root starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// The host's (`--host-ids`). The program of an ordinary user has that user's id in any case.
+    Host,
+    /// Nobody's, and the default profile.
+    Own,
+}
+
 /// One of the programs.
 #[derive(Clone, Copy, Debug)]
 pub struct Attack {
@@ -36,6 +45,8 @@ pub struct Attack {
     pub says: Option<&'static str>,
     /// A file of the host that the program is shown, where there is one: it would not be there otherwise.
     pub shown: Option<&'static str>,
+    /// Whether it makes namespaces of its own or mounts file systems, which the default profile refuses.
+    pub needs_namespaces: bool,
     /// How much memory the sentry may have more than before, in KiB: tables and buffers keep some of what they had.
     pub more_memory: u64,
 }
@@ -50,12 +61,13 @@ const fn attack(name: &'static str, seconds: u32) -> Attack {
         most_memory: None,
         says: None,
         shown: None,
+        needs_namespaces: false,
         more_memory: 8 * 1024,
     }
 }
 
 /// All of them.
-pub const ATTACKS: [Attack; 11] = [
+pub const ATTACKS: [Attack; 13] = [
     attack("takeover", 3),
     Attack { descriptors: Some(120), ..attack("pressure", 3) },
     attack("blocking", 3),
@@ -76,10 +88,12 @@ pub const ATTACKS: [Attack; 11] = [
         checkpoints: &["base", "peak", "end"],
         ..attack("hog", 3)
     },
-    attack("rights", 3),
+    Attack { needs_namespaces: true, ..attack("rights", 3) },
     attack("linger", 3),
-    Attack { shown: Some("/dev/fuse"), ..attack("fuse", 3) },
+    Attack { shown: Some("/dev/fuse"), needs_namespaces: true, ..attack("fuse", 3) },
     attack("reused", 3),
+    attack("stall", 3),
+    attack("forge", 3),
     Attack { checkpoints: &["base", "half", "end"], ..attack("fuzz", 6) },
 ];
 
@@ -117,7 +131,7 @@ pub fn compile(stage: &Stage) -> Result<(), String> {
 ///
 /// # Errors
 /// What did not hold.
-pub fn run(stage: &Stage, column: Column, attack: &Attack, seed: u64) -> Outcome {
+pub fn run(stage: &Stage, column: Column, ids: Ids, attack: &Attack, seed: u64) -> Outcome {
     // A user has one count of descriptors in flight: this attack would stop other sandboxes of its user from starting.
     let (_alone, _beside) = match attack.name {
         "in_flight" => (Some(ALONE.write()), None),
@@ -131,7 +145,7 @@ pub fn run(stage: &Stage, column: Column, attack: &Attack, seed: u64) -> Outcome
         attack.seconds.to_string(),
         seed.to_string(),
     ];
-    let mut command = limited(attack, &column.command(stage, &namespace, &program));
+    let mut command = limited(attack, ids, &column.command(stage, &namespace, &program));
     let mut running = Running::start(&mut command, &scratch, attack.name)?;
     let limit = Duration::from_secs(attack.seconds.into()) + GRACE;
     let seen = watch(&mut running, attack, column, &scratch.work(), scratch.mark(), Instant::now() + limit);
@@ -150,13 +164,15 @@ pub fn run(stage: &Stage, column: Column, attack: &Attack, seed: u64) -> Outcome
     outcome.and(scratch.finish()).and(nobody_is_stuck())
 }
 
-/// The same command under the attack's limit of descriptors, and with what it is shown.
-fn limited(attack: &Attack, command: &Command) -> Command {
+/// The same command under the attack's limit of descriptors, and with its ids and what it is shown.
+fn limited(attack: &Attack, ids: Ids, command: &Command) -> Command {
     let limit = attack.descriptors.map(|n| ["prlimit".to_owned(), format!("--nofile={n}:{n}")]);
     let mut words: Vec<OsString> = limit.into_iter().flatten().map(OsString::from).collect();
     words.push(command.get_program().to_owned());
     for word in command.get_args() {
-        words.push(word.to_owned());
+        if word != "--host-ids" || ids == Ids::Host {
+            words.push(word.to_owned());
+        }
         if word == "--host-ids" {
             words.extend(attack.options.iter().map(OsString::from));
         }

@@ -9,5 +9,5 @@
 mod attack;
 mod sentry;
 
-pub use attack::{ATTACKS, Attack, compile, run};
+pub use attack::{ATTACKS, Attack, Ids, compile, run};
 pub use sentry::Usage;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use netgraft_attack::{ATTACKS, compile, run};
+use netgraft_attack::{ATTACKS, Ids, compile, run};
 use netgraft_e2e::column::{Column, Network, Object, User};
 use netgraft_e2e::report::{self, Job};
 use netgraft_e2e::stage::Stage;
@@ -30,9 +30,15 @@ fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
     let joined = users.map(|user| Column { network: Network::None, user });
     for column in stacks.chain(joined) {
         for attack in &ATTACKS {
-            let run = Box::new(move || run(stage, column, attack, seed()));
+            let run = Box::new(move || run(stage, column, Ids::Host, attack, seed()));
             jobs.push(Job { name: attack.name.to_owned(), column: column.to_string(), skip: None, run });
         }
+    }
+    // What root gets who says nothing of ids.
+    let column = Column { network: Network::None, user: User::Root };
+    for attack in ATTACKS.iter().filter(|attack| !attack.needs_namespaces) {
+        let run = Box::new(move || run(stage, column, Ids::Own, attack, seed()));
+        jobs.push(Job { name: attack.name.to_owned(), column: format!("{column}-own-ids"), skip: None, run });
     }
     Ok(jobs)
 }

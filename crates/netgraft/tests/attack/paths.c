@@ -2,7 +2,8 @@
  * file of the program's own and a surrogate, which is an AF_UNIX socket, while the first connects it or sends to a path.
  *
  * usage: paths PATH SECONDS own|left|pipe|stream|packets|netlink|datagrams
- * PATH listens, PATH.d takes datagrams. */
+ *        paths PATH SECONDS bound|bound-stream|bound-netlink|bound-inet
+ * PATH listens, PATH.d takes datagrams. With the second PATH is where a surrogate is bound, to be a listener there. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -55,6 +56,15 @@ static int make(const char *kind)
         return -1;
     else if (strcmp(kind, "netlink") == 0)
         pair[0] = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+    else if (strcmp(kind, "inet") == 0)
+        pair[0] = socket(AF_INET, SOCK_DGRAM, 0);
+    else if (strcmp(kind, "named") == 0) {
+        /* The kernel binds it, or rather does not: it has a name. */
+        struct sockaddr_un any = {.sun_family = AF_UNIX};
+        pair[0] = socket(AF_UNIX, SOCK_STREAM, 0);
+        if (bind(pair[0], (void *)&any, sizeof(sa_family_t)) != 0)
+            return -1;
+    }
     return pair[0];
 }
 
@@ -87,6 +97,25 @@ static int leave(void)
     return 1;
 }
 
+/* Binds a surrogate to a path. */
+static int bind_to(const struct sockaddr_un *path, const char *kind, double seconds)
+{
+    foreign = make(kind);
+    target = socket(AF_INET, SOCK_STREAM, 0);
+    contested = dup(foreign);
+    pthread_t other;
+    if (foreign < 0 || target < 0 || contested < 0 || pthread_create(&other, NULL, swap, NULL) != 0)
+        return 3;
+    double end = now() + seconds + (strcmp(kind, "named") == 0 ? 60 : 0);
+    int bound = 0;
+    for (; !bound && now() < end; bound = access(path->sun_path, F_OK) == 0)
+        bind(contested, (const void *)path, sizeof *path);
+    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+    pthread_join(other, NULL);
+    printf("%d bound\nend\n", bound);
+    return 0;
+}
+
 int main(int count, char **words)
 {
     if (count != 4)
@@ -108,6 +137,8 @@ int main(int count, char **words)
         puts("end");
         return 0;
     }
+    if (strncmp(words[3], "bound", 5) == 0)
+        return bind_to(&path, words[3][5] ? words[3] + 6 : "named", atof(words[2]));
     int left = strcmp(words[3], "left") == 0, waits = left || strcmp(words[3], "own") == 0;
     if (left) {
         while (pooled < POOL)
