@@ -113,7 +113,7 @@ struct CheckArgs {
     #[arg(long, value_name = "CASE", conflicts_with = "json")]
     trace: Option<String>,
 
-    /// Print what failed, and nothing else
+    /// Print what failed and is not known, and nothing else
     #[arg(long, conflicts_with = "json")]
     failures_only: bool,
 

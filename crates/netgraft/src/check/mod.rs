@@ -7,7 +7,7 @@
 mod case;
 mod place;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -98,14 +98,29 @@ impl CheckOptions {
 pub struct Checked {
     /// Every case.
     pub report: Report,
-    /// How many of the failures are known.
-    pub known: usize,
+    /// The failures that are known: the case, as [`Row::id`] says it, and the reason.
+    pub known: BTreeMap<String, String>,
     /// Whether something failed that is not known, or what is known is out of date.
     pub failed: bool,
     /// Why the cases behind the last one did not run, if they did not.
     pub stopped: Option<String>,
     /// Entries of the file of known failures that explain nothing: all that they mean passes, or there is no such case.
     pub stale: Vec<String>,
+}
+
+impl Checked {
+    /// For people: a line for each group, what failed, one line for each failure that is known, and what is not supported.
+    #[must_use]
+    pub fn table(&self) -> String {
+        self.report.table_knowing(&|row| self.known.get(&row.id()).cloned())
+    }
+
+    /// For people: only the failures that are not known.
+    #[must_use]
+    pub fn failures_text(&self) -> String {
+        let unknown = self.report.failures().filter(|row| !self.known.contains_key(&row.id()));
+        unknown.map(Row::failure_text).collect()
+    }
 }
 
 /// Runs the conformance suite on a stack, and tells each call of it as it is made if that is asked for. Call it from a
@@ -159,13 +174,21 @@ pub fn check(options: &CheckOptions, tell: &mut dyn FnMut(&str)) -> Result<Check
 
 /// Compares what was found with what is known.
 fn judge(report: Report, stopped: Option<String>, own: &Skips, known: Option<&Skips>, all: bool) -> Checked {
-    let is_known = |row: &Row| own.explains(&report, row) || known.is_some_and(|k| k.explains(&report, row));
-    let count = report.failures().filter(|row| is_known(row)).count();
-    let unknown = report.failures().any(|row| !is_known(row));
+    let mut reasons = BTreeMap::new();
+    let mut unknown = false;
+    for row in report.failures() {
+        match own.reason(&report, row).or_else(|| known?.reason(&report, row)) {
+            Some(reason) => {
+                // It is one line.
+                reasons.insert(row.id(), printable(&reason.split_whitespace().collect::<Vec<_>>().join(" ")));
+            }
+            None => unknown = true,
+        }
+    }
     // What did not run says nothing of the entries.
     let stale = known.filter(|_| all && stopped.is_none()).map_or(Vec::new(), |known| known.stale(&report));
     Checked {
-        known: count,
+        known: reasons,
         failed: unknown || stopped.is_some() || !stale.is_empty(),
         report,
         stopped,
