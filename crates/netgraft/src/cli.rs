@@ -563,7 +563,7 @@ pub(crate) fn new_stack_text(new: &NewStack, object: &str) -> String {
     format!(
         "{dir}: a stack that is whole. README.md says where to begin; then:\n  \
          cd {dir} && {build}\n  \
-         netgraft check --known known.toml ./{object}\n  \
+         netgraft check ./{object}\n  \
          netgraft run --network plugin --plugin ./{object} -- redis-server\n  \
          {test}\n"
     )
