@@ -181,6 +181,20 @@ fn a_level_0_object_without_a_link_is_warned_of_before_pre_init() {
     assert!(errors.contains("198.51.100.2/24"), "{errors}");
 }
 
+/// Without rights pre-init of one of level 0 fails in every case: the first says so.
+#[test]
+fn a_level_0_object_without_rights_fails_one_case() {
+    let relay = object("libcheckrights.so", "level0.c", &[]);
+    let ran = netgraft(&["check", relay.to_str().unwrap()]);
+    let table = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(1), "{table}{}", text(&ran.stderr));
+    assert_eq!(table.matches("FAIL").count(), 1, "{table}");
+    assert!(table.contains("plugin_preinitstack answers -1; with --trust-pre-init"), "{table}");
+    let expected = "netgraft: libcheckrights.so opens its devices itself, and cannot without your rights: the rest did not \
+                    run; use --trust-pre-init, if you trust it with them\n";
+    assert!(text(&ran.stderr).ends_with(expected), "{}", text(&ran.stderr));
+}
+
 #[test]
 fn the_relay_does_what_is_known_of_it() {
     let relay = object("libcheckrelay.so", "level0.c", &[]);

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netgraft_abi::Loaded;
+use netgraft_abi::{Level, Loaded};
 use netgraft_launch::vitals::Vitals;
 use netgraft_launch::{self as launch, RunError, Step, printable, stacks};
 use netgraft_linux::cage::{Cage, Ids, Rest};
@@ -149,6 +149,10 @@ pub fn check(options: &CheckOptions, tell: &mut dyn FnMut(&str)) -> Result<Check
                 if report.rows.len() == done {
                     break;
                 }
+                stopped = examined.never_prepared(&report);
+                if stopped.is_some() {
+                    break;
+                }
             }
             end => {
                 let id = open.as_ref().map_or("process/start []", |open| open.id.as_str());
@@ -244,6 +248,24 @@ impl Examined {
     /// The function of the object that is being called, or was when its process ended.
     fn call(&self) -> Option<&'static str> {
         self.object.as_ref().and_then(|object| object.current_call().0)
+    }
+
+    /// That an object whose pre-init is not trusted with the caller's rights will fail every case as it failed the first:
+    /// one of level 0 opens its devices itself.
+    fn never_prepared(&self, report: &Report) -> Option<String> {
+        let object = self.object.as_ref().filter(|o| o.level() == Level::Zero && !o.trusts_pre_init())?;
+        let mut tried = report.rows.iter().filter(|row| !matches!(row.outcome, Outcome::Unsupported { .. }));
+        let (Some(Row { outcome: Outcome::Fail { call, .. }, .. }), None) = (tried.next(), tried.next())
+        else {
+            return None;
+        };
+        (call == "init").then(|| {
+            format!(
+                "{} opens its devices itself, and cannot without your rights: the rest did not run; use \
+                 --trust-pre-init, if you trust it with them",
+                object.object()
+            )
+        })
     }
 
     /// How messages name what prints.
