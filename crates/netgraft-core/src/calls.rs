@@ -3,9 +3,9 @@
 use netgraft_plugin::{Domain, Kind};
 
 use crate::answers::{Answer, Outcome};
-use crate::codec::call::{AddressOut, Call};
+use crate::codec::call::{AddressOut, Buffer, Call};
 use crate::core::{Core, Kernel, Request, Subject};
-use crate::program::{Caller, ForeignConnect};
+use crate::program::{Caller, ForeignCall, Serves};
 use crate::refused;
 use crate::route::{Denial, Flow, Route};
 use crate::socket::Seen;
@@ -90,15 +90,33 @@ impl<K: Kernel> Core<K> {
         match request.call {
             Call::GetSockName { addr, .. } => self.tell_foreign_name(&request.caller, file, false, addr),
             Call::GetPeerName { addr, .. } => self.tell_foreign_name(&request.caller, file, true, addr),
-            Call::Connect { addr, .. } => match self.kernel.connects_foreign(file) {
-                ForeignConnect::Kernel => Ok(Answer::Kernel),
-                ForeignConnect::Fails(errno) => Err(errno),
-                ForeignConnect::Sentry => {
-                    let (bytes, len) = self.kernel.read_address(&request.caller, addr)?;
-                    self.kernel.connect_foreign(file, &bytes[..len]).map(|()| Answer::Value(0))
-                }
+            Call::Connect { addr, .. } => self.name_foreign(request, file, ForeignCall::Connect, addr),
+            Call::Bind { addr, .. } => self.name_foreign(request, file, ForeignCall::Bind, addr),
+            Call::Listen { .. } => match self.kernel.who_serves(file, ForeignCall::Listen) {
+                Serves::Kernel => Ok(Answer::Kernel),
+                Serves::Fails(errno) => Err(errno),
+                // Nothing that the sentry binds can listen.
+                Serves::Sentry => Err(uapi::EOPNOTSUPP),
             },
             _ => Ok(Answer::Kernel),
+        }
+    }
+
+    /// connect(2) or bind(2) of a file that is not the sentry's.
+    fn name_foreign(
+        &mut self,
+        request: &Request,
+        file: &K::File,
+        call: ForeignCall,
+        addr: Buffer,
+    ) -> Outcome {
+        match self.kernel.who_serves(file, call) {
+            Serves::Kernel => Ok(Answer::Kernel),
+            Serves::Fails(errno) => Err(errno),
+            Serves::Sentry => {
+                let (bytes, len) = self.kernel.read_address(&request.caller, addr)?;
+                self.kernel.serve_foreign(file, call, &bytes[..len]).map(|()| Answer::Value(0))
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use netgraft_plugin::inet::Statistics;
 use netgraft_plugin::{Event, Events, Handle, Instant, PluginStack};
 
 use crate::answers::{Answer, Answers, Outcome};
@@ -283,8 +284,9 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Ends all sockets, as those of a process that is gone: closed, or reset if data was left unread. The program has
-    /// ended; who still waits in a call is about to be killed, and gets no error that Linux would not give.
-    pub fn stop(&mut self) {
+    /// ended; who still waits in a call is about to be killed, and gets no error that Linux would not give. Answers what the
+    /// stack has counted, with these last packets.
+    pub fn stop(&mut self) -> Statistics {
         for id in self.table.ids().collect::<Vec<_>>() {
             // Nobody sends any more: one turn is enough for what a surrogate holds.
             let _ = self.pump_datagram_out(id);
@@ -295,7 +297,9 @@ impl<K: Kernel> Core<K> {
             self.discard(id);
         }
         self.stack.poll(self.time.now);
+        let statistics = self.stack.statistics();
         self.stack.destroy();
+        statistics
     }
 
     /// The socket behind an open file of the program.

@@ -61,7 +61,9 @@ pub use counts::Counts;
 pub use host::{HostSocket, HostToken};
 pub use join::{Pair, Side};
 pub use journal::{Journal, KEPT_OPTIONS, Kept, Role};
-pub use program::{Caller, Files, ForeignConnect, Gone, InjectError, Privilege, Program, ProgramId, total};
+pub use program::{
+    Caller, Files, ForeignCall, Gone, InjectError, Privilege, Program, ProgramId, Serves, total,
+};
 pub use socket::Seen;
 pub use stack::Stack;
 pub use surrogate::{

@@ -46,15 +46,26 @@ pub enum InjectError {
     Full(Errno),
 }
 
-/// Who connects a file that is not the sentry's (connect(2)).
-///
-/// The kernel connects what the descriptor stands for when it looks, which may be a surrogate by then: a second thread turns
-/// it there. So it is left to the kernel only where the program could connect a socket of its own to the same address.
+/// A call on a file that is not the sentry's which would do something to a surrogate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForeignConnect {
+pub enum ForeignCall {
+    /// connect(2)
+    Connect,
+    /// bind(2)
+    Bind,
+    /// listen(2)
+    Listen,
+}
+
+/// Who serves a [`ForeignCall`].
+///
+/// The kernel serves it on what the descriptor stands for when it looks, which may be a surrogate by then: a second thread
+/// turns it there. So it is left to the kernel only where the program could do the same with a socket of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
     /// The kernel: an AF_UNIX socket that has no peer yet, or one that the program has inherited.
     Kernel,
-    /// The sentry, on its duplicate: a socket that connects to nothing outside of the program (netlink(7), packet(7)).
+    /// The sentry, on its duplicate: a socket that reaches nothing outside of the program (netlink(7), packet(7)).
     Sentry,
     /// Nobody can: EISCONN, EINVAL.
     Fails(Errno),
@@ -103,14 +114,14 @@ pub trait Program: Files {
     /// ENOTCONN.
     fn name_of_foreign(&mut self, file: &Self::File, of_peer: bool) -> Result<Vec<u8>, Errno>;
 
-    /// Who is to connect a file that is not the sentry's.
-    fn connects_foreign(&mut self, file: &Self::File) -> ForeignConnect;
+    /// Who is to serve a call on a file that is not the sentry's.
+    fn who_serves(&mut self, file: &Self::File, call: ForeignCall) -> Serves;
 
-    /// Connects a socket for which [`Program::connects_foreign`] says so, without waiting.
+    /// Connects or binds a socket for which [`Program::who_serves`] says so, without waiting.
     ///
     /// # Errors
-    /// As connect(2).
-    fn connect_foreign(&mut self, file: &Self::File, address: &[u8]) -> Result<(), Errno>;
+    /// As connect(2) and bind(2).
+    fn serve_foreign(&mut self, file: &Self::File, call: ForeignCall, address: &[u8]) -> Result<(), Errno>;
 
     /// What every call for sockets says of a file that is not the sentry's, if it is no socket: ENOTSOCK, or EBADF for one
     /// that is open as a path only (open(2), O_PATH).

@@ -120,7 +120,10 @@ const READLINK: i64 = libc::SYS_readlinkat;
 /// Calls of the base that not every run of a sentry makes, and when one does.
 const RARE: &[(i64, &str)] = &[
     (libc::SYS_clock_gettime, "where the clock is read by a call, not in memory that the kernel shares"),
-    (libc::SYS_clock_nanosleep, "while the thread that closes files is behind"),
+    (
+        libc::SYS_clock_nanosleep,
+        "while the thread that closes files is behind, or the writer of a capture at the end",
+    ),
     (libc::SYS_restart_syscall, "after the sentry was stopped and continued (SIGCONT)"),
     (libc::SYS_sched_yield, "while another thread has a lock for a moment"),
     (libc::SYS_getrandom, "the first hash table of a thread"),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use netgraft_link::pcap::{Part, block_at};
+use netgraft_link::pcap::{Part, STATISTICS_LEN, block_at};
 use netgraft_linux::process::{self, Wait};
 use netgraft_linux::{confine, fdpass, unix};
 use netgraft_plugin::config::CaptureConfig;
@@ -128,8 +128,45 @@ struct Files {
     kept: VecDeque<PathBuf>,
     /// The blocks that each file begins with.
     head: Vec<u8>,
-    /// Frames that the sentry had to leave out.
+    /// Interfaces of the section, whose statistics may follow.
+    interfaces: u64,
+    tally: Tally,
+}
+
+/// What is missing in a capture. It has a section for each sentry.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Frames that are missing in the sections before this one.
     missing: u64,
+    /// What this section's frames say that is missing before them.
+    seen: u64,
+    /// What its end says that is missing in all.
+    told: Option<u64>,
+    /// Whether this section has interfaces: without one it has no frames, and no end.
+    begun: bool,
+    /// Whether a section had no end.
+    cut: bool,
+}
+
+impl Tally {
+    fn part(&mut self, part: Part) {
+        match part {
+            Part::Section => self.end_section(),
+            Part::Interface => self.begun = true,
+            Part::Frame { missing } => self.seen = self.seen.saturating_add(missing),
+            Part::Statistics { missing } => self.told = Some(self.told.unwrap_or(0).saturating_add(missing)),
+        }
+    }
+
+    fn end_section(&mut self) {
+        // The end counts what the frames have said, too.
+        let missing = self.told.take().unwrap_or_else(|| {
+            self.cut |= self.begun;
+            self.seen
+        });
+        self.missing = self.missing.saturating_add(missing);
+        (self.seen, self.begun) = (0, false);
+    }
 }
 
 impl Files {
@@ -149,7 +186,8 @@ impl Files {
             number: 0,
             kept,
             head: Vec::new(),
-            missing: 0,
+            interfaces: 0,
+            tally: Tally::default(),
         })
     }
 
@@ -157,8 +195,15 @@ impl Files {
         self.file.get_ref().as_raw_fd()
     }
 
-    /// Writes what comes until every sender is gone.
+    /// Writes what comes until every sender is gone, and says what is missing.
     fn write_all(&mut self, from: &OwnedFd) -> io::Result<()> {
+        self.receive_all(from)?;
+        self.tally.end_section();
+        self.doubts().iter().for_each(|text| tracing::warn!("{text}"));
+        Ok(())
+    }
+
+    fn receive_all(&mut self, from: &OwnedFd) -> io::Result<()> {
         loop {
             if fdpass::wait_readable([Some(from.as_fd())], Some(QUIET))? != [true] {
                 self.file.flush()?;
@@ -180,27 +225,44 @@ impl Files {
                 rest = behind;
             }
         }
-        self.file.flush()?;
-        if self.missing > 0 {
-            tracing::warn!(
-                "{} frames are missing in the capture {}: they came faster than it could be written",
-                self.missing,
-                self.output.text()
-            );
+        self.file.flush()
+    }
+
+    /// What the capture lacks, for the user.
+    fn doubts(&self) -> Vec<String> {
+        let (name, missing) = (self.output.text(), self.tally.missing);
+        let mut doubts = Vec::new();
+        if missing > 0 {
+            let what = if missing == 1 { "1 frame is" } else { &format!("{missing} frames are") };
+            doubts.push(format!(
+                "{what} missing in the capture {name}: they came faster than it could be written"
+            ));
         }
-        Ok(())
+        if self.tally.cut {
+            doubts.push(format!(
+                "the capture {name} may lack its last frames: its sentry was ended before it had sent them"
+            ));
+        }
+        doubts
     }
 
     fn block(&mut self, block: &[u8], part: Part) -> io::Result<()> {
+        self.tally.part(part);
         match part {
             Part::Section => {
                 self.head.clear();
                 self.head.extend_from_slice(block);
+                self.interfaces = 0;
             }
-            Part::Interface => self.head.extend_from_slice(block),
-            Part::Frame { missing } => {
-                self.missing = self.missing.saturating_add(missing);
-                let full = self.size.is_some_and(|size| self.written + block.len() as u64 > size);
+            Part::Interface => {
+                self.head.extend_from_slice(block);
+                self.interfaces += 1;
+            }
+            Part::Statistics { .. } => {}
+            Part::Frame { .. } => {
+                // The statistics have their place in the last file.
+                let len = block.len() as u64 + self.interfaces.saturating_mul(STATISTICS_LEN);
+                let full = self.size.is_some_and(|size| self.written + len > size);
                 if full || self.time.is_some_and(|time| self.begun.elapsed() >= time) {
                     self.next_file()?;
                 }
@@ -324,6 +386,63 @@ mod tests {
             assert!(named.iter().all(|(_, len)| *len == named[0].1), "{left:?}");
         }
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_a_capture_lacks_is_told() {
+        use netgraft_plugin::Instant;
+        use netgraft_plugin::recording::Recording;
+        let path = std::env::temp_dir().join(format!("netgraft-lacks-{}", std::process::id()));
+        let output = CaptureOutput::File(path.clone());
+        let spec = CaptureSpec { output, snap: 0, size: None, time: None, keep: None };
+        let config = || CaptureConfig { snap: 0, epoch: 0 };
+        // Two sections, as after a restart; the last has an end or not. Frames are too many for the socket.
+        let doubts = |frames: usize, is_first_cut: bool, is_second_cut: bool| {
+            let mut files = Files::open(&spec).unwrap();
+            for is_cut in [is_first_cut, is_second_cut] {
+                let (ours, theirs) = fdpass::pair().unwrap();
+                let mut recorder = Recorder::new(theirs, config());
+                let on = recorder.interface("eth0", Medium::Ip);
+                for _ in 0..frames {
+                    recorder.frame(on, Way::Out, Instant::ZERO, &[7; 60_000]);
+                }
+                recorder.flush(Instant::ZERO);
+                if !is_cut {
+                    recorder.end(Instant::ZERO);
+                }
+                drop(recorder);
+                files.receive_all(&ours).unwrap();
+            }
+            files.tally.end_section();
+            files.doubts()
+        };
+        assert_eq!(doubts(1, false, false), [""; 0]);
+        for (first, second) in [(true, false), (false, true), (true, true)] {
+            let text = doubts(1, first, second);
+            assert!(text.len() == 1 && text[0].contains("may lack its last frames"), "{text:?}");
+        }
+        let text = doubts(200, false, false);
+        assert!(text.len() == 1 && text[0].contains("frames are missing in the capture"), "{text:?}");
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn the_end_of_a_section_counts_what_its_frames_have_said() {
+        let mut tally = Tally::default();
+        for part in [
+            Part::Section,
+            Part::Interface,
+            Part::Frame { missing: 3 },
+            Part::Statistics { missing: 5 },
+            Part::Statistics { missing: 1 },
+            Part::Section,
+            Part::Interface,
+            Part::Frame { missing: 2 },
+        ] {
+            tally.part(part);
+        }
+        tally.end_section();
+        assert_eq!((tally.missing, tally.cut), (8, true));
     }
 
     #[test]

@@ -37,6 +37,8 @@ use crate::vitals::UnderWay;
 
 /// How long a sentry may take for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the sentry may take to hand over the rest of a capture, after its last words: more than it takes.
+const LAST_FRAMES: Duration = Duration::from_secs(12);
 /// How long a process may take to end by itself, and again when it was killed.
 const REAP_TIME: Duration = Duration::from_secs(1);
 
@@ -679,7 +681,10 @@ impl Launcher {
         loop {
             let left = deadline.checked_duration_since(Instant::now())?;
             match self.next(Some(left)).ok()?? {
-                Incoming::Sentry(FromSentry::Summary(summary)) => return Some(summary),
+                Incoming::Sentry(FromSentry::Summary(summary)) => {
+                    self.await_last_frames();
+                    return Some(summary);
+                }
                 Incoming::Sentry(message) => said(message).err().map_or(Some(()), |_| None)?,
                 Incoming::SentryGone(cause) => {
                     tracing::error!("{}, when the program had ended", self.autopsy(cause));
@@ -687,6 +692,20 @@ impl Launcher {
                 }
                 Incoming::Report(report, sender) => self.report(report, sender).ok()?,
                 Incoming::ReportsClosed | Incoming::Signal(_) | Incoming::OrphanEnded => {}
+            }
+        }
+    }
+
+    /// Lets the sentry hand over the rest of a capture, after which it ends. What is missing then is the writer's to say.
+    fn await_last_frames(&mut self) {
+        if self.plan.capture.is_none() {
+            return;
+        }
+        let deadline = Instant::now() + LAST_FRAMES;
+        while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+            match self.next(Some(left)) {
+                Ok(Some(Incoming::SentryGone(_)) | None) | Err(_) => return,
+                Ok(Some(_)) => {}
             }
         }
     }

@@ -79,7 +79,8 @@ impl ProgramPlan {
         let passed = passed_sockets(&spec.environment, std::process::id());
         let mut descriptors = spec.descriptors.clone();
         if let Descriptors::Only(kept) = &mut descriptors {
-            kept.extend((3..).take(passed).filter(|fd| process::is_inherited(*fd)));
+            // Only sockets: who sets the variables by mistake, or for a file, hands on no file by that.
+            kept.extend((3..).take(passed).filter(|fd| process::is_inherited_socket(*fd)));
         }
         if let Descriptors::Only(kept) = &descriptors
             && let Some(fd) = kept.iter().find(|fd| **fd > 2 && !process::is_inherited(**fd))
@@ -88,6 +89,7 @@ impl ProgramPlan {
         }
         if spec.files.no_path_sockets {
             filters.push(no_unix_sockets().map_err(step(Step::Profile))?);
+            filters.push(no_other_network().map_err(step(Step::Profile))?);
         }
         let name = spec.program.clone();
         let path = spec.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.clone());
@@ -133,6 +135,21 @@ fn no_unix_sockets() -> io::Result<CallFilter> {
         of_kind(libc::SOCK_RAW),
     ];
     CallFilter::compile(&refused, Action::Errno(libc::EACCES), Action::Allow)
+}
+
+/// Refuses network namespaces of its own: an internet socket that was made in one is the kernel's, and the kernel would connect
+/// it to a path if it were a surrogate by then. clone3(2) is ENOSYS in every sandbox.
+fn no_other_network() -> io::Result<CallFilter> {
+    let network = libc::CLONE_NEWNET as u64;
+    let of_network = |number, index| Allow { number, conditions: vec![(index, network, network)] };
+    let refused = [
+        of_network(libc::SYS_unshare, 0),
+        of_network(libc::SYS_clone, 0),
+        of_network(libc::SYS_setns, 1),
+        // Of whatever kind the file is.
+        Allow { number: libc::SYS_setns, conditions: vec![(1, 0xffff_ffff, 0)] },
+    ];
+    CallFilter::compile(&refused, Action::Errno(libc::EPERM), Action::Allow)
 }
 
 /// A program that came later.

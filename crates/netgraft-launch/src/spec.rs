@@ -206,7 +206,8 @@ pub struct Files {
     pub binds: Vec<Bind>,
     /// Directories that are empty, writable and in memory.
     pub tmpfs: Vec<PathBuf>,
-    /// Whether it can make AF_UNIX sockets, which reach those of the host's file system. Pairs it can make in any case.
+    /// Whether it makes no AF_UNIX sockets, which reach those of the host's file system, but pairs, and no network namespace, in
+    /// which a surrogate could be turned into one.
     pub no_path_sockets: bool,
 }
 
@@ -271,7 +272,8 @@ pub struct ProgramSpec {
     /// The files that it sees.
     pub files: Files,
     /// The descriptors that it gets. If its environment says that the caller got sockets by socket activation
-    /// (sd_listen_fds(3): `LISTEN_PID`, `LISTEN_FDS`), it gets those, too, and its own process id in `LISTEN_PID`.
+    /// (sd_listen_fds(3): `LISTEN_PID`, `LISTEN_FDS`), it gets those, too, but for what is no socket, and its own process id
+    /// in `LISTEN_PID`.
     pub descriptors: Descriptors,
     /// When the sandbox ends.
     pub until: Until,

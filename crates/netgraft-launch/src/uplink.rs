@@ -1,11 +1,10 @@
 //! Links that are asked for what they offer before the sandbox is made. passt is started or reached by the launcher, and ends
 //! with the sandbox: it ends by itself when its socket is closed, whoever was killed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -13,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use netgraft_link::PasstLink;
 use netgraft_link::lease::{Acquire, Lease, link_local};
-use netgraft_linux::{fdpass, link, unix};
+use netgraft_linux::{fdpass, link, memory, process, unix};
 use netgraft_plugin::config::PasstConfig;
 use netgraft_plugin::link::{FrameMeta, Link, Medium};
 use netgraft_plugin::{Cidr, Error, LinkConfig, PreInitStack, StackConfig};
@@ -341,7 +340,7 @@ fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> 
     for end in [&ours, &theirs] {
         enlarge(end.as_fd()).map_err(failed)?;
     }
-    let errors = unnamed_file().map_err(failed)?;
+    let errors = memory::unnamed_file(c"passt").map_err(failed)?;
     let mut command = Command::new("passt");
     // The host's own addresses are not reachable through the gateway's.
     command.args(["--foreground", "--quiet", "--no-map-gw", "--fd", "0", "--mtu", &mtu.to_string()]);
@@ -356,6 +355,9 @@ fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> 
     }
     // Ctrl-C is for the program, which may have something to send still.
     command.process_group(0);
+    // It faces the network, and needs nothing of the caller's.
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    process::inherit_nothing(&mut command);
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(errors.try_clone().map_err(failed)?);
     let child = command.spawn().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => refused(
@@ -384,16 +386,6 @@ fn reach(path: &Path) -> Result<OwnedFd, RunError> {
     enlarge(socket.as_fd()).map_err(failed)?;
     unix::set_nonblocking(socket.as_fd(), true).map_err(failed)?;
     Ok(socket.into())
-}
-
-/// A file without a name, for words that may never be read.
-fn unnamed_file() -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(libc::O_TMPFILE)
-        .open(std::env::temp_dir())
 }
 
 /// What passt has said last, in one line.

@@ -18,6 +18,7 @@ use netgraft_linux::link::vnet::{self, Task};
 use netgraft_linux::link::{Channel, channel};
 use netgraft_plugin::link::{FrameMeta, Link, Offload};
 use netgraft_plugin::owners::Owners;
+use netgraft_plugin::recording::Recording;
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{Error, Instant, Result};
 
@@ -301,6 +302,13 @@ impl Bridge {
     #[must_use]
     pub fn owners(&self) -> Option<Arc<Owners>> {
         self.recorder.as_ref().map(Recorder::owners)
+    }
+
+    /// The capture, if there is one, for the sentry that stops.
+    #[must_use]
+    pub fn recording(&self) -> Option<Box<dyn Recording>> {
+        let recorder = self.recorder.clone()?;
+        Some(Box::new(recorder))
     }
 
     /// When [`Bridge::receive`] and [`Bridge::send`] are to be called at the latest.

@@ -3,7 +3,8 @@
 //!
 //! The sentry has no file system, so it sends whole blocks in messages of a `SOCK_SEQPACKET` socket to a process that has
 //! one (`netgraft-launch`). It never waits for that: what finds the socket and `PENDING` bytes full is counted and left
-//! out, and the next block says how many frames are missing before it.
+//! out, and the interface's next frame says how many are missing before it. When the sentry stops it has the rest sent
+//! ([`Recording`]), and the last blocks are the statistics of the interfaces, which say how many frames are missing in all.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,6 +18,7 @@ use netgraft_plugin::Instant;
 use netgraft_plugin::config::CaptureConfig;
 use netgraft_plugin::link::Medium;
 use netgraft_plugin::owners::{End, Owners};
+use netgraft_plugin::recording::Recording;
 
 use crate::capture::Way;
 
@@ -33,6 +35,7 @@ const RETRY: Duration = Duration::from_millis(2);
 /// Types of blocks.
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
+const STATISTICS: u32 = 5;
 const PACKET: u32 = 6;
 /// What the first bytes of a section say: the byte order and version 1.0.
 const MAGIC: u32 = 0x1a2b_3c4d;
@@ -44,6 +47,9 @@ const IF_NAME: u16 = 2;
 const IF_TSRESOL: u16 = 9;
 const EPB_FLAGS: u16 = 2;
 const EPB_DROPCOUNT: u16 = 4;
+const ISB_IFDROP: u16 = 5;
+/// The bytes of the block with an interface's statistics.
+pub const STATISTICS_LEN: u64 = 40;
 /// Transport protocols (IANA's protocol numbers).
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -93,6 +99,10 @@ pub fn block_at(bytes: &[u8]) -> Option<(usize, Part)> {
         SECTION => Some((len, Part::Section)),
         INTERFACE => Some((len, Part::Interface)),
         PACKET => Some((len, Part::Frame { missing: missing(bytes.get(..len)?) })),
+        STATISTICS => {
+            let options = bytes.get(20..len - 4).unwrap_or(&[]);
+            Some((len, Part::Statistics { missing: count_of(options, ISB_IFDROP) }))
+        }
         _ => None,
     }
 }
@@ -103,11 +113,16 @@ fn missing(block: &[u8]) -> u64 {
         let kept = u32::from_le_bytes(*block.get(20..)?.first_chunk()?) as usize;
         block.get(28_usize.checked_add(kept)?.checked_next_multiple_of(4)?..block.len().checked_sub(4)?)
     };
-    let mut rest = options().unwrap_or(&[]);
+    count_of(options().unwrap_or(&[]), EPB_DROPCOUNT)
+}
+
+/// The number in the first option with this code; 0 without one.
+fn count_of(options: &[u8], wanted: u16) -> u64 {
+    let mut rest = options;
     while let [c0, c1, l0, l1, value @ ..] = rest {
         let (code, len) = (u16::from_le_bytes([*c0, *c1]), usize::from(u16::from_le_bytes([*l0, *l1])));
         match (code, value.first_chunk()) {
-            (EPB_DROPCOUNT, Some(count)) if len == 8 => return u64::from_le_bytes(*count),
+            (_, Some(count)) if code == wanted && len == 8 => return u64::from_le_bytes(*count),
             (END, _) => return 0,
             _ => rest = value.get(len.next_multiple_of(4)..).unwrap_or(&[]),
         }
@@ -154,7 +169,12 @@ pub enum Part {
     Interface,
     /// A frame.
     Frame {
-        /// How many frames are missing before it.
+        /// How many frames of its interface are missing before it.
+        missing: u64,
+    },
+    /// What is said of an interface at the orderly end of a capture.
+    Statistics {
+        /// How many of its frames are missing in the whole capture.
         missing: u64,
     },
 }
@@ -178,18 +198,24 @@ pub struct Recorder {
 struct State {
     socket: OwnedFd,
     config: CaptureConfig,
-    interfaces: u32,
+    interfaces: Vec<Missing>,
     /// The message that grows.
     message: Vec<u8>,
     pending: VecDeque<Vec<u8>>,
     pending_bytes: usize,
     spare: Vec<Vec<u8>>,
-    /// Frames that were left out since the last one.
-    missing: u64,
     /// When to try again to send what is pending.
     retry: Option<Instant>,
-    /// Whether the writer is there.
+    /// Whether the writer is there, and the capture has not ended.
     open: bool,
+}
+
+/// Frames of an interface that were left out.
+#[derive(Clone, Copy, Default)]
+struct Missing {
+    /// Since its last one.
+    recent: u64,
+    all: u64,
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -212,12 +238,11 @@ impl Recorder {
         let state = State {
             socket,
             config,
-            interfaces: 0,
+            interfaces: Vec::new(),
             message,
             pending: VecDeque::new(),
             pending_bytes: 0,
             spare: Vec::new(),
-            missing: 0,
             retry: None,
             open: true,
         };
@@ -244,8 +269,8 @@ impl Recorder {
             option(body, IF_TSRESOL, &[9]);
             option(body, END, &[]);
         });
-        state.interfaces += 1;
-        InterfaceId { number: state.interfaces - 1, medium, is_loopback: false }
+        state.interfaces.push(Missing::default());
+        InterfaceId { number: state.interfaces.len() as u32 - 1, medium, is_loopback: false }
     }
 
     /// Describes the stack's loopback, whose frames come from the stack and go to it: they are recorded as [`Way::In`], without
@@ -262,7 +287,7 @@ impl Recorder {
             return;
         }
         if state.pending_bytes + state.message.len() > PENDING {
-            state.missing += 1;
+            state.leave_out(on.number);
             return;
         }
         let time = state.config.epoch.saturating_add(now.nanos());
@@ -277,7 +302,8 @@ impl Recorder {
         let kept = &frame[..frame.len().min(most - header.len())];
         let lengths =
             [(header.len() + kept.len()) as u32, (frame.len() + ETHERNET_HEADER - on.medium.header()) as u32];
-        let missing = std::mem::take(&mut state.missing);
+        let missing =
+            state.interfaces.get_mut(on.number as usize).map_or(0, |of| std::mem::take(&mut of.recent));
         block(&mut state.message, PACKET, |body| {
             for word in [on.number, (time >> 32) as u32, time as u32, lengths[0], lengths[1]] {
                 body.extend_from_slice(&word.to_le_bytes());
@@ -325,7 +351,84 @@ impl Recorder {
     }
 }
 
+impl Recording for Recorder {
+    fn send(&mut self, now: Instant) -> usize {
+        let mut state = lock(&self.state);
+        state.close_message();
+        state.send(now);
+        state.pending_bytes
+    }
+
+    fn end(&mut self, now: Instant) {
+        let mut state = lock(&self.state);
+        if !state.open {
+            return;
+        }
+        state.close_message();
+        state.send(now);
+        state.give_up();
+        state.say_missing(now);
+        state.close();
+    }
+}
+
 impl State {
+    fn leave_out(&mut self, interface: u32) {
+        if let Some(of) = self.interfaces.get_mut(interface as usize) {
+            of.recent += 1;
+            of.all += 1;
+        }
+    }
+
+    /// Counts the frames that wait as left out.
+    fn give_up(&mut self) {
+        while let Some(message) = self.pending.pop_front() {
+            let mut rest = message.as_slice();
+            while let Some((len, part)) = block_at(rest) {
+                if let (Part::Frame { .. }, Some(number)) =
+                    (part, rest.get(8..).and_then(<[u8]>::first_chunk))
+                {
+                    self.leave_out(u32::from_le_bytes(*number));
+                }
+                rest = rest.get(len..).unwrap_or(&[]);
+            }
+        }
+        self.pending_bytes = 0;
+    }
+
+    /// Sends the statistics of the interfaces.
+    fn say_missing(&mut self, now: Instant) {
+        let time = self.config.epoch.saturating_add(now.nanos());
+        let mut message = Vec::new();
+        for (number, of) in self.interfaces.iter().enumerate() {
+            block(&mut message, STATISTICS, |body| {
+                for word in [number as u32, (time >> 32) as u32, time as u32] {
+                    body.extend_from_slice(&word.to_le_bytes());
+                }
+                option(body, ISB_IFDROP, &of.all.to_le_bytes());
+                option(body, END, &[]);
+            });
+        }
+        if message.is_empty() {
+            return;
+        }
+        if unix::send(self.socket.as_fd(), &message).is_err() {
+            // The buffer is full of frames that a slow writer has not taken: it becomes as large as the system allows, which is
+            // more than the default. Where it is not, the writer says that the end is missing.
+            let _ = unix::set_send_buffer(self.socket.as_fd(), i32::MAX / 2);
+            let _ = unix::send(self.socket.as_fd(), &message);
+        }
+    }
+
+    /// Nothing is recorded any more.
+    fn close(&mut self) {
+        self.open = false;
+        self.pending.clear();
+        self.pending_bytes = 0;
+        self.message = Vec::new();
+        self.retry = None;
+    }
+
     fn close_message(&mut self) {
         if self.message.is_empty() {
             return;
@@ -349,10 +452,7 @@ impl State {
                 }
                 Err(_) => {
                     // The writer is gone, and says why itself.
-                    self.open = false;
-                    self.pending.clear();
-                    self.pending_bytes = 0;
-                    self.message = Vec::new();
+                    self.close();
                     return;
                 }
             }
@@ -488,6 +588,48 @@ mod tests {
         recorder.flush(Instant::from_millis(500));
         let (_, part) = drain(&ours).pop().unwrap();
         assert_eq!(part, Part::Frame { missing: 1000 - frames });
+    }
+
+    #[test]
+    fn the_end_says_what_is_missing_of_each_interface() {
+        // Nothing is read: the socket fills up, then what may wait.
+        let (mut recorder, ours) = record(0, 1000, 60_000);
+        let lo = recorder.loopback("lo");
+        recorder.frame(lo, Way::In, Instant::ZERO, &[0x45, 1, 2]);
+        let waits = Recording::send(&mut recorder, Instant::ZERO);
+        assert!(waits > PENDING / 2, "{waits}");
+        recorder.end(Instant::from_nanos(9));
+        // Nothing follows.
+        recorder.frame(lo, Way::In, Instant::ZERO, &[0x45, 1, 2]);
+        recorder.flush(Instant::from_millis(500));
+        let blocks = drain(&ours);
+        let frames = blocks.iter().filter(|(_, part)| matches!(part, Part::Frame { .. })).count() as u64;
+        let [.., (first, of_eth0), (second, of_lo)] = blocks.as_slice() else { panic!("two interfaces") };
+        let word = |block: &[u8], at: usize| u32::from_le_bytes(*block[at..].first_chunk().unwrap());
+        assert_eq!((first.len() as u64, word(first, 8), word(second, 8)), (STATISTICS_LEN, 0, 1));
+        assert_eq!((word(first, 12), word(first, 16)), (1_000_000_000, 9));
+        assert!(frames > 0);
+        assert_eq!(
+            (*of_eth0, *of_lo),
+            (Part::Statistics { missing: 1000 - frames }, Part::Statistics { missing: 1 })
+        );
+        assert_eq!(recorder.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_writer_that_takes_all_misses_nothing() {
+        let (mut recorder, ours) = record(0, 100, 60_000);
+        let mut blocks = Vec::new();
+        while Recording::send(&mut recorder, Instant::ZERO) > 0 {
+            let more = drain(&ours);
+            assert!(!more.is_empty());
+            blocks.extend(more);
+        }
+        recorder.end(Instant::ZERO);
+        blocks.extend(drain(&ours));
+        let parts: Vec<Part> = blocks.iter().map(|(_, part)| *part).collect();
+        assert_eq!(parts.iter().filter(|part| **part == Part::Frame { missing: 0 }).count(), 100);
+        assert_eq!(parts.last(), Some(&Part::Statistics { missing: 0 }));
     }
 
     #[test]

@@ -36,9 +36,9 @@ const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const X32_BIT: u32 = 0x4000_0000;
 
 /// The families that stay the kernel's: local ones, and those that reach no further than the program's empty
-/// network namespace. `AF_VSOCK` is not among them: it does not know network namespaces.
-const NATIVE_FAMILIES: [i32; 5] =
-    [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_ALG, libc::AF_KEY];
+/// network namespace. `AF_VSOCK` is not among them: it does not know network namespaces; nor `AF_ALG`, whose bind waits for
+/// modules to be loaded.
+const NATIVE_FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_KEY];
 
 const fn errno(code: i32) -> u32 {
     libc::SECCOMP_RET_ERRNO | code as u32
@@ -76,6 +76,9 @@ enum Rule {
     Ioctl,
     /// `ioctl`: refused for the requests of [`TYPING`].
     Terminal,
+    /// `setsockopt`: trapped, but for `SO_PASSRIGHTS`, which is refused as on a kernel without it: the sentry has turned
+    /// it off where a descriptor in a message would harm.
+    SetSockOpt,
 }
 
 /// Requests that put text into the input of a terminal, which then is the operator's typing to whoever reads it next
@@ -129,7 +132,7 @@ fn surrogate_rules() -> Vec<(libc::c_long, Rule)> {
         (libc::SYS_socket, Rule::Socket),
         (libc::SYS_connect, Rule::Notify),
         (libc::SYS_getsockopt, Rule::Notify),
-        (libc::SYS_setsockopt, Rule::Notify),
+        (libc::SYS_setsockopt, Rule::SetSockOpt),
         (libc::SYS_getsockname, Rule::Notify),
         (libc::SYS_getpeername, Rule::Notify),
         (libc::SYS_shutdown, Rule::Notify),
@@ -244,6 +247,14 @@ fn body(rule: Rule) -> Vec<sock_filter> {
             ret(ALLOW),
             ret(NOTIFY),
             ret(errno(libc::EPERM)),
+        ],
+        Rule::SetSockOpt => vec![
+            arg_low(1),
+            jump(JUMP_EQUAL, libc::SOL_SOCKET as u32, 0, 3),
+            arg_low(2),
+            jump(JUMP_EQUAL, unix::PASS_RIGHTS as u32, 0, 1),
+            ret(errno(libc::ENOPROTOOPT)),
+            ret(NOTIFY),
         ],
         Rule::Terminal => vec![
             arg_low(1),
@@ -412,6 +423,22 @@ mod tests {
             assert_eq!(verdict(libc::SYS_clone, new_network | 17), NOTIFY);
             assert_eq!(verdict(libc::SYS_clone, 17), ALLOW);
             assert_eq!(verdict(libc::SYS_clone3, 0x1000), errno(libc::ENOSYS));
+        }
+    }
+
+    #[test]
+    fn the_refusal_of_descriptors_cannot_be_undone() {
+        for sockets in [Sockets::Surrogates, Sockets::StreamSurrogates] {
+            let set = |level: i32, option: i32, high: u64| {
+                let args = [3, level as u64 | high, option as u64 | high, 8, 4, 0];
+                run(sockets, AUDIT_ARCH, libc::SYS_setsockopt, args)
+            };
+            // The kernel reads two ints.
+            for high in [0, 1 << 32, 0xffff_ffff << 32] {
+                assert_eq!(set(libc::SOL_SOCKET, unix::PASS_RIGHTS, high), errno(libc::ENOPROTOOPT));
+            }
+            assert_eq!(set(libc::SOL_SOCKET, libc::SO_LINGER, 0), NOTIFY);
+            assert_eq!(set(libc::IPPROTO_TCP, unix::PASS_RIGHTS, 0), NOTIFY);
         }
     }
 

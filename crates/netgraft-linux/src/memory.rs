@@ -1,8 +1,23 @@
 //! How much memory the calling process uses, and how it gives some back.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
+
+use crate::result::check;
+
+/// A file in memory that no directory has (memfd_create(2)), closed by execve(2).
+///
+/// # Errors
+/// EMFILE, ENOMEM
+pub fn unnamed_file(name: &CStr) -> io::Result<File> {
+    // SAFETY: the name ends with a zero byte; the call returns a new descriptor or -1.
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
 
 /// Measures the memory of the calling process.
 #[derive(Debug)]

@@ -4,7 +4,9 @@ use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::ptr;
 
 use crate::namespace::Namespaces;
@@ -258,12 +260,29 @@ pub fn inherit_only(keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets a command inherit no descriptor but the standard ones, whatever their flags are.
+pub fn inherit_nothing(command: &mut Command) {
+    // SAFETY: between fork and exec only one system call is made, which changes flags of the child's own descriptors.
+    unsafe { command.pre_exec(|| inherit_only(&[])) };
+}
+
 /// Whether a descriptor is open and would be inherited by execve(2).
 #[must_use]
 pub fn is_inherited(fd: RawFd) -> bool {
     // SAFETY: asks for a plain flag.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
+/// Whether a descriptor is open, would be inherited by execve(2), and is a socket (`SO_TYPE`).
+#[must_use]
+pub fn is_inherited_socket(fd: RawFd) -> bool {
+    let mut kind = 0i32;
+    let mut len = size_of::<i32>() as libc::socklen_t;
+    let value = (&raw mut kind).cast();
+    // SAFETY: `kind` is writable for `len` bytes; a number that is no descriptor of a socket is an error.
+    let asked = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, value, &raw mut len) };
+    asked == 0 && is_inherited(fd)
 }
 
 fn close_range(first: u32, last: u32) -> io::Result<()> {

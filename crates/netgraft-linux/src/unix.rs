@@ -18,7 +18,7 @@ pub struct Name(pub u64);
 
 const NAME_LENGTH: usize = 9;
 /// `SO_PASSRIGHTS` (asm-generic/socket.h).
-const PASS_RIGHTS: libc::c_int = 83;
+pub(crate) const PASS_RIGHTS: libc::c_int = 83;
 /// `SIOCATMARK` (sockios.h).
 const AT_MARK: libc::c_ulong = 0x8905;
 
@@ -221,6 +221,16 @@ pub fn connect_any(fd: BorrowedFd<'_>, address: &[u8]) -> io::Result<()> {
     let len = libc::socklen_t::try_from(address.len()).unwrap_or(libc::socklen_t::MAX);
     // SAFETY: `address` is readable for `len` bytes.
     check(unsafe { libc::connect(fd.as_raw_fd(), address.as_ptr().cast(), len) }).map(drop)
+}
+
+/// Binds a socket of any family. Only for those whose bind never waits: netlink(7), packet(7), datagrams.
+///
+/// # Errors
+/// As bind(2).
+pub fn bind_any(fd: BorrowedFd<'_>, address: &[u8]) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(address.len()).unwrap_or(libc::socklen_t::MAX);
+    // SAFETY: `address` is readable for `len` bytes.
+    check(unsafe { libc::bind(fd.as_raw_fd(), address.as_ptr().cast(), len) }).map(drop)
 }
 
 /// Whether an AF_UNIX socket is one side of a connection, which it stays until it is closed: a stream or a sequence of
@@ -445,7 +455,7 @@ pub fn is_stream(fd: BorrowedFd<'_>) -> io::Result<bool> {
 #[must_use]
 pub fn is_inet_datagram(fd: BorrowedFd<'_>) -> bool {
     domain(fd).is_ok_and(|domain| [libc::AF_INET, libc::AF_INET6].contains(&domain))
-        && is_stream(fd).is_ok_and(|is_stream| !is_stream)
+        && get_int(fd, libc::SO_TYPE).is_ok_and(|kind| [libc::SOCK_DGRAM, libc::SOCK_RAW].contains(&kind))
 }
 
 /// The bytes that a socket may have under way (`SO_SNDBUF`), as the kernel counts them: it answers twice what

@@ -35,6 +35,8 @@ macro_rules! contract {
                 fn bind_host_fd(&mut self, fd: BorrowedFd<'_>, addr: SocketAddr) -> Result<()>;
                 #[quiet]
                 fn owners(&self) -> Option<Arc<Owners>>;
+                #[quiet]
+                fn recording(&self) -> Option<Box<dyn Recording>>;
             }
             Sockets {
                 fn socket(&mut self, spec: SocketSpec) -> Result<Handle>;

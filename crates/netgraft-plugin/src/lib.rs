@@ -32,6 +32,7 @@ pub mod network;
 pub mod notify;
 pub mod option;
 pub mod owners;
+pub mod recording;
 pub mod registry;
 pub mod seccomp;
 pub mod socket;

@@ -10,6 +10,7 @@ use crate::inet;
 use crate::notify::PluginNotifier;
 use crate::option::OptionName;
 use crate::owners::Owners;
+use crate::recording::Recording;
 use crate::seccomp::SyscallRule;
 use crate::socket::{Handle, SocketSpec, Sockets};
 use crate::time::Instant;
@@ -194,6 +195,12 @@ pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
 
     /// Where the sentry says whose sockets they are, for a stack whose packets are captured. It does not change after `init`.
     fn owners(&self) -> Option<Arc<Owners>> {
+        None
+    }
+
+    /// The capture of a stack whose packets are captured, for the sentry that stops: it is asked before
+    /// [`PluginStack::destroy`], and used after it.
+    fn recording(&self) -> Option<Box<dyn Recording>> {
         None
     }
 }

@@ -11,6 +11,7 @@ use crate::contract::Call;
 use crate::data::{Batch, Datagram, Fill, Spare, Streamed, Take};
 use crate::inet::{BufferSizes, Interface, Recovery, Route, Stack, Statistics};
 use crate::owners::Owners;
+use crate::recording::Recording;
 use crate::stack::SetupError;
 use crate::{
     Cidr, Domain, Error, Event, Events, Handle, InitStackArgs, Instant, OptionName, PluginNotifier,

@@ -1,5 +1,6 @@
 //! Names of sockets in the sentry's network namespace.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 
@@ -36,7 +37,12 @@ impl Names {
 #[derive(Debug)]
 pub(crate) struct PairNames {
     keys: RandomState,
+    /// Names, by their tags, that a program has given to a socket of its own.
+    taken: HashSet<[u8; TAG]>,
 }
+
+/// The most names that a program may have taken: then no connection is joined any more.
+const MOST_TAKEN: usize = 65_536;
 
 /// Bytes of an address in a name: family, port, IP address.
 const ADDRESS: usize = 1 + 2 + 16;
@@ -48,11 +54,22 @@ const ONCE: usize = 8;
 impl PairNames {
     /// With keys that are the same in every sentry of a sandbox, and different in every sandbox.
     pub(crate) fn new(keys: RandomState) -> PairNames {
-        PairNames { keys }
+        PairNames { keys, taken: HashSet::new() }
     }
 
-    /// The name of the client of a connection; `once` has been in no other name.
+    /// Notes a name that was found on a socket before it was given one: it tells nothing from now on. A program that has
+    /// seen the name of an earlier connection can bind a socket to it, when that connection is over.
+    pub(crate) fn distrust(&mut self, name: &LongName) {
+        if let Some((tag, _)) = name.bytes().split_first_chunk::<TAG>() {
+            self.taken.insert(*tag);
+        }
+    }
+
+    /// The name of the client of a connection; `once` has been in no other name. `None` if programs have taken too many.
     pub(crate) fn name(&self, pair: Pair, Name(once): Name) -> Option<LongName> {
+        if self.taken.len() >= MOST_TAKEN {
+            return None;
+        }
         let mut bytes = [0u8; TAG + ONCE + 2 * ADDRESS];
         let (tag, tagged) = bytes.split_at_mut(TAG);
         let (unique, addresses) = tagged.split_at_mut(ONCE);
@@ -69,7 +86,7 @@ impl PairNames {
         let (tag, tagged) = name.bytes().split_first_chunk::<TAG>()?;
         let (local, peer) = tagged.get(ONCE..)?.split_at_checked(ADDRESS)?;
         let known = peer.len() == ADDRESS && u64::from_ne_bytes(*tag) == self.keys.hash_one(tagged);
-        if !known {
+        if !known || self.taken.contains(tag) {
             return None;
         }
         Some(Pair { local: read_address(local)?, peer: read_address(peer)? })
@@ -137,6 +154,21 @@ mod tests {
             assert_eq!(names.pair(&LongName::new(&forged).unwrap()), None);
             assert_eq!(names.pair(&LongName::new(&name.bytes()[..30]).unwrap()), None);
         }
+    }
+
+    #[test]
+    fn a_name_that_a_program_has_taken_tells_nothing() {
+        let mut names = PairNames::new(RandomState::new());
+        let pair = Pair { local: "127.0.0.1:5000".parse().unwrap(), peer: "127.0.0.1:80".parse().unwrap() };
+        let (name, other) = (names.name(pair, Name(7)).unwrap(), names.name(pair, Name(8)).unwrap());
+        names.distrust(&name);
+        assert_eq!((names.pair(&name), names.pair(&other)), (None, Some(pair)));
+        for once in 0..MOST_TAKEN as u64 {
+            if let Some(name) = names.name(pair, Name(100 + once)) {
+                names.distrust(&name);
+            }
+        }
+        assert_eq!(names.name(pair, Name(9)), None, "no more connections are joined");
     }
 
     #[test]

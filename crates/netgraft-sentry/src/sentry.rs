@@ -17,6 +17,7 @@ use netgraft_linux::filter::Sockets;
 use netgraft_linux::memory::{self, Meter};
 use netgraft_linux::task::CACHED;
 use netgraft_linux::worker::Worker;
+use netgraft_plugin::recording::Recording;
 use netgraft_plugin::{Events, Instant};
 
 use crate::bindings::{Bindings, ToLauncher};
@@ -30,6 +31,12 @@ const CALLS_A_ROUND: usize = 64;
 
 /// How long the programs' last bytes may take to be delivered after their end: less than the launcher waits.
 const LAST_BYTES: Duration = Duration::from_millis(1500);
+
+/// When the end of a capture is given up: nothing was taken for so long, and in any case. The launcher waits longer.
+const CAPTURE_STILL: Duration = Duration::from_secs(2);
+const CAPTURE_MOST: Duration = Duration::from_secs(10);
+/// Between two looks whether more of it can be sent.
+const CAPTURE_RETRY: Duration = Duration::from_millis(2);
 
 /// Descriptors of the sentry that no socket gets: those that are open from the start, those that serving a call takes
 /// for a moment, and those of files that wait to be closed.
@@ -315,9 +322,10 @@ impl Sentry {
     }
 
     fn stop(&self, core: &mut Core<Bindings>) -> io::Result<()> {
-        let statistics = core.stack().statistics();
+        // The last packets are made in here, and the stack is gone after it.
+        let recording = core.stack().recording();
         core.set_time(time());
-        core.stop();
+        let statistics = core.stop();
         let counts = core.counts();
         let summary = Summary {
             stack: self.stack.clone(),
@@ -332,7 +340,30 @@ impl Sentry {
             packets: (statistics.packets_received, statistics.packets_sent),
             calls: counts.calls,
         };
-        core.kernel().launcher.send(&FromSentry::Summary(summary))
+        let sent = core.kernel().launcher.send(&FromSentry::Summary(summary));
+        if let Some(recording) = recording {
+            // This takes as long as the writer does, and is no round of the loop that hangs.
+            self.vitals.end_round();
+            finish_capture(recording);
+        }
+        sent
+    }
+}
+
+/// Sends the rest of a capture for as long as its writer takes some of it, and then how much is missing.
+fn finish_capture(mut recording: Box<dyn Recording>) {
+    let begun = clock::now();
+    let (mut least, mut moved) = (usize::MAX, begun);
+    loop {
+        let now = clock::now();
+        let waits = recording.send(now);
+        if waits < least {
+            (least, moved) = (waits, now);
+        }
+        if waits == 0 || now >= moved + CAPTURE_STILL || now >= begun + CAPTURE_MOST {
+            return recording.end(now);
+        }
+        std::thread::sleep(CAPTURE_RETRY);
     }
 }
 

@@ -7,6 +7,7 @@ use netgraft_link::pcap::Recorder;
 use netgraft_plugin::inet::Route;
 use netgraft_plugin::link::{Link, Medium};
 use netgraft_plugin::owners::Owners;
+use netgraft_plugin::recording::Recording;
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{
@@ -261,6 +262,11 @@ impl PluginStack for SmoltcpStack {
 
     fn owners(&self) -> Option<Arc<Owners>> {
         self.core().ok()?.capture.as_ref().map(|(recorder, _)| recorder.owners())
+    }
+
+    fn recording(&self) -> Option<Box<dyn Recording>> {
+        let (recorder, _) = self.core().ok()?.capture.as_ref()?;
+        Some(Box::new(recorder.clone()))
     }
 }
 

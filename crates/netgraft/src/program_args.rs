@@ -53,7 +53,8 @@ pub(crate) struct ProgramArgs {
     #[arg(long, value_name = "DIR")]
     tmpfs: Vec<PathBuf>,
 
-    /// Let it reach no AF_UNIX socket of the host's file system (a container engine's, D-Bus): it can make pairs only
+    /// Let it reach no AF_UNIX socket of the host's file system (a container engine's, D-Bus): it can make pairs only, and no
+    /// network namespace of its own
     #[arg(long)]
     no_path_sockets: bool,
 

@@ -108,22 +108,30 @@ fn a_signal_reaches_what_is_waited_for() {
     assert!(lines.next().is_none());
 }
 
-/// Does as systemd does: the socket is descriptor 3, and the variables name the process that is executed.
+/// Does as systemd does: the socket is descriptor 3, and the variables name the process that is executed. Descriptor 4 is a
+/// file, which is no socket and is not handed on.
 const ACTIVATES: &str = "
 import os, socket, sys
 s = socket.create_server(('127.0.0.1', 0))
 print(s.getsockname()[1], flush=True)
 os.dup2(s.fileno(), 4)
 os.dup2(4, 3, inheritable=True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')
+os.dup2(os.open('/etc/passwd', os.O_RDONLY), 4, inheritable=True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2')
 os.execv(sys.argv[1], sys.argv[1:])
 ";
 
 /// As sd_listen_fds(3): the sockets are this process's only if LISTEN_PID is its own id.
 const ACTIVATED: &str = "
-import os, socket
+import errno, os, socket
 assert os.environ['LISTEN_PID'] == str(os.getpid()), os.environ['LISTEN_PID']
-assert os.environ['LISTEN_FDS'] == '1'
+assert os.environ['LISTEN_FDS'] == '2'
+try:
+    os.fstat(4)
+except OSError as error:
+    assert error.errno == errno.EBADF, error
+else:
+    raise AssertionError('a file was handed on as if it were a socket')
 socket.socket(fileno=3).accept()[0].sendall(b'activated')
 ";
 

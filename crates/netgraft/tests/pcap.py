@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -26,6 +27,19 @@ got = 0
 while got < 100_000:
     got += len(s.recv(65536))
 print("moved", flush=True)
+"""
+# The same with more than may wait for the writer, whose program then ends at once.
+BULK = """
+import os, socket, threading
+N = 20 << 20
+l = socket.create_server(("127.0.0.1", 8000))
+c = socket.create_connection(("127.0.0.1", 8000))
+s = l.accept()[0]
+threading.Thread(target=lambda: c.sendall(b"a" * N)).start()
+got = 0
+while got < N:
+    got += len(s.recv(1 << 20))
+os._exit(0)
 """
 SERVER = """
 import socket, sys
@@ -56,6 +70,40 @@ def tcpdump(file, *words):
     done = subprocess.run([*TCPDUMP, "-nr", file, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+def tally(data):
+    """Of a capture: its frames, what they say is missing before them, and what its end says is missing (None without one)."""
+    at, frames, before, end = 0, 0, 0, None
+    while at < len(data):
+        kind, length = struct.unpack_from("<II", data, at)
+        body = {5: 20, 6: 28}.get(kind)
+        if kind == 6:
+            frames += 1
+            body += (struct.unpack_from("<I", data, at + 20)[0] + 3) // 4 * 4
+        option = at + body if body else at + length
+        while option < at + length - 4:
+            code, size = struct.unpack_from("<HH", data, option)
+            if code == 0:
+                break
+            if (kind, code) == (6, 4):
+                before += struct.unpack_from("<Q", data, option + 4)[0]
+            if (kind, code) == (5, 5):
+                end = (end or 0) + struct.unpack_from("<Q", data, option + 4)[0]
+            option += 4 + (size + 3) // 4 * 4
+        at += length
+    return frames, before, end
+
+
+def packets(errors):
+    """Of a summary: what was received, which is what crossed the loopback."""
+    return int(re.search(r"IP packets +(\d+) sent, (\d+) received", errors)[2])
+
+
+def warned(errors):
+    """How many frames are missing, as the writer says."""
+    found = re.search(r"(\d+) frames? (?:are|is) missing in the capture", errors)
+    return int(found[1]) if found else 0
 
 
 def echoed(count, *options, end=True):
@@ -91,6 +139,31 @@ comments = lambda file, which: set(tshark(file, "-Y", which, "-T", "fields", "-e
 me = f"python3[{open('pid').read()}]"
 assert comments("lo.pcapng", "tcp.dstport==8000") == {f"{me} fd 4,{me} fd {fd}" for fd in (3, 5)}, comments("lo.pcapng", "tcp")
 assert comments("lo.pcapng", "tcp.srcport==8000") == {f"{me} fd {fd},{me} fd 4" for fd in (3, 5)}, comments("lo.pcapng", "tcp")
+
+# More than may wait for the writer. Nothing is lost in silence: each frame is there, or the end says that it is not.
+done = run("--summary", "--pcap", "bulk.pcapng", "--", "python3", "-c", BULK)
+errors = done.stderr.decode()
+frames, before, end = tally(open("bulk.pcapng", "rb").read())
+assert end is not None and frames + end == packets(errors) > 300, (frames, before, end, errors)
+assert before <= end == warned(errors) and "may lack" not in errors, (before, end, errors)
+# A reader that begins when netgraft has ended, and with it the time for the rest: that is counted, and the writer says so.
+reader, pipe = os.pipe()
+with open("late.errors", "wb") as told:
+    box = subprocess.Popen([NETGRAFT, "run", "--join", "never", "--summary", "--pcap", "-", "--", "python3", "-c", BULK],
+                           stdout=pipe, stderr=told)
+os.close(pipe)
+assert box.wait(timeout=60) == 0, open("late.errors").read()
+frames, before, end = tally(open(reader, "rb").read())
+errors = open("late.errors").read()
+assert "is still being written" in errors, errors
+assert end is not None and frames + end == packets(errors) and end == warned(errors) > 100, (frames, before, end, errors)
+# A sentry that is killed has said nothing of the kind.
+box = subprocess.Popen([NETGRAFT, "run", "--join", "never", "--pcap", "cut.pcapng", "--", "python3", "-c",
+                        LOOPBACK + "import time; time.sleep(60)"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+assert box.stdout.readline() == "moved\n"
+box.send_signal(signal.SIGKILL)
+_, errors = box.communicate(timeout=30)
+assert "the capture cut.pcapng may lack its last frames" in errors, errors
 
 # A link: names, directions, times, a snap length.
 began = time.time()
@@ -137,7 +210,7 @@ assert done.stderr == b"moved\n" and done.stdout.startswith(b"\n\r\r\n"), done.s
 open("out.pcapng", "wb").write(done.stdout)
 assert len(tcpdump("out.pcapng", "tcp")) > 4
 
-# The file is whole when netgraft is killed: what it lacks is at most what the stack's last turn had sent.
+# The file can be read when netgraft is killed: what it lacks is what the sentry still kept, which is little where frames are few.
 box = echoed(5, "--pcap", "killed.pcapng", end=False)
 box.send_signal(signal.SIGKILL)
 box.wait()

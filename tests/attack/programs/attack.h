@@ -83,6 +83,8 @@ void rights(double seconds);
 void linger(double seconds);
 void fuse(double seconds);
 void reused(double seconds);
+void stall(double seconds);
+void forge(double seconds);
 void fuzz(double seconds);
 
 #endif

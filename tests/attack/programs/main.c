@@ -277,7 +277,7 @@ static const struct {
 } attacks[] = {
     {"takeover", takeover, 1}, {"pressure", pressure, 0}, {"blocking", blocking, 1}, {"in_flight", in_flight, 0},
     {"flood", flood, 0},       {"hog", hog, 0},          {"rights", rights, 1},     {"linger", linger, 1},     {"fuse", fuse, 1},
-    {"reused", reused, 1},     {"fuzz", fuzz, 1},
+    {"reused", reused, 1},     {"fuzz", fuzz, 1},        {"stall", stall, 1},       {"forge", forge, 1},
 };
 
 int main(int count, char **words)

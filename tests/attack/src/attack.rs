@@ -55,7 +55,7 @@ const fn attack(name: &'static str, seconds: u32) -> Attack {
 }
 
 /// All of them.
-pub const ATTACKS: [Attack; 11] = [
+pub const ATTACKS: [Attack; 13] = [
     attack("takeover", 3),
     Attack { descriptors: Some(120), ..attack("pressure", 3) },
     attack("blocking", 3),
@@ -80,6 +80,8 @@ pub const ATTACKS: [Attack; 11] = [
     attack("linger", 3),
     Attack { shown: Some("/dev/fuse"), ..attack("fuse", 3) },
     attack("reused", 3),
+    attack("stall", 3),
+    attack("forge", 3),
     Attack { checkpoints: &["base", "half", "end"], ..attack("fuzz", 6) },
 ];
 

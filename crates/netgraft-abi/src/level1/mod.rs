@@ -330,6 +330,10 @@ impl PluginStack for Level1Stack {
     fn owners(&self) -> Option<std::sync::Arc<netgraft_plugin::owners::Owners>> {
         self.live().ok()?.bridge.as_ref()?.owners()
     }
+
+    fn recording(&self) -> Option<Box<dyn netgraft_plugin::recording::Recording>> {
+        self.live().ok()?.bridge.as_ref()?.recording()
+    }
 }
 
 impl PluginNotifier for Level1Stack {

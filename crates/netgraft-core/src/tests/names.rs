@@ -4,7 +4,7 @@ use netgraft_plugin::{Call, Error};
 
 use super::fake::rig::{DONE, REMOTE, Rig, addr, fails};
 use super::fake::world::Reply;
-use crate::program::ForeignConnect;
+use crate::program::Serves;
 use crate::uapi;
 
 const SIOCOUTQ: u64 = 0x5411;
@@ -193,7 +193,7 @@ fn the_list_of_interfaces_is_cut_to_whole_entries() {
 #[test]
 fn the_kernel_never_tells_the_name_of_a_file() {
     let mut rig = Rig::new();
-    let fd = rig.world_mut().make_foreign(super::fake::rig::MAIN, ForeignConnect::Kernel);
+    let fd = rig.world_mut().make_foreign(super::fake::rig::MAIN, Serves::Kernel);
     // A surrogate may stand for the descriptor by the time that the kernel looks.
     assert_eq!(rig.getsockname(fd), DONE);
     assert_eq!(rig.getpeername(fd), fails(uapi::ENOTCONN));
@@ -202,21 +202,24 @@ fn the_kernel_never_tells_the_name_of_a_file() {
 }
 
 #[test]
-fn a_file_that_is_not_the_sentrys_is_connected_by_who_looked_at_it() {
+fn what_would_change_a_surrogate_is_done_by_who_looked_at_the_file() {
     let mut rig = Rig::new();
     let make = |rig: &mut Rig, connects| rig.world_mut().make_foreign(super::fake::rig::MAIN, connects);
     for (connects, expected) in [
-        (ForeignConnect::Kernel, Reply::Kernel),
-        (ForeignConnect::Fails(uapi::EISCONN), fails(uapi::EISCONN)),
-        (ForeignConnect::Sentry, DONE),
+        (Serves::Kernel, Reply::Kernel),
+        (Serves::Fails(uapi::EISCONN), fails(uapi::EISCONN)),
+        (Serves::Sentry, DONE),
     ] {
         let fd = make(&mut rig, connects);
         assert_eq!(rig.connect(fd, REMOTE), expected, "{connects:?}");
+        assert_eq!(rig.bind(fd, REMOTE), expected, "{connects:?}");
+        let listens = if connects == Serves::Sentry { fails(uapi::EOPNOTSUPP) } else { expected };
+        assert_eq!(rig.call(uapi::SYS_listen, [fd as u64, 1, 0, 0, 0, 0]), listens, "{connects:?}");
     }
     let pipe = rig.world_mut().make_pipe(super::fake::rig::MAIN);
     assert_eq!(rig.connect(pipe, REMOTE), fails(uapi::ENOTSOCK));
     assert_eq!(ioctl(&mut rig, pipe, SIOCATMARK, 0), Reply::Kernel, "devices have requests of their own");
-    let fd = make(&mut rig, ForeignConnect::Sentry);
+    let fd = make(&mut rig, Serves::Sentry);
     let at = rig.put(&[16]);
     assert_eq!(rig.call(uapi::SYS_connect, [fd as u64, at, 1, 0, 0, 0]), fails(uapi::EINVAL));
     assert_eq!(rig.call(uapi::SYS_connect, [fd as u64, 1, 16, 0, 0, 0]), fails(uapi::EFAULT));

@@ -6,7 +6,7 @@ use netgraft_plugin::{Call, Error, OptionName, SocketOption, TcpState};
 
 use super::fake::rig::{DONE, REMOTE, Rig, fails};
 use super::fake::world::Reply;
-use crate::program::ForeignConnect;
+use crate::program::Serves;
 use crate::uapi;
 
 #[test]
@@ -244,7 +244,7 @@ fn an_option_of_the_surrogate_itself_is_set_there() {
 #[test]
 fn an_option_on_another_socket_is_the_kernels() {
     let mut rig = Rig::new();
-    let fd = rig.world_mut().make_foreign(super::fake::rig::MAIN, ForeignConnect::Kernel);
+    let fd = rig.world_mut().make_foreign(super::fake::rig::MAIN, Serves::Kernel);
     assert_eq!(rig.set_int(fd, uapi::SOL_SOCKET, uapi::SO_KEEPALIVE, 1), Reply::Kernel);
     assert_eq!(rig.world().disposed, 1);
     let pipe = rig.world_mut().make_pipe(super::fake::rig::MAIN);

@@ -9,7 +9,7 @@ use super::fake::rig::{DONE, REMOTE, Rig, addr, fails};
 use super::fake::stack::FakeStack;
 use super::fake::world::Reply;
 use crate::journal::{Kept, Role};
-use crate::program::ForeignConnect;
+use crate::program::Serves;
 use crate::route::{Always, Route};
 use crate::{Budget, Cookie, Core, Name, ProgramId, Seen, uapi};
 
@@ -197,7 +197,7 @@ fn a_datagram_socket_that_was_not_restored_says_that_the_network_is_down() {
 fn a_file_that_is_no_surrogate_is_not_adopted() {
     let mut rig = Rig::new();
     let pipe = rig.world_mut().make_pipe(rig.me);
-    let fd = rig.world_mut().make_foreign(rig.me, ForeignConnect::Kernel);
+    let fd = rig.world_mut().make_foreign(rig.me, Serves::Kernel);
     successor(&mut rig);
     assert_eq!(rig.listen(pipe, 1), fails(uapi::ENOTSOCK));
     assert_eq!(rig.listen(fd, 1), Reply::Kernel);

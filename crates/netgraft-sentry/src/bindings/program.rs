@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use netgraft_core::codec::call::AddressOut;
-use netgraft_core::{Caller, ForeignConnect, Gone, InjectError, Privilege, Program, ProgramId};
+use netgraft_core::{Caller, ForeignCall, Gone, InjectError, Privilege, Program, ProgramId, Serves};
 use netgraft_linux::{task, unix};
 
 use super::{Bindings, errno};
@@ -119,23 +119,31 @@ impl Program for Bindings {
         unix::any_address(file.as_fd(), of_peer).map_err(|error| errno(&error))
     }
 
-    fn connects_foreign(&mut self, file: &OwnedFd) -> ForeignConnect {
+    fn who_serves(&mut self, file: &OwnedFd, call: ForeignCall) -> Serves {
         let file = file.as_fd();
-        match unix::domain(file) {
-            Ok(libc::AF_NETLINK | libc::AF_PACKET | libc::AF_ALG | libc::AF_KEY) => ForeignConnect::Sentry,
-            // It only takes a peer, which waits for nothing.
-            Ok(libc::AF_INET | libc::AF_INET6) if unix::is_inet_datagram(file) => ForeignConnect::Sentry,
+        match (unix::domain(file), call) {
+            // What they do waits for nothing: a datagram socket only takes a peer or an address.
+            (Ok(libc::AF_NETLINK | libc::AF_PACKET | libc::AF_KEY), _) => Serves::Sentry,
+            (Ok(libc::AF_INET | libc::AF_INET6), _) if unix::is_inet_datagram(file) => Serves::Sentry,
             // One that has a peer keeps it, and one that listens never gets one.
-            Ok(libc::AF_UNIX) if unix::is_connection(file) => ForeignConnect::Fails(libc::EISCONN),
-            Ok(libc::AF_UNIX) if unix::is_listening(file).is_ok_and(|listens| listens) => {
-                ForeignConnect::Fails(libc::EINVAL)
+            (Ok(libc::AF_UNIX), ForeignCall::Connect) if unix::is_connection(file) => {
+                Serves::Fails(libc::EISCONN)
             }
-            _ => ForeignConnect::Kernel,
+            (Ok(libc::AF_UNIX), _) if unix::is_connection(file) => Serves::Fails(libc::EINVAL),
+            (Ok(libc::AF_UNIX), ForeignCall::Connect) if unix::is_listening(file).is_ok_and(|on| on) => {
+                Serves::Fails(libc::EINVAL)
+            }
+            _ => Serves::Kernel,
         }
     }
 
-    fn connect_foreign(&mut self, file: &OwnedFd, address: &[u8]) -> Result<(), i32> {
-        unix::connect_any(file.as_fd(), address).map_err(|error| errno(&error))
+    fn serve_foreign(&mut self, file: &OwnedFd, call: ForeignCall, address: &[u8]) -> Result<(), i32> {
+        let done = match call {
+            ForeignCall::Connect => unix::connect_any(file.as_fd(), address),
+            ForeignCall::Bind => unix::bind_any(file.as_fd(), address),
+            ForeignCall::Listen => return Err(libc::EOPNOTSUPP),
+        };
+        done.map_err(|error| errno(&error))
     }
 
     fn no_socket(&mut self, file: &OwnedFd) -> Option<i32> {

@@ -289,7 +289,11 @@ impl Surrogate for Bindings {
         // On a file that blocks, a connect to a listener whose queue is full would wait.
         unix::connect_at_once(file.as_fd(), to_unix(listener), nonblocking).map_err(|e| errno(&e))?;
         if let Err(error) = unix::bind_long(file.as_fd(), &name) {
-            tracing::warn!(%error, "a joined connection cannot be named");
+            // A program has bound it meanwhile, and the other side sees that name: it must not count as ours.
+            if let Some(foreign) = unix::long_own_name(file.as_fd()) {
+                self.pairs.distrust(&foreign);
+            }
+            tracing::debug!(%error, "a joined connection cannot be named");
             let _ = unix::shutdown(file.as_fd(), libc::SHUT_RDWR);
             return Err(libc::ECONNABORTED);
         }

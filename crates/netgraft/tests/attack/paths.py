@@ -37,7 +37,7 @@ def main():
         for server, what in ((stream, "connections"), (datagrams, "datagrams")):
             threading.Thread(target=take, args=(server, what), daemon=True).start()
 
-        def attack(kind, *options):
+        def attack(kind, *options, path=path):
             seen.update(connections=0, datagrams=0)
             run = subprocess.run(
                 [NETGRAFT, "run", "--network", "none", *options, "--", ATTACK, path, "1", kind],
@@ -47,12 +47,29 @@ def main():
                 sys.exit(f"{kind} {options}: {run}")
             return run.stdout
 
+        # Where every user of a sandbox may make files.
+        place = os.path.join(folder, "open")
+        os.mkdir(place)
+        os.chmod(place, 0o777)
+
         # Who may have AF_UNIX sockets can turn a surrogate into one: here the attack is seen to work.
         if attack("own").startswith("0 of ") or seen["connections"] == 0:
             sys.exit(f"a surrogate was never turned: {seen}")
+        # The same with a socket of the kernel's, made in a network namespace of the program's own.
+        if attack("left", "--allow-userns").startswith("0 of ") or seen["connections"] == 0:
+            sys.exit(f"a surrogate was never turned in another network: {seen}")
+        # So it can bind one to a path, and listen there.
+        if attack("bound", path=f"{place}/own") != "1 bound\nend\n" or not os.path.exists(f"{place}/own"):
+            sys.exit("a surrogate was never bound to a path")
         attack("datagrams")
         if seen["datagrams"] == 0:
             sys.exit(f"no datagram came: {seen}")
+        if attack("left", "--no-path-sockets", "--allow-userns") != "0 of 0\nend\n" or seen["connections"]:
+            sys.exit(f"a network namespace of its own, or the host's sockets, were reached: {seen}")
+        for kind in ("bound-stream", "bound-netlink", "bound-inet"):
+            said = attack(kind, "--no-path-sockets", path=f"{place}/{kind}")
+            if said != "0 bound\nend\n" or os.path.exists(f"{place}/{kind}"):
+                sys.exit(f"{kind}: a surrogate was bound to a path of the host's")
         for kind in ("pipe", "stream", "packets", "netlink", "datagrams"):
             said = attack(kind, "--no-path-sockets")
             if seen["connections"] or seen["datagrams"] or not (said.startswith("0 of ") or kind == "datagrams"):

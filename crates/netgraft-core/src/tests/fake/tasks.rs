@@ -3,7 +3,7 @@
 use super::kernel::{FakeKernel, File};
 use super::unix::Kind;
 use super::world::{Descriptor, Reply};
-use crate::program::{Caller, ForeignConnect, Gone, InjectError, Privilege, Program, ProgramId};
+use crate::program::{Caller, ForeignCall, Gone, InjectError, Privilege, Program, ProgramId, Serves};
 use crate::uapi::{self, Errno};
 
 impl FakeKernel {
@@ -141,14 +141,14 @@ impl Program for FakeKernel {
         if of_peer { Err(uapi::ENOTCONN) } else { Ok(vec![1, 0]) }
     }
 
-    fn connects_foreign(&mut self, file: &File) -> ForeignConnect {
+    fn who_serves(&mut self, file: &File, _call: ForeignCall) -> Serves {
         match self.world.borrow().socks.get(file.cookie).kind {
             Kind::Foreign(connects) => connects,
             kind => panic!("a socket of kind {kind:?} is not the core's"),
         }
     }
 
-    fn connect_foreign(&mut self, _file: &File, address: &[u8]) -> Result<(), Errno> {
+    fn serve_foreign(&mut self, _file: &File, _call: ForeignCall, address: &[u8]) -> Result<(), Errno> {
         if address.len() < 2 { Err(uapi::EINVAL) } else { Ok(()) }
     }
 

@@ -7,7 +7,7 @@ use netgraft_plugin::{Domain, Events};
 
 use super::host::HostSide;
 use crate::join::{Pair, Side};
-use crate::program::ForeignConnect;
+use crate::program::Serves;
 use crate::surrogate::{Interest, Name};
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
@@ -29,7 +29,7 @@ pub(crate) enum Kind {
     /// No socket.
     Other,
     /// A socket that is not the core's, and who connects it.
-    Foreign(ForeignConnect),
+    Foreign(Serves),
     /// A socket of the host's.
     Host,
 }

@@ -8,7 +8,7 @@ use netgraft_plugin::Domain;
 
 use super::unix::{Kind, Released, Socks};
 use crate::journal::Kept;
-use crate::program::{ForeignConnect, Privilege, ProgramId};
+use crate::program::{Privilege, ProgramId, Serves};
 use crate::surrogate::Cookie;
 use crate::table::SocketId;
 use crate::uapi::{self, Errno};
@@ -307,7 +307,7 @@ impl World {
     }
 
     /// Makes a socket that is not the core's.
-    pub(crate) fn make_foreign(&mut self, tid: u32, connects: ForeignConnect) -> i32 {
+    pub(crate) fn make_foreign(&mut self, tid: u32, connects: Serves) -> i32 {
         let cookie = self.socks.make(Kind::Foreign(connects), Domain::V4, false);
         self.install(tid, cookie, None, false).unwrap()
     }
