@@ -77,7 +77,6 @@ static volatile uint64_t late_data;
  *   late         events of closed handles come after the close
  *   refused      an orderly end is HUP in readiness once all is read, and SO_ERROR says ECONNREFUSED from then on
  *   broken       the same with ERR beside HUP, and SO_ERROR says ECONNRESET
- *   epipe        a write of 0 bytes answers EPIPE once the peer has ended in order
  *   timers       the wait comes back when its time is over, and timers fire only as it begins: a connection attempt goes
  *                out with the first of them
  *   empty        the wait comes back at once and with nothing, 1,500 times
@@ -589,11 +588,6 @@ EXPORT ssize_t plugin_recvmsg(int h, struct msghdr *message, int flags, uint64_t
 
 EXPORT ssize_t plugin_write(int h, const void *buf, size_t n, uint64_t *err) {
     enter("plugin_write");
-    struct pollfd end = {.fd = h, .events = POLLRDHUP};
-    if (n == 0 && quirk("epipe") && poll(&end, 1, 0) > 0 && end.revents & POLLRDHUP) {
-        errno = EPIPE;
-        return (ssize_t)done(-1, err);
-    }
     return sent(full(h) ? -1 : (int)send(h, buf, n, MSG_NOSIGNAL), n, err);
 }
 

@@ -157,24 +157,6 @@ impl Sock {
     /// HUP and ERR come with a plain FIN, and some objects have an error in `SO_ERROR` then, which a socket whose data
     /// calls do not fail cannot have: an error is one only if a data call says so.
     fn error_at_end(&mut self, api: &Api, bits: u32) -> Option<Error> {
-        if self.ended {
-            return None;
-        }
-        match api.ioctl(self.raw, libc::FIONREAD, 0) {
-            // Nothing is there that a look could take away.
-            Ok(0) => match api.peek(self.raw) {
-                // Its end is here, whether or not the object's events say more than HUP. A send may fail after it.
-                Ok(0) | Err(libc::ESHUTDOWN) => {
-                    self.ended = true;
-                    return None;
-                }
-                Err(errno) if is_an_end(errno) => return Some(error_of(errno)),
-                _ => {}
-            },
-            // An end behind the data may be in order: it is asked when they are received.
-            Ok(_) => return None,
-            Err(_) => {}
-        }
         // A send of nothing says it without touching what is still to be received. After our own end each send fails.
         if bits & libc::EPOLLERR as u32 != 0
             && !self.write_shut
@@ -183,7 +165,19 @@ impl Sock {
         {
             return Some(error_of(errno));
         }
-        None
+        // With data in the queue there is nothing to ask yet; and without, nothing that a look could take away.
+        if self.ended || api.ioctl(self.raw, libc::FIONREAD, 0) != Ok(0) {
+            return None;
+        }
+        match api.peek(self.raw) {
+            // Its end is here, whether or not the object's events say more than HUP.
+            Ok(0) | Err(libc::ESHUTDOWN) => {
+                self.ended = true;
+                None
+            }
+            Err(errno) if is_an_end(errno) => Some(error_of(errno)),
+            _ => None,
+        }
     }
 
     /// `SO_ERROR` of the object.

@@ -158,8 +158,6 @@ fn an_orderly_end_is_no_error() {
         "broken",
         "broken,hup,eshutdown",
         "broken,closed",
-        "broken,epipe",
-        "broken,hup,sticky,eshutdown,epipe",
     ] {
         let mut rig = rig(quirks);
         let (client, server) = rig.connection();
