@@ -13,6 +13,8 @@
 #define RING 65536u    /* bytes that a stream holds in one direction */
 #define DATAGRAMS 256u /* datagrams that a socket holds */
 #define BUCKETS 1024u
+#define LINGERING 64u          /* addresses in TIME-WAIT; of more the oldest is free before its time */
+#define TIME_WAIT 60000000000u /* ns, as on Linux */
 
 struct datagram {
     struct datagram *next;
@@ -34,7 +36,7 @@ struct sock {
     struct sock *other; /* the other end, while it is open */
     unsigned char *ring;
     size_t start, used;
-    bool fin_received, fin_sent, read_shut;
+    bool fin_received, fin_sent, read_shut, closed_first;
     int32_t error;
 
     /* A listener: connections that wait. */
@@ -52,6 +54,14 @@ struct sock {
     uint64_t options[NETGRAFT_O_CONGESTION + 1];
 };
 
+/* A connection that this end closed first: its address stays taken for a while (TIME-WAIT, RFC 9293 section 3.6.1), from the
+ * close of its socket. */
+struct lingering {
+    struct netgraft_address local, remote;
+    bool share;
+    uint64_t until;
+};
+
 struct stack {
     const struct netgraft_host *host;
     uint64_t next_handle;
@@ -59,6 +69,9 @@ struct stack {
     struct sock *buckets[BUCKETS];
     struct sock *all;
     struct sock *queue_first, *queue_last;
+    uint64_t now; /* the latest that the caller has said */
+    struct lingering lingering[LINGERING];
+    size_t next_lingering;
     struct netgraft_statistics statistics;
 };
 
@@ -91,14 +104,38 @@ static bool is_bound_to(const struct sock *sock, uint8_t kind, const struct netg
            memcmp(sock->local.ip.bytes, address->ip.bytes, 4) == 0;
 }
 
-/* A socket that keeps another one from an address. Two that both ask for it share one, but listeners never do. */
-static struct sock *in_the_way(struct stack *stack, const struct sock *of, const struct netgraft_address *address) {
+static void linger(struct stack *stack, const struct sock *sock) {
+    stack->lingering[stack->next_lingering++ % LINGERING] =
+        (struct lingering){.local = sock->local,
+                           .remote = sock->remote,
+                           .share = sock->options[NETGRAFT_O_REUSE_ADDRESS],
+                           .until = stack->now + TIME_WAIT};
+}
+
+/* A reset from this socket ends what lingers at its peer. */
+static void forget_peer(struct stack *stack, const struct sock *sock) {
+    for (struct lingering *at = stack->lingering; at < stack->lingering + LINGERING; at++)
+        if (same(&at->local, &sock->remote) && same(&at->remote, &sock->local)) at->until = 0;
+}
+
+static bool lingers(const struct stack *stack, const struct sock *of, const struct netgraft_address *address) {
+    if (of->spec.kind != NETGRAFT_KIND_STREAM) return false;
+    for (const struct lingering *at = stack->lingering; at < stack->lingering + LINGERING; at++) {
+        if (at->until <= stack->now || at->local.port != address->port) continue;
+        bool share = at->share && of->options[NETGRAFT_O_REUSE_ADDRESS];
+        if (!share && (is_any(&address->ip) || memcmp(at->local.ip.bytes, address->ip.bytes, 4) == 0)) return true;
+    }
+    return false;
+}
+
+/* Whether something keeps a socket from an address. Two that both ask for it share one, but listeners never do. */
+static bool in_the_way(struct stack *stack, const struct sock *of, const struct netgraft_address *address) {
     for (struct sock *sock = stack->all; sock; sock = sock->all_next) {
         bool share = sock->options[NETGRAFT_O_REUSE_ADDRESS] && of->options[NETGRAFT_O_REUSE_ADDRESS] &&
                      sock->state != LISTENING && of->state != LISTENING;
-        if (sock != of && !share && is_bound_to(sock, of->spec.kind, address)) return sock;
+        if (sock != of && !share && is_bound_to(sock, of->spec.kind, address)) return true;
     }
-    return NULL;
+    return lingers(stack, of, address);
 }
 
 /* The socket that a datagram from `from` to `to` reaches. Of several the one that fits best: connected to the sender,
@@ -390,8 +427,8 @@ static int32_t connect_stream(struct stack *stack, struct sock *sock, const stru
 }
 
 static int32_t loop_connect(void *self, uint64_t handle, const struct netgraft_address *to, uint64_t now) {
-    (void)now;
     struct stack *stack = self;
+    stack->now = now;
     struct sock *sock = find(stack, handle);
     if (!sock) return NETGRAFT_E_BAD_HANDLE;
     if (to->ip.family != NETGRAFT_FAMILY_V4) return NETGRAFT_E_FAMILY_NOT_SUPPORTED;
@@ -438,6 +475,7 @@ static int64_t send_stream(struct stack *stack, struct sock *sock, const unsigne
     struct sock *other = sock->other;
     if (!other) {
         /* Nobody is there any more: the data go, and a reset comes back. */
+        forget_peer(stack, sock);
         sock->state = RESET;
         sock->error = NETGRAFT_E_BROKEN_PIPE;
         changed(stack, sock);
@@ -560,6 +598,7 @@ static int32_t loop_recv(void *self, uint64_t handle, void *buffer, size_t capac
 
 static void reset_other(struct stack *stack, struct sock *sock) {
     struct sock *other = sock->other;
+    if (sock->state == CONNECTED) forget_peer(stack, sock), sock->closed_first = false;
     if (!other) return;
     other->state = RESET;
     other->error = NETGRAFT_E_CONNECTION_RESET;
@@ -583,6 +622,7 @@ static void drop_waiting(struct stack *stack, struct sock *sock) {
 static void send_fin(struct stack *stack, struct sock *sock) {
     if (sock->fin_sent) return;
     sock->fin_sent = true;
+    sock->closed_first = !sock->fin_received;
     if (sock->other) {
         sock->other->fin_received = true;
         changed(stack, sock->other);
@@ -626,6 +666,7 @@ static int32_t end(struct stack *stack, uint64_t handle, bool reset) {
         sock->other->other = NULL;
         changed(stack, sock->other);
     }
+    if (sock->state == CONNECTED && sock->closed_first) linger(stack, sock);
     bool listened = sock->state == LISTENING;
     unmake(stack, sock);
     if (listened) try_again(stack);
@@ -633,12 +674,12 @@ static int32_t end(struct stack *stack, uint64_t handle, bool reset) {
 }
 
 static int32_t loop_close(void *self, uint64_t handle, uint64_t now) {
-    (void)now;
+    ((struct stack *)self)->now = now;
     return end(self, handle, false);
 }
 
 static int32_t loop_abort(void *self, uint64_t handle, uint64_t now) {
-    (void)now;
+    ((struct stack *)self)->now = now;
     return end(self, handle, true);
 }
 
@@ -726,16 +767,25 @@ static void loop_destroy(void *self) {
 
 static int32_t loop_init(void *self, const char *text, size_t text_length, const int32_t *fds, size_t fd_count,
                          uint64_t now, char *why, size_t why_capacity) {
-    (void)text, (void)text_length, (void)fds, (void)fd_count, (void)now, (void)why, (void)why_capacity;
+    (void)text, (void)text_length, (void)fds, (void)fd_count, (void)why, (void)why_capacity;
     static const char line[] = "up, in memory";
     struct stack *stack = self;
+    stack->now = now;
     stack->host->log(stack->host->context, NETGRAFT_LOG_INFO, line, sizeof line - 1);
     return NETGRAFT_OK;
 }
 
-/* Nothing moves by itself: no packets, no timers. */
+/* No packets move here; what lingers ends by the clock alone. */
 static void loop_poll(void *self, uint64_t now) {
-    (void)self, (void)now;
+    ((struct stack *)self)->now = now;
+}
+
+static uint64_t loop_next_deadline(void *self) {
+    struct stack *stack = self;
+    uint64_t next = NETGRAFT_NEVER;
+    for (size_t i = 0; i < LINGERING; i++)
+        if (stack->lingering[i].until > stack->now && stack->lingering[i].until < next) next = stack->lingering[i].until;
+    return next;
 }
 
 static int64_t loop_interfaces(void *self, struct netgraft_interface *out, size_t capacity) {
@@ -790,6 +840,7 @@ static const struct netgraft_stack_v1 LOOP = {
     .shutdown = loop_shutdown,
     .close = loop_close,
     .readiness = loop_readiness,
+    .next_deadline = loop_next_deadline,
     .listen = loop_listen,
     .accept = loop_accept,
     .disconnect = loop_disconnect,

@@ -10,10 +10,12 @@
  *
  * The order of calls
  *   netgraft_stack() may be called in any process, any number of times, and only returns the table.
- *   In the privileged launcher:  create, pre_init, destroy. pre_init is the place to open devices.
- *   In the confined sentry:      create, init, then anything else, and destroy at last.
- *   No call but pre_init runs with more rights than the sentry has: an empty file system, an empty network
- *   namespace, no capability, and the system calls of the base and of netgraft_stack_v1.rules.
+ *   In a process before the sentry:  create, pre_init, destroy.
+ *   In the confined sentry:          create, init, then anything else, and destroy at last.
+ *   No call runs with more rights than the sentry has: an empty file system, an empty network namespace, no
+ *   capability, and the system calls of the base and of netgraft_stack_v1.rules. pre_init can open a device
+ *   only if the operator says --trust-pre-init: it has the launcher's rights then. Without it netgraft opens
+ *   the link, and passes its descriptor to init.
  *
  * Rules that hold everywhere
  *   Threads    One instance is called from one thread at a time. Different instances may be called at once.

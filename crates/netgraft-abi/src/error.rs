@@ -57,7 +57,7 @@ pub enum Fault {
     /// Its entry point returned null.
     #[error(
         "does not speak version {0} of the interface: netgraft_stack returned null (it is to return its table for every \
-         request of the same major version)"
+         request of the same major version): build it against the netgraft.h of this netgraft"
     )]
     Refused(String),
     /// It is built for another major version.

@@ -115,7 +115,7 @@ struct CheckArgs {
     #[arg(long, value_name = "CASE", conflicts_with = "json")]
     trace: Option<String>,
 
-    /// Print what failed, and nothing else
+    /// Print what failed and is not known, and nothing else
     #[arg(long, conflicts_with = "json")]
     failures_only: bool,
 
@@ -565,7 +565,7 @@ pub(crate) fn new_stack_text(new: &NewStack, object: &str) -> String {
     format!(
         "{dir}: a stack that is whole. README.md says where to begin; then:\n  \
          cd {dir} && {build}\n  \
-         netgraft check --known known.toml ./{object}\n  \
+         netgraft check ./{object}\n  \
          netgraft run --network plugin --plugin ./{object} -- redis-server\n  \
          {test}\n"
     )

@@ -106,11 +106,11 @@ fn check(options: &CheckOptions, style: Style) -> ExitCode {
                 return ExitCode::from(EXIT_FAILURE);
             }
         },
-        Style::Failures => print(&checked.report.failures_text()),
+        Style::Failures => print(&checked.failures_text()),
         Style::Table => {
-            print(&checked.report.table());
-            if checked.known > 0 {
-                print(&format!("known failures: {}\n", checked.known));
+            print(&checked.table());
+            if !checked.known.is_empty() {
+                print(&format!("known failures: {}\n", checked.known.len()));
             }
         }
     }

@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "common/cargo.rs"]
+mod package;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+
+use package::{cargo, repository};
 
 const GUIDE: &str = include_str!("../../../docs/embedding.md");
 
@@ -14,28 +16,6 @@ const GUIDE: &str = include_str!("../../../docs/embedding.md");
 fn blocks(language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
     GUIDE.split(fence.as_str()).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
-}
-
-/// This repository.
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
-}
-
-/// Cargo in the package, with the settings and the folder of this build, so that the crates of others are not built again.
-fn cargo(package: &Path, args: &[&str]) -> Output {
-    // This test lies in target/PROFILE/deps.
-    let test = std::env::current_exe().unwrap();
-    let output = Command::new(env!("CARGO"))
-        .args(args)
-        .current_dir(package)
-        .env("CARGO_TARGET_DIR", test.ancestors().nth(3).unwrap())
-        .env("CARGO_NET_OFFLINE", "true")
-        .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "cargo {args:?}: {}{errors}", String::from_utf8_lossy(&output.stdout));
-    output
 }
 
 /// The guide's stack of one's own, for which the smallest one of this repository stands in, and a program that talks to it.

@@ -104,6 +104,12 @@ impl Report {
     /// For people: a line for each group, then what failed and what is not supported.
     #[must_use]
     pub fn table(&self) -> String {
+        self.table_knowing(&|_| None)
+    }
+
+    /// The same, with one line for a failure of which `known` has the reason.
+    #[must_use]
+    pub fn table_knowing(&self, known: &dyn Fn(&Row) -> Option<String>) -> String {
         let mut text = String::new();
         let line = |text: &mut String, group: &str, (pass, fail, without): (usize, usize, usize)| {
             // Writing to a string does not fail.
@@ -118,16 +124,15 @@ impl Report {
         }
         line(&mut text, "all", self.counts());
         for row in self.failures() {
-            text.push_str(&row.failure_text());
+            match known(row) {
+                Some(reason) => {
+                    let _ = writeln!(text, "known {}: {reason}", row.id());
+                }
+                None => text.push_str(&row.failure_text()),
+            }
         }
         text.push_str(&self.unsupported_text());
         text
-    }
-
-    /// For people: only the failures.
-    #[must_use]
-    pub fn failures_text(&self) -> String {
-        self.failures().map(Row::failure_text).collect()
     }
 
     /// What is not supported: a line for each case, and one alone for cases that the same is said of.
@@ -178,13 +183,14 @@ mod tests {
         assert_eq!(report.counts(), (1, 1, 1));
         assert_eq!(serde_json::from_str::<Report>(&report.json().unwrap()).unwrap(), report);
         assert!(report.table().contains("FAIL g/b [v4]: bind: expected success, got Io"));
+        let known = report.table_knowing(&|row| (row.name == "b").then(|| "it is old".to_owned()));
+        assert!(known.contains("\nknown g/b [v4]: it is old\n") && !known.contains("FAIL"), "{known}");
         assert_eq!(report.failures().count(), 1);
         let family = Row::of("g", "d", "v6", crate::conformance::no_family(Domain::V6));
         let rows = vec![family.clone(), family, report.rows[2].clone()];
         let without = Report { stack: "s".into(), rows };
         let lines: Vec<String> = without.table().lines().skip(3).map(str::to_owned).collect();
         assert_eq!(lines, ["unsupported 2 cases: it has no sockets of IPv6", "unsupported g/c [v4]: no"]);
-        assert_eq!(without.failures_text(), "");
         let mut failed = report.rows[1].clone();
         failed.said.push("nonsense".into());
         failed.calls.push("bind(#1) = Err(Io)".into());

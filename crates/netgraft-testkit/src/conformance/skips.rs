@@ -61,7 +61,14 @@ impl Skips {
     /// Whether a skip means this row of a report.
     #[must_use]
     pub fn explains(&self, report: &Report, row: &Row) -> bool {
-        self.0.get(&report.stack).is_some_and(|cases| cases.keys().any(|key| names(key, row)))
+        self.reason(report, row).is_some()
+    }
+
+    /// The reason of the skip that means this row of a report.
+    #[must_use]
+    pub fn reason(&self, report: &Report, row: &Row) -> Option<&str> {
+        let cases = self.0.get(&report.stack)?;
+        cases.iter().find(|(key, _)| names(key, row)).map(|(_, reason)| reason.as_str())
     }
 
     /// The skips of a report's stack that explain nothing of it: to be removed.
@@ -93,6 +100,7 @@ mod tests {
         let skips = Skips::parse("[s]\n\"g/a\" = \"known\"\n\"g/c [v4]\" = \"was broken\"\n").unwrap();
         let left: Vec<String> = skips.unexplained(&report).iter().map(|row| row.id()).collect();
         assert_eq!(left, ["g/b [v4]"]);
+        assert_eq!(skips.reason(&report, &report.rows[0]), Some("known"));
         assert_eq!(skips.stale(&report), ["g/c [v4]"]);
         let rows = vec![row("d", Outcome::Unsupported { says: "no".into() })];
         let report = Report { stack: "s".into(), rows };

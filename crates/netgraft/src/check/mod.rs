@@ -7,7 +7,7 @@
 mod case;
 mod place;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netgraft_abi::Loaded;
+use netgraft_abi::{Level, Loaded};
 use netgraft_launch::vitals::Vitals;
 use netgraft_launch::{self as launch, RunError, Step, printable, stacks};
 use netgraft_linux::cage::{Cage, Ids, Rest};
@@ -98,14 +98,29 @@ impl CheckOptions {
 pub struct Checked {
     /// Every case.
     pub report: Report,
-    /// How many of the failures are known.
-    pub known: usize,
+    /// The failures that are known: the case, as [`Row::id`] says it, and the reason.
+    pub known: BTreeMap<String, String>,
     /// Whether something failed that is not known, or what is known is out of date.
     pub failed: bool,
     /// Why the cases behind the last one did not run, if they did not.
     pub stopped: Option<String>,
     /// Entries of the file of known failures that explain nothing: all that they mean passes, or there is no such case.
     pub stale: Vec<String>,
+}
+
+impl Checked {
+    /// For people: a line for each group, what failed, one line for each failure that is known, and what is not supported.
+    #[must_use]
+    pub fn table(&self) -> String {
+        self.report.table_knowing(&|row| self.known.get(&row.id()).cloned())
+    }
+
+    /// For people: only the failures that are not known.
+    #[must_use]
+    pub fn failures_text(&self) -> String {
+        let unknown = self.report.failures().filter(|row| !self.known.contains_key(&row.id()));
+        unknown.map(Row::failure_text).collect()
+    }
 }
 
 /// Runs the conformance suite on a stack, and tells each call of it as it is made if that is asked for. Call it from a
@@ -134,6 +149,10 @@ pub fn check(options: &CheckOptions, tell: &mut dyn FnMut(&str)) -> Result<Check
                 if report.rows.len() == done {
                     break;
                 }
+                stopped = examined.never_prepared(&report);
+                if stopped.is_some() {
+                    break;
+                }
             }
             end => {
                 let id = open.as_ref().map_or("process/start []", |open| open.id.as_str());
@@ -159,13 +178,21 @@ pub fn check(options: &CheckOptions, tell: &mut dyn FnMut(&str)) -> Result<Check
 
 /// Compares what was found with what is known.
 fn judge(report: Report, stopped: Option<String>, own: &Skips, known: Option<&Skips>, all: bool) -> Checked {
-    let is_known = |row: &Row| own.explains(&report, row) || known.is_some_and(|k| k.explains(&report, row));
-    let count = report.failures().filter(|row| is_known(row)).count();
-    let unknown = report.failures().any(|row| !is_known(row));
+    let mut reasons = BTreeMap::new();
+    let mut unknown = false;
+    for row in report.failures() {
+        match own.reason(&report, row).or_else(|| known?.reason(&report, row)) {
+            Some(reason) => {
+                // It is one line.
+                reasons.insert(row.id(), printable(&reason.split_whitespace().collect::<Vec<_>>().join(" ")));
+            }
+            None => unknown = true,
+        }
+    }
     // What did not run says nothing of the entries.
     let stale = known.filter(|_| all && stopped.is_none()).map_or(Vec::new(), |known| known.stale(&report));
     Checked {
-        known: count,
+        known: reasons,
         failed: unknown || stopped.is_some() || !stale.is_empty(),
         report,
         stopped,
@@ -221,6 +248,24 @@ impl Examined {
     /// The function of the object that is being called, or was when its process ended.
     fn call(&self) -> Option<&'static str> {
         self.object.as_ref().and_then(|object| object.current_call().0)
+    }
+
+    /// That an object whose pre-init is not trusted with the caller's rights will fail every case as it failed the first:
+    /// one of level 0 opens its devices itself.
+    fn never_prepared(&self, report: &Report) -> Option<String> {
+        let object = self.object.as_ref().filter(|o| o.level() == Level::Zero && !o.trusts_pre_init())?;
+        let mut tried = report.rows.iter().filter(|row| !matches!(row.outcome, Outcome::Unsupported { .. }));
+        let (Some(Row { outcome: Outcome::Fail { call, .. }, .. }), None) = (tried.next(), tried.next())
+        else {
+            return None;
+        };
+        (call == "init").then(|| {
+            format!(
+                "{} opens its devices itself, and cannot without your rights: the rest did not run; use \
+                 --trust-pre-init, if you trust it with them",
+                object.object()
+            )
+        })
     }
 
     /// How messages name what prints.

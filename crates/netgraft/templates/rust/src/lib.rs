@@ -11,6 +11,7 @@ mod sock;
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use netgraft_plugin::inet::{Interface, Statistics};
 use netgraft_plugin::stack::SetupError;
@@ -30,6 +31,10 @@ const PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 const LONGEST: usize = 65_507;
 /// Datagrams that wait in a socket; more are lost.
 const DATAGRAMS: usize = 256;
+/// How long the address of a connection that was closed here first stays taken, as on Linux.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+/// How many do; of more the oldest is free before its time.
+const LINGERING: usize = 64;
 
 const TCP: SocketSpec = SocketSpec { domain: Domain::V4, kind: Kind::Stream, protocol: Protocol::Tcp };
 const UDP: SocketSpec = SocketSpec { domain: Domain::V4, kind: Kind::Datagram, protocol: Protocol::Udp };
@@ -47,6 +52,19 @@ struct Network {
     next_port: u16,
     queue: WaitQueue,
     statistics: Statistics,
+    /// The latest time that the caller has said.
+    now: Instant,
+    /// The oldest first.
+    lingering: VecDeque<Lingering>,
+}
+
+/// A connection that this end closed first: in TIME-WAIT (RFC 9293 section 3.6.1), from the close of its socket.
+struct Lingering {
+    local: SocketAddr,
+    remote: SocketAddr,
+    /// Whether its socket would share the address.
+    share: bool,
+    until: Instant,
 }
 
 fn is_ours(addr: SocketAddr) -> Result<Ipv4Addr> {
@@ -122,7 +140,29 @@ impl Network {
         self.socks.iter().any(|(other, sock)| {
             let share = own.options.reuse_address && sock.options.reuse_address && !sock.listens();
             *other != handle && !share && sock.is_bound_to(own.spec.kind, addr)
+        }) || (own.spec.kind == Kind::Stream && self.lingers(addr, own.options.reuse_address))
+    }
+
+    /// Whether an address is taken by a connection in TIME-WAIT.
+    fn lingers(&self, addr: SocketAddr, share: bool) -> bool {
+        self.lingering.iter().any(|old| {
+            let same = old.local == addr || addr.ip().is_unspecified() && old.local.port() == addr.port();
+            same && old.until > self.now && !(share && old.share)
         })
+    }
+
+    /// Lets go of what has lingered long enough, and of the oldest where there are too many.
+    fn forget_old(&mut self) {
+        while self.lingering.len() > LINGERING
+            || self.lingering.front().is_some_and(|old| old.until <= self.now)
+        {
+            self.lingering.pop_front();
+        }
+    }
+
+    /// A reset from one end of a connection ends what lingers at the other.
+    fn forget_peer(&mut self, local: SocketAddr, remote: SocketAddr) {
+        self.lingering.retain(|old| (old.local, old.remote) != (remote, local));
     }
 
     /// The socket that a datagram from `from` to `to` reaches. Of several the one that fits best: connected to the
@@ -221,8 +261,10 @@ impl Network {
         }
         let Some(other) = stream.other else {
             // Nobody is there any more: the data go, and a reset comes back.
+            let (local, remote) = (sock.local, stream.remote);
             sock.state = stream.over();
             sock.error = Some(Error::BrokenPipe);
+            self.forget_peer(local, remote);
             self.changed(handle);
             return Ok(data.len());
         };
@@ -279,10 +321,12 @@ impl Network {
 
     /// Resets the other end of a stream.
     fn reset_other(&mut self, handle: Handle) {
-        let Some(State::Connected(stream)) = self.socks.get_mut(&handle).map(|sock| &mut sock.state) else {
+        let Some(Sock { state: State::Connected(stream), local, .. }) = self.socks.get_mut(&handle) else {
             return;
         };
-        let Some(other) = stream.other.take().filter(|other| *other != handle) else { return };
+        let (local, remote, other) = (*local, stream.remote, stream.other.take());
+        self.forget_peer(local, remote);
+        let Some(other) = other.filter(|other| *other != handle) else { return };
         let Some(sock) = self.socks.get_mut(&other) else { return };
         if let State::Connected(end) = &mut sock.state {
             sock.state = end.over();
@@ -298,6 +342,7 @@ impl Network {
         if std::mem::replace(&mut stream.fin_sent, true) {
             return;
         }
+        stream.closed_first = !stream.fin_received;
         let Some(other) = stream.other else { return };
         if let Some(State::Connected(end)) = self.socks.get_mut(&other).map(|sock| &mut sock.state) {
             end.fin_received = true;
@@ -322,20 +367,25 @@ impl Network {
         let sock = self.get(handle)?;
         let listened = sock.listens();
         let unread = matches!(&sock.state, State::Connected(stream) if !stream.input.is_empty());
-        if reset || unread || sock.options.linger == Some(std::time::Duration::ZERO) {
+        let reset = reset || unread || sock.options.linger == Some(Duration::ZERO);
+        if reset {
             self.reset_other(handle);
         }
         self.drop_waiting(handle);
         self.send_fin(handle);
-        let other = match self.socks.remove(&handle).map(|sock| sock.state) {
-            Some(State::Connected(stream)) => stream.other,
-            _ => None,
-        };
-        if let Some(other) = other
-            && let Some(State::Connected(end)) = self.socks.get_mut(&other).map(|sock| &mut sock.state)
-        {
-            end.other = None;
-            self.changed(other);
+        let sock = self.socks.remove(&handle);
+        if let Some(Sock { state: State::Connected(stream), local, options, .. }) = sock {
+            if stream.closed_first && !reset {
+                let (remote, share) = (stream.remote, options.reuse_address);
+                self.lingering.push_back(Lingering { local, remote, share, until: self.now + TIME_WAIT });
+                self.forget_old();
+            }
+            if let Some(other) = stream.other
+                && let Some(State::Connected(end)) = self.socks.get_mut(&other).map(|sock| &mut sock.state)
+            {
+                end.other = None;
+                self.changed(other);
+            }
         }
         if listened {
             self.try_again();
@@ -428,8 +478,9 @@ impl Sockets for LoopStack {
         Ok((end, sock.remote().unwrap_or(sock.local)))
     }
 
-    fn connect(&mut self, handle: Handle, addr: SocketAddr, _now: Instant) -> Result<()> {
+    fn connect(&mut self, handle: Handle, addr: SocketAddr, now: Instant) -> Result<()> {
         let network = self.net_mut()?;
+        network.now = now;
         let sock = network.get(handle)?;
         is_ours(addr)?;
         if sock.spec.kind == Kind::Stream {
@@ -534,12 +585,16 @@ impl Sockets for LoopStack {
         Ok(())
     }
 
-    fn close(&mut self, handle: Handle, _now: Instant) -> Result<()> {
-        self.net_mut()?.end(handle, false)
+    fn close(&mut self, handle: Handle, now: Instant) -> Result<()> {
+        let network = self.net_mut()?;
+        network.now = now;
+        network.end(handle, false)
     }
 
-    fn abort(&mut self, handle: Handle, _now: Instant) -> Result<()> {
-        self.net_mut()?.end(handle, true)
+    fn abort(&mut self, handle: Handle, now: Instant) -> Result<()> {
+        let network = self.net_mut()?;
+        network.now = now;
+        network.end(handle, true)
     }
 
     fn readiness(&self, handle: Handle) -> Result<Events> {
@@ -612,8 +667,8 @@ impl PluginStack for LoopStack {
         }
     }
 
-    fn init(&mut self, _args: InitStackArgs) -> std::result::Result<(), SetupError> {
-        self.network = Some(Network::default());
+    fn init(&mut self, args: InitStackArgs) -> std::result::Result<(), SetupError> {
+        self.network = Some(Network { now: args.now, ..Network::default() });
         Ok(())
     }
 
@@ -621,8 +676,16 @@ impl PluginStack for LoopStack {
         self.network = None;
     }
 
-    /// Nothing moves by itself: no packets, no timers.
-    fn poll(&mut self, _now: Instant) {}
+    /// No packets move here; what lingers ends by the clock alone.
+    fn poll(&mut self, now: Instant) {
+        let Some(network) = &mut self.network else { return };
+        network.now = now;
+        network.forget_old();
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.network.as_ref()?.lingering.front().map(|old| old.until)
+    }
 
     fn drain_events(&mut self, sink: &mut dyn FnMut(Event) -> bool) {
         let Some(Network { socks, queue, .. }) = &mut self.network else { return };

@@ -51,12 +51,21 @@ pub(crate) struct Stream {
     pub(crate) fin_received: bool,
     pub(crate) fin_sent: bool,
     pub(crate) read_shut: bool,
+    /// Its FIN went before the peer's came.
+    pub(crate) closed_first: bool,
 }
 
 impl Stream {
     pub(crate) fn new(remote: SocketAddr, other: Handle) -> Stream {
-        let input = VecDeque::new();
-        Stream { remote, other: Some(other), input, fin_received: false, fin_sent: false, read_shut: false }
+        Stream {
+            remote,
+            other: Some(other),
+            input: VecDeque::new(),
+            fin_received: false,
+            fin_sent: false,
+            read_shut: false,
+            closed_first: false,
+        }
     }
 
     /// What is left of it after a reset.
