@@ -110,7 +110,7 @@ for stack in ((), PLUGIN):
         for other in (("--vlan", "6"), ()):
             said = client(dials, *other)
             assert "timed out" in said or "No route to host" in said, (serves, other, said)
-        server.kill()
+        server.terminate()
         server.wait()
         # Without a VLAN frames have no tag, and those with one are not for the stack.
         server = sandbox(serves, "192.0.2.1/24", *stack, "--", "python3", "-c", SERVER)
@@ -122,7 +122,7 @@ for stack in ((), PLUGIN):
         assert client(dials) == DIGEST
         assert None in tags(sniffer)
         sniffer.close()
-        server.kill()
+        server.terminate()
         server.wait()
 
 # A lease in a VLAN is asked for there.
@@ -132,7 +132,7 @@ CHILDREN.append(server)
 sniffer = sniff("a0")
 while 5 not in (seen := tags(sniffer)):
     assert server.poll() is None and None not in seen, seen
-server.kill()
+server.terminate()
 for words, part in ((("--link", "passt"), "--vlan goes with --link tap:NAME or packet:IFACE"), ((), "--vlan goes with"),
                     (("--link", "packet:a0"), "0 is not in 1..4095")):
     number = "0" if "1..4095" in part else "5"
