@@ -81,8 +81,8 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// A call on a file that is not the sentry's is the kernel's, but for those that would tell a name, or connect, if the
-    /// descriptor stood for a surrogate by the time that the kernel looks.
+    /// A call on a file that is not the sentry's is the kernel's, but for those that would tell a name, connect, bind or listen
+    /// if the descriptor stood for a surrogate by the time that the kernel looks.
     fn serve_foreign(&mut self, request: &Request, file: &K::File) -> Outcome {
         if let Some(errno) = self.kernel.no_socket(file) {
             return of_no_socket(&request.call, errno);
