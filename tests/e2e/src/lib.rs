@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod column;
+#[cfg(test)]
+mod failed_tests;
 pub mod leaks;
 pub mod machine;
 pub mod netns;

@@ -118,7 +118,7 @@ pub fn main(
 
 fn broken(title: &str, why: &str) -> ExitCode {
     println!(
-        "{title}: {why}\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out"
+        "failed: {title}: {why}\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out"
     );
     ExitCode::FAILURE
 }
