@@ -26,6 +26,7 @@ mod create;
 mod datagram;
 mod fast_open;
 mod host;
+mod inspect;
 mod join;
 mod journal;
 mod listen;
@@ -59,6 +60,7 @@ pub use crate::core::{Core, Kernel, Time};
 pub use budget::Budget;
 pub use counts::Counts;
 pub use host::{HostSocket, HostToken};
+pub use inspect::Inspected;
 pub use join::{Pair, Side};
 pub use journal::{Journal, KEPT_OPTIONS, Kept, Role};
 pub use program::{

@@ -182,6 +182,13 @@ pub trait Surrogate: Files {
     /// Whether there is something to read from the program.
     fn has_input(&mut self, end: &Self::End) -> bool;
 
+    /// Bytes that the program has sent and nobody has read yet, and memory of the kernel that holds what it has not read
+    /// yet: for who looks at the socket.
+    fn held(&mut self, end: &Self::End) -> (u64, u64) {
+        let _ = end;
+        (0, 0)
+    }
+
     /// Reads what the program has sent, without waiting.
     ///
     /// # Errors

@@ -254,6 +254,19 @@ impl<K: Files> Table<K> {
         old
     }
 
+    /// The ids of sockets from this place on, at most so many places, and the next one; `None` when it was the last.
+    pub(crate) fn ids_from(&self, from: usize, most: usize) -> (Vec<SocketId>, Option<usize>) {
+        let end = from.saturating_add(most).min(self.slots.len());
+        let slots = self.slots.get(from..end).unwrap_or_default();
+        let ids = slots
+            .iter()
+            .zip(from..)
+            .filter(|(slot, _)| slot.entry.is_some())
+            .map(|(slot, index)| SocketId { index: index as u32, generation: slot.generation })
+            .collect();
+        (ids, (end < self.slots.len()).then_some(end))
+    }
+
     /// The ids of all sockets.
     pub(crate) fn ids(&self) -> impl Iterator<Item = SocketId> + '_ {
         self.slots

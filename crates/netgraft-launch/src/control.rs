@@ -87,6 +87,9 @@ pub enum ToSentry {
     /// answers with [`FromSentry::Attached`] or [`FromSentry::NotAttached`]. A listener whose last process has ended
     /// hangs up, and its place is then given to another.
     Listener(u32),
+    /// Somebody wants to speak with the sentry ([`crate::operator`]), by the message's descriptor, a stream that does not
+    /// block.
+    Operator,
 }
 
 /// The most interfaces, routes, and addresses of an interface that [`Network`] may have.
@@ -220,6 +223,18 @@ pub fn send_with_fd<T: Serialize>(
     fd: BorrowedFd<'_>,
 ) -> io::Result<()> {
     fdpass::send(control, &serde_json::to_vec(message)?, &[fd])
+}
+
+/// Sends a message with a descriptor, without waiting for room.
+///
+/// # Errors
+/// As [`send`], and [`io::ErrorKind::WouldBlock`].
+pub fn send_with_fd_now<T: Serialize>(
+    control: BorrowedFd<'_>,
+    message: &T,
+    fd: BorrowedFd<'_>,
+) -> io::Result<()> {
+    fdpass::send_now(control, &serde_json::to_vec(message)?, &[fd])
 }
 
 /// Receives a message; `None` if the other side is gone. Blocks unless the descriptor does not.

@@ -16,6 +16,7 @@ use netgraft_plugin::stack::SetupError;
 use netgraft_plugin::{LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
+use super::door::Door;
 use super::groups::Groups;
 use super::jobs::{AfterStop, Jobs};
 use super::keeper;
@@ -126,6 +127,8 @@ pub(super) struct Launcher {
     pub(super) lingerer: Option<OwnedFd>,
     /// The passt that carries the stack's frames.
     pub(super) uplink: Option<Uplink>,
+    /// Where the operator knocks.
+    door: Option<Door>,
 }
 
 pub(super) fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
@@ -177,6 +180,7 @@ impl Launcher {
             groups: None,
             lingerer: None,
             uplink: None,
+            door: None,
         })
     }
 
@@ -232,11 +236,15 @@ impl Launcher {
                 written[0],
                 written[1],
                 self.lingerer(),
+                self.door.as_ref().map(Door::as_fd),
             ];
-            let [report, sentry, signal, logged, printed, orphan] =
+            let [report, sentry, signal, logged, printed, orphan, knock] =
                 wait_readable(fds, wait).map_err(step(Step::Supervise))?;
             if logged || printed {
                 self.show_output();
+            }
+            if knock {
+                self.let_in();
             }
             let ends = self.ends()?;
             if report {
@@ -269,6 +277,26 @@ impl Launcher {
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Hands one who has knocked to the sentry. Whoever comes when it has no room, or is gone, is sent away: neither of the
+    /// two can keep the launcher waiting.
+    fn let_in(&mut self) {
+        let (Some(client), Some(ends)) = (self.door.as_ref().and_then(Door::admit), &self.ends) else {
+            return;
+        };
+        let sent = control::send_with_fd_now(ends.control.as_fd(), &ToSentry::Operator, client.as_fd());
+        if let Err(error) = sent {
+            tracing::debug!(%error, "an operator was not let in");
+        }
+    }
+
+    /// Lets the operator in from now on. A sandbox that cannot be asked runs all the same.
+    fn open_door(&mut self) {
+        match Door::open() {
+            Ok(door) => self.door = Some(door),
+            Err(error) => tracing::info!("the sandbox cannot be asked (netgraft list, ss): {error}"),
         }
     }
 
@@ -404,6 +432,7 @@ impl Launcher {
                     if self.plan.program.is_none() && reap(program).is_some() {
                         self.processes[Role::Program as usize] = Process::Reaped;
                     }
+                    self.open_door();
                     return gone;
                 }
                 Some(Incoming::Sentry(FromSentry::Warning(text))) => self.warnings.push(text),
@@ -712,6 +741,7 @@ impl Launcher {
 
     /// Ends and reaps every process. The order matters: see [`Role::ALL`].
     fn end(&mut self) {
+        self.door = None;
         self.show_output();
         self.jobs.take_back();
         self.mirror.reap_maker();

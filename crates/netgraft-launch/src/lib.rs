@@ -28,6 +28,7 @@ mod capture;
 pub mod clock;
 pub mod control;
 mod crash;
+pub mod door;
 mod error;
 mod files;
 #[cfg(feature = "fuzzing")]
@@ -40,6 +41,7 @@ mod keeper;
 mod launcher;
 mod lingering;
 mod mirror;
+pub mod operator;
 mod output;
 mod profile;
 mod programs;

@@ -95,6 +95,18 @@ fn control_buffer(fds: usize) -> Vec<u64> {
 /// # Errors
 /// As sendmsg(2); [`io::ErrorKind::InvalidInput`] for more than [`MAX_FDS`] descriptors or an empty message.
 pub fn send(socket: BorrowedFd<'_>, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, data, fds, libc::MSG_NOSIGNAL)
+}
+
+/// The same, without waiting for room.
+///
+/// # Errors
+/// As [`send`], and [`io::ErrorKind::WouldBlock`].
+pub fn send_now(socket: BorrowedFd<'_>, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, data, fds, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+}
+
+fn send_with(socket: BorrowedFd<'_>, data: &[u8], fds: &[BorrowedFd<'_>], flags: i32) -> io::Result<()> {
     // An empty packet could not be told from the end of the connection.
     if fds.len() > MAX_FDS || data.is_empty() {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -125,7 +137,7 @@ pub fn send(socket: BorrowedFd<'_>, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::
     }
     loop {
         // SAFETY: the message points to buffers that live through the call; the kernel only reads them.
-        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
         match check(sent as libc::c_int) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             result => return result.map(drop),

@@ -22,6 +22,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netdev;
 pub mod nsfd;
+pub mod peer;
 pub mod process;
 mod result;
 pub mod shared;

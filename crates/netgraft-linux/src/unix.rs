@@ -660,6 +660,17 @@ pub fn recv_pieces(fd: BorrowedFd<'_>, pieces: &mut [IoSliceMut<'_>]) -> io::Res
     check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) })
 }
 
+/// Bytes that can be read (`FIONREAD`); of a datagram socket, those of the next datagram.
+///
+/// # Errors
+/// ioctl(2)
+pub fn waiting(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut value = 0i32;
+    // SAFETY: `value` is writable for the four bytes that the request stores.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut value) })?;
+    Ok(usize::try_from(value).unwrap_or(0))
+}
+
 /// Kernel memory that sent and unread data holds (`SIOCOUTQ`): zero when the other end has read all of it.
 ///
 /// # Errors

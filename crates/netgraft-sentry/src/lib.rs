@@ -12,6 +12,7 @@ mod bindings;
 mod calls;
 mod names;
 mod observer;
+mod operator;
 mod poller;
 mod restore;
 mod sentry;

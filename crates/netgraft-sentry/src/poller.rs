@@ -28,6 +28,8 @@ pub(crate) enum Token {
     Files,
     /// Another thread of the sentry wakes the loop.
     Wake,
+    /// An operator who is connected.
+    Operator(u32),
 }
 
 /// Tokens of ends are ids below 2⁶³; the others have this bit, a kind in the byte below it and a number in the low half.
@@ -46,6 +48,7 @@ impl Token {
             Token::Stack => other(5, 0),
             Token::Files => other(6, 0),
             Token::Wake => other(7, 0),
+            Token::Operator(number) => other(8, number),
         }
     }
 
@@ -63,6 +66,7 @@ impl Token {
             5 => Some(Token::Stack),
             6 => Some(Token::Files),
             7 => Some(Token::Wake),
+            8 => Some(Token::Operator(number)),
             _ => None,
         }
     }
@@ -103,6 +107,14 @@ impl Poller {
     /// epoll_ctl(2)
     pub(crate) fn add(&self, fd: BorrowedFd<'_>, events: Events, token: Token) -> io::Result<()> {
         self.epoll.add(fd, events.bits(), token.to_bits())
+    }
+
+    /// Changes what a descriptor is watched for that is not a surrogate's end.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)
+    pub(crate) fn change(&self, fd: BorrowedFd<'_>, events: Events, token: Token) -> io::Result<()> {
+        self.epoll.modify(fd, events.bits(), token.to_bits())
     }
 
     /// Stops watching a descriptor.
@@ -187,6 +199,7 @@ mod tests {
             Token::Stack,
             Token::Files,
             Token::Wake,
+            Token::Operator(u32::MAX),
         ];
         for token in tokens {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));

@@ -22,6 +22,7 @@ use netgraft_plugin::{Events, Instant};
 
 use crate::bindings::{Bindings, ToLauncher};
 use crate::calls::{self, Programs, Received};
+use crate::operator::Operators;
 use crate::poller::{Poller, Token, events};
 use crate::restore;
 use crate::turns::{Sleep, Turn, Turns};
@@ -74,6 +75,7 @@ pub(crate) struct Sentry {
     memory: Memory,
     /// The thread for calls, until a program has it.
     calls: Option<Worker>,
+    operators: Operators,
 }
 
 impl Sentry {
@@ -106,6 +108,7 @@ impl Sentry {
         for wake in stack.wake_fds() {
             poller.add(wake.fd, wake.events & (Events::IN | Events::OUT), Token::Stack)?;
         }
+        let behind = sockets;
         let routes = match sockets {
             Sockets::Host => ByKind { streams: Route::Host, datagrams: Route::Host },
             Sockets::Surrogates => ByKind { streams: Route::Stack, datagrams: Route::Stack },
@@ -145,6 +148,7 @@ impl Sentry {
             stack: format!("{} {}", info.name, info.version),
             memory: Memory { meter, next: Instant::ZERO, is_stale: true, most_sockets: 0, least },
             calls,
+            operators: Operators::new(behind),
         };
         let mut turn = turns.take();
         restore::restore(&mut turn.core, &kept);
@@ -295,6 +299,7 @@ impl Sentry {
             Token::Files => files_ready(core),
             Token::Wake => self.turns.clear_wake(),
             Token::End(id) => core.end_ready(id, events),
+            Token::Operator(number) => self.operators.ready(number, core),
         }
     }
 
@@ -311,6 +316,11 @@ impl Sentry {
                     Err(error) => FromSentry::NotAttached(place, error.to_string()),
                 };
                 let _ = core.kernel().launcher.send(&answer);
+            }
+            Ok(Some((ToSentry::Operator, fds))) => {
+                if let Ok([client]) = <[OwnedFd; 1]>::try_from(fds) {
+                    self.operators.admit(client, &core.kernel().poller);
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(Some((ToSentry::Stop, _)) | None) | Err(_) => {

@@ -23,6 +23,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::fault_args::FaultArgs;
 use crate::link_option::{AddressOption, LinkOption};
+use crate::operator::SsArgs;
 use crate::pcap_args::PcapArgs;
 use crate::program_args::ProgramArgs;
 
@@ -66,6 +67,14 @@ enum Subcommands {
         #[arg(long)]
         syscalls: bool,
     },
+    /// List the sandboxes that run
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the sockets of a sandbox, as ss(8) prints those of a machine
+    Ss(SsArgs),
     /// Print the system call profile that programs have by default, to be changed and given to --seccomp
     Seccomp,
     /// Write a small stack that is whole, with build files and its test: to begin a stack of your own with
@@ -300,6 +309,13 @@ pub(crate) enum Command {
         /// Whether their system calls are asked for.
         syscalls: bool,
     },
+    /// List the sandboxes that run.
+    List {
+        /// Whether as JSON.
+        json: bool,
+    },
+    /// Show the sockets of a sandbox.
+    Ss(SsArgs),
     /// Write a new stack.
     NewStack(NewStack),
     /// Run the conformance suite.
@@ -342,6 +358,8 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
             return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
         }
         Subcommands::Check(args) => return Ok(check(args)),
+        Subcommands::List { json } => return Ok(Command::List { json }),
+        Subcommands::Ss(args) => return Ok(Command::Ss(args)),
         Subcommands::NewStack(NewStackArgs { dir, language, source }) => {
             let command = std::env::current_exe().unwrap_or_else(|_| "netgraft".into());
             return Ok(Command::NewStack(NewStack { dir, language, source, command }));

@@ -4,6 +4,7 @@
 mod cli;
 mod fault_args;
 mod link_option;
+mod operator;
 mod pcap_args;
 mod program_args;
 mod uplink;
@@ -62,6 +63,8 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Command::List { json } => text(operator::list(json)),
+        Command::Ss(args) => text(operator::ss(&args)),
         Command::NewStack(new) => match netgraft::new_stack(&new) {
             Ok(object) => {
                 print(&cli::new_stack_text(&new, &object));
@@ -75,6 +78,20 @@ fn main() -> ExitCode {
         Command::Check { options, style, verbosity } => {
             cli::log_to_stderr(verbosity);
             check(&options, style)
+        }
+    }
+}
+
+/// Prints a text, or why there is none.
+fn text(text: Result<String, String>) -> ExitCode {
+    match text {
+        Ok(text) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("netgraft: {}", cli::one_line(&error));
+            ExitCode::from(EXIT_FAILURE)
         }
     }
 }

@@ -117,7 +117,12 @@ impl Footprint {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
             entries.map(|entry| entry.path().display().to_string()).collect()
         };
-        let ours = |path: &String| path.contains("netgraft") && !path.contains("netgraft-e2e");
+        // Other sandboxes of the same user have the folder of their sockets while they run.
+        let of_user = |path: &str| {
+            path.strip_prefix("/tmp/netgraft-").is_some_and(|id| id.bytes().all(|b| b.is_ascii_digit()))
+        };
+        let ours =
+            |path: &String| path.contains("netgraft") && !path.contains("netgraft-e2e") && !of_user(path);
         let mut files: Vec<String> = ["/tmp", "/run", "/var/tmp", "/dev/shm"]
             .iter()
             .flat_map(|folder| listing(folder))

@@ -15,6 +15,8 @@ mod datagram;
 #[cfg(test)]
 mod host;
 #[cfg(test)]
+mod inspect;
+#[cfg(test)]
 mod join;
 #[cfg(test)]
 mod journal;

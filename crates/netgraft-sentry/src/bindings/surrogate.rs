@@ -219,6 +219,12 @@ impl Surrogate for Bindings {
         unix::readable(end.as_fd()).unwrap_or(false)
     }
 
+    fn held(&mut self, end: &OwnedFd) -> (u64, u64) {
+        let [waiting, unread] = [unix::waiting(end.as_fd()), unix::unread(end.as_fd())]
+            .map(|bytes| bytes.map_or(0, |bytes| bytes as u64));
+        (waiting, unread)
+    }
+
     fn receive(&mut self, end: &OwnedFd, buf: &mut [u8]) -> Result<usize, i32> {
         unix::recv(end.as_fd(), buf, 0).map_err(|e| errno(&e))
     }

@@ -1,0 +1,136 @@
+//! What the operator and a running sandbox say to each other: JSON, one message a line, each with the version `v`.
+//!
+//! A client sends requests, and the sentry answers them in their order. An answer is one message or several; the last one
+//! has another kind than [`Answer::Socket`]. A version or a request that is not known is an [`Answer::Error`], and the
+//! connection goes on.
+//!
+//! A new request is a variant of [`Request`] here, what it is answered with one of [`Answer`], and an arm of
+//! `netgraft-sentry/src/operator.rs`, `Operators::answer`.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the messages.
+pub const VERSION: u32 = 1;
+/// The most bytes that a request has, its end of line included.
+pub const MOST_REQUEST: usize = 1 << 20;
+/// The most bytes that one message of an answer has.
+pub const MOST_ANSWER: usize = 1 << 20;
+
+/// A request with its version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// [`VERSION`]
+    pub v: u32,
+    /// What is asked for.
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+impl Asked {
+    /// Asks in this version.
+    #[must_use]
+    pub fn new(request: Request) -> Asked {
+        Asked { v: VERSION, request }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Request {
+    /// What the sandbox is: [`Answer::Info`].
+    Info,
+    /// The sockets that the sentry has: an [`Answer::Socket`] each, then [`Answer::Done`].
+    Sockets,
+}
+
+/// An answer with its version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answered {
+    /// [`VERSION`]
+    pub v: u32,
+    /// The answer.
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
+impl Answered {
+    /// Answers in this version.
+    #[must_use]
+    pub fn new(answer: Answer) -> Answered {
+        Answered { v: VERSION, answer }
+    }
+}
+
+/// An answer, or a part of one. A client must believe none of its texts: the sentry may be hostile ([`crate::printable`]).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Answer {
+    /// To [`Request::Info`].
+    Info(Info),
+    /// A part of the answer to [`Request::Sockets`].
+    Socket(SocketLine),
+    /// The last message of an answer that has several, or all that there is to say.
+    Done,
+    /// Why there is no answer.
+    Error {
+        /// One line.
+        text: String,
+    },
+}
+
+/// What a sandbox is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// The stack's name.
+    pub stack: String,
+    /// And its version.
+    pub stack_version: String,
+    /// The interfaces of the stack that are not its loopback, with their addresses, as text.
+    pub interfaces: Vec<(String, Vec<String>)>,
+    /// How many sockets the sentry has.
+    pub sockets: u64,
+    /// Whose the programs' sockets are.
+    pub behind: Behind,
+}
+
+/// What stands behind the internet sockets of the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Behind {
+    /// The stack, for all.
+    Stack,
+    /// The stack, for streams; datagram and raw sockets are those of the kernel in the programs' network namespace.
+    StackAndKernel,
+    /// The host's sockets.
+    Host,
+}
+
+/// A socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketLine {
+    /// `tcp`, `udp`, `icmp`, `raw`
+    pub protocol: String,
+    /// As ss(8) names it: `LISTEN`, `ESTAB`, `SYN-SENT`, `UNCONN`, …
+    pub state: String,
+    /// Its own address.
+    pub local: Option<SocketAddr>,
+    /// The other side's.
+    pub peer: Option<SocketAddr>,
+    /// Bytes that wait for the program, as far as that is known: of a surrogate, those that the kernel counts, bookkeeping
+    /// included. Of a listener, connections that wait to be accepted.
+    pub received: u64,
+    /// Bytes that the program has written and the peer has not acknowledged. Of a listener, its backlog.
+    pub unsent: u64,
+    /// Whether the other side is in the sandbox as well, and the two are connected past the stack.
+    #[serde(default)]
+    pub joined: bool,
+    /// The process that has it, as the sentry's process-id namespace has it; 0 if that is not known.
+    pub process: u32,
+    /// Its descriptor there, where that is known.
+    pub descriptor: Option<i32>,
+}

@@ -1,0 +1,346 @@
+//! Operators who are connected to the sentry ([`netgraft_launch::operator`]): what they ask, and what they are answered.
+//!
+//! One of them may be anything that the caller has started. It has a descriptor, a request of bounded length and an answer
+//! that is made as fast as it is read, and no longer than a part of it. Nothing here waits.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use netgraft_core::{Core, Inspected};
+use netgraft_launch::operator::{
+    Answer, Answered, Asked, Behind, Info, MOST_REQUEST, Request, SocketLine, VERSION,
+};
+use netgraft_linux::filter::Sockets;
+use netgraft_linux::unix;
+use netgraft_plugin::{Events, Protocol, TcpState};
+
+use crate::bindings::Bindings;
+use crate::poller::{Poller, Token};
+
+/// How many there may be at a time.
+const MOST_CLIENTS: usize = 16;
+/// How much is read from one of them in a round.
+const READ: usize = 16 << 10;
+/// How many places of the table are looked at for a part of an answer.
+const SOCKETS_A_PART: usize = 128;
+
+/// An answer that has more to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum More {
+    /// Sockets, from this place of the table on.
+    Sockets(usize),
+}
+
+/// One who is connected.
+#[derive(Debug)]
+struct Client {
+    socket: OwnedFd,
+    /// What it has sent and is not answered yet.
+    input: Vec<u8>,
+    /// What it is still to be sent.
+    output: Vec<u8>,
+    /// What is to follow that.
+    more: Option<More>,
+    /// Whether it is to be reported when it reads, and not when it writes.
+    is_written: bool,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Operators {
+    clients: HashMap<u32, Client>,
+    next: u32,
+    sockets: Sockets,
+}
+
+/// A connection is over, in order or not.
+struct Over;
+
+impl Operators {
+    /// None yet.
+    pub(crate) fn new(sockets: Sockets) -> Operators {
+        Operators { clients: HashMap::new(), next: 0, sockets }
+    }
+
+    /// Takes one over, unless there are as many as there may be.
+    pub(crate) fn admit(&mut self, socket: OwnedFd, poller: &Poller) {
+        if self.clients.len() >= MOST_CLIENTS {
+            let answer = Answer::Error { text: format!("the sandbox serves {MOST_CLIENTS} clients already") };
+            let _ = unix::send(socket.as_fd(), &line(answer));
+            return;
+        }
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        if poller.add(socket.as_fd(), Events::IN, Token::Operator(number)).is_ok() {
+            let (input, output) = (Vec::new(), Vec::new());
+            self.clients.insert(number, Client { socket, input, output, more: None, is_written: false });
+        }
+    }
+
+    /// One of them has sent something, has read something, or is gone.
+    pub(crate) fn ready(&mut self, number: u32, core: &mut Core<Bindings>) {
+        let Some(mut client) = self.clients.remove(&number) else { return };
+        let poller = std::sync::Arc::clone(&core.kernel().poller);
+        if self.serve(&mut client, core).and_then(|()| client.await_next(number, &poller)).is_ok() {
+            self.clients.insert(number, client);
+        } else {
+            poller.remove(client.socket.as_fd());
+        }
+    }
+
+    /// Reads if nothing is to be answered, answers, and sends what there is room for.
+    fn serve(&self, client: &mut Client, core: &mut Core<Bindings>) -> Result<(), Over> {
+        if client.output.is_empty() && client.more.is_none() && !client.has_request() {
+            client.read()?;
+        }
+        loop {
+            client.write()?;
+            if !client.output.is_empty() {
+                return Ok(());
+            }
+            match client.more.take() {
+                Some(more) => {
+                    self.go_on(client, more, core);
+                    // The others have their turn before the rest.
+                    return client.write();
+                }
+                None => match client.take_request()? {
+                    Some(request) => self.answer(client, &request, core),
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// Answers a request, or begins to.
+    fn answer(&self, client: &mut Client, request: &[u8], core: &mut Core<Bindings>) {
+        let asked = match serde_json::from_slice::<Asked>(request) {
+            Ok(asked) if asked.v == VERSION => asked.request,
+            Ok(asked) => {
+                let text = format!("version {} is not spoken here, but version {VERSION}", asked.v);
+                return client.say(Answer::Error { text });
+            }
+            Err(error) => return client.say(Answer::Error { text: format!("no request: {error}") }),
+        };
+        match asked {
+            Request::Info => client.say(Answer::Info(self.info(core))),
+            Request::Sockets => client.more = Some(More::Sockets(0)),
+            _ => client.say(Answer::Error { text: "this sentry does not know that request".to_owned() }),
+        }
+    }
+
+    /// The next part of an answer that has several.
+    fn go_on(&self, client: &mut Client, more: More, core: &mut Core<Bindings>) {
+        match more {
+            More::Sockets(from) => {
+                let (sockets, next) = core.inspect(from, SOCKETS_A_PART);
+                for socket in sockets {
+                    client.say(Answer::Socket(socket_line(&socket)));
+                }
+                match next {
+                    Some(next) => client.more = Some(More::Sockets(next)),
+                    None => client.say(Answer::Done),
+                }
+            }
+        }
+    }
+
+    fn info(&self, core: &Core<Bindings>) -> Info {
+        let stack = core.stack();
+        let own = stack.info();
+        let interfaces = stack.interfaces().into_iter().filter(|interface| !interface.loopback).take(64);
+        let interfaces = interfaces.map(|interface| {
+            let addresses = interface.addresses.iter().take(64).map(ToString::to_string).collect();
+            (interface.name, addresses)
+        });
+        Info {
+            stack: own.name,
+            stack_version: own.version,
+            interfaces: interfaces.collect(),
+            sockets: core.sockets() as u64,
+            behind: match self.sockets {
+                Sockets::Host => Behind::Host,
+                Sockets::Surrogates => Behind::Stack,
+                Sockets::StreamSurrogates => Behind::StackAndKernel,
+            },
+        }
+    }
+}
+
+impl Client {
+    fn read(&mut self) -> Result<(), Over> {
+        let begin = self.input.len();
+        let room = MOST_REQUEST.saturating_sub(begin).min(READ);
+        self.input.resize(begin + room, 0);
+        let got = unix::recv(self.socket.as_fd(), self.input.get_mut(begin..).unwrap_or_default(), 0);
+        self.input.truncate(begin + *got.as_ref().unwrap_or(&0));
+        match got {
+            Ok(0) => Err(Over),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(_) => Err(Over),
+        }
+    }
+
+    fn has_request(&self) -> bool {
+        self.input.contains(&b'\n')
+    }
+
+    /// The next request, without its end of line. One that is too long ends the connection.
+    fn take_request(&mut self) -> Result<Option<Vec<u8>>, Over> {
+        let Some(end) = self.input.iter().position(|&byte| byte == b'\n') else {
+            return if self.input.len() >= MOST_REQUEST { Err(Over) } else { Ok(None) };
+        };
+        let rest = self.input.split_off(end + 1);
+        let mut request = std::mem::replace(&mut self.input, rest);
+        request.truncate(end);
+        Ok(Some(request))
+    }
+
+    fn say(&mut self, answer: Answer) {
+        self.output.extend(line(answer));
+    }
+
+    fn write(&mut self) -> Result<(), Over> {
+        while !self.output.is_empty() {
+            match unix::send(self.socket.as_fd(), &self.output) {
+                Ok(n) => {
+                    self.output.drain(..n.min(self.output.len()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => return Err(Over),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has it reported when there is room for the rest, or when it asks again.
+    fn await_next(&mut self, number: u32, poller: &Poller) -> Result<(), Over> {
+        let is_written = !self.output.is_empty() || self.more.is_some() || self.has_request();
+        if self.is_written != is_written {
+            self.is_written = is_written;
+            let events = if is_written { Events::OUT } else { Events::IN };
+            poller.change(self.socket.as_fd(), events, Token::Operator(number)).map_err(|_| Over)?;
+        }
+        Ok(())
+    }
+}
+
+/// A message, with its end of line.
+fn line(answer: Answer) -> Vec<u8> {
+    // A message of ours is JSON in any case.
+    let mut bytes = serde_json::to_vec(&Answered::new(answer)).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+fn socket_line(socket: &Inspected) -> SocketLine {
+    let (protocol, is_tcp) = match socket.spec.protocol {
+        Protocol::Tcp => ("tcp", true),
+        Protocol::Udp => ("udp", false),
+        Protocol::Icmp => ("icmp", false),
+        Protocol::Icmpv6 => ("icmp6", false),
+        Protocol::Raw(_) => ("raw", false),
+    };
+    SocketLine {
+        protocol: protocol.to_owned(),
+        state: state_name(socket.state, is_tcp).to_owned(),
+        local: socket.local,
+        peer: socket.peer,
+        received: socket.received,
+        unsent: socket.unsent,
+        joined: socket.joined,
+        process: socket.owner,
+        descriptor: socket.seen.map(|seen| seen.fd),
+    }
+}
+
+/// As ss(8) prints it.
+fn state_name(state: TcpState, is_tcp: bool) -> &'static str {
+    match state {
+        TcpState::Established => "ESTAB",
+        TcpState::SynSent => "SYN-SENT",
+        TcpState::SynReceived => "SYN-RECV",
+        TcpState::FinWait1 => "FIN-WAIT-1",
+        TcpState::FinWait2 => "FIN-WAIT-2",
+        TcpState::TimeWait => "TIME-WAIT",
+        TcpState::Closed if is_tcp => "CLOSE",
+        TcpState::Closed => "UNCONN",
+        TcpState::CloseWait => "CLOSE-WAIT",
+        TcpState::LastAck => "LAST-ACK",
+        TcpState::Listen => "LISTEN",
+        TcpState::Closing => "CLOSING",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn client() -> (UnixStream, Client) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let (input, output) = (Vec::new(), Vec::new());
+        (ours, Client { socket: theirs.into(), input, output, more: None, is_written: false })
+    }
+
+    #[test]
+    fn requests_are_lines_whatever_they_are_cut_into() {
+        let (mut ours, mut client) = client();
+        for part in ["{\"v\":1", ",\"ask\":\"info\"}\n{}\n", "x"] {
+            ours.write_all(part.as_bytes()).unwrap();
+            assert!(client.read().is_ok());
+        }
+        let request = client.take_request().ok().flatten().unwrap();
+        assert_eq!(serde_json::from_slice::<Asked>(&request).unwrap(), Asked::new(Request::Info));
+        assert_eq!(client.take_request().ok().flatten().unwrap(), b"{}");
+        assert!(client.take_request().ok().flatten().is_none());
+        assert_eq!(client.input, b"x");
+        drop(ours);
+        assert!(client.read().is_err());
+    }
+
+    #[test]
+    fn a_request_without_an_end_is_cut_off() {
+        let (mut ours, mut client) = client();
+        let writer = std::thread::spawn(move || {
+            let _ = ours.write_all(&vec![b'a'; MOST_REQUEST + 1]);
+        });
+        let mut rounds = 0;
+        while client.take_request().is_ok() {
+            assert!(client.read().is_ok());
+            rounds += 1;
+            assert!(rounds < 10_000_000 && client.input.len() <= MOST_REQUEST);
+        }
+        assert_eq!(client.input.len(), MOST_REQUEST);
+        drop(client);
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn one_who_does_not_read_is_not_waited_for() {
+        let (mut ours, mut client) = client();
+        for _ in 0..20_000 {
+            client.say(Answer::Done);
+        }
+        let all = client.output.len();
+        assert!(client.write().is_ok());
+        let left = client.output.len();
+        assert!(0 < left && left < all, "the kernel takes a part");
+        let mut read = vec![0; all - left];
+        ours.read_exact(&mut read).unwrap();
+        assert!(read.starts_with(b"{\"v\":1,\"is\":\"done\"}\n"));
+        drop(ours);
+        assert!(client.write().is_err());
+    }
+
+    #[test]
+    fn states_are_those_of_ss() {
+        assert_eq!(state_name(TcpState::Closed, true), "CLOSE");
+        assert_eq!(state_name(TcpState::Closed, false), "UNCONN");
+        assert_eq!(state_name(TcpState::Established, false), "ESTAB");
+    }
+}
