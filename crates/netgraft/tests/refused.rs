@@ -83,7 +83,7 @@ fn a_link_that_cannot_be_opened_says_what_to_do() {
             "ip tuntap add x1 mode tap user 65534; ip link set x1 up
              setpriv --reuid 65534 --regid 65534 --clear-groups sh -c \\
                 'exec /mnt/netgraft run --link tap:x1 --address 192.0.2.2/24 -- sh -c \"echo up; sleep 60\"' >/mnt/log &
-             until grep -q up /mnt/log; do sleep 0.02; done
+             until grep -qs up /mnt/log; do sleep 0.02; done
              trap 'kill $!; wait $! || :' EXIT; netgraft --link tap:x1",
             ["in use by another program", "choose another name"],
         ),
