@@ -1,8 +1,12 @@
 //! Ports of the host's that lead into the sandbox.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::str::FromStr;
+
+use netgraft_linux::inet_socket;
 
 /// What a published port carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +38,66 @@ impl Publish {
             None => format!("{}:{}", self.port, self.inside),
         }
     }
+}
+
+/// Finds out whether ports can be bound, all of each: passt is content with one family of two, and shares a port of UDP with
+/// whoever lets it. `has_ipv6` says whether passt binds those of IPv6 as well.
+///
+/// # Errors
+/// The first one that cannot, in one line.
+pub(crate) fn check(publish: &[Publish], has_ipv6: bool) -> Result<(), String> {
+    for port in publish {
+        let all = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let addresses = match &port.address {
+            Some(address) => std::slice::from_ref(address),
+            None if has_ipv6 => &all[..],
+            None => &all[..1],
+        };
+        for address in addresses {
+            // passt knows the link of such an address.
+            if matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()) {
+                continue;
+            }
+            let place = SocketAddr::new(*address, port.port);
+            bind(place, port.transport).map_err(|error| {
+                let transport = match port.transport {
+                    Transport::Tcp => "TCP",
+                    Transport::Udp => "UDP",
+                };
+                let remedy = match (port.address, error.kind()) {
+                    (None, io::ErrorKind::AddrInUse) => {
+                        ": publish another port, or one address (ADDR:PORT:INSIDE)"
+                    }
+                    (Some(_), io::ErrorKind::AddrInUse) => ": publish another port",
+                    _ => "",
+                };
+                format!(
+                    "--publish {port}: {transport} port {place} of the host cannot be had: {error}{remedy}"
+                )
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Binds a port for a moment.
+fn bind(place: SocketAddr, transport: Transport) -> io::Result<()> {
+    let domain = if place.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let kind = match transport {
+        Transport::Tcp => libc::SOCK_STREAM,
+        Transport::Udp => libc::SOCK_DGRAM,
+    };
+    let socket = inet_socket::socket(domain, kind, 0)?;
+    let on = 1_i32.to_ne_bytes();
+    if place.is_ipv6() {
+        inet_socket::setsockopt(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &on)?;
+    }
+    if transport == Transport::Tcp {
+        // Connections of the one before that wait for their end are in nobody's way.
+        inet_socket::setsockopt(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, &on)?;
+    }
+    inet_socket::bind(socket.as_fd(), &place)?;
+    if transport == Transport::Tcp { inet_socket::listen(socket.as_fd(), 1) } else { Ok(()) }
 }
 
 impl fmt::Display for Publish {
@@ -85,6 +149,28 @@ impl FromStr for Publish {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_said_with_its_address() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (tcp, udp) = (listener.local_addr().unwrap().port(), socket.local_addr().unwrap().port());
+        for (text, place) in [
+            (format!("127.0.0.1:{tcp}:80"), format!("TCP port 127.0.0.1:{tcp} ")),
+            (format!("{tcp}:80"), format!("TCP port 0.0.0.0:{tcp} ")),
+            (format!("127.0.0.1:{udp}:53/udp"), format!("UDP port 127.0.0.1:{udp} ")),
+            (format!("192.0.2.77:{tcp}:80"), format!("TCP port 192.0.2.77:{tcp} ")),
+        ] {
+            let said = check(&[text.parse().unwrap()], false).unwrap_err();
+            assert!(
+                said.starts_with(&format!("--publish {text}: {place}of the host cannot be had: ")),
+                "{said}"
+            );
+        }
+        drop((listener, socket));
+        let free = format!("127.0.0.1:{tcp}:80").parse().unwrap();
+        assert_eq!(check(&[free, free], false), Ok(()));
+    }
 
     #[test]
     fn ports_parse_and_are_said_as_passt_wants_them() {

@@ -19,7 +19,7 @@ use netgraft_plugin::{Cidr, Error, LinkConfig, PreInitStack, StackConfig};
 
 use crate::clock;
 use crate::error::RunError;
-use crate::publish::{Publish, Transport};
+use crate::publish::{self, Publish, Transport};
 use crate::spec::Ask;
 use crate::taken;
 
@@ -376,6 +376,7 @@ fn half_closes(version: &str) -> bool {
 /// Starts a passt whose socket is its standard input, which every version that has `--fd` takes.
 fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> {
     let failed = |e: io::Error| refused(format!("--link passt: passt cannot be started: {e}"));
+    publish::check(publish, has_ipv6()).map_err(refused)?;
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     for end in [&ours, &theirs] {
         enlarge(end.as_fd()).map_err(failed)?;

@@ -176,7 +176,7 @@ fn bare(
                         None => (kind, false),
                     };
                     if !half_closes {
-                        link = link.holding_halves();
+                        link = link.holding_halves().keeping_silent();
                     }
                     match kind {
                         "passt" => Ok(Some(Box::new(link))),

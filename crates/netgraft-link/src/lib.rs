@@ -49,6 +49,7 @@ pub mod path;
 pub mod pcap;
 mod quirks;
 pub mod random;
+mod silent;
 pub mod wire;
 
 pub use bridge::Bridge;

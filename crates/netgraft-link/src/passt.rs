@@ -10,6 +10,7 @@ use netgraft_plugin::link::{FrameMeta, Link, Medium};
 use netgraft_plugin::{Error, Instant, Result};
 
 use crate::quirks::Quirks;
+use crate::silent::Silent;
 
 /// Bytes in front of a frame.
 const HEAD: usize = 4;
@@ -21,6 +22,8 @@ const READ: usize = 4 * (HEAD + LONGEST);
 const WRITE: usize = 512 * 1024;
 /// When a socket that had no room is tried again.
 const RETRY: Duration = Duration::from_millis(1);
+/// How long nothing is written after what passt has to read by itself.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// A link to passt, or whoever speaks its protocol.
 pub struct PasstLink {
@@ -41,6 +44,10 @@ pub struct PasstLink {
     /// When to try again to write the rest.
     retry: Option<Instant>,
     quirks: Quirks,
+    /// Connections that a passt would give up; `None` for one that does not.
+    silent: Option<Silent>,
+    /// Until when nothing is written.
+    paused: Option<Instant>,
     /// Whether the end of passt is to be told, since nobody else sees it.
     tells: bool,
 }
@@ -65,6 +72,8 @@ impl PasstLink {
             empty_at: None,
             retry: None,
             quirks: Quirks::new(false),
+            silent: None,
+            paused: None,
             tells: false,
         }
     }
@@ -79,6 +88,12 @@ impl PasstLink {
     #[must_use]
     pub fn holding_halves(self) -> PasstLink {
         PasstLink { quirks: Quirks::new(true), ..self }
+    }
+
+    /// The same, with one that gives connections up whose other end is silent.
+    #[must_use]
+    pub fn keeping_silent(self) -> PasstLink {
+        PasstLink { silent: Some(Silent::default()), ..self }
     }
 
     /// passt is gone, or has lost its place in the stream.
@@ -128,7 +143,33 @@ impl PasstLink {
         }
     }
 
+    /// Looks after connections whose other end is silent.
+    fn look_after(&mut self, now: Instant) -> Result<()> {
+        if self.silent.as_ref().and_then(Silent::next_deadline).is_none_or(|next| next > now) {
+            return Ok(());
+        }
+        self.write(now)?;
+        let Some(silent) = &mut self.silent else { return Ok(()) };
+        let mut then = Vec::new();
+        silent.probe(now, &mut self.output, &mut then);
+        let written = self.write(now);
+        if written.is_ok() && !then.is_empty() {
+            // They are read before the rest. If they are not, because passt is late, the next ones may be.
+            self.paused = Some(now + PAUSE);
+            self.retry = self.paused;
+        }
+        self.output.extend_from_slice(&then);
+        written
+    }
+
     fn write(&mut self, now: Instant) -> Result<()> {
+        match self.paused {
+            Some(until) if until > now => {
+                self.retry = self.paused;
+                return Err(Error::Again);
+            }
+            _ => self.paused = None,
+        }
         while self.sent < self.output.len() {
             match unix::send(self.socket.as_fd(), &self.output[self.sent..]) {
                 Ok(sent) => self.sent += sent,
@@ -166,6 +207,10 @@ impl Link for PasstLink {
                 Err(error) => return Err(error),
             }
         }
+        match self.look_after(now) {
+            Ok(()) | Err(Error::Again) => {}
+            Err(error) => return Err(error),
+        }
         let mut count = 0;
         while count < limit {
             let Some(reply) = self.quirks.reply() else { break };
@@ -178,6 +223,9 @@ impl Link for PasstLink {
                     self.start = place.end;
                     let frame = &mut self.input[place];
                     self.quirks.mend(frame);
+                    if let Some(silent) = &mut self.silent {
+                        silent.comes(now, frame);
+                    }
                     deliver(frame);
                     count += 1;
                 }
@@ -199,6 +247,9 @@ impl Link for PasstLink {
         if !self.quirks.sees(frame) {
             return Ok(());
         }
+        if let Some(silent) = &mut self.silent {
+            silent.leaves(now, frame);
+        }
         self.output.extend_from_slice(&(frame.len() as u32).to_be_bytes());
         let start = self.output.len();
         self.output.extend_from_slice(frame);
@@ -219,7 +270,7 @@ impl Link for PasstLink {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.retry
+        self.retry.into_iter().chain(self.silent.as_ref().and_then(Silent::next_deadline)).min()
     }
 }
 

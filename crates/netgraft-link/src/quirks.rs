@@ -1,5 +1,5 @@
 //! What an old passt, as that of Debian 12, gets wrong at the beginning and at the end of a connection. The first three do not
-//! disturb later ones, and the last is for those that need it ([`Quirks::new`]).
+//! disturb later ones, and the last is for those that need it ([`Quirks::new`]). [`crate::silent`] has one more.
 //!
 //! Refused connections: it answers a SYN that leads nowhere with a reset that acknowledges
 //! nothing, which a client does not believe: "if the RST bit is set: if the ACK was acceptable then signal to the user
@@ -23,10 +23,10 @@ use std::collections::HashMap;
 use netgraft_linux::link::vnet::{self, Layout};
 
 /// TCP flags (RFC 9293 section 3.1).
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const ACK: u8 = 0x10;
 /// SYNs that are remembered, at most one of each place: a new one takes the place of an old one.
 const PLACES: usize = 256;
 const BOTH: u8 = SYN | ACK;
@@ -37,11 +37,11 @@ const HALVES: usize = 4096;
 
 /// Addresses and ports of a connection, ours first; those of IPv4 with zeros behind them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Ends([u8; 36]);
+pub(crate) struct Ends([u8; 36]);
 
 impl Ends {
     /// The ends of a TCP segment; `out` says that it leaves.
-    fn of(frame: &[u8], layout: &Layout, out: bool) -> Option<Ends> {
+    pub(crate) fn of(frame: &[u8], layout: &Layout, out: bool) -> Option<Ends> {
         let (first, len) = if layout.v4 { (26, 4) } else { (22, 16) };
         let (source, destination) =
             (frame.get(first..first + len)?, frame.get(first + len..first + 2 * len)?);
@@ -79,7 +79,7 @@ pub(crate) struct Quirks {
 }
 
 /// The layout and the flags of a TCP segment whose header is there.
-fn segment(frame: &[u8]) -> Option<(Layout, u8)> {
+pub(crate) fn segment(frame: &[u8]) -> Option<(Layout, u8)> {
     let layout = vnet::layout(frame).filter(|l| l.protocol == 6 && !l.fragment)?;
     frame.get(layout.transport..layout.transport + 20)?;
     Some((layout, frame[layout.transport + 13]))

@@ -33,3 +33,13 @@ fn programs_reach_the_outside_as_root() {
 fn programs_reach_the_outside_as_an_ordinary_user() {
     check("passt-user", As::User);
 }
+
+#[test]
+fn peers_may_be_silent_as_root() {
+    script::run("silent-root", As::Root, include_str!("silent.py"), |dir| vec![script::object(dir)]);
+}
+
+#[test]
+fn peers_may_be_silent_as_an_ordinary_user() {
+    script::run("silent-user", As::User, include_str!("silent.py"), |dir| vec![script::object(dir)]);
+}
