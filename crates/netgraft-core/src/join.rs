@@ -311,7 +311,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// The program's file of a side of a joined connection, if it was seen and is still there.
-    fn find_side(&mut self, pair: Pair) -> Option<K::File> {
+    pub(crate) fn find_side(&mut self, pair: Pair) -> Option<K::File> {
         if let Some(Seen { tid, fd }) = self.accepted.by_pair.get(&pair).copied() {
             if let Ok(file) = self.kernel.duplicate_of(tid, fd) {
                 if self.kernel.accepted_pair(&file) == Some(pair) {

@@ -275,9 +275,45 @@ impl<K: Kernel> Core<K> {
             if let Some(held) = listening.held {
                 self.stack.abort(held, self.time.now);
             }
+            for connection in listening.returned {
+                self.reset_waiting(connection);
+            }
+            self.reset_queue(file);
         }
         for parked in self.parked.take_all(id) {
             self.answer(&parked.caller, Err(uapi::EINVAL));
         }
+    }
+
+    /// Resets the connections in the queue of a surrogate that was shut down, as Linux does (tcp(7),
+    /// `inet_csk_listen_stop`): AF_UNIX would keep them until the close, and their clients would wait.
+    fn reset_queue(&mut self, file: &K::File) {
+        // One more than the largest backlog waits at most, and nothing comes any more.
+        for _ in 0..=SOMAXCONN {
+            match self.kernel.accept(file, true) {
+                Ok(connection) => self.reset_waiting(connection),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Resets a connection that nobody has accepted.
+    fn reset_waiting(&mut self, connection: K::File) {
+        let joined = if self.joins { self.kernel.accepted_pair(&connection) } else { None };
+        match joined {
+            // A byte unread makes a reset of the close.
+            Some(pair) => {
+                if let Some(client) = self.find_side(pair.reversed()) {
+                    self.kernel.mark(&client);
+                    self.kernel.dispose(client);
+                }
+            }
+            None => {
+                if let Some(id) = self.identify(&connection) {
+                    self.discard_with_reset(id);
+                }
+            }
+        }
+        drop(connection);
     }
 }

@@ -404,3 +404,31 @@ def end_names_and_addresses_of_odd_lengths():
             with socket.socket(V6, TCP) as sock:
                 got = call(sock.fileno(), address, len(address)), errno.errorcode.get(ctypes.get_errno())
                 eq(f"an address of IPv4 of {len(address)} bytes", got, (-1, expected))
+
+
+@per_family
+def end_of_a_listener_resets_who_waits(family):
+    """Connections that nobody has accepted are reset as their listener ends, by shutdown as by close."""
+    for end in (lambda server: server.shutdown(socket.SHUT_RD), lambda server: server.shutdown(socket.SHUT_RDWR), socket.socket.close):
+        server = socket.socket(family, TCP)
+        server.bind((LOOPBACK[family], 0))
+        server.listen(8)
+        address = server.getsockname()
+        clients = [socket.socket(family, TCP) for _ in range(4)]
+        for client in clients:
+            client.connect(address)
+        clients[1].sendall(b"said before")
+        clients[2].setblocking(False)
+        waiting = Background(error_of, clients[3].recv, 10)
+        time.sleep(0.1)
+        poller = select.epoll()
+        poller.register(clients[2].fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+        end(server)
+        eq("a recv that waits", waiting.finish(5), "ECONNRESET")
+        fails("a silent one", "ECONNRESET", clients[0].recv, 10)
+        eq("and then the end", clients[0].recv(10), b"")
+        fails("one that has sent", "ECONNRESET", clients[1].recv, 10)
+        told = poller.poll(5)
+        check("one that polls", told and told[0][1] & select.EPOLLERR and told[0][1] & select.EPOLLHUP, told)
+        eq("SO_ERROR of it", clients[2].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), errno.ECONNRESET)
+        fails("and there it listens no more", "ECONNREFUSED", socket.create_connection, address[:2])
