@@ -110,7 +110,11 @@ def main():
             def say(question, answer):
                 print(f"{kind} {name} {question}\t{answer}", flush=True)
 
-            ask(kind, level, name, number, varies, say)
+            try:
+                ask(kind, level, name, number, varies, say)
+            except OSError as failure:
+                say("socket", errno.errorcode.get(failure.errno, "?"))
+                continue
             if kind.startswith("tcp") and name not in NOT_SET:
                 family = V4 if kind.endswith("4") else V6
                 ask_connected(family, level, number, varies, say)

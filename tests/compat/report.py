@@ -67,6 +67,32 @@ def differences(results, columns, reasons):
     return lines, unknown
 
 
+def options(table: Path, native, by_column, columns):
+    """A row for each option: what the kernel says of it on a TCP socket, and how many answers are the same elsewhere."""
+    others = [column for column in columns if column in by_column and column != "native"]
+    lines = [
+        "", "### Socket options", "",
+        "What Linux answers on a TCP socket (little-endian bytes, or an errno; IPv6's on one of IPv6), and for each column how many"
+        " of the questions of `tests/compat/options_probe.py` about the option are answered in the same way, on TCP, UDP and"
+        " raw sockets together.", "",
+        "| level | option | since | at first | set to 1 | of an accepted one | " + " | ".join(others) + " |",
+        "| --- | --- | --- | --- | --- | --- | " + " | ".join("---" for _ in others) + " |",
+    ]  # fmt: skip
+    for line in table.read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        level, _, name, _, since, _ = line.split()
+        kind = "tcp6" if level in ("IPPROTO_IPV6", "SOL_ICMPV6") else "tcp4"
+        asked = [question for question in native if question.split(" ")[1] == name]
+        said = [native.get(f"{kind} {name} {what}", "") for what in ("default", "set 1", "inherited")]
+        cells = []
+        for column in others:
+            same = sum(by_column[column].get(question) == "pass" for question in asked)
+            cells.append("all" if same == len(asked) else f"{same} of {len(asked)}")
+        lines.append(f"| {level} | {name} | {since} | " + " | ".join(said + cells) + " |")
+    return lines
+
+
 def write(path: Path, lines):
     text = path.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)

@@ -32,6 +32,8 @@ class Group:
     ends: re.Pattern | None = None
     words: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    # A question and its answer: what is asked everywhere, and compared with what the kernel says.
+    answers: re.Pattern | None = None
 
 
 class Unavailable(Exception):
@@ -232,7 +234,20 @@ def ruby(work):
     return made
 
 
+def options(work):
+    """Every question of options_probe.py is a test: it passes where the answer is the one that the kernel gives."""
+
+    def command(tests, _):
+        return [PYTHON, str(HERE / "options_probe.py")]
+
+    return [Group("", ["all"], command, work, answers=re.compile(r"^(\w+ \w+ [^\t\n]+)\t(.*)$", re.M))]
+
+
+# The suite whose answers are compared with the kernel's.
+OPTIONS = "Socket options"
+
 SUITES = {
+    OPTIONS: options,
     **{f"CPython {module}": cpython(module) for module in CPYTHON},
     "Go net": go("net"),
     "Go net/http": go("net/http"),

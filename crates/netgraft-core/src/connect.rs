@@ -138,6 +138,7 @@ impl<K: Kernel> Core<K> {
             Route::Host | Route::Kernel => return Err(Denial::AccessDenied.errno()),
         }
         let handle = self.handle_of(id)?;
+        self.bind_late(id)?;
         match self.stack.connect(handle, addr, self.time.now) {
             Ok(()) => {
                 self.establish(id, &subject.file)?;

@@ -1,5 +1,7 @@
 //! `socket`, and the end of sockets.
 
+use std::net::SocketAddr;
+
 use netgraft_plugin::{Error, Handle, Kind};
 
 use crate::answers::{Answer, Outcome};
@@ -143,6 +145,16 @@ impl<K: Kernel> Core<K> {
         Ok(handle)
     }
 
+    /// Binds a handle whose port was left to `connect` or `listen` (ip(7), `IP_BIND_ADDRESS_NO_PORT`).
+    pub(crate) fn bind_late(&mut self, id: SocketId) -> Result<(), Errno> {
+        let socket = self.table.get(id).ok_or(uapi::EBADF)?;
+        let (Some(handle), Some(bound)) = (socket.handle, socket.setup.bound) else { return Ok(()) };
+        if bound.port() != 0 || self.stack.local_addr(handle).is_ok_and(|local| local.port() != 0) {
+            return Ok(());
+        }
+        self.stack.bind(handle, bound).map_err(Error::errno)
+    }
+
     /// The same for a socket of whose events nothing has to be known.
     pub(crate) fn unobserved_handle(&mut self, id: SocketId) -> Result<Handle, Errno> {
         let socket = self.table.get(id).ok_or(uapi::EBADF)?;
@@ -156,7 +168,8 @@ impl<K: Kernel> Core<K> {
                 tracing::debug!(?option, %error, "an option did not outlive a connection");
             }
         }
-        if let Some(address) = socket.setup.bound
+        let waits_for_port = |bound: &SocketAddr| bound.port() == 0 && socket.kept.binds_without_port();
+        if let Some(address) = socket.setup.bound.filter(|bound| !waits_for_port(bound))
             && let Err(error) = self.stack.bind(handle, address)
         {
             self.stack.close(handle, self.time.now);

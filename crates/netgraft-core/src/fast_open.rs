@@ -86,6 +86,7 @@ impl<K: Kernel> Core<K> {
             return Err(uapi::EOPNOTSUPP);
         };
         let handle = self.handle_of(subject.id)?;
+        self.bind_late(subject.id)?;
         let before = self.stack.get_option(handle, OptionName::FastOpenConnect);
         if before == Ok(SocketOption::FastOpenConnect(false)) {
             // A stack that has no such thing connects as ever.

@@ -214,6 +214,7 @@ impl<K: Kernel> Core<K> {
     fn reserve_port(&mut self, id: SocketId, peer: SocketAddr) -> Result<Option<SocketAddr>, Errno> {
         let spec = self.table.get(id).ok_or(uapi::EBADF)?.spec;
         let Ok(handle) = self.unobserved_handle(id) else { return Ok(None) };
+        self.bind_late(id)?;
         let source = |bound: SocketAddr| {
             let ip =
                 if bound.ip().is_unspecified() { source_for(peer.ip()) } else { bound.ip().to_canonical() };
@@ -348,16 +349,24 @@ impl<K: Kernel> Core<K> {
         let state = State::Joined(Joined { pair, opening: Opening::Done, has_ended: false });
         let mut socket = Socket::new(spec, program, None, state).of(owner);
         if side == Side::Server {
-            // What a listener was set to, its connections are (socket(7)).
+            // What a listener was set to, its connections are (socket(7)), but for what is a listener's or a packet's.
             let listeners = self.table.listeners_at(pair.local.port());
             let setup = listeners.iter().find_map(|&id| {
                 let listener = self.table.get(id)?;
                 let State::Listening(listening) = &listener.state else { return None };
                 listening.bound.matches(pair.local)?;
-                Some(listener.setup.options.clone())
+                let is_inherited = |option: &&SocketOption| {
+                    !matches!(
+                        option,
+                        SocketOption::DeferAccept(_) | SocketOption::FastOpen(_) | SocketOption::Priority(_)
+                    )
+                };
+                let options = listener.setup.options.iter().filter(is_inherited).cloned().collect();
+                Some((options, listener.inheritance()))
             });
-            if let Some(options) = setup {
+            if let Some((options, inheritance)) = setup {
                 socket.setup.options = options;
+                socket.inherit(inheritance);
             }
         }
         let id = self.table.insert(socket);

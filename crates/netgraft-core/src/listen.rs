@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use netgraft_plugin::Error;
+use netgraft_plugin::{Error, Kind};
 
 use crate::answers::{Answer, Outcome};
 use crate::codec::call::{AddressOut, Buffer, Call};
@@ -42,6 +42,9 @@ impl<K: Kernel> Core<K> {
             _ => return Err(uapi::EINVAL),
         }
         self.require_stack(&Flow::Bind(spec, addr))?;
+        if addr.port() == 0 && self.bind_without_port(id, addr)? {
+            return Ok(Answer::Value(0));
+        }
         if let Some(socket) = self.table.get_mut(id)
             && socket.handle.is_none()
             && socket.setup.bound.is_some_and(|bound| bound.port() == 0)
@@ -60,6 +63,24 @@ impl<K: Kernel> Core<K> {
         }
         self.note_bind(caller, cookie, addr);
         Ok(Answer::Value(0))
+    }
+
+    /// A `bind` to an address alone (ip(7), `IP_BIND_ADDRESS_NO_PORT`): whether the port is chosen later, by `connect`.
+    fn bind_without_port(&mut self, id: SocketId, addr: SocketAddr) -> Result<bool, Errno> {
+        let socket = self.table.get(id).ok_or(uapi::EBADF)?;
+        let is_free = socket.setup.bound.is_none()
+            && socket.handle.is_none_or(|handle| self.stack.local_addr(handle).is_ok_and(|a| a.port() == 0));
+        if !socket.kept.binds_without_port() || socket.spec.kind != Kind::Stream || !is_free {
+            return Ok(false);
+        }
+        let ip = addr.ip().to_canonical();
+        if !ip.is_unspecified() && !self.is_own(ip) {
+            return Err(uapi::EADDRNOTAVAIL);
+        }
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.setup.bound = Some(addr);
+        }
+        Ok(true)
     }
 
     /// A `bind` of a socket that is bound. A signal can hit a thread at the instant of its answer: the kernel takes the
@@ -109,6 +130,7 @@ impl<K: Kernel> Core<K> {
         // A negative backlog means the most (listen(2) on Linux).
         let backlog = u32::try_from(backlog).unwrap_or(SOMAXCONN).min(SOMAXCONN);
         let handle = self.handle_of(id)?;
+        self.bind_late(id)?;
         self.stack.listen(handle, backlog).map_err(Error::errno)?;
         let name = self.kernel.listen(&subject.file, named, spec.domain, backlog)?;
         if let Some(socket) = self.table.get_mut(id) {
@@ -223,7 +245,7 @@ impl<K: Kernel> Core<K> {
             let Some(owner) = self.table.get(id).map(|socket| socket.owner) else { return };
             let full = self.is_full(owner).is_some();
             let Some(socket) = self.table.get_mut(id) else { return };
-            let (spec, program) = (socket.spec, socket.program);
+            let (spec, program, inheritance) = (socket.spec, socket.program, socket.inheritance());
             let (State::Listening(listening), Some(handle)) = (&mut socket.state, socket.handle) else {
                 return;
             };
@@ -241,7 +263,9 @@ impl<K: Kernel> Core<K> {
             match self.kernel.offer(name) {
                 Ok((end, end_name)) => {
                     let state = State::Connected(Stream::new(end));
-                    let new = self.table.insert(Socket::accepted(spec, program, held, state).of(owner));
+                    let mut accepted = Socket::accepted(spec, program, held, state).of(owner);
+                    accepted.inherit(inheritance);
+                    let new = self.table.insert(accepted);
                     self.table.set_name(new, end_name);
                     self.start_stream(new);
                     self.counts.connections_in += 1;

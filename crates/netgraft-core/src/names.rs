@@ -27,11 +27,17 @@ impl<K: Kernel> Core<K> {
         };
         let local = match (past, socket.handle) {
             (Some(past), _) => past,
+            (None, None) if socket.kept.binds_without_port() => socket.setup.bound.unwrap_or(unbound(domain)),
             (None, None) if socket.setup.bound.is_some() => {
                 let handle = self.handle_of(subject.id)?;
                 self.stack.local_addr(handle).map_err(Error::errno)?
             }
-            (None, Some(handle)) => self.stack.local_addr(handle).map_err(Error::errno)?,
+            (None, Some(handle)) => {
+                let local = self.stack.local_addr(handle).map_err(Error::errno)?;
+                let late =
+                    socket.setup.bound.filter(|_| local.port() == 0 && socket.kept.binds_without_port());
+                late.unwrap_or(local)
+            }
             (None, None) => unbound(domain),
         };
         self.tell_name(caller, addr, sockaddr::encode(domain, local).bytes())

@@ -29,6 +29,8 @@ pub struct Caller {
 pub enum Privilege {
     /// CAP_NET_RAW: raw sockets (raw(7)).
     NetRaw,
+    /// CAP_NET_ADMIN: more than the limits allow (socket(7)).
+    NetAdmin,
     /// CAP_NET_BIND_SERVICE: ports below 1024 of the host.
     NetBindService,
 }

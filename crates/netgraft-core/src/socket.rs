@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use netgraft_plugin::{Error, Handle, Kind, SocketOption, SocketSpec};
 
+use crate::codec::kept::Kept;
 use crate::codec::sockopt::{Ancillary, Direction};
 use crate::datagram::Datagram;
 use crate::join::Joined;
@@ -138,6 +139,12 @@ pub struct Seen {
     pub fd: i32,
 }
 
+/// What a connection has from its listener ([`Socket::inheritance`]).
+pub(crate) struct Inheritance {
+    ancillary: u16,
+    kept: Kept,
+}
+
 /// Where an entry of the table came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -173,6 +180,8 @@ pub(crate) struct Socket<K: Files> {
     timeouts: [Option<Duration>; 2],
     /// Control messages that the program wants.
     ancillary: u16,
+    /// Options from which nothing follows.
+    pub(crate) kept: Kept,
 }
 
 impl<K: Files> Socket<K> {
@@ -196,6 +205,7 @@ impl<K: Files> Socket<K> {
             setup: Setup::default(),
             timeouts: [None; 2],
             ancillary: 0,
+            kept: Kept::default(),
         }
     }
 
@@ -290,6 +300,17 @@ impl<K: Files> Socket<K> {
     /// Sets a time-out.
     pub(crate) fn set_timeout(&mut self, direction: Direction, value: Option<Duration>) {
         self.timeouts[direction as usize] = value;
+    }
+
+    /// What a connection has from its listener beside what the stack knows (`sk_clone_lock` of Linux).
+    pub(crate) fn inheritance(&self) -> Inheritance {
+        Inheritance { ancillary: self.ancillary, kept: self.kept.clone() }
+    }
+
+    /// Gives a connection what it has from its listener.
+    pub(crate) fn inherit(&mut self, from: Inheritance) {
+        self.ancillary = from.ancillary;
+        self.kept = from.kept;
     }
 
     /// Whether the program wants a control message.

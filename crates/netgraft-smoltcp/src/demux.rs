@@ -201,6 +201,7 @@ impl Core {
         let (local, tuple) = (conn.local, conn.tuple());
         let spec = SocketSpec { domain, kind: Kind::Stream, protocol: Protocol::Tcp };
         let sharing = Sharing::of(&options);
+        let options = options.of_a_connection();
         let handle = self.add_socket(spec, options, Owner::Listener(listener), Body::Conn(Box::new(conn)));
         if let Some(sock) = self.socks.get_mut(handle) {
             sock.bound = Bound { ip: local.ip(), port: local.port(), hold: Hold::Connection(sharing) };

@@ -48,7 +48,7 @@ pub(crate) struct Options {
     pub(crate) v6_only: bool,
     pub(crate) no_delay: bool,
     pub(crate) cork: bool,
-    pub(crate) quick_ack: bool,
+    pub(crate) quick_ack: Option<bool>,
     pub(crate) keep_idle: Duration,
     pub(crate) keep_interval: Duration,
     pub(crate) keep_count: u32,
@@ -95,7 +95,7 @@ impl Default for Options {
             v6_only: false,
             no_delay: false,
             cork: false,
-            quick_ack: false,
+            quick_ack: None,
             keep_idle: Duration::from_secs(7200),
             keep_interval: Duration::from_secs(75),
             keep_count: 9,
@@ -210,7 +210,6 @@ impl Options {
             O::Priority(priority) => self.priority = priority,
             O::Ttl(0) => return Err(Error::Invalid),
             O::Ttl(ttl) => self.ttl = Some(ttl),
-            O::UnicastHops(0) => return Err(Error::Invalid),
             O::UnicastHops(hops) => self.hops = Some(hops),
             O::TypeOfService(tos) => self.tos = tos,
             O::TrafficClass(class) => self.traffic_class = class,
@@ -221,7 +220,7 @@ impl Options {
             O::V6Only(on) => self.v6_only = on,
             O::NoDelay(on) => self.no_delay = on,
             O::Cork(on) => self.cork = on,
-            O::QuickAck(on) => self.quick_ack = on,
+            O::QuickAck(on) => self.quick_ack = Some(on),
             // The ranges of net/ipv4/tcp.c: MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL, MAX_TCP_KEEPCNT, MAX_TCP_SYNCNT.
             O::KeepIdle(time) => self.keep_idle = seconds(time, 32_767)?,
             O::KeepInterval(time) => self.keep_interval = seconds(time, 32_767)?,
@@ -275,7 +274,7 @@ impl Options {
             N::V6Only => O::V6Only(self.v6_only),
             N::NoDelay => O::NoDelay(self.no_delay),
             N::Cork => O::Cork(self.cork),
-            N::QuickAck => O::QuickAck(self.quick_ack),
+            N::QuickAck => O::QuickAck(self.quick_ack.unwrap_or(true)),
             N::KeepIdle => O::KeepIdle(self.keep_idle),
             N::KeepInterval => O::KeepInterval(self.keep_interval),
             N::KeepCount => O::KeepCount(self.keep_count),
@@ -309,9 +308,16 @@ impl Options {
         !matches!(self.mtu_discover, INTERFACE | OMIT)
     }
 
+    /// What a connection has of its listener's options: not what is the listener's alone, nor what is set for each packet
+    /// (`inet_csk_clone_lock` of Linux).
+    pub(crate) fn of_a_connection(self) -> Options {
+        Options { priority: 0, fast_open: 0, ..self }
+    }
+
     /// TTL or hop limit of a packet to a unicast address.
     pub(crate) fn hop_limit(&self, v4: bool) -> u8 {
-        if v4 { self.ttl.unwrap_or(64) } else { self.hops.unwrap_or(64) }
+        // No router passes on what has none left, nor what has one (RFC 8200 section 3).
+        if v4 { self.ttl.unwrap_or(64) } else { self.hops.unwrap_or(64).max(1) }
     }
 
     /// TOS byte or traffic class.

@@ -137,9 +137,10 @@ impl Core {
                 SocketOption::WindowClamp(u32::try_from(conn.tcp.receive_capacity()).unwrap_or(u32::MAX))
             }
             (OptionName::MaxSegment, Body::Conn(conn)) => SocketOption::MaxSegment(u32::from(conn.mss())),
-            (OptionName::MaxSegment, _) => {
-                SocketOption::MaxSegment(u32::from(sock.options.max_segment.max(536)))
-            }
+            (OptionName::MaxSegment, _) => SocketOption::MaxSegment(match sock.options.max_segment {
+                0 => 536,
+                asked => u32::from(asked),
+            }),
             (OptionName::PathMtu, body) => {
                 let side = match body {
                     Body::Conn(conn) if !conn.has_ended() => conn.side,

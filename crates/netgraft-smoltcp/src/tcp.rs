@@ -143,7 +143,7 @@ fn settings(options: &Options) -> Settings {
     Settings {
         no_delay: options.no_delay,
         cork: options.cork,
-        quick_ack: options.quick_ack,
+        quick_ack: options.quick_ack == Some(true),
         keep_alive: options.keep_alive.then_some(KeepAlive {
             idle: options.keep_idle,
             interval: options.keep_interval,

@@ -431,3 +431,115 @@ def option_buffers_of_a_negative_size():
         sock.setsockopt(socket.SOL_SOCKET, name, 10000)
         sock.setsockopt(socket.SOL_SOCKET, name, -1)
         eq("it is taken for a large one", sock.getsockopt(socket.SOL_SOCKET, name), most)
+
+
+SHORT_OF_IP = (6, 7, 8, 11, 12, 13, 18, 20, 23, 24)
+
+
+def value_of(sock, level, name, size=4):
+    """The bytes of an option, or the name of the errno."""
+    try:
+        return sock.getsockopt(level, name, size)
+    except OSError as failure:
+        return errno.errorcode[failure.errno]
+
+
+@per_family
+def option_kept_by_a_stream(family):
+    """Options from which nothing follows on a connection are what they were set to, and a connection has its listener's."""
+    flags = {socket.SOL_SOCKET: (11, 40, 41, 43, 45), socket.IPPROTO_IP: (6, 18, 20, 23)}
+    if family == V6:
+        flags[socket.IPPROTO_IPV6] = (2, 8, 33, 53, 56, 58, 60, 70, 74)
+    with listener(family) as server:
+        for level, names in flags.items():
+            for name in names:
+                server.setsockopt(level, name, 7)
+                eq(f"level {level}, option {name} is on", server.getsockopt(level, name), 1)
+        server.setsockopt(socket.IPPROTO_TCP, 25, 16384)
+        client = socket.create_connection(server.getsockname()[:2])
+        accepted, _ = server.accept()
+        for level, names in flags.items():
+            for name in names:
+                eq(f"level {level}, option {name} is inherited", accepted.getsockopt(level, name), 1)
+                accepted.setsockopt(level, name, 0)
+                eq(f"level {level}, option {name} is off again", accepted.getsockopt(level, name), 0)
+        eq("TCP_NOTSENT_LOWAT is inherited", accepted.getsockopt(socket.IPPROTO_TCP, 25), 16384)
+        client.close()
+
+
+@case
+def option_lengths():
+    sock = socket.socket(V4, TCP)
+    for name in (11, socket.SO_KEEPALIVE, socket.SO_TYPE, 57):
+        fails(f"three bytes for option {name}", "EINVAL", sock.setsockopt, socket.SOL_SOCKET, name, bytes(3))
+    for name in SHORT_OF_IP:
+        sock.setsockopt(socket.IPPROTO_IP, name, b"\1")
+        eq(f"IP option {name} from one byte", sock.getsockopt(socket.IPPROTO_IP, name), 1)
+        eq(f"IP option {name} into three bytes", sock.getsockopt(socket.IPPROTO_IP, name, 3), b"\1")
+        sock.setsockopt(socket.IPPROTO_IP, name, b"")
+        eq(f"IP option {name} from none", sock.getsockopt(socket.IPPROTO_IP, name), 0)
+    for given, shown in ((b"\xff", 0xFC), (b"\x10\xff", 0x10), (b"\x20\xff\xff", 0x20), (b"", 0), (struct.pack("i", 2), 0)):
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, given)
+        eq(f"IP_TOS from {len(given)} bytes", sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS), shown)
+    eq("a cookie is not cut", value_of(sock, socket.SOL_SOCKET, 57, 4), "EINVAL")
+    eq("nobody at the other end", value_of(sock, socket.SOL_SOCKET, 17, 12), struct.pack("iii", 0, -1, -1))
+    for name in (16, 34):
+        eq(f"option {name} of AF_UNIX", value_of(sock, socket.SOL_SOCKET, name), errno.errorcode[errno.EOPNOTSUPP])
+    eq("options of IPv6", value_of(sock, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY), errno.errorcode[errno.EOPNOTSUPP])
+    eq("no device", value_of(sock, socket.SOL_SOCKET, 25, 16), b"")
+    fails("a device that there is not", "ENODEV", sock.setsockopt, socket.SOL_SOCKET, 25, b"none-such")
+    sock.setsockopt(socket.SOL_SOCKET, 25, b"")
+    for name in (35, 36):
+        fails(f"membership {name} of a stream", "EPROTO", sock.setsockopt, socket.IPPROTO_IP, name, bytes(12))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+    eq("TCP_QUICKACK off", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK), 0)
+    eq("TCP_QUICKACK at first", socket.socket(V4, TCP).getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK), 1)
+    for seconds, shown in ((0, 0), (1, 1), (2, 3), (100, 127), (127, 127), (128, 247)):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
+        eq(f"TCP_DEFER_ACCEPT {seconds}", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT), shown)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 100)
+    eq("TCP_MAXSEG", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG), 100)
+    six = socket.socket(V6, TCP)
+    six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 0)
+    eq("IPV6_UNICAST_HOPS 0", six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS), 0)
+    six.setsockopt(socket.IPPROTO_IPV6, 24, 1280)
+    fails("IPV6_MTU below the least", "EINVAL", six.setsockopt, socket.IPPROTO_IPV6, 24, 1279)
+
+
+@case
+def option_bind_without_a_port():
+    """IP_BIND_ADDRESS_NO_PORT: connect chooses the port of a socket that is bound to an address."""
+    with listener(V4) as server:
+        sock = socket.socket(V4, TCP)
+        sock.setsockopt(socket.IPPROTO_IP, 24, 1)
+        sock.bind(("127.0.0.1", 0))
+        eq("bound to an address", sock.getsockname(), ("127.0.0.1", 0))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        eq("still without a port", sock.getsockname(), ("127.0.0.1", 0))
+        sock.connect(server.getsockname())
+        check("connected from a port", sock.getsockname()[1] != 0, sock.getsockname())
+        eq("which the peer sees", server.accept()[1], sock.getsockname())
+        eq("and with the option", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), 1)
+        other = socket.socket(V4, TCP)
+        other.setsockopt(socket.IPPROTO_IP, 24, 1)
+        fails("an address of others", "EADDRNOTAVAIL", other.bind, ("192.0.2.1", 0))
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        check("listen needs one", other.getsockname()[1] != 0, other.getsockname())
+
+
+@case
+def option_peek_offset():
+    """SO_PEEK_OFF: each look begins behind the one before."""
+    client, server = tcp_pair()
+    client.sendall(b"abcdefgh")
+    eq("at first there is none", server.getsockopt(socket.SOL_SOCKET, 42), -1)
+    server.setsockopt(socket.SOL_SOCKET, 42, 2)
+    wait_until(lambda: len(server.recv(100, socket.MSG_PEEK | socket.MSG_DONTWAIT)) > 0)
+    server.setsockopt(socket.SOL_SOCKET, 42, 2)
+    eq("from the third byte", server.recv(3, socket.MSG_PEEK), b"cde")
+    eq("and on", server.recv(2, socket.MSG_PEEK), b"fg")
+    eq("a read is from the beginning", server.recv(3), b"abc")
+    eq("and takes the offset along", server.getsockopt(socket.SOL_SOCKET, 42), 4)
+    server.setsockopt(socket.SOL_SOCKET, 42, -1)
+    eq("none again", server.recv(10, socket.MSG_PEEK), b"defgh")

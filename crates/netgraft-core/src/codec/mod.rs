@@ -6,6 +6,7 @@
 
 pub mod call;
 pub mod ioctl;
+pub mod kept;
 pub mod message;
 pub mod sockaddr;
 pub mod sockopt;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use netgraft_plugin::{Domain, Kind, OptionName, SocketOption, SocketSpec, TcpInfo};
 
+use crate::codec::kept::{self, Key};
 use crate::uapi::{self, Errno};
 
 /// The most bytes of a value that are read.
@@ -46,8 +47,12 @@ pub enum Set {
     Timeout(Direction, Option<Duration>),
     /// The sentry keeps it.
     Ancillary(Ancillary, bool),
-    /// The surrogate's own option does what is wanted (`SO_RCVLOWAT`).
+    /// The surrogate's own option does what is wanted (`SO_RCVLOWAT`, `SO_PEEK_OFF`).
     Surrogate,
+    /// Ask the stack, if the caller may exceed limits (CAP_NET_ADMIN, socket(7)).
+    Forced(SocketOption),
+    /// The sentry keeps it, and nothing follows from it.
+    Kept(Key, i32),
 }
 
 /// What a `getsockopt` asks for.
@@ -63,6 +68,10 @@ pub enum Get {
     AcceptConn,
     /// A number that is known from the socket's kind alone.
     Number(i32),
+    /// What the program has set, or this.
+    Kept(Key, i32),
+    /// These bytes.
+    Bytes(&'static [u8]),
     /// A time-out that the sentry keeps.
     Timeout(Direction),
     /// The sentry keeps it.
@@ -80,9 +89,16 @@ const MIN_SEND_BUFFER: u32 = 2304;
 /// How long FIN-WAIT-2 lasts by default (`tcp_fin_timeout`, tcp(7)).
 const FIN_TIMEOUT: Duration = Duration::from_secs(60);
 const MIN_RECEIVE_BUFFER: u32 = 1152;
+/// `net.core.somaxconn`, the most that `TCP_FASTOPEN` takes.
+const SOMAXCONN: u32 = 4096;
 
 fn int(bytes: &[u8]) -> Result<i32, Errno> {
     bytes.first_chunk().map(|b| i32::from_ne_bytes(*b)).ok_or(uapi::EINVAL)
+}
+
+/// Options of IP also take one byte (ip(7)), and most of them none for a zero (`do_ip_setsockopt` of Linux).
+fn int_byte_or_none(bytes: &[u8]) -> Result<i32, Errno> {
+    if bytes.is_empty() { Ok(0) } else { int_or_byte(bytes) }
 }
 
 /// Options of IP also take one byte (ip(7)).
@@ -134,6 +150,17 @@ fn text(bytes: &[u8], most: usize) -> Result<String, Errno> {
 /// EINVAL for a value that is too short or out of range, EDOM for a time-out that is none, ENOPROTOOPT for an
 /// option that does not exist for the socket, EPERM for one that is never allowed in a sandbox.
 pub fn parse_set(spec: SocketSpec, level: i32, name: i32, value: &[u8]) -> Result<Set, Errno> {
+    if level == uapi::SOL_SOCKET && name != uapi::SO_BINDTODEVICE && value.len() < 4 {
+        return Err(uapi::EINVAL);
+    }
+    if level == uapi::IPPROTO_IPV6 && spec.domain != Domain::V6 {
+        return Err(uapi::ENOPROTOOPT);
+    }
+    if spec.kind == Kind::Stream
+        && let Some(kept) = kept::parse_set(level, name, value)
+    {
+        return kept.map(|(key, value)| Set::Kept(key, value));
+    }
     match level {
         // The surrogate of a stream keeps the mark for `recv`, but `poll` does not look at it.
         uapi::SOL_SOCKET if name == uapi::SO_RCVLOWAT && spec.kind == Kind::Stream => match int(value)? {
@@ -144,9 +171,19 @@ pub fn parse_set(spec: SocketSpec, level: i32, name: i32, value: &[u8]) -> Resul
         uapi::IPPROTO_TCP if spec.kind == Kind::Stream => set_tcp(name, value).map(Set::Stack),
         uapi::IPPROTO_IP if name == uapi::IP_HDRINCL => set_header_included(spec, Domain::V4, value),
         uapi::IPPROTO_IPV6 if name == uapi::IPV6_HDRINCL => set_header_included(spec, Domain::V6, value),
-        uapi::IPPROTO_IP => set_ip(name, value),
-        uapi::IPPROTO_IPV6 if spec.domain == Domain::V6 => set_ipv6(name, value),
+        uapi::IPPROTO_IP => set_ip(name, value).map(|set| without_ecn(spec, set)),
+        uapi::IPPROTO_IPV6 => set_ipv6(name, value).map(|set| without_ecn(spec, set)),
         _ => Err(uapi::ENOPROTOOPT),
+    }
+}
+
+/// The two bits of congestion are TCP's own (`__ip_sock_set_tos` of Linux).
+fn without_ecn(spec: SocketSpec, set: Set) -> Set {
+    use SocketOption as O;
+    match set {
+        Set::Stack(O::TypeOfService(v)) if spec.kind == Kind::Stream => Set::Stack(O::TypeOfService(v & !3)),
+        Set::Stack(O::TrafficClass(v)) if spec.kind == Kind::Stream => Set::Stack(O::TrafficClass(v & !3)),
+        set => set,
     }
 }
 
@@ -157,18 +194,22 @@ fn set_socket(name: i32, value: &[u8]) -> Result<Set, Errno> {
         uapi::SO_SNDTIMEO | SO_SNDTIMEO_NEW => Set::Timeout(Direction::Send, timeout(value)?),
         uapi::SO_TIMESTAMP => Set::Ancillary(Ancillary::Timestamp, flag(value)?),
         uapi::SO_TIMESTAMPNS => Set::Ancillary(Ancillary::TimestampNanos, flag(value)?),
-        uapi::SO_RCVLOWAT => Set::Surrogate,
+        uapi::SO_RCVLOWAT | uapi::SO_PEEK_OFF => Set::Surrogate,
         uapi::SO_REUSEADDR => Set::Stack(O::ReuseAddress(flag(value)?)),
         uapi::SO_REUSEPORT => Set::Stack(O::ReusePort(flag(value)?)),
         uapi::SO_KEEPALIVE => Set::Stack(O::KeepAlive(flag(value)?)),
         uapi::SO_BROADCAST => Set::Stack(O::Broadcast(flag(value)?)),
         uapi::SO_OOBINLINE => Set::Stack(O::OutOfBandInline(flag(value)?)),
         uapi::SO_DONTROUTE => Set::Stack(O::DontRoute(flag(value)?)),
-        uapi::SO_PRIORITY => Set::Stack(O::Priority(unsigned(int(value)?))),
+        uapi::SO_PRIORITY => Set::Stack(O::Priority(int(value)? as u32)),
         // A negative size is a large one (sk_setsockopt of Linux).
         uapi::SO_SNDBUF => Set::Stack(O::SendBuffer((int(value)? as u32).max(MIN_SEND_BUFFER))),
         uapi::SO_RCVBUF => Set::Stack(O::ReceiveBuffer((int(value)? as u32).max(MIN_RECEIVE_BUFFER))),
-        uapi::SO_BINDTODEVICE => Set::Stack(O::BindToDevice(text(value, 15)?)),
+        uapi::SO_SNDBUFFORCE => Set::Forced(O::SendBuffer((int(value)?.max(0) as u32).max(MIN_SEND_BUFFER))),
+        uapi::SO_RCVBUFFORCE => {
+            Set::Forced(O::ReceiveBuffer((int(value)?.max(0) as u32).max(MIN_RECEIVE_BUFFER)))
+        }
+        uapi::SO_BINDTODEVICE => Set::Stack(O::BindToDevice(text(value, 15).map_err(|_| uapi::ENODEV)?)),
         uapi::SO_LINGER => {
             let (on, time) = (int(value)?, int(value.get(4..).unwrap_or(&[]))?);
             let time = Duration::from_secs(u64::from(time as u32));
@@ -178,7 +219,7 @@ fn set_socket(name: i32, value: &[u8]) -> Result<Set, Errno> {
         uapi::SO_TYPE | uapi::SO_PROTOCOL | uapi::SO_DOMAIN | uapi::SO_ERROR | uapi::SO_ACCEPTCONN => {
             return Err(uapi::ENOPROTOOPT);
         }
-        uapi::SO_MARK | uapi::SO_SNDBUFFORCE | uapi::SO_RCVBUFFORCE => return Err(uapi::EPERM),
+        uapi::SO_MARK => return Err(uapi::EPERM),
         _ => return Err(uapi::ENOPROTOOPT),
     })
 }
@@ -216,11 +257,10 @@ fn set_tcp(name: i32, value: &[u8]) -> Result<SocketOption, Errno> {
         uapi::TCP_LINGER2 if v < 0 => O::FinTimeout(Duration::ZERO),
         uapi::TCP_LINGER2 if v == 0 => O::FinTimeout(FIN_TIMEOUT),
         uapi::TCP_LINGER2 => O::FinTimeout(Duration::from_secs(u64::from(unsigned(v)))),
-        uapi::TCP_DEFER_ACCEPT => O::DeferAccept(Duration::from_secs(u64::from(unsigned(v)))),
+        uapi::TCP_DEFER_ACCEPT => O::DeferAccept(retransmissions(unsigned(v))),
         uapi::TCP_WINDOW_CLAMP if v < 0 => O::WindowClamp(1),
         uapi::TCP_WINDOW_CLAMP => O::WindowClamp(unsigned(v)),
-        uapi::TCP_NOTSENT_LOWAT => O::NotSentLowWater(v as u32),
-        uapi::TCP_FASTOPEN => O::FastOpen(u32::try_from(v).map_err(|_| uapi::EINVAL)?),
+        uapi::TCP_FASTOPEN => O::FastOpen(u32::try_from(v).map_err(|_| uapi::EINVAL)?.min(SOMAXCONN)),
         uapi::TCP_FASTOPEN_CONNECT if matches!(v, 0 | 1) => O::FastOpenConnect(v == 1),
         uapi::TCP_FASTOPEN_CONNECT => return Err(uapi::EINVAL),
         uapi::TCP_USER_TIMEOUT if v >= 0 => O::UserTimeout(Duration::from_millis(u64::from(unsigned(v)))),
@@ -232,9 +272,22 @@ fn set_tcp(name: i32, value: &[u8]) -> Result<SocketOption, Errno> {
     })
 }
 
+/// The time that retransmissions of a SYN-ACK take which are at least as long as this (`secs_to_retrans` of Linux).
+fn retransmissions(seconds: u32) -> Duration {
+    let (mut period, mut timeout) = (0, 1);
+    for _ in 0..255 {
+        if period >= seconds {
+            break;
+        }
+        period += timeout;
+        timeout = (timeout * 2).min(120);
+    }
+    Duration::from_secs(u64::from(period))
+}
+
 fn set_ip(name: i32, value: &[u8]) -> Result<Set, Errno> {
     use SocketOption as O;
-    let ancillary = |kind| int_or_byte(value).map(|v| Set::Ancillary(kind, v != 0));
+    let ancillary = |kind| int_byte_or_none(value).map(|v| Set::Ancillary(kind, v != 0));
     Ok(Set::Stack(match name {
         uapi::IP_PKTINFO => return ancillary(Ancillary::PacketInfo),
         uapi::IP_RECVTTL => return ancillary(Ancillary::Ttl),
@@ -248,8 +301,8 @@ fn set_ip(name: i32, value: &[u8]) -> Result<Set, Errno> {
             }
             O::Ttl(ttl)
         }
-        uapi::IP_TOS => O::TypeOfService((int_or_byte(value)? & 0xff) as u8),
-        uapi::IP_MTU_DISCOVER => match int_or_byte(value)? {
+        uapi::IP_TOS => O::TypeOfService((int_byte_or_none(value)? & 0xff) as u8),
+        uapi::IP_MTU_DISCOVER => match int_byte_or_none(value)? {
             v @ 0..=5 => O::MtuDiscover(v as u8),
             _ => return Err(uapi::EINVAL),
         },
@@ -319,12 +372,22 @@ fn set_ipv6(name: i32, value: &[u8]) -> Result<Set, Errno> {
 /// ENOPROTOOPT for an option that does not exist for the socket.
 pub fn parse_get(spec: SocketSpec, level: i32, name: i32) -> Result<Get, Errno> {
     use OptionName as N;
+    if level == uapi::IPPROTO_IPV6 && spec.domain != Domain::V6 {
+        return Err(uapi::EOPNOTSUPP);
+    }
+    if spec.kind == Kind::Stream
+        && let Some(kept) = kept::parse_get(level, name)
+    {
+        return kept.map(|answer| match answer {
+            kept::Answer::Kept(key, first) => Get::Kept(key, first),
+            kept::Answer::Bytes(bytes) => Get::Bytes(bytes),
+        });
+    }
     Ok(match (level, name) {
         (uapi::SOL_SOCKET, _) => return get_socket(spec, name),
         (uapi::IPPROTO_TCP, _) if spec.kind != Kind::Stream => {
             return Err(uapi::EOPNOTSUPP);
         }
-        (uapi::IPPROTO_IPV6, _) if spec.domain != Domain::V6 => return Err(uapi::ENOPROTOOPT),
         (uapi::IPPROTO_TCP, uapi::TCP_INFO) => Get::TcpInfo,
         (uapi::IPPROTO_TCP, uapi::TCP_NODELAY) => Get::Stack(N::NoDelay),
         (uapi::IPPROTO_TCP, uapi::TCP_CORK) => Get::Stack(N::Cork),
@@ -336,7 +399,6 @@ pub fn parse_get(spec: SocketSpec, level: i32, name: i32) -> Result<Get, Errno> 
         (uapi::IPPROTO_TCP, uapi::TCP_LINGER2) => Get::Stack(N::FinTimeout),
         (uapi::IPPROTO_TCP, uapi::TCP_DEFER_ACCEPT) => Get::Stack(N::DeferAccept),
         (uapi::IPPROTO_TCP, uapi::TCP_WINDOW_CLAMP) => Get::Stack(N::WindowClamp),
-        (uapi::IPPROTO_TCP, uapi::TCP_NOTSENT_LOWAT) => Get::Stack(N::NotSentLowWater),
         (uapi::IPPROTO_TCP, uapi::TCP_USER_TIMEOUT) => Get::Stack(N::UserTimeout),
         (uapi::IPPROTO_TCP, uapi::TCP_MAXSEG) => Get::Stack(N::MaxSegment),
         (uapi::IPPROTO_TCP, uapi::TCP_CONGESTION) => Get::Stack(N::Congestion),
@@ -372,6 +434,12 @@ pub fn parse_get(spec: SocketSpec, level: i32, name: i32) -> Result<Get, Errno> 
         (uapi::IPPROTO_IPV6, uapi::IPV6_RECVHOPLIMIT) => Get::Ancillary(Ancillary::HopLimit),
         (uapi::IPPROTO_IPV6, uapi::IPV6_RECVTCLASS) => Get::Ancillary(Ancillary::TrafficClass),
         (uapi::IPPROTO_IPV6, uapi::IPV6_RECVERR) => Get::Ancillary(Ancillary::Errors6),
+        // No protocol of an IPv4 socket knows the level (`do_ip_getsockopt` of Linux).
+        (level, _)
+            if level != uapi::IPPROTO_IP && level != uapi::IPPROTO_TCP && spec.domain == Domain::V4 =>
+        {
+            return Err(uapi::EOPNOTSUPP);
+        }
         _ => return Err(uapi::ENOPROTOOPT),
     })
 }
@@ -390,7 +458,7 @@ fn get_socket(spec: SocketSpec, name: i32) -> Result<Get, Errno> {
         uapi::SO_SNDTIMEO | SO_SNDTIMEO_NEW => Get::Timeout(Direction::Send),
         uapi::SO_TIMESTAMP => Get::Ancillary(Ancillary::Timestamp),
         uapi::SO_TIMESTAMPNS => Get::Ancillary(Ancillary::TimestampNanos),
-        uapi::SO_RCVLOWAT | uapi::SO_COOKIE => Get::Surrogate,
+        uapi::SO_RCVLOWAT | uapi::SO_COOKIE | uapi::SO_PEEK_OFF => Get::Surrogate,
         uapi::SO_REUSEADDR => Get::Stack(N::ReuseAddress),
         uapi::SO_REUSEPORT => Get::Stack(N::ReusePort),
         uapi::SO_KEEPALIVE => Get::Stack(N::KeepAlive),
@@ -403,6 +471,28 @@ fn get_socket(spec: SocketSpec, name: i32) -> Result<Get, Errno> {
         uapi::SO_LINGER => Get::Stack(N::Linger),
         uapi::SO_BINDTODEVICE => Get::Stack(N::BindToDevice),
         _ => return Err(uapi::ENOPROTOOPT),
+    })
+}
+
+/// An option of a stream that is off unless a program turns it on: what a stack without it has, too. `None` for one that
+/// every stack has in one way or another.
+#[must_use]
+pub fn off(name: OptionName) -> Option<SocketOption> {
+    use {OptionName as N, SocketOption as O};
+    Some(match name {
+        N::ReusePort => O::ReusePort(false),
+        N::OutOfBandInline => O::OutOfBandInline(false),
+        N::DontRoute => O::DontRoute(false),
+        N::Priority => O::Priority(0),
+        N::Cork => O::Cork(false),
+        N::DeferAccept => O::DeferAccept(Duration::ZERO),
+        N::UserTimeout => O::UserTimeout(Duration::ZERO),
+        N::WindowClamp => O::WindowClamp(0),
+        N::FastOpen => O::FastOpen(0),
+        N::FastOpenConnect => O::FastOpenConnect(false),
+        N::TypeOfService => O::TypeOfService(0),
+        N::TrafficClass => O::TrafficClass(0),
+        _ => return None,
     })
 }
 
@@ -454,8 +544,8 @@ pub fn encode(option: &SocketOption) -> Vec<u8> {
         | O::UnicastHops(v)
         | O::TrafficClass(v)
         | O::MulticastHops(v) => encode_int(i32::from(*v)),
-        O::Priority(v)
-        | O::PathMtu(v)
+        O::Priority(v) => v.to_ne_bytes().to_vec(),
+        O::PathMtu(v)
         | O::MulticastInterface6(v)
         | O::KeepCount(v)
         | O::SynCount(v)

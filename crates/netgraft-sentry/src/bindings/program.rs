@@ -13,8 +13,9 @@ use netgraft_linux::{task, unix};
 
 use super::{Bindings, errno};
 
-/// CAP_NET_BIND_SERVICE and CAP_NET_RAW (capabilities(7)).
+/// CAP_NET_BIND_SERVICE, CAP_NET_ADMIN and CAP_NET_RAW (capabilities(7)).
 const NET_BIND_SERVICE: u8 = 10;
+const NET_ADMIN: u8 = 12;
 const NET_RAW: u8 = 13;
 
 impl Bindings {
@@ -205,6 +206,7 @@ impl Program for Bindings {
     fn has_privilege(&mut self, caller: &Caller, privilege: Privilege) -> bool {
         let capability = match privilege {
             Privilege::NetRaw => NET_RAW,
+            Privilege::NetAdmin => NET_ADMIN,
             Privilege::NetBindService => NET_BIND_SERVICE,
         };
         task::namespace(caller.tid, "user").is_ok_and(|user| user == self.programs.home.user)
