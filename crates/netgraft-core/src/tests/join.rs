@@ -379,3 +379,29 @@ fn joined_connections_count_in_the_budget_once_they_are_looked_at() {
     assert!(matches!(other, Reply::Fails(uapi::EMFILE | uapi::ENFILE)), "{other:?}");
     rig.close(client);
 }
+
+#[test]
+fn a_client_that_nobody_has_accepted_is_reset_with_its_listener() {
+    let mut rig = joining();
+    let listener = rig.listener(HERE, 5);
+    let client = rig.tcp();
+    assert_eq!(rig.connect(client, HERE), DONE);
+    assert_eq!(rig.shutdown(listener, uapi::SHUT_RDWR), DONE);
+    assert_eq!(rig.read(client, 10), Err(uapi::ECONNRESET));
+    assert_eq!(rig.read(client, 10), Ok(Vec::new()));
+}
+
+#[test]
+fn an_accepted_side_has_what_its_listener_keeps() {
+    let mut rig = joining();
+    let listener = rig.listener(HERE, 5);
+    // SO_NO_CHECK
+    assert_eq!(rig.set_int(listener, uapi::SOL_SOCKET, 11, 1), DONE);
+    assert_eq!(rig.set_int(listener, uapi::SOL_SOCKET, uapi::SO_TIMESTAMP, 1), DONE);
+    let client = rig.tcp();
+    assert_eq!(rig.connect(client, HERE), DONE);
+    let accepted = rig.accept_untrapped(listener).unwrap();
+    assert_eq!(rig.get_int(accepted, uapi::SOL_SOCKET, 11), Ok(1));
+    assert_eq!(rig.get_int(accepted, uapi::SOL_SOCKET, uapi::SO_TIMESTAMP), Ok(1));
+    assert_eq!(rig.get_int(client, uapi::SOL_SOCKET, 11), Ok(0));
+}

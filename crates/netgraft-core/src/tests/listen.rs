@@ -280,3 +280,33 @@ fn getsockopt_tells_a_listener_from_other_sockets() {
     assert_eq!(rig.get_int(fresh, uapi::SOL_SOCKET, uapi::SO_ACCEPTCONN), Ok(0));
     assert_eq!(rig.get_int(listener, uapi::SOL_SOCKET, uapi::SO_ACCEPTCONN), Ok(1));
 }
+
+#[test]
+fn a_listener_that_is_shut_down_resets_who_waits_in_its_queue() {
+    let mut rig = Rig::new();
+    let fd = rig.listener("127.0.0.1:80", 5);
+    let waiting = [rig.dial("127.0.0.1:80", REMOTE), rig.dial("127.0.0.1:80", "198.51.100.3:9")];
+    rig.settle();
+    assert_eq!(rig.shutdown(fd, uapi::SHUT_RD), DONE);
+    rig.settle();
+    for remote in waiting {
+        assert!(rig.net().remote_sees_reset(remote));
+    }
+    rig.close(fd);
+    rig.settle();
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn an_address_without_a_port_gets_one_when_it_listens() {
+    let mut rig = Rig::new();
+    let fd = rig.tcp();
+    assert_eq!(rig.setsockopt(fd, uapi::IPPROTO_IP, 24, &[1]), DONE);
+    assert_eq!(rig.bind(fd, "127.0.0.1:0"), DONE);
+    assert_eq!(rig.set_int(fd, uapi::SOL_SOCKET, uapi::SO_KEEPALIVE, 1), DONE);
+    assert_eq!(rig.getsockname(fd), DONE);
+    assert_eq!(rig.out(), Some(addr("127.0.0.1:0")));
+    assert_eq!(rig.listen(fd, 1), DONE);
+    assert_eq!(rig.getsockname(fd), DONE);
+    assert!(rig.out().is_some_and(|local| local.ip().is_loopback() && local.port() != 0));
+}

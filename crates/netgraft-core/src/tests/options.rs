@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use netgraft_plugin::{Call, Error, OptionName, SocketOption, TcpState};
 
-use super::fake::rig::{DONE, REMOTE, Rig, fails};
+use super::fake::rig::{DONE, MAIN, REMOTE, Rig, fails};
 use super::fake::world::Reply;
-use crate::program::Serves;
+use crate::program::{Privilege, Serves};
 use crate::uapi;
 
 #[test]
@@ -251,4 +251,26 @@ fn an_option_on_another_socket_is_the_kernels() {
     assert_eq!(rig.set_int(pipe, uapi::SOL_SOCKET, uapi::SO_KEEPALIVE, 1), fails(uapi::ENOTSOCK));
     // By the time that the kernel looks there may be a surrogate.
     assert_eq!(rig.set_int(99, uapi::SOL_SOCKET, uapi::SO_KEEPALIVE, 1), fails(uapi::EBADF));
+}
+
+#[test]
+fn a_limit_is_exceeded_with_a_privilege_only() {
+    let mut rig = Rig::new();
+    let fd = rig.tcp();
+    assert_eq!(rig.set_int(fd, uapi::SOL_SOCKET, uapi::SO_RCVBUFFORCE, 1 << 20), fails(uapi::EPERM));
+    rig.world_mut().threads.get_mut(&MAIN).unwrap().privileges.push(Privilege::NetAdmin);
+    assert_eq!(rig.set_int(fd, uapi::SOL_SOCKET, uapi::SO_RCVBUFFORCE, 1 << 20), DONE);
+    assert_eq!(rig.get_int(fd, uapi::SOL_SOCKET, uapi::SO_RCVBUF), Ok(2 << 20));
+}
+
+#[test]
+fn a_stack_that_lacks_an_option_has_it_turned_off() {
+    let mut rig = Rig::new();
+    let fd = rig.tcp();
+    rig.net().fail_next(Call::get_option, Error::UnknownOption);
+    assert_eq!(rig.get_int(fd, uapi::SOL_SOCKET, uapi::SO_REUSEPORT), Ok(0));
+    rig.net().fail_next(Call::set_option, Error::UnknownOption);
+    assert_eq!(rig.set_int(fd, uapi::SOL_SOCKET, uapi::SO_REUSEPORT, 0), DONE);
+    rig.net().fail_next(Call::set_option, Error::UnknownOption);
+    assert_eq!(rig.set_int(fd, uapi::SOL_SOCKET, uapi::SO_REUSEPORT, 1), fails(uapi::ENOPROTOOPT));
 }
