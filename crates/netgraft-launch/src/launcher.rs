@@ -1,7 +1,7 @@
 //! The launcher's side of a running sandbox: what its processes report, signals, and the end.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use super::report::{Report, Role, Step};
 use super::said::{Ear, printable};
 use super::sentry::{self, Handover, NamespaceIds};
 use super::survive::Spare;
-use super::tree::{LauncherEnds, Plan};
+use super::tree::{self, LauncherEnds, Plan};
 use super::uplink::Uplink;
 use super::veth::{self, Veth};
 use super::watchdog::{Look, Watchdog};
@@ -378,7 +378,7 @@ impl Launcher {
             match self.next(None)? {
                 Some(Incoming::Report(Report::NeedsIdMaps, helper)) => {
                     self.plan.maps.write(helper).map_err(step(Step::IdMaps))?;
-                    go(&self.ends()?.mapped)?;
+                    (&self.ends()?.mapped).write_all(&tree::MAPPED).map_err(step(Step::Start))?;
                 }
                 Some(Incoming::Report(Report::Made(Role::Program), pid)) => {
                     self.report(Report::Made(Role::Program), pid)?;
@@ -701,6 +701,10 @@ impl Launcher {
     /// Asks the sentry what happened, now that the program has ended.
     pub(super) fn last_words(&mut self) -> Option<Summary> {
         let ends = self.ends.as_ref().filter(|_| self.control_open)?;
+        // What the program left running ends with it, and the kernel ends the namespaces while the sentry is asked.
+        if let Some(first) = self.pid(Role::ProgramInit) {
+            let _ = process::kill(first, libc::SIGKILL);
+        }
         // No connection of the program is left that could be cut short. What the sentry has open is closed as it ends.
         if let Some(keeper) = self.keeper.take() {
             keeper::dismiss(&keeper);
@@ -828,7 +832,7 @@ fn is_no_end(signal: i32) -> bool {
 }
 
 /// Lets a process that waits for a byte go on.
-fn go(mut pipe: impl io::Write) -> Result<(), RunError> {
+fn go(mut pipe: impl Write) -> Result<(), RunError> {
     pipe.write_all(&[1]).map_err(step(Step::Start))
 }
 

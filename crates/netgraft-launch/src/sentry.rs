@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fs::{self, File};
 use std::hash::RandomState;
-use std::io;
+use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -171,9 +171,16 @@ pub(super) fn handover(mut handover: Handover) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Runs the sentry; the exit status is 0 after an orderly end.
-pub(super) fn main(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>) -> i32 {
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(plan, control, network)));
+/// Runs the sentry; the exit status is 0 after an orderly end. Where the ids of its user namespace are not mapped yet, the
+/// byte that says so comes from `mapped`.
+pub(super) fn main(
+    plan: &SentryPlan,
+    control: BorrowedFd<'_>,
+    network: &SentryNetwork<'_>,
+    mapped: Option<&PipeReader>,
+) -> i32 {
+    let work = || serve(plan, control, network, mapped);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     let text = match result {
         Ok(Ok(())) => return 0,
         Ok(Err(text)) => text,
@@ -191,7 +198,12 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
-fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>) -> Result<(), String> {
+fn serve(
+    plan: &SentryPlan,
+    control: BorrowedFd<'_>,
+    network: &SentryNetwork<'_>,
+    mapped: Option<&PipeReader>,
+) -> Result<(), String> {
     let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
     let null = File::options().read(true).write(true).open("/dev/null").map_err(cannot("open /dev/null"))?;
     let mut kept = vec![0, 1, control.as_raw_fd()];
@@ -201,10 +213,15 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     if let SentryNetwork::Former(namespace) = network {
         namespace.enter(Namespaces::NET).map_err(cannot("enter the network namespace of the one before"))?;
     }
+    // The longest step, possible before the ids are mapped.
+    make_namespaces(matches!(network, SentryNetwork::Own))?;
+    if let Some(mut mapped) = mapped {
+        mapped.read_exact(&mut [0]).map_err(|_| "the launcher is gone".to_owned())?;
+    }
     process::close_all_but(&kept).map_err(cannot("close descriptors"))?;
     // `null` was closed there: nothing must close that number again.
     std::mem::forget(null);
-    enter_empty_namespaces(matches!(network, SentryNetwork::Own))?;
+    empty_root()?;
     if matches!(network, SentryNetwork::Own) {
         let own = Namespace::own("net").map_err(cannot("open its network namespace"))?;
         control::send_with_fd(control, &FromSentry::NetworkNamespace, own.as_fd())
@@ -227,8 +244,10 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let calls = calls.transpose().map_err(cannot("start a thread"))?;
     let disposal = Disposal::start().map_err(cannot("start a thread"))?;
     let wake = Wake::new().map_err(cannot("make a descriptor"))?;
-    // The code of an object waits until all is ready for its end.
-    let early = plan.object.is_none().then(|| make_stack(plan, control)).transpose()?;
+    // The code of an object waits until all is ready for its end. Any other stack is confined while the program's process
+    // is still on its way.
+    let early =
+        plan.object.is_none().then(|| make_confined(plan, control, calls.as_ref(), &disposal)).transpose()?;
 
     let message = fdpass::receive(control, HANDOVER_LIMIT).map_err(cannot("receive the handover"))?;
     let Some((bytes, mut fds)) = message else { return Err("the launcher is gone".to_owned()) };
@@ -242,9 +261,8 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     let listeners = listeners.into_iter().zip(given).collect();
     let control = control.try_clone_to_owned().map_err(cannot("duplicate its control socket"))?;
 
-    let mut stack = early.map_or_else(|| make_stack(plan, control.as_fd()), Ok)?;
-    calls.as_ref().map_or(Ok(()), Worker::wait_started).map_err(cannot("start a thread"))?;
-    confine_for(stack.as_mut(), plan.origin, plan.object.is_some(), &plan.allowed, &plan.vitals)?;
+    let mut stack =
+        early.map_or_else(|| make_confined(plan, control.as_fd(), calls.as_ref(), &disposal), Ok)?;
     stack.init(InitStackArgs { init_str, fds, now: clock::now() }).map_err(|e| e.to_string())?;
     let mut seen = Network::of(stack.as_ref());
     if matches!(network, SentryNetwork::Caller) {
@@ -273,7 +291,23 @@ fn serve(plan: &SentryPlan, control: BorrowedFd<'_>, network: &SentryNetwork<'_>
     .map_err(cannot("go on"))
 }
 
-/// A stack that is to be confined and initialised.
+/// A stack that is to be initialised, in a process that is confined from here on.
+fn make_confined(
+    plan: &SentryPlan,
+    control: BorrowedFd<'_>,
+    calls: Option<&Worker>,
+    disposal: &Disposal,
+) -> Result<Box<dyn PluginStack>, String> {
+    let mut stack = make_stack(plan, control)?;
+    // What a thread does as it starts is not in the list.
+    disposal.wait_started();
+    calls
+        .map_or(Ok(()), Worker::wait_started)
+        .map_err(|e| format!("the sentry cannot start a thread: {e}"))?;
+    confine_for(stack.as_mut(), plan.origin, plan.object.is_some(), &plan.allowed, &plan.vitals)?;
+    Ok(stack)
+}
+
 fn make_stack(plan: &SentryPlan, control: BorrowedFd<'_>) -> Result<Box<dyn PluginStack>, String> {
     let vitals = plan.vitals.clone();
     vitals.begin(Call::factory);
@@ -315,14 +349,20 @@ pub fn confine_for(
     confine(&own)
 }
 
-/// Namespaces of the sentry's own, with nothing in them but its process-id namespace's /proc.
-fn enter_empty_namespaces(own_network: bool) -> Result<(), String> {
+/// Namespaces and a session of the sentry's own.
+fn make_namespaces(own_network: bool) -> Result<(), String> {
     let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
     // Away from the terminal's signals, and from the terminal.
     process::new_session().map_err(cannot("start a session"))?;
     let network = if own_network { Namespaces::NET } else { Namespaces::NONE };
     unshare(network | Namespaces::MOUNT | Namespaces::IPC | Namespaces::UTS)
-        .map_err(cannot("make its namespaces"))?;
+        .map_err(cannot("make its namespaces"))
+}
+
+/// Changes to a root directory with nothing in it but the /proc of the process-id namespace. The ids are mapped by now: who
+/// has none in the sentry's user namespace can make no file there.
+fn empty_root() -> Result<(), String> {
+    let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
     // /proc is the one directory that is there in every sandboxable system: the new root begins on top of it.
     let root = Path::new("/proc");
     mount::mount_new(c"tmpfs", root, Access::Data, c"size=4k,mode=755")

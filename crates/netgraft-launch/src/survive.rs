@@ -208,7 +208,7 @@ impl Launcher {
         plan.object.iter().for_each(|object| object.forget_calls());
         let helper = process::fork(|| {
             let Some(theirs) = theirs.take() else { return 1 };
-            let made = make_sentry(spare, || sentry::main(plan, theirs.as_fd(), &network))
+            let made = make_sentry(spare, || sentry::main(plan, theirs.as_fd(), &network, None))
                 .and_then(|pid| (&told).write_all(&pid.to_ne_bytes()));
             // Only the sentry holds it from here on: its end is to be seen.
             drop(theirs);

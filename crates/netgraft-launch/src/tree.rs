@@ -73,10 +73,14 @@ pub(super) struct LauncherEnds {
     /// Nothing is ever written: its closing is the launcher's end.
     pub(super) lifetime: PipeWriter,
     pub(super) reports: OwnedFd,
+    /// Takes a byte for each of [`MAPPED`] when the ids are mapped.
     pub(super) mapped: PipeWriter,
     pub(super) go: PipeWriter,
     pub(super) control: OwnedFd,
 }
+
+/// What tells those who wait for the first id maps that they are there: the sentry's helper, and the sentry.
+pub(super) const MAPPED: [u8; 2] = [1; 2];
 
 /// The ends that the children hold.
 pub(super) struct ChildEnds {
@@ -144,24 +148,27 @@ fn wait_for_byte(mut pipe: &PipeReader) -> Result<(), Failure> {
 
 /// The first child: makes the sentry's user and process-id namespaces and, in them, the sentry, the first
 /// process and the helper for the program.
+///
+/// The sentry is made before the ids are mapped, and goes on as far as it can without: the launcher maps them meanwhile. The
+/// program's user namespace needs them (user_namespaces(7)).
 pub(super) fn sentry_helper(plan: &Plan, ends: ChildEnds) -> i32 {
     let work = || {
         confine::die_with_parent().map_err(at(Step::Start))?;
         unshare(Namespaces::USER).map_err(at(Step::UserNamespace))?;
         Report::NeedsIdMaps.send(&ends.reports);
-        wait_for_byte(&ends.mapped)?;
         unshare(Namespaces::PID).map_err(at(Step::PidNamespace))?;
         // The first process of the namespace must be the first to be made.
         let first = || first_process(&ends, Role::SentryInit);
         clone_sibling(Namespaces::NONE, first).map_err(at(Step::Start))?;
-        let program = clone_sibling(Namespaces::USER, || program_helper(plan, &ends))
-            .map_err(at(Step::ProgramUserNamespace))?;
         let sentry = || {
             Report::Made(Role::Sentry).send(&ends.reports);
             let network = if plan.host_network { SentryNetwork::Caller } else { SentryNetwork::Own };
-            sentry::main(&plan.sentry, ends.control.as_fd(), &network)
+            sentry::main(&plan.sentry, ends.control.as_fd(), &network, Some(&ends.mapped))
         };
         clone_sibling(Namespaces::NONE, sentry).map_err(at(Step::Start))?;
+        wait_for_byte(&ends.mapped)?;
+        let program = clone_sibling(Namespaces::USER, || program_helper(plan, &ends))
+            .map_err(at(Step::ProgramUserNamespace))?;
         plan.program_maps.write(program).map_err(at(Step::IdMaps))?;
         match ends.map_program.take() {
             Some(mut pipe) => pipe.write_all(&[1]).map_err(at(Step::Start)),

@@ -28,6 +28,8 @@ pub struct Disposal {
     /// Devices have a thread of their own: one that waits for a file system's answer (fuse(4)) would keep its
     /// `/dev/fuse` open behind it, and so wait for ever, and nobody could end it.
     devices: Lane,
+    /// Where the threads say that they have started.
+    starts: [Receiver<()>; 2],
 }
 
 /// A thread, and the files that wait for it.
@@ -70,17 +72,23 @@ impl Lane {
 }
 
 impl Disposal {
-    /// Starts the threads. They need no system call but futex(2), read(2) and close(2) later.
+    /// Starts the threads.
     ///
     /// # Errors
     /// EAGAIN if the system allows no more threads.
     pub fn start() -> io::Result<Disposal> {
         let (files, files_start) = Lane::start("netgraft-close")?;
         let (devices, devices_start) = Lane::start("netgraft-close-d")?;
-        for starts in [files_start, devices_start] {
+        Ok(Disposal { files, devices, starts: [files_start, devices_start] })
+    }
+
+    /// Waits until the threads have started: from then on they need no system call but futex(2), read(2) and close(2). To
+    /// be called once.
+    pub fn wait_started(&self) {
+        for starts in &self.starts {
+            // One that has not gone so far closes nothing, either.
             let _ = starts.recv();
         }
-        Ok(Disposal { files, devices })
     }
 
     /// Has a file closed. If a thread is stuck with as many as there is room for, it stays open.
