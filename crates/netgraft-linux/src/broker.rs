@@ -8,14 +8,13 @@
 //!
 //! One request and one answer are each one packet of fixed size; what does not parse is answered `EINVAL`.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::c_int;
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
+use crate::confine::{Allow, AllowList};
 use crate::inet_socket::{ADDR_MAX, decode_addr, encode_addr, setsockopt, unix_pair};
 
 const CAP_NET_BIND_SERVICE: u32 = 10;
@@ -69,7 +68,7 @@ pub fn start() -> io::Result<OwnedFd> {
 }
 
 /// What the broker may call: it needs no memory, no files and no clock.
-fn filter() -> io::Result<BpfProgram> {
+fn filter() -> io::Result<AllowList> {
     let calls = [
         libc::SYS_recvmsg,
         libc::SYS_sendmsg,
@@ -79,16 +78,11 @@ fn filter() -> io::Result<BpfProgram> {
         libc::SYS_close,
         libc::SYS_exit_group,
     ];
-    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
-        calls.into_iter().map(|call| (call, Vec::new())).collect();
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)
-        .and_then(BpfProgram::try_from)
-        .map_err(io::Error::other)
+    AllowList::compile(&calls.map(|number| Allow { number, conditions: Vec::new() }))
 }
 
 /// The broker's process, from its fork to its end.
-fn serve(socket: RawFd, parent: libc::pid_t, filter: &BpfProgram) -> ! {
+fn serve(socket: RawFd, parent: libc::pid_t, filter: &AllowList) -> ! {
     if confine(socket, parent, filter).is_ok() {
         while let Ok(Some((request, passed))) = receive(0) {
             let (errno, made) = answer(&request, passed);
@@ -106,7 +100,7 @@ fn serve(socket: RawFd, parent: libc::pid_t, filter: &BpfProgram) -> ! {
 }
 
 /// Gives up all but the socket, which becomes descriptor 0, and the two capabilities.
-fn confine(socket: RawFd, parent: libc::pid_t, filter: &BpfProgram) -> Result<(), ()> {
+fn confine(socket: RawFd, parent: libc::pid_t, filter: &AllowList) -> Result<(), ()> {
     let header = [CAP_VERSION_3, 0];
     let keep = capabilities().map_err(drop)? & BOTH;
     let data = [keep, keep, 0, 0, 0, 0];
@@ -128,7 +122,7 @@ fn confine(socket: RawFd, parent: libc::pid_t, filter: &BpfProgram) -> Result<()
     if !confined {
         return Err(());
     }
-    seccompiler::apply_filter(filter).map_err(drop)
+    filter.install().map_err(drop)
 }
 
 /// Does what a request asks: an errno value, or 0, and the socket that was made.

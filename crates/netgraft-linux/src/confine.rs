@@ -5,11 +5,9 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
+use libc::sock_filter;
 
+use crate::bpf::{self, AUDIT_ARCH, JUMP_EQUAL, OFFSET_ARCH, OFFSET_NUMBER, if_all, jump, load, ret};
 use crate::result::{check, check_long};
 
 fn prctl(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
@@ -183,7 +181,7 @@ pub struct Allow {
 }
 
 /// A compiled allow-list.
-pub struct AllowList(BpfProgram);
+pub struct AllowList(Vec<sock_filter>);
 
 impl AllowList {
     /// Compiles rules; several for one system call are alternatives.
@@ -191,7 +189,7 @@ impl AllowList {
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] with the reason: an argument that does not exist, too many rules.
     pub fn compile(rules: &[Allow]) -> io::Result<AllowList> {
-        AllowList::compile_for(rules, SeccompAction::KillProcess)
+        AllowList::compile_for(rules, KILL)
     }
 
     /// The same, but any other system call raises SIGSYS, which goes to the handler of
@@ -200,7 +198,7 @@ impl AllowList {
     /// # Errors
     /// As [`AllowList::compile`].
     pub fn compile_with_names(rules: &[Allow]) -> io::Result<AllowList> {
-        AllowList::compile_for(rules, SeccompAction::Trap)
+        AllowList::compile_for(rules, libc::SECCOMP_RET_TRAP)
     }
 
     /// The same, but any other system call is answered EPERM, for code that may ask for more and do without.
@@ -208,11 +206,11 @@ impl AllowList {
     /// # Errors
     /// As [`AllowList::compile`].
     pub fn compile_refusing(rules: &[Allow]) -> io::Result<AllowList> {
-        AllowList::compile_for(rules, SeccompAction::Errno(libc::EPERM as u32))
+        AllowList::compile_for(rules, Action::Errno(libc::EPERM).verdict())
     }
 
-    fn compile_for(rules: &[Allow], otherwise: SeccompAction) -> io::Result<AllowList> {
-        program(rules, SeccompAction::Allow, otherwise).map(AllowList)
+    fn compile_for(rules: &[Allow], otherwise: u32) -> io::Result<AllowList> {
+        program(rules, libc::SECCOMP_RET_ALLOW, otherwise).map(AllowList)
     }
 
     /// Installs the list on all threads of the process, for good: any other system call kills the process with
@@ -222,38 +220,44 @@ impl AllowList {
     /// # Errors
     /// As seccomp(2); one for a thread that has a filter of its own.
     pub fn install(&self) -> io::Result<()> {
-        seccompiler::apply_filter_all_threads(&self.0).map_err(|e| match e {
-            seccompiler::Error::Prctl(e) | seccompiler::Error::Seccomp(e) => e,
-            other => io::Error::other(other),
-        })
+        match bpf::install(&self.0, libc::SECCOMP_FILTER_FLAG_TSYNC)? {
+            0 => Ok(()),
+            thread => Err(io::Error::other(format!("thread {thread} has a filter of its own"))),
+        }
     }
 }
 
-/// Compiles rules to a program that does `matched` if one of them holds, and `otherwise` if not.
-fn program(rules: &[Allow], matched: SeccompAction, otherwise: SeccompAction) -> io::Result<BpfProgram> {
-    let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    let anything: std::collections::BTreeSet<i64> =
-        rules.iter().filter(|r| r.conditions.is_empty()).map(|r| r.number).collect();
-    for rule in rules {
-        let entry = table.entry(rule.number).or_default();
-        // An empty list is how the compiler is told "with any arguments".
-        if anything.contains(&rule.number) {
-            continue;
-        }
-        let conditions = rule
-            .conditions
-            .iter()
-            .map(|&(index, mask, value)| {
-                let compare = SeccompCmpOp::MaskedEq(mask);
-                SeccompCondition::new(index, SeccompCmpArgLen::Qword, compare, value)
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(invalid)?;
-        entry.push(SeccompRule::new(conditions).map_err(invalid)?);
+const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+
+/// Compiles rules to a program that returns `matched` if one of them holds, and `otherwise` if not. A call of a foreign
+/// architecture kills.
+fn program(rules: &[Allow], matched: u32, otherwise: u32) -> io::Result<Vec<sock_filter>> {
+    if matched == otherwise {
+        return Err(invalid("what matches and what does not are treated alike"));
     }
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(invalid)?;
-    let filter = SeccompFilter::new(table, otherwise, matched, arch).map_err(invalid)?;
-    filter.try_into().map_err(invalid)
+    let mut table: BTreeMap<u32, Vec<&Allow>> = BTreeMap::new();
+    for rule in rules {
+        if rule.conditions.iter().any(|(index, ..)| *index > 5) {
+            return Err(invalid("a system call has six arguments"));
+        }
+        if rule.conditions.len() > bpf::MOST_CONDITIONS {
+            return Err(invalid("a rule has too many conditions"));
+        }
+        let number = u32::try_from(rule.number).map_err(|_| invalid("a system call has no such number"))?;
+        table.entry(number).or_default().push(rule);
+    }
+    let mut decisions = Vec::with_capacity(table.len());
+    for (number, alternatives) in table {
+        let mut code = match alternatives.iter().any(|rule| rule.conditions.is_empty()) {
+            true => vec![ret(matched)],
+            false => alternatives.iter().flat_map(|rule| if_all(&rule.conditions, matched)).collect(),
+        };
+        code.push(ret(otherwise));
+        decisions.push((number, code));
+    }
+    let start = [load(OFFSET_ARCH), jump(JUMP_EQUAL, AUDIT_ARCH, 1, 0), ret(KILL), load(OFFSET_NUMBER)];
+    let code = [&start[..], &bpf::search(&decisions, otherwise)].concat();
+    if code.len() > bpf::MOST { Err(invalid("there are too many rules")) } else { Ok(code) }
 }
 
 /// What becomes of a system call.
@@ -267,18 +271,19 @@ pub enum Action {
     Kill,
 }
 
-impl From<Action> for SeccompAction {
-    fn from(action: Action) -> SeccompAction {
-        match action {
-            Action::Allow => SeccompAction::Allow,
-            Action::Errno(errno) => SeccompAction::Errno(errno.unsigned_abs()),
-            Action::Kill => SeccompAction::KillProcess,
+impl Action {
+    /// What a filter returns (seccomp(2)).
+    const fn verdict(self) -> u32 {
+        match self {
+            Action::Allow => libc::SECCOMP_RET_ALLOW,
+            Action::Errno(errno) => libc::SECCOMP_RET_ERRNO | (errno.unsigned_abs() & libc::SECCOMP_RET_DATA),
+            Action::Kill => KILL,
         }
     }
 }
 
 /// A compiled filter of system calls.
-pub struct CallFilter(BpfProgram);
+pub struct CallFilter(Vec<sock_filter>);
 
 impl CallFilter {
     /// Compiles rules: `matched` becomes of a call for which one of them holds, `otherwise` of all others.
@@ -287,7 +292,7 @@ impl CallFilter {
     /// [`io::ErrorKind::InvalidInput`] with the reason: an argument that does not exist, too many rules, two actions that
     /// are the same.
     pub fn compile(rules: &[Allow], matched: Action, otherwise: Action) -> io::Result<CallFilter> {
-        program(rules, matched.into(), otherwise.into()).map(CallFilter)
+        program(rules, matched.verdict(), otherwise.verdict()).map(CallFilter)
     }
 
     /// Installs the filter on the calling thread and what it starts, for good (seccomp(2)). Also sets `no_new_privs`. Of
@@ -296,19 +301,21 @@ impl CallFilter {
     /// # Errors
     /// As seccomp(2).
     pub fn install(&self) -> io::Result<()> {
-        seccompiler::apply_filter(&self.0).map_err(|e| match e {
-            seccompiler::Error::Prctl(e) | seccompiler::Error::Seccomp(e) => e,
-            other => io::Error::other(other),
-        })
+        bpf::install(&self.0, 0).map(drop)
     }
 }
 
-fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, error)
+fn invalid(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, reason)
 }
 
 #[cfg(test)]
 mod tests {
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule, TargetArch,
+    };
+
     use super::*;
     use crate::process::{Change, Wait, exit_now, fork, wait};
 
@@ -346,6 +353,83 @@ mod tests {
         assert_eq!(confined(&rules, || 0x25), Change::Signaled(libc::SIGSYS));
         let with_any = [rules[0].clone(), allow(libc::SYS_exit_group, &[])];
         assert_eq!(confined(&with_any, || 0x25), Change::Exited(0x25));
+    }
+
+    /// The same rules as seccompiler compiles them.
+    fn reference(rules: &[Allow], matched: SeccompAction, otherwise: SeccompAction) -> Vec<sock_filter> {
+        let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        let anything: Vec<i64> = rules.iter().filter(|r| r.conditions.is_empty()).map(|r| r.number).collect();
+        for rule in rules {
+            let entry = table.entry(rule.number).or_default();
+            // An empty list is how that one is told "with any arguments".
+            if !anything.contains(&rule.number) {
+                let condition = |&(index, mask, value): &(u8, u64, u64)| {
+                    let (len, compare) = (SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask));
+                    SeccompCondition::new(index, len, compare, value).unwrap()
+                };
+                entry.push(SeccompRule::new(rule.conditions.iter().map(condition).collect()).unwrap());
+            }
+        }
+        let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+        let program: BpfProgram =
+            SeccompFilter::new(table, otherwise, matched, arch).unwrap().try_into().unwrap();
+        let same =
+            |op: seccompiler::sock_filter| sock_filter { code: op.code, jt: op.jt, jf: op.jf, k: op.k };
+        program.into_iter().map(same).collect()
+    }
+
+    #[test]
+    fn another_compiler_makes_the_same_of_the_same_rules() {
+        // An arbitrary generator: the same sequence each time.
+        let mut state = 7u64;
+        let mut next = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let masks = [0, 1, 0xff00, 0xffff_ffff, 0xffff_ffff_0000_0000, u64::MAX];
+        let values = [0, 1, 2, 0x2100, 0xffff_ffff, 1 << 32, u64::MAX];
+        for (rules, numbers) in [(0, 1), (1, 9), (3, 9), (4, 9), (60, 120), (150, 120), (300, 3)] {
+            let rules: Vec<Allow> = (0..rules)
+                .map(|_| {
+                    let conditions = (0..next(3)).map(|_| {
+                        let [mask, value] = [masks[next(6) as usize], values[next(7) as usize]];
+                        (next(6) as u8, mask, value & mask)
+                    });
+                    let conditions = conditions.collect();
+                    Allow { number: next(numbers) as i64, conditions }
+                })
+                .collect();
+            let ours = program(&rules, libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_TRAP).unwrap();
+            let theirs = reference(&rules, SeccompAction::Allow, SeccompAction::Trap);
+            for number in (0..125).chain([0x4000_0000, 0x4000_0029, 0xffff_ffff]) {
+                for arch in [AUDIT_ARCH, AUDIT_ARCH ^ 1, 0x4000_0003] {
+                    for _ in 0..40 {
+                        let args = [(); 6].map(|()| values[next(7) as usize]);
+                        let answers = [&ours, &theirs].map(|code| bpf::run(code, arch, number, args));
+                        assert_eq!(answers[0], answers[1], "call {number} {args:x?} of {rules:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rules_that_mean_nothing_are_errors() {
+        let refuse = Action::Errno(libc::EPERM);
+        let compile = |number| CallFilter::compile(&[allow(number, &[])], refuse, refuse).map(drop);
+        assert_eq!(compile(1).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            AllowList::compile(&[allow(-1, &[])]).map(drop).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+        let many = |rules| -> Vec<Allow> { (0..rules).map(|n| allow(1, &[(0, u64::MAX, n)])).collect() };
+        assert!(AllowList::compile(&many(500)).is_ok());
+        assert_eq!(
+            AllowList::compile(&many(1000)).map(drop).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+        let one = allow(1, &[(0, u64::MAX, 3); bpf::MOST_CONDITIONS + 1]);
+        assert_eq!(AllowList::compile(&[one]).map(drop).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -9,23 +9,11 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use libc::sock_filter;
 
+use crate::bpf::{
+    self, AUDIT_ARCH, JUMP_ANY_BIT, JUMP_AT_LEAST, JUMP_EQUAL, OFFSET_ARCH, OFFSET_NUMBER, arg_high, arg_low,
+    jump, load, ret,
+};
 use crate::unix;
-
-#[cfg(target_arch = "x86_64")]
-const AUDIT_ARCH: u32 = 0xC000_003E;
-#[cfg(target_arch = "aarch64")]
-const AUDIT_ARCH: u32 = 0xC000_00B7;
-
-const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const JUMP_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-const JUMP_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-
-/// Offsets in `struct seccomp_data` (seccomp(2)).
-const OFFSET_NUMBER: u32 = 0;
-const OFFSET_ARCH: u32 = 4;
-const OFFSET_ARGS: u32 = 16;
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
@@ -169,27 +157,6 @@ fn stream_surrogate_rules(rights_are_refused: bool) -> Vec<(libc::c_long, Rule)>
     surrogate_rules().into_iter().map(|(number, rule)| (number, weaker(number, rule))).collect()
 }
 
-const fn load(offset: u32) -> sock_filter {
-    sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: offset }
-}
-
-const fn ret(value: u32) -> sock_filter {
-    sock_filter { code: RETURN, jt: 0, jf: 0, k: value }
-}
-
-const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code, jt, jf, k }
-}
-
-/// The low word of an argument; both architectures are little-endian.
-const fn arg_low(index: u32) -> sock_filter {
-    load(OFFSET_ARGS + 8 * index)
-}
-
-const fn arg_high(index: u32) -> sock_filter {
-    load(OFFSET_ARGS + 8 * index + 4)
-}
-
 /// The instructions that decide a call whose number has matched; they end in a return.
 fn body(rule: Rule) -> Vec<sock_filter> {
     match rule {
@@ -277,18 +244,16 @@ fn program(sockets: Sockets, rights_are_refused: bool) -> Vec<sock_filter> {
         vec![load(OFFSET_ARCH), jump(JUMP_EQUAL, AUDIT_ARCH, 1, 0), ret(KILL), load(OFFSET_NUMBER)];
     #[cfg(target_arch = "x86_64")]
     code.extend([jump(JUMP_AT_LEAST, X32_BIT, 0, 1), ret(errno(libc::ENOSYS))]);
-    for (number, rule) in rules {
-        let body = body(rule);
-        // The bodies are a dozen instructions at most, far below the 255 that a jump can span.
-        code.push(jump(JUMP_EQUAL, number as u32, 0, body.len() as u8));
-        code.extend(body);
-    }
-    code.push(ret(ALLOW));
+    // The bodies are a dozen instructions at most.
+    let mut table: Vec<bpf::Decision> =
+        rules.into_iter().map(|(number, rule)| (number as u32, body(rule))).collect();
+    table.sort_unstable_by_key(|(number, _)| *number);
+    code.extend(bpf::search(&table, ALLOW));
     code
 }
 
 /// Installs the filter on the calling thread, which becomes the program, and returns the listener.
-/// `no_new_privs` must be set (prctl(2)), and no other thread may exist.
+/// Sets `no_new_privs` (prctl(2)); no other thread may exist.
 ///
 /// A signal may interrupt a trapped call, as it may on Linux: `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` is not
 /// set, since it would make blocking calls deaf to signals and to job control. The sentry is prepared for
@@ -298,22 +263,7 @@ fn program(sockets: Sockets, rights_are_refused: bool) -> Vec<sock_filter> {
 /// EBUSY if the thread has a listener already; EINVAL or ENOSYS if the kernel has no listeners.
 pub fn install(sockets: Sockets) -> io::Result<OwnedFd> {
     let code = program(sockets, unix::can_refuse_rights());
-    let filter = libc::sock_fprog {
-        len: u16::try_from(code.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
-        filter: code.as_ptr().cast_mut(),
-    };
-    // SAFETY: `filter` points to `code`, which outlives the call and is only read by the kernel.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
-            &raw const filter,
-        )
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let fd = bpf::install(&code, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
     // SAFETY: the kernel returned a new descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -322,35 +272,12 @@ pub fn install(sockets: Sockets) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
 
-    /// Runs the filter as the kernel would (bpf(4), the few instructions used).
     fn run(sockets: Sockets, arch: u32, number: i64, args: [u64; 6]) -> u32 {
         run_where(true, sockets, arch, number, args)
     }
 
     fn run_where(rights_are_refused: bool, sockets: Sockets, arch: u32, number: i64, args: [u64; 6]) -> u32 {
-        let mut data = [0u8; 64];
-        data[0..4].copy_from_slice(&(number as u32).to_ne_bytes());
-        data[4..8].copy_from_slice(&arch.to_ne_bytes());
-        for (i, arg) in args.iter().enumerate() {
-            data[16 + 8 * i..24 + 8 * i].copy_from_slice(&arg.to_ne_bytes());
-        }
-        let (code, mut pc, mut acc) = (program(sockets, rights_are_refused), 0, 0u32);
-        loop {
-            let op = code[pc];
-            pc += 1;
-            let branch = |taken: bool| usize::from(if taken { op.jt } else { op.jf });
-            match op.code {
-                LOAD_WORD => {
-                    let at = op.k as usize;
-                    acc = u32::from_ne_bytes(data[at..at + 4].try_into().unwrap());
-                }
-                JUMP_EQUAL => pc += branch(acc == op.k),
-                JUMP_AT_LEAST => pc += branch(acc >= op.k),
-                JUMP_ANY_BIT => pc += branch(acc & op.k != 0),
-                RETURN => return op.k,
-                other => panic!("instruction {other:#x}"),
-            }
-        }
+        bpf::run(&program(sockets, rights_are_refused), arch, number, args)
     }
 
     fn native(number: i64, args: [u64; 6]) -> u32 {

@@ -1,6 +1,7 @@
 //! The kernel interfaces that netgraft stands on, safe to call: the only crate beside `netgraft-abi` with
 //! unsafe code. It knows nothing of stacks or of sockets' semantics.
 
+mod bpf;
 pub mod broker;
 pub mod cage;
 pub mod capability;
