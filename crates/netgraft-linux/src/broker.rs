@@ -10,11 +10,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use libc::c_int;
 
 use crate::confine::{Allow, AllowList};
+use crate::fdpass;
 use crate::inet_socket::{ADDR_MAX, decode_addr, encode_addr, setsockopt, unix_pair};
 
 const CAP_NET_BIND_SERVICE: u32 = 10;
@@ -26,8 +27,6 @@ const BIND: u8 = 1;
 const SOCKET: u8 = 2;
 const REQUEST: usize = 4 + ADDR_MAX;
 const REPLY: usize = 4;
-/// Room for the control message that carries one descriptor (cmsg(3)).
-const CONTROL: usize = 24;
 
 /// Whether this thread may bind privileged ports: CAP_NET_BIND_SERVICE is effective (capabilities(7)).
 #[must_use]
@@ -84,15 +83,14 @@ fn filter() -> io::Result<AllowList> {
 /// The broker's process, from its fork to its end.
 fn serve(socket: RawFd, parent: libc::pid_t, filter: &AllowList) -> ! {
     if confine(socket, parent, filter).is_ok() {
-        while let Ok(Some((request, passed))) = receive(0) {
-            let (errno, made) = answer(&request, passed);
-            if send(0, &errno.to_ne_bytes(), made).is_err() {
+        // SAFETY: `confine` made this the number of the socket, and nothing closes it before the end.
+        let socket = unsafe { BorrowedFd::borrow_raw(0) };
+        while let Ok(Some((request, passed))) = receive(socket) {
+            let (errno, made) = answer(&request, passed.as_ref().map(AsFd::as_fd));
+            if send(socket, &errno.to_ne_bytes(), made.as_ref().map(AsFd::as_fd)).is_err() {
                 break;
             }
-            for fd in [passed, made].into_iter().flatten() {
-                // SAFETY: both descriptors are this process's own and are not used again.
-                unsafe { libc::close(fd) };
-            }
+            [passed, made].into_iter().flatten().for_each(close);
         }
     }
     // SAFETY: ends the process without running what was registered for its parent's end.
@@ -126,7 +124,7 @@ fn confine(socket: RawFd, parent: libc::pid_t, filter: &AllowList) -> Result<(),
 }
 
 /// Does what a request asks: an errno value, or 0, and the socket that was made.
-fn answer(request: &[u8; REQUEST], passed: Option<RawFd>) -> (c_int, Option<RawFd>) {
+fn answer(request: &[u8; REQUEST], passed: Option<BorrowedFd<'_>>) -> (c_int, Option<OwnedFd>) {
     match (request[0], passed) {
         (BIND, Some(fd)) => (bind(fd, &request[4..]), None),
         (SOCKET, None) => {
@@ -142,14 +140,16 @@ fn answer(request: &[u8; REQUEST], passed: Option<RawFd>) -> (c_int, Option<RawF
             // SAFETY: takes only integers.
             match unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) } {
                 -1 => (errno(), None),
-                fd => (0, Some(fd)),
+                // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+                fd => (0, Some(unsafe { OwnedFd::from_raw_fd(fd) })),
             }
         }
         _ => (libc::EINVAL, None),
     }
 }
 
-fn bind(fd: RawFd, raw: &[u8]) -> c_int {
+fn bind(fd: BorrowedFd<'_>, raw: &[u8]) -> c_int {
+    let fd = fd.as_raw_fd();
     let Some(addr) = decode_addr(raw) else { return libc::EINVAL };
     // Anything but an inet socket of the address's family is refused: packet and netlink sockets would give
     // their address another meaning.
@@ -176,41 +176,18 @@ fn errno() -> c_int {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
-/// Room for control messages, aligned as cmsg(3) asks.
-#[repr(C, align(8))]
-struct Control([u8; CONTROL]);
-
-fn receive_packet(socket: RawFd, data: &mut [u8]) -> io::Result<(usize, Option<RawFd>)> {
-    let mut control = Control([0; CONTROL]);
-    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
-    // SAFETY: `msghdr` is a C structure of integers and pointers, for which all zeroes is a value.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut iov;
-    header.msg_iovlen = 1;
-    header.msg_control = control.0.as_mut_ptr().cast();
-    header.msg_controllen = CONTROL;
-    // SAFETY: `header` points to live buffers with their true lengths.
-    let len = unsafe { libc::recvmsg(socket, &raw mut header, libc::MSG_CMSG_CLOEXEC) };
-    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-    // The room holds one or two descriptors, since 8 bytes follow the header.
-    let mut fds = [None; 2];
-    let got = CONTROL.min(header.msg_controllen);
-    for (level, kind, data) in crate::inet_socket::control_messages(&control.0[..got]) {
-        if level == libc::SOL_SOCKET && kind == libc::SCM_RIGHTS {
-            for (slot, fd) in fds.iter_mut().zip(data.chunks_exact(4)) {
-                *slot = fd.first_chunk().map(|raw| RawFd::from_ne_bytes(*raw));
-            }
-        }
-    }
-    if let Some(extra) = fds[1] {
-        // SAFETY: the descriptor came with this message and is used nowhere else.
-        unsafe { libc::close(extra) };
-    }
-    Ok((len, fds[0]))
+/// Receives a packet: its length and its first descriptor; further ones are closed. Allocates nothing.
+fn receive_packet(socket: BorrowedFd<'_>, data: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut first = None;
+    let (len, _) = fdpass::receive_in(&mut [0; fdpass::SMALL], socket, data, |fd| match first {
+        None => first = Some(fd),
+        Some(_) => close(fd),
+    })?;
+    Ok((len, first))
 }
 
 /// The next request; `None` at the end. A packet of another size becomes one that is answered `EINVAL`.
-fn receive(socket: RawFd) -> io::Result<Option<([u8; REQUEST], Option<RawFd>)>> {
+fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<([u8; REQUEST], Option<OwnedFd>)>> {
     let mut request = [0; REQUEST];
     let (len, fd) = receive_packet(socket, &mut request)?;
     if len < REQUEST {
@@ -219,25 +196,16 @@ fn receive(socket: RawFd) -> io::Result<Option<([u8; REQUEST], Option<RawFd>)>> 
     Ok((len != 0).then_some((request, fd)))
 }
 
-fn send(socket: RawFd, data: &[u8], fd: Option<RawFd>) -> io::Result<()> {
-    let mut control = Control([0; CONTROL]);
-    let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
-    // SAFETY: `msghdr` is a C structure of integers and pointers, for which all zeroes is a value.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut iov;
-    header.msg_iovlen = 1;
-    if let Some(fd) = fd {
-        // A cmsghdr of 64-bit Linux: length, level, type; then one descriptor and its padding.
-        control.0[..8].copy_from_slice(&20_usize.to_ne_bytes());
-        control.0[8..12].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
-        control.0[12..16].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
-        control.0[16..20].copy_from_slice(&fd.to_ne_bytes());
-        header.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL;
-    }
-    // SAFETY: `header` points to live buffers with their true lengths; the kernel only reads them.
-    let sent = unsafe { libc::sendmsg(socket, &raw const header, libc::MSG_NOSIGNAL) };
-    if sent == data.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// Closes a descriptor with close(2) alone: where it is dropped, a build with debug assertions asks with fcntl(2) before
+/// whether it is open, which the broker may not.
+fn close(fd: OwnedFd) {
+    // SAFETY: the descriptor was owned, and is not used again.
+    unsafe { libc::close(fd.into_raw_fd()) };
+}
+
+/// Sends a packet, with a descriptor if one is given. Allocates nothing.
+fn send(socket: BorrowedFd<'_>, data: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    fdpass::send_in(&mut [0; fdpass::SMALL], socket, data, fd.as_slice(), libc::MSG_NOSIGNAL)
 }
 
 /// The confined side of a broker.
@@ -287,11 +255,9 @@ impl Client {
     }
 
     fn ask(&self, request: &[u8; REQUEST], fd: Option<BorrowedFd<'_>>) -> io::Result<Option<OwnedFd>> {
-        send(self.socket.as_raw_fd(), request, fd.map(|fd| fd.as_raw_fd()))?;
+        send(self.socket.as_fd(), request, fd)?;
         let mut reply = [0; REPLY];
-        let (len, made) = receive_packet(self.socket.as_raw_fd(), &mut reply)?;
-        // SAFETY: the descriptor came with the answer, and nothing else knows it.
-        let made = made.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let (len, made) = receive_packet(self.socket.as_fd(), &mut reply)?;
         match (len, c_int::from_ne_bytes(reply)) {
             (REPLY, 0) => Ok(made),
             (REPLY, errno) => Err(io::Error::from_raw_os_error(errno)),
@@ -331,9 +297,9 @@ mod tests {
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EPERM)),
         }
         // A packet of a wrong size is answered, and the broker goes on.
-        send(client.socket.as_raw_fd(), b"x", None).unwrap();
+        send(client.socket.as_fd(), b"x", None).unwrap();
         let mut reply = [0; REPLY];
-        assert_eq!(receive_packet(client.socket.as_raw_fd(), &mut reply).unwrap().0, REPLY);
+        assert_eq!(receive_packet(client.socket.as_fd(), &mut reply).unwrap().0, REPLY);
         assert_eq!(c_int::from_ne_bytes(reply), libc::EINVAL);
     }
 

@@ -11,6 +11,8 @@ use crate::result::check;
 /// The most descriptors that one message carries (`SCM_MAX_FD`).
 pub const MAX_FDS: usize = 253;
 const FD_SIZE: usize = size_of::<RawFd>();
+/// The words of an ancillary buffer for one descriptor (cmsg(3)); the kernel may put a second one into its padding.
+pub(crate) const SMALL: usize = 3;
 
 /// A connected pair of sockets that keep message boundaries, closed by execve(2).
 ///
@@ -67,7 +69,7 @@ pub fn receive_from_sender<const N: usize>(socket: BorrowedFd<'_>) -> io::Result
         return Ok(None);
     }
     // Nobody sends descriptors here, but what has come must not stay open.
-    drop(taken_fds(&message));
+    each_fd(&message, drop);
     // SAFETY: the kernel filled the control buffer and set `msg_controllen` to what it used.
     let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     if got != N || header.is_null() {
@@ -111,17 +113,35 @@ fn send_with(socket: BorrowedFd<'_>, data: &[u8], fds: &[BorrowedFd<'_>], flags:
     if fds.len() > MAX_FDS || data.is_empty() {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
-    let mut control = control_buffer(fds.len());
+    send_in(&mut control_buffer(fds.len()), socket, data, fds, flags)
+}
+
+/// The same with `flags` (send(2)), and with ancillary data in a buffer of the caller's, so that nothing is allocated:
+/// [`SMALL`] words are enough for one descriptor.
+///
+/// # Errors
+/// As sendmsg(2); [`io::ErrorKind::InvalidInput`] if the buffer is too small for the descriptors.
+pub(crate) fn send_in(
+    control: &mut [u64],
+    socket: BorrowedFd<'_>,
+    data: &[u8],
+    fds: &[BorrowedFd<'_>],
+    flags: i32,
+) -> io::Result<()> {
     let mut part = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     // SAFETY: `msghdr` is plain data for which zero is valid.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     if !fds.is_empty() {
-        message.msg_control = control.as_mut_ptr().cast();
         // SAFETY: CMSG_SPACE only computes.
-        message.msg_controllen = unsafe { libc::CMSG_SPACE((fds.len() * FD_SIZE) as u32) } as usize;
-        // SAFETY: the buffer has room for one header with `fds.len()` descriptors (`control_buffer`), so
+        let needed = unsafe { libc::CMSG_SPACE((fds.len() * FD_SIZE) as u32) } as usize;
+        if needed > size_of_val(control) {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = needed;
+        // SAFETY: the buffer is aligned and has room for one header with `fds.len()` descriptors, as was just checked, so
         // CMSG_FIRSTHDR is not null and CMSG_DATA has that much room behind it.
         unsafe {
             let header = libc::CMSG_FIRSTHDR(&raw const message);
@@ -152,14 +172,36 @@ fn send_with(socket: BorrowedFd<'_>, data: &[u8], fds: &[BorrowedFd<'_>], flags:
 /// descriptors.
 pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let mut data = vec![0_u8; limit];
-    let mut control = control_buffer(MAX_FDS);
+    let mut fds = Vec::new();
+    let (got, is_whole) = receive_in(&mut control_buffer(MAX_FDS), socket, &mut data, |fd| fds.push(fd))?;
+    if got == 0 {
+        return Ok(None);
+    }
+    if !is_whole {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    }
+    data.truncate(got);
+    Ok(Some((data, fds)))
+}
+
+/// The same with buffers of the caller's, so that nothing is allocated: how many bytes of `data` the message has, and whether
+/// it is whole. Each descriptor that came goes to `take`.
+///
+/// # Errors
+/// As recvmsg(2).
+pub(crate) fn receive_in(
+    control: &mut [u64],
+    socket: BorrowedFd<'_>,
+    data: &mut [u8],
+    take: impl FnMut(OwnedFd),
+) -> io::Result<(usize, bool)> {
     let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
     // SAFETY: `msghdr` is plain data for which zero is valid.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = control.len() * size_of::<u64>();
+    message.msg_controllen = size_of_val(control);
     let got = loop {
         // SAFETY: the message points to buffers of the lengths it says, alive and ours alone in the call.
         let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
@@ -168,20 +210,12 @@ pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> io::Result<Option<(Vec<u
             result => break result? as usize,
         }
     };
-    // Taken before any error is returned: what has arrived must not stay open.
-    let fds = taken_fds(&message);
-    if got == 0 {
-        return Ok(None);
-    }
-    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-        return Err(io::Error::from(io::ErrorKind::InvalidData));
-    }
-    data.truncate(got);
-    Ok(Some((data, fds)))
+    each_fd(&message, take);
+    Ok((got, message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) == 0))
 }
 
-fn taken_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
-    let mut fds = Vec::new();
+/// Hands over each descriptor that came with a message, which the kernel has just filled.
+fn each_fd(message: &libc::msghdr, mut take: impl FnMut(OwnedFd)) {
     // SAFETY: the kernel filled the control buffer and set `msg_controllen` to what it used.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(ptr::from_ref(message)) };
     while !header.is_null() {
@@ -194,13 +228,12 @@ fn taken_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
                 unsafe { (libc::CMSG_LEN(0) as usize, libc::CMSG_DATA(header).cast::<RawFd>()) };
             for i in 0..len.saturating_sub(start) / FD_SIZE {
                 // SAFETY: `cmsg_len` counts this element; the kernel put a new descriptor there, ours alone.
-                fds.push(unsafe { OwnedFd::from_raw_fd(slot.add(i).read_unaligned()) });
+                take(unsafe { OwnedFd::from_raw_fd(slot.add(i).read_unaligned()) });
             }
         }
         // SAFETY: `header` lies within the buffer of `message`.
         header = unsafe { libc::CMSG_NXTHDR(ptr::from_ref(message), header) };
     }
-    fds
 }
 
 /// Waits until one of the descriptors has something to read or its peer is gone (poll(2)), or the time is
