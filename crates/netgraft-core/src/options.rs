@@ -141,10 +141,10 @@ impl<K: Kernel> Core<K> {
             Ok(()) => {}
             // tcp(7) has an errno of its own for this.
             Err(Error::NotFound) if unknown_algorithm => return Err(uapi::ENOENT),
-            // Turned off in a stack that lacks it.
-            Err(Error::UnknownOption) if sockopt::off(option.name()).as_ref() == Some(&option) => {
-                return Ok(());
-            }
+            // Turned off in a stack that lacks it. One without urgent data has all of it in line.
+            Err(Error::UnknownOption)
+                if option == SocketOption::OutOfBandInline(true)
+                    || sockopt::off(option.name()).as_ref() == Some(&option) => {}
             Err(other) => return Err(other.errno()),
         }
         if let Some(socket) = self.table.get_mut(id) {
@@ -187,7 +187,12 @@ impl<K: Kernel> Core<K> {
                 match self.stack.get_option(handle, name) {
                     // A stack that lacks it, and a program that has not turned it on.
                     Err(Error::UnknownOption) if socket_kind == Kind::Stream => {
-                        sockopt::encode(&sockopt::off(name).ok_or(uapi::ENOPROTOOPT)?)
+                        let set = self
+                            .table
+                            .get(id)
+                            .and_then(|s| s.setup.options.iter().find(|o| o.name() == name));
+                        let option = set.cloned().or_else(|| sockopt::off(name)).ok_or(uapi::ENOPROTOOPT)?;
+                        sockopt::encode(&option)
                     }
                     value => sockopt::encode(&value.map_err(Error::errno)?),
                 }

@@ -274,3 +274,13 @@ fn a_stack_that_lacks_an_option_has_it_turned_off() {
     rig.net().fail_next(Call::set_option, Error::UnknownOption);
     assert_eq!(rig.set_int(fd, uapi::SOL_SOCKET, uapi::SO_REUSEPORT, 1), fails(uapi::ENOPROTOOPT));
 }
+
+#[test]
+fn a_stack_without_urgent_data_has_it_in_line() {
+    let mut rig = Rig::new();
+    let fd = rig.tcp();
+    rig.net().fail_next(Call::set_option, Error::UnknownOption);
+    assert_eq!(rig.set_int(fd, uapi::SOL_SOCKET, uapi::SO_OOBINLINE, 1), DONE);
+    rig.net().fail_next(Call::get_option, Error::UnknownOption);
+    assert_eq!(rig.get_int(fd, uapi::SOL_SOCKET, uapi::SO_OOBINLINE), Ok(1));
+}
