@@ -98,6 +98,10 @@ impl<K: Kernel> Core<K> {
                 // Nothing that the sentry binds can listen.
                 Serves::Sentry => Err(uapi::EOPNOTSUPP),
             },
+            Call::SetSockOpt { level, name, value, .. } => {
+                self.membership_asked(&request.caller, file, (level, name), value);
+                Ok(Answer::Kernel)
+            }
             _ => Ok(Answer::Kernel),
         }
     }
@@ -115,7 +119,12 @@ impl<K: Kernel> Core<K> {
             Serves::Fails(errno) => Err(errno),
             Serves::Sentry => {
                 let (bytes, len) = self.kernel.read_address(&request.caller, addr)?;
-                self.kernel.serve_foreign(file, call, &bytes[..len]).map(|()| Answer::Value(0))
+                let before = self.linked_address(&request.caller, file);
+                self.kernel.serve_foreign(file, call, &bytes[..len])?;
+                match before {
+                    Some(before) => self.named_by_kernel(file, call, before).map(|()| Answer::Value(0)),
+                    None => Ok(Answer::Value(0)),
+                }
             }
         }
     }

@@ -157,6 +157,7 @@ impl<K: Kernel> Core<K> {
                 if self.is_own(meant(addr).ip()) {
                     // On Linux the handshake over the loopback is over when the call returns: a send is taken at once.
                     self.run_stack();
+                    self.flush_links();
                 }
                 Err(uapi::EINPROGRESS)
             }

@@ -22,6 +22,7 @@ use crate::join::Accepted;
 use crate::journal::Journal;
 use crate::owners::Told;
 use crate::parked::{Parked, ParkingLot};
+use crate::private_link::{Links, PrivateLinks};
 use crate::program::{Caller, Program};
 use crate::pump::WorkList;
 use crate::refused::Refused;
@@ -34,9 +35,9 @@ use crate::table::{SocketId, Table};
 use crate::uapi;
 
 /// All that the core needs of the world. See the traits for what is what.
-pub trait Kernel: Program + Surrogate + Watcher + HostSocket + Journal {}
+pub trait Kernel: Program + Surrogate + Watcher + HostSocket + PrivateLinks + Journal {}
 
-impl<K: Program + Surrogate + Watcher + HostSocket + Journal> Kernel for K {}
+impl<K: Program + Surrogate + Watcher + HostSocket + PrivateLinks + Journal> Kernel for K {}
 
 /// Times that the stack is polled again in a round for what its own events brought.
 const POLLS_A_ROUND: usize = 8;
@@ -81,6 +82,7 @@ pub struct Core<K: Kernel> {
     pub(crate) parked: ParkingLot,
     pub(crate) answers: Answers,
     pub(crate) host: HostCalls<K::File>,
+    pub(crate) links: Links,
     pub(crate) work: WorkList,
     pub(crate) buffers: Buffers,
     pub(crate) budget: Budget,
@@ -124,6 +126,7 @@ impl<K: Kernel> Core<K> {
             parked: ParkingLot::default(),
             answers: Answers::default(),
             host: HostCalls::default(),
+            links: Links::default(),
             work: WorkList::default(),
             buffers: Buffers {
                 scratch: vec![0; CHUNK.max(MAX_DATAGRAM)],
@@ -199,7 +202,7 @@ impl<K: Kernel> Core<K> {
     /// When [`Core::run`] is to be called at the latest; `None` for never. The time before now means at once.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        if self.work.is_waiting() || self.stack.is_due() {
+        if self.work.is_waiting() || self.links.is_waiting() || self.stack.is_due() {
             return Some(Instant::ZERO);
         }
         let deadlines = [
@@ -219,7 +222,9 @@ impl<K: Kernel> Core<K> {
             self.pump(id, work);
         }
         self.work.end_turn(turn);
+        self.resume_links();
         self.run_stack();
+        self.flush_links();
     }
 
     /// Lets the stack run, if it has something to do, and deals with what it reports.

@@ -29,6 +29,7 @@ impl<K: Kernel> Core<K> {
             Route::Denied(denial) => return Err(denial.errno()),
             Route::Host => return self.host_socket(caller, &new),
             Route::Kernel => {
+                self.prepare_link(new.spec)?;
                 self.counts.sockets += 1;
                 return Ok(Answer::Kernel);
             }

@@ -3,8 +3,8 @@
 //!
 //! There is no I/O here, no clock and no system call. The owner of a [`Core`] reports events to it, and it works on the world
 //! through small traits: [`Program`] (the threads that make calls), [`Surrogate`] (the AF_UNIX sockets that stand for
-//! internet sockets), [`Watcher`] (what reports events on them), [`HostSocket`] (sockets of the host's) and [`Journal`]
-//! (what a later sentry is to know). The crate `netgraft-sentry` has these for the real kernel, and the tests here have
+//! internet sockets), [`Watcher`] (what reports events on them), [`HostSocket`] (sockets of the host's), [`PrivateLinks`] (devices that lead to
+//! the kernel's own datagram sockets) and [`Journal`] (what a later sentry is to know). The crate `netgraft-sentry` has these for the real kernel, and the tests here have
 //! fakes of them.
 //!
 //! A call goes `calls` → one file for each kind of call (`create`, `connect`, `listen`, `shutdown`, `options`,
@@ -35,6 +35,7 @@ mod names;
 mod options;
 mod owners;
 mod parked;
+mod private_link;
 mod program;
 mod pump;
 mod receive;
@@ -63,6 +64,7 @@ pub use host::{HostSocket, HostToken};
 pub use inspect::Inspected;
 pub use join::{Pair, Side};
 pub use journal::{Journal, KEPT_OPTIONS, Kept, Role};
+pub use private_link::{BoundSocket, PrivateLink, PrivateLinks};
 pub use program::{
     Caller, Files, ForeignCall, Gone, InjectError, Privilege, Program, ProgramId, Serves, total,
 };

@@ -116,6 +116,11 @@ pub trait Program: Files {
     /// ENOTCONN.
     fn name_of_foreign(&mut self, file: &Self::File, of_peer: bool) -> Result<Vec<u8>, Errno>;
 
+    /// Whether a file that is not the sentry's is a UDP socket of the kernel's.
+    fn is_udp(&mut self, _file: &Self::File) -> bool {
+        false
+    }
+
     /// Who is to serve a call on a file that is not the sentry's.
     fn who_serves(&mut self, file: &Self::File, call: ForeignCall) -> Serves;
 

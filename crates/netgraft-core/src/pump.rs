@@ -182,7 +182,7 @@ impl<K: Kernel> Core<K> {
 
     /// Something happened in the stack.
     pub(crate) fn stack_event(&mut self, event: Event) {
-        let Some(id) = self.table.find_handle(event.handle) else { return };
+        let Some(id) = self.table.find_handle(event.handle) else { return self.link_event(event) };
         match self.table.get(id).map(|s| &s.state) {
             Some(State::Connecting(_)) => self.connect_event(id, event.events),
             Some(State::Connected(_)) => self.stream_event(id, event),

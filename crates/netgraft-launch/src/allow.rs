@@ -146,6 +146,14 @@ const RARE: &[(i64, &str)] = &[
     (libc::SYS_rt_sigprocmask, "abort(3)"),
 ];
 
+/// The calls that the operator allows, and those that the sentry makes on private links: many frames at a time.
+pub(super) fn of_private_link(is_private: bool, mut allowed: Vec<SyscallRule>) -> Vec<SyscallRule> {
+    if is_private {
+        allowed.extend([libc::SYS_sendmmsg, libc::SYS_recvmmsg].map(SyscallRule::any));
+    }
+    allowed
+}
+
 /// What the code of a stack that is not of this tree may do besides: what event loops in C and their library do, and what
 /// opens no way out either.
 const FOREIGN: &[Entry] = &[

@@ -90,6 +90,21 @@ pub enum ToSentry {
     /// Somebody wants to speak with the sentry ([`crate::operator`]), by the message's descriptor, a stream that does not
     /// block.
     Operator,
+    /// A private link, with its packet socket in the message's descriptor.
+    PrivateLink(PrivateLink),
+    /// What observes the programs' datagram sockets, in the message's descriptor.
+    Observer,
+}
+
+/// A device of the programs' network namespace whose frames pass between the kernel and the sentry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrivateLink {
+    /// Index of the stack's interface that it shows.
+    pub interface: u32,
+    /// Ethernet address of the programs' end.
+    pub mac: [u8; 6],
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
 }
 
 /// The most interfaces, routes, and addresses of an interface that [`Network`] may have.

@@ -20,7 +20,7 @@ use super::door::Door;
 use super::groups::Groups;
 use super::jobs::{AfterStop, Jobs};
 use super::keeper;
-use super::mirror::{self, Mirror};
+use super::mirror::{self, Link, Mirror};
 use super::output::Shown;
 use super::programs::{self, Further, Home, ProgramId};
 use super::pty::Pty;
@@ -421,7 +421,8 @@ impl Launcher {
                     {
                         tracing::info!("inside, the link {link} is {}", printable(&interface.name));
                     }
-                    self.mirror = mirror::show(&network, program);
+                    self.mirror = mirror::show(&network, program, self.plan.sentry.is_private)?;
+                    self.hand_over_links().map_err(step(Step::Handover))?;
                     self.jobs.place(program).map_err(step(Step::Supervise))?;
                     self.reap_helpers();
                     let gone = go(&self.ends()?.go);
@@ -511,6 +512,19 @@ impl Launcher {
         fdpass::send(self.ends()?.control.as_fd(), &message, &fds).map_err(step(Step::Handover))?;
         if let Some(spare) = &mut self.spare {
             (spare.init_str, spare.fds) = (stack.init_str, stack.fds);
+        }
+        Ok(())
+    }
+
+    /// Gives the sentry the private links.
+    pub(super) fn hand_over_links(&self) -> io::Result<()> {
+        let Some(ends) = &self.ends else { return Ok(()) };
+        let control = ends.control.as_fd();
+        for Link { link, socket } in &self.mirror.links {
+            control::send_with_fd(control, &ToSentry::PrivateLink(*link), socket.as_fd())?;
+        }
+        if let Some(observer) = &self.mirror.observer {
+            control::send_with_fd(control, &ToSentry::Observer, observer.as_fd())?;
         }
         Ok(())
     }

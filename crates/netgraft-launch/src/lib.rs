@@ -28,6 +28,7 @@ mod capture;
 pub mod clock;
 pub mod control;
 mod crash;
+mod datagrams;
 pub mod door;
 mod error;
 mod files;
@@ -67,6 +68,7 @@ pub use allow::{
 };
 pub use capture::{CaptureOutput, CaptureSpec};
 pub use crash::{OnCrash, change_text};
+pub use datagrams::Datagrams;
 pub use error::{EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, RunError};
 pub use groups::Limits;
 pub use join::Join;

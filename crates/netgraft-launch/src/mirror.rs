@@ -1,9 +1,11 @@
 //! The stack's interfaces as devices of the program's network namespace, so that what the kernel tells a program
 //! of interfaces, addresses and routes (rtnetlink(7), `/proc/net`) agrees with what its sockets do.
 //!
-//! Nothing reads what the kernel sends to these devices: the namespace still leads nowhere. They are made by a
-//! short-lived process that has joined the program's namespaces, from a description that is checked first: the
-//! sentry, which gives it, is less trusted than the launcher.
+//! Where datagram sockets are the kernel's own, a device is one end of a veth pair (veth(4)), whose other end is in a network
+//! namespace that nothing but a packet socket of the sentry's is in: the private link. Otherwise nothing reads what the
+//! kernel sends to these devices. Either way the namespace leads nowhere but to the sentry. They are made by a short-lived
+//! process that has joined the program's namespaces, from a description that is checked first: the sentry, which gives it,
+//! is less trusted than the launcher.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,13 +13,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netgraft_linux::fdpass::{self, wait_readable};
-use netgraft_linux::namespace::{Namespaces, join};
+use netgraft_linux::link::Packet;
+use netgraft_linux::namespace::{Namespaces, join, unshare};
 use netgraft_linux::netdev::{Changes, NextHop, TunKind, index_of, make_tun};
+use netgraft_linux::nsfd::Namespace;
+use netgraft_linux::sock_diag::Observer;
 use netgraft_linux::{confine, process};
 use netgraft_plugin::Cidr;
+use serde::{Deserialize, Serialize};
 
 use super::launcher::reap;
-use crate::control::{Interface, MAX_LISTED, MAX_NAME, Network, Route};
+use crate::control::{Interface, MAX_LISTED, MAX_NAME, Network, PrivateLink, Route};
+use crate::error::RunError;
 
 /// How long the making of the devices may take: the kernel's lock of all network devices may be busy.
 const TIME: Duration = Duration::from_secs(5);
@@ -41,6 +48,26 @@ struct Device {
     of_host: bool,
 }
 
+/// What the sentry gets of a device that is a private link.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// What it is told.
+    pub(super) link: PrivateLink,
+    /// The packet socket at the other end.
+    pub(super) socket: OwnedFd,
+}
+
+/// What the process that makes the devices says; with the descriptors that are kept, those of the links, and the observer's.
+#[derive(Serialize, Deserialize)]
+struct Made {
+    /// What could not be made.
+    problems: Vec<String>,
+    /// The links that were made.
+    links: Vec<PrivateLink>,
+    /// Whether there is an observer of the datagram sockets.
+    observes: bool,
+}
+
 /// The devices, as long as the launcher keeps this.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
@@ -49,6 +76,10 @@ pub(super) struct Mirror {
     fds: Vec<OwnedFd>,
     /// Who made them, until it is reaped.
     maker: Option<i32>,
+    /// Those that lead to the sentry.
+    pub(super) links: Vec<Link>,
+    /// Tells the sentry of the datagram sockets that are gone.
+    pub(super) observer: Option<OwnedFd>,
 }
 
 impl Mirror {
@@ -62,25 +93,30 @@ impl Mirror {
 
 /// Makes the devices. The program's process waits meanwhile. What cannot be made is a warning: the program's
 /// sockets work without.
-pub(super) fn show(network: &Network, program: i32) -> Mirror {
+///
+/// # Errors
+/// With `is_private` the devices are private links, and one that cannot be made leaves datagrams without a way out.
+pub(super) fn show(network: &Network, program: i32, is_private: bool) -> Result<Mirror, RunError> {
     if network.interfaces.is_empty() {
-        return Mirror::default();
+        return Ok(Mirror::default());
     }
     let made = devices(network).and_then(|devices| {
-        make_in_child(&devices, program).map_err(|e| format!("cannot make devices for them: {e}"))
+        make_in_child(&devices, program, is_private).map_err(|e| format!("cannot make devices for them: {e}"))
     });
-    match made {
-        Ok((problems, mirror)) => {
-            for problem in problems {
-                tracing::warn!("the program does not see all of the stack's interfaces: {problem}");
-            }
-            mirror
-        }
-        Err(problem) => {
-            tracing::warn!("the program does not see the stack's interfaces: {problem}");
-            Mirror::default()
-        }
+    let (problems, mirror) = match made {
+        Ok((problems, mirror)) => (problems, mirror),
+        Err(problem) => (vec![problem], Mirror::default()),
+    };
+    if is_private && mirror.links.is_empty() {
+        return Err(RunError::Options(format!(
+            "the private link of datagram sockets cannot be made: {}; add --datagrams stack to do without",
+            problems.join(", ")
+        )));
     }
+    for problem in problems {
+        tracing::warn!("the program does not see all of the stack's interfaces: {problem}");
+    }
+    Ok(mirror)
 }
 
 /// Checks what the sentry says.
@@ -198,10 +234,10 @@ fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-fn make_in_child(devices: &[Device], program: i32) -> io::Result<(Vec<String>, Mirror)> {
+fn make_in_child(devices: &[Device], program: i32, is_private: bool) -> io::Result<(Vec<String>, Mirror)> {
     let pidfd = process::pidfd(program)?;
     let (ours, theirs) = fdpass::pair()?;
-    let maker = process::fork(|| match make_all(devices, pidfd.as_fd(), theirs.as_fd()) {
+    let maker = process::fork(|| match make_all(devices, is_private, pidfd.as_fd(), theirs.as_fd()) {
         Ok(()) => 0,
         Err(_) => 1,
     })?;
@@ -213,10 +249,10 @@ fn make_in_child(devices: &[Device], program: i32) -> io::Result<(Vec<String>, M
     };
     let told = received.and_then(|received| {
         let (report, fds) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok((serde_json::from_slice(&report)?, fds))
+        sort_out(serde_json::from_slice(&report)?, fds)
     });
     match told {
-        Ok((problems, fds)) => Ok((problems, Mirror { fds, maker: Some(maker) })),
+        Ok((problems, mirror)) => Ok((problems, Mirror { maker: Some(maker), ..mirror })),
         Err(error) => {
             let _ = process::kill(maker, libc::SIGKILL);
             reap(maker);
@@ -225,12 +261,31 @@ fn make_in_child(devices: &[Device], program: i32) -> io::Result<(Vec<String>, M
     }
 }
 
+/// Finds out what each descriptor is.
+fn sort_out(made: Made, mut fds: Vec<OwnedFd>) -> io::Result<(Vec<String>, Mirror)> {
+    let Made { problems, links, observes } = made;
+    let observer = if observes { fds.pop() } else { None };
+    let kept = fds.len().checked_sub(links.len()).ok_or(io::ErrorKind::InvalidData)?;
+    let sockets = fds.split_off(kept);
+    let links = links.into_iter().zip(sockets).map(|(link, socket)| Link { link, socket }).collect();
+    Ok((problems, Mirror { fds, maker: None, links, observer }))
+}
+
 /// The child's work.
-fn make_all(devices: &[Device], program: BorrowedFd<'_>, launcher: BorrowedFd<'_>) -> io::Result<()> {
+fn make_all(
+    devices: &[Device],
+    is_private: bool,
+    program: BorrowedFd<'_>,
+    launcher: BorrowedFd<'_>,
+) -> io::Result<()> {
     // It enters a namespace that the program rules: nothing of the launcher's may come along.
     process::close_all_but(&[program.as_raw_fd(), launcher.as_raw_fd()])?;
-    let (mut problems, mut fds) = (Vec::new(), Vec::new());
+    let (mut problems, mut fds, mut links, mut observer) = (Vec::new(), Vec::new(), Vec::new(), None);
     match join(program, Namespaces::USER | Namespaces::NET).and_then(|()| confine::die_with_parent()) {
+        Ok(()) if is_private => match make_links(devices, &mut problems) {
+            Ok((made, observes)) => (links, observer) = (made, Some(observes)),
+            Err(error) => problems.push(format!("no private link can be made: {error}")),
+        },
         Ok(()) => {
             for (id, device) in (1..).zip(devices) {
                 make(device, id, &mut problems, &mut fds)
@@ -239,8 +294,51 @@ fn make_all(devices: &[Device], program: BorrowedFd<'_>, launcher: BorrowedFd<'_
         }
         Err(error) => problems.push(format!("the program's namespaces cannot be joined: {error}")),
     }
-    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    fdpass::send(launcher, &serde_json::to_vec(&problems)?, &fds)
+    let made =
+        Made { problems, links: links.iter().map(|link| link.link).collect(), observes: observer.is_some() };
+    let sockets = links.iter().map(|link| link.socket.as_fd());
+    let fds: Vec<BorrowedFd<'_>> =
+        fds.iter().map(AsFd::as_fd).chain(sockets).chain(observer.as_ref().map(AsFd::as_fd)).collect();
+    fdpass::send(launcher, &serde_json::to_vec(&made)?, &fds)
+}
+
+/// Makes the devices as private links, and an observer of the program's datagram sockets. The other ends are in a network
+/// namespace of their own, which lives as long as the packet sockets in it.
+fn make_links(devices: &[Device], problems: &mut Vec<String>) -> io::Result<(Vec<Link>, OwnedFd)> {
+    let observer = Observer::open()?;
+    let home = Namespace::own("net")?;
+    unshare(Namespaces::NET)?;
+    let mut links = Vec::new();
+    for device in devices {
+        links.push(make_link_to(device, &home)?);
+    }
+    home.enter(Namespaces::NET)?;
+    for (device, link) in devices.iter().zip(&mut links) {
+        describe(device, true, problems)?;
+        link.link.mac = netgraft_linux::link::mac_of(&device.name)?;
+    }
+    Ok((links, observer))
+}
+
+/// Makes a veth pair with one end in the network namespace `home`, and opens a packet socket on the other.
+fn make_link_to(device: &Device, home: &Namespace) -> io::Result<Link> {
+    let name = &device.name;
+    make_link(|changes, index| changes.make_veth_at(name, home.as_fd(), index.max(2)), device.index)?;
+    let index = index_of(name)?;
+    let mut changes = Changes::new();
+    changes.configure(index, *MTUS.end(), None);
+    changes.no_automatic_address(index);
+    changes.up(index);
+    let outcomes = changes.make()?;
+    for (at, outcome) in outcomes.into_iter().enumerate() {
+        // A kernel without IPv6 has no such addresses.
+        if at != 1 {
+            outcome?;
+        }
+    }
+    let (packet, _) = Packet::open(name, None).map_err(|error| io::Error::other(error.to_string()))?;
+    let link = PrivateLink { interface: device.index, mac: [0; 6], mtu: device.mtu };
+    Ok(Link { link, socket: packet.into_fd() })
 }
 
 /// Makes one device with all that belongs to it; `id` is its own among those of the sandbox.
@@ -252,7 +350,7 @@ fn make(device: &Device, id: u32, problems: &mut Vec<String>, fds: &mut Vec<Owne
     let name = &device.name;
     if device.mac.is_none() && !device.of_host {
         fds.push(make_tun(name, device.index, TunKind::Ip)?);
-        return describe(device, problems);
+        return describe(device, false, problems);
     }
     let vxlan = make_link(|changes, index| changes.make_vxlan(name, index, id), device.index);
     // Without the kernel's module for it.
@@ -272,16 +370,23 @@ fn make(device: &Device, id: u32, problems: &mut Vec<String>, fds: &mut Vec<Owne
             }
         }
     }
-    describe(device, problems)
+    describe(device, false, problems)
 }
 
 /// Gives a device its address, its networks and its routes.
-fn describe(device: &Device, problems: &mut Vec<String>) -> io::Result<()> {
+fn describe(device: &Device, is_private: bool, problems: &mut Vec<String>) -> io::Result<()> {
     let name = &device.name;
     let index = index_of(name)?;
     let mut changes = Changes::new();
-    let mut names = vec!["device".to_owned(), "settings for IPv6".to_owned()];
+    let mut names = vec!["device".to_owned()];
+    if is_private {
+        names.push("neighbours".to_owned());
+    }
+    names.push("settings for IPv6".to_owned());
     changes.configure(index, device.mtu, device.mac);
+    if is_private {
+        changes.no_neighbours(index);
+    }
     // Before the device comes up, or it has that address already.
     changes.no_automatic_address(index);
     if device.up {

@@ -145,6 +145,7 @@ impl Sandbox {
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
         let sockets = stacks::sockets(network, stack.as_ref());
+        let is_private = stacks::is_private(network, sockets);
         stacks::check_wrappers(&config, &stack.info(), choice.object.is_some(), network.ask)?;
         // Before any process is made: in version 2 the launcher may leave its own group for it.
         let groups = network.limits.is_any().then(|| Groups::make(&network.limits));
@@ -197,7 +198,7 @@ impl Sandbox {
                     && maps.has_user(NOBODY)
                     && maps.has_group(NOBODY),
                 origin: if of_tree { Origin::Tree } else { Origin::Foreign },
-                allowed: allow::allowed_calls(&network.allowed_calls),
+                allowed: allow::of_private_link(is_private, allow::allowed_calls(&network.allowed_calls)),
                 output: Output::new(choice.object.as_ref().map(|object| object.object())).map_err(failed)?,
                 object: choice.object,
                 vitals: Vitals::new().map_err(failed)?,
@@ -205,6 +206,7 @@ impl Sandbox {
                 limits: network.sockets,
                 join: network.join,
                 sockets,
+                is_private,
                 name_keys: RandomState::new(),
                 main: sentry,
             },

@@ -66,6 +66,8 @@ pub struct SentryArgs {
     pub join: Join,
     /// What stands behind the programs' internet sockets.
     pub sockets: Sockets,
+    /// Whether datagrams pass over private links ([`control::ToSentry::PrivateLink`]).
+    pub is_private: bool,
     /// Keys for names that only the sentries of this sandbox can make.
     pub name_keys: RandomState,
 }
@@ -116,6 +118,8 @@ pub(super) struct SentryPlan {
     pub(super) join: Join,
     /// What stands behind the programs' internet sockets.
     pub(super) sockets: Sockets,
+    /// Whether datagrams pass over private links.
+    pub(super) is_private: bool,
     /// Keys for names that every sentry of the sandbox is to know.
     pub(super) name_keys: RandomState,
     /// What it runs when it is confined.
@@ -286,6 +290,7 @@ fn serve(
         limits: plan.limits,
         join: plan.join,
         sockets: plan.sockets,
+        is_private: plan.is_private,
         name_keys: plan.name_keys.clone(),
     })
     .map_err(cannot("go on"))

@@ -12,6 +12,7 @@ use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack}
 
 use crate::capture::CaptureSpec;
 use crate::crash::OnCrash;
+use crate::datagrams::Datagrams;
 use crate::groups::Limits;
 use crate::join::Join;
 use crate::profile::Profile;
@@ -139,6 +140,8 @@ pub struct NetworkSpec {
     pub on_crash: OnCrash,
     /// What becomes of connections inside the sandbox.
     pub join: Join,
+    /// Whose sockets the programs' datagram and raw sockets are, on the built-in stack.
+    pub datagrams: Datagrams,
     /// System calls, by their numbers, that the stack may make beside those of the base and its own rules: with any
     /// arguments. For [`NetworkType::Plugin`] only.
     pub allowed_calls: Vec<i64>,

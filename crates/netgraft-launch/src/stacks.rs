@@ -9,6 +9,7 @@ use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, PluginStack, StackConfig, StackInfo};
 
 use crate::allow::{self, Origin};
+use crate::datagrams::Datagrams;
 use crate::error::RunError;
 use crate::join::Join;
 use crate::publish::Publish;
@@ -211,20 +212,26 @@ fn check_link(
 }
 
 /// What stands behind the programs' internet sockets. Where nothing can be reached but the loopback, the kernel's of the
-/// programs' own network namespace carries datagrams as well as a stack.
+/// programs' own network namespace carries datagrams as well as a stack, and where the built-in stack has a link they
+/// pass over a private one.
 pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Sockets {
-    let is_alone = match network.kind {
-        NetworkType::None | NetworkType::Sandbox => network.config.link == LinkConfig::None,
+    let is_own = match network.kind {
+        NetworkType::None | NetworkType::Sandbox => true,
         // An object may have a link that only it knows of.
         _ => false,
     };
     if stack.offers_host_fds() {
         Sockets::Host
-    } else if is_alone && network.join == Join::Always {
+    } else if is_own && network.join == Join::Always && network.datagrams == Datagrams::Kernel {
         Sockets::StreamSurrogates
     } else {
         Sockets::Surrogates
     }
+}
+
+/// Whether datagrams pass between the kernel and the sentry over private links.
+pub(super) fn is_private(network: &NetworkSpec, sockets: Sockets) -> bool {
+    sockets == Sockets::StreamSurrogates && network.config.link != LinkConfig::None
 }
 
 /// Whether nothing on a link says which addresses a stack has.

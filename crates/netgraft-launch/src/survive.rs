@@ -240,6 +240,7 @@ impl Launcher {
         if let Some(ends) = &mut self.ends {
             ends.control = control;
         }
+        let _ = self.hand_over_links();
         self.control_open = true;
         self.ear = self.ear.of_next();
         self.restarts += 1;

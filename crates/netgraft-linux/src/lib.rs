@@ -28,6 +28,7 @@ pub mod process;
 mod result;
 pub mod shared;
 pub mod signal;
+pub mod sock_diag;
 pub mod syscall;
 pub mod task;
 pub mod terminal;

@@ -89,6 +89,7 @@ const IF_OPER_UP: u8 = 6;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_GSO_MAX_SEGS: u16 = 40;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VXLAN_ID: u16 = 1;
@@ -184,6 +185,27 @@ impl Changes {
         self.push(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body);
     }
 
+    /// Makes a veth pair whose other end, in another network namespace, has this index, if that is free there. The kernel
+    /// cuts what it sends over that end into single packets (`IFLA_GSO_MAX_SEGS`).
+    pub fn make_veth_at(&mut self, name: &str, other: BorrowedFd<'_>, index: u32) {
+        let name = [name.as_bytes(), &[0]].concat();
+        // The index of the other end counts only where this end has one, too.
+        let mut body = link(index, 0);
+        attribute(&mut body, IFLA_IFNAME, &name);
+        nested(&mut body, IFLA_LINKINFO, |info| {
+            attribute(info, IFLA_INFO_KIND, b"veth");
+            nested(info, IFLA_INFO_DATA, |data| {
+                nested(data, VETH_INFO_PEER, |peer| {
+                    peer.extend(link(index, 0));
+                    attribute(peer, IFLA_IFNAME, &name);
+                    attribute(peer, IFLA_NET_NS_FD, &other.as_raw_fd().to_ne_bytes());
+                    attribute(peer, IFLA_GSO_MAX_SEGS, &1_u32.to_ne_bytes());
+                });
+            });
+        });
+        self.push(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body);
+    }
+
     /// Removes a device; the other end of a veth pair goes with it.
     pub fn delete(&mut self, index: u32) {
         self.push(libc::RTM_DELLINK, 0, &link(index, 0));
@@ -222,6 +244,12 @@ impl Changes {
     /// Brings a device up.
     pub fn up(&mut self, index: u32) {
         let body = link(index, libc::IFF_UP as u32);
+        self.push(libc::RTM_NEWLINK, 0, &body);
+    }
+
+    /// Has no neighbours looked for on a device: whatever it is sent to is behind it.
+    pub fn no_neighbours(&mut self, index: u32) {
+        let body = link(index, libc::IFF_NOARP as u32);
         self.push(libc::RTM_NEWLINK, 0, &body);
     }
 

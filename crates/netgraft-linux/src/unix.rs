@@ -458,6 +458,14 @@ pub fn is_inet_datagram(fd: BorrowedFd<'_>) -> bool {
         && get_int(fd, libc::SO_TYPE).is_ok_and(|kind| [libc::SOCK_DGRAM, libc::SOCK_RAW].contains(&kind))
 }
 
+/// Whether it is a UDP socket of an internet family (`SO_PROTOCOL`).
+#[must_use]
+pub fn is_udp(fd: BorrowedFd<'_>) -> bool {
+    domain(fd).is_ok_and(|domain| [libc::AF_INET, libc::AF_INET6].contains(&domain))
+        && get_int(fd, libc::SO_PROTOCOL).is_ok_and(|protocol| protocol == libc::IPPROTO_UDP)
+        && get_int(fd, libc::SO_TYPE).is_ok_and(|kind| kind == libc::SOCK_DGRAM)
+}
+
 /// The bytes that a socket may have under way (`SO_SNDBUF`), as the kernel counts them: it answers twice what
 /// was set.
 ///

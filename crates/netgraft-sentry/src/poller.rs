@@ -30,6 +30,10 @@ pub(crate) enum Token {
     Wake,
     /// An operator who is connected.
     Operator(u32),
+    /// The packet socket of a private link, by its number.
+    Link(u32),
+    /// What observes datagram sockets.
+    Observer,
 }
 
 /// Tokens of ends are ids below 2⁶³; the others have this bit, a kind in the byte below it and a number in the low half.
@@ -49,6 +53,8 @@ impl Token {
             Token::Files => other(6, 0),
             Token::Wake => other(7, 0),
             Token::Operator(number) => other(8, number),
+            Token::Link(number) => other(9, number),
+            Token::Observer => other(10, 0),
         }
     }
 
@@ -67,6 +73,8 @@ impl Token {
             6 => Some(Token::Files),
             7 => Some(Token::Wake),
             8 => Some(Token::Operator(number)),
+            9 => Some(Token::Link(number)),
+            10 => Some(Token::Observer),
             _ => None,
         }
     }
@@ -200,6 +208,8 @@ mod tests {
             Token::Files,
             Token::Wake,
             Token::Operator(u32::MAX),
+            Token::Link(3),
+            Token::Observer,
         ];
         for token in tokens {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));

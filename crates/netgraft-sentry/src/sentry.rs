@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netgraft_core::route::{ByKind, Route};
-use netgraft_core::{Budget, Core, ProgramId, Time};
+use netgraft_core::{Budget, Core, Journal, ProgramId, Time};
 use netgraft_launch::clock;
 use netgraft_launch::control::{self, FromSentry, Summary, ToSentry};
 use netgraft_launch::vitals::Vitals;
@@ -20,7 +20,7 @@ use netgraft_linux::worker::Worker;
 use netgraft_plugin::recording::Recording;
 use netgraft_plugin::{Events, Instant};
 
-use crate::bindings::{Bindings, ToLauncher};
+use crate::bindings::{Bindings, ToLauncher, links};
 use crate::calls::{self, Programs, Received};
 use crate::operator::Operators;
 use crate::poller::{Poller, Token, events};
@@ -99,6 +99,7 @@ impl Sentry {
             limits,
             join,
             sockets,
+            is_private,
             name_keys,
         } = args;
         let meter = Meter::new()?;
@@ -137,6 +138,9 @@ impl Sentry {
         let mut core = Core::new(bindings, stack, Box::new(routes), budget);
         core.set_joining(join == Join::Always);
         core.set_time(time());
+        if is_private {
+            core.expect_private_links();
+        }
         let turns = Arc::new(Turns::new(core, wake));
         poller.add(turns.wake_fd(), Events::IN, Token::Wake)?;
         let mut sentry = Sentry {
@@ -300,6 +304,8 @@ impl Sentry {
             Token::Wake => self.turns.clear_wake(),
             Token::End(id) => core.end_ready(id, events),
             Token::Operator(number) => self.operators.ready(number, core),
+            Token::Link(number) => links::ready(core, number),
+            Token::Observer => links::observed(core),
         }
     }
 
@@ -322,6 +328,20 @@ impl Sentry {
                     self.operators.admit(client, &core.kernel().poller);
                 }
             }
+            Ok(Some((ToSentry::PrivateLink(link), fds))) => {
+                if let Some(socket) = fds.into_iter().next()
+                    && let Err(error) = add_link(core, &link, socket)
+                {
+                    core.kernel().warn(format!("datagrams reach no other hosts: {error}"));
+                }
+            }
+            Ok(Some((ToSentry::Observer, fds))) => {
+                if let Some(fd) = fds.into_iter().next()
+                    && let Err(error) = self.observe(core, fd)
+                {
+                    tracing::debug!(%error, "datagram sockets cannot be observed");
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(Some((ToSentry::Stop, _)) | None) | Err(_) => {
                 let bindings = core.kernel();
@@ -329,6 +349,19 @@ impl Sentry {
                 self.ends_at = Some(clock::now() + LAST_BYTES);
             }
         }
+    }
+
+    /// Has the ends of datagram sockets told; a successor also hears which there are.
+    fn observe(&self, core: &mut Core<Bindings>, fd: OwnedFd) -> io::Result<()> {
+        let bindings = core.kernel();
+        bindings.links.observe(fd);
+        if let Some(fd) = bindings.links.observer_fd() {
+            bindings.poller.add(fd, Events::IN, Token::Observer)?;
+        }
+        if bindings.programs.is_successor() {
+            links::list(core);
+        }
+        Ok(())
     }
 
     fn stop(&self, core: &mut Core<Bindings>) -> io::Result<()> {
@@ -381,6 +414,17 @@ fn finish_capture(mut recording: Box<dyn Recording>) {
 pub(crate) fn time() -> Time {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Time { now: clock::now(), wall }
+}
+
+/// Adds a private link.
+fn add_link(core: &mut Core<Bindings>, link: &control::PrivateLink, socket: OwnedFd) -> io::Result<()> {
+    let bindings = core.kernel();
+    let number = bindings.links.add(link, socket);
+    if let Some(fd) = bindings.links.fd(number) {
+        bindings.poller.add(fd, Events::IN, Token::Link(number))?;
+    }
+    links::added(core, link);
+    Ok(())
 }
 
 fn files_ready(core: &mut Core<Bindings>) {

@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use netgraft::control::Summary;
 use netgraft::publish::Publish;
 use netgraft::{
-    Cases, CheckOptions, Join, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec, SocketLimits,
+    Cases, CheckOptions, Datagrams, Join, Language, LogWriter, NetworkSpec, NewStack, OnCrash, ProgramSpec,
+    SocketLimits,
 };
 use netgraft_plugin::registry::plugin_stack_names;
 use netgraft_plugin::{
@@ -236,6 +237,12 @@ struct RunArgs {
     #[arg(long, value_name = "WHEN", default_value_t)]
     join: Join,
 
+    /// Whose sockets the program's datagram and raw sockets are, on the built-in stack: kernel (those of its own network
+    /// namespace; what goes to other hosts is given to the stack as packets) or stack (surrogates: slower, for kernels
+    /// without veth devices and to test a stack; so with --join never in any case)
+    #[arg(long, value_name = "WHOSE", default_value_t)]
+    datagrams: Datagrams,
+
     /// A system call, by its name, that the stack may make beside those of the base and its own rules, with any
     /// arguments; repeatable. The message of a stack that was killed for one has the name
     #[arg(long = "allow-syscall", value_name = "NAME", value_parser = system_call)]
@@ -400,6 +407,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     network.name_servers = run.dns;
     network.on_crash = run.on_crash;
     network.join = run.join;
+    network.datagrams = run.datagrams;
     network.allowed_calls = run.allowed_calls;
     network.sockets = limits(run.max_sockets, run.max_process_sockets, run.max_memory);
     let mut program = ProgramSpec::new(program);

@@ -24,10 +24,10 @@ use netgraft_plugin::registry::RegistryError;
 pub use check::{Cases, CheckOptions, Checked, check};
 pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub use netgraft_launch::{
-    Ask, Bind, CaptureOutput, CaptureSpec, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND,
-    ExitStatus, Files, Ids, Join, Limits, LogWriter, NetworkSpec, OnCrash, Profile, ProgramId, ProgramSpec,
-    RunError, Sandbox, Seccomp, SentryMain, SocketLimits, Stacks, Step, Terminal, Until, User, clock,
-    control, publish,
+    Ask, Bind, CaptureOutput, CaptureSpec, Datagrams, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE,
+    EXIT_NOT_FOUND, ExitStatus, Files, Ids, Join, Limits, LogWriter, NetworkSpec, OnCrash, Profile,
+    ProgramId, ProgramSpec, RunError, Sandbox, Seccomp, SentryMain, SocketLimits, Stacks, Step, Terminal,
+    Until, User, clock, control, publish,
 };
 pub use netgraft_sentry::SENTRY;
 pub use new_stack::{Language, NewStack, new_stack};

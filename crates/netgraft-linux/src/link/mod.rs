@@ -105,6 +105,22 @@ pub(crate) fn interface_ioctl(fd: RawFd, code: libc::c_ulong, request: &mut libc
     check(unsafe { libc::ioctl(fd, code as _, std::ptr::from_mut(request)) }).map(drop)
 }
 
+/// The Ethernet address of an interface.
+///
+/// # Errors
+/// ENODEV if there is none of that name.
+pub fn mac_of(name: &str) -> io::Result<[u8; 6]> {
+    let mut request = request(name)?;
+    interface_ioctl(control_socket()?.as_raw_fd(), libc::SIOCGIFHWADDR, &mut request)?;
+    // SAFETY: SIOCGIFHWADDR has filled `ifru_hwaddr`.
+    let hardware = unsafe { request.ifr_ifru.ifru_hwaddr };
+    let mut mac = [0; 6];
+    for (to, from) in mac.iter_mut().zip(hardware.sa_data) {
+        *to = from as u8;
+    }
+    Ok(mac)
+}
+
 /// MTU of an interface.
 pub fn mtu_of(name: &str) -> io::Result<usize> {
     let mut request = request(name)?;

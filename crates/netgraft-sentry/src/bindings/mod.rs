@@ -2,6 +2,7 @@
 
 mod host;
 mod journal;
+pub(crate) mod links;
 mod program;
 mod surrogate;
 mod watcher;
@@ -20,6 +21,7 @@ use crate::names::{Names, PairNames};
 use crate::poller::Poller;
 
 pub(crate) use journal::{ToLauncher, from_control};
+use links::Links;
 
 /// Everything that the core works on.
 pub(crate) struct Bindings {
@@ -29,6 +31,8 @@ pub(crate) struct Bindings {
     pub(crate) poller: Arc<Poller>,
     /// The launcher.
     pub(crate) launcher: ToLauncher,
+    /// The devices that lead to the programs' datagram sockets.
+    pub(crate) links: Links,
     /// Closes files that are no sockets.
     disposal: Disposal,
     names: Names,
@@ -65,6 +69,7 @@ impl Bindings {
             programs,
             poller,
             launcher,
+            links: Links::default(),
             disposal,
             names: Names::default(),
             pairs: PairNames::new(name_keys),

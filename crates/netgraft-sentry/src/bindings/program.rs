@@ -120,6 +120,10 @@ impl Program for Bindings {
         unix::any_address(file.as_fd(), of_peer).map_err(|error| errno(&error))
     }
 
+    fn is_udp(&mut self, file: &OwnedFd) -> bool {
+        unix::is_udp(file.as_fd())
+    }
+
     fn who_serves(&mut self, file: &OwnedFd, call: ForeignCall) -> Serves {
         let file = file.as_fd();
         match (unix::domain(file), call) {

@@ -11,6 +11,7 @@ use super::unix::{GATED, Kind, SEND_BUFFER};
 use super::world::World;
 use crate::join::{Pair, Side};
 use crate::journal::{Journal, Kept};
+use crate::private_link::PrivateLinks;
 use crate::program::Files;
 use crate::surrogate::{Cookie, Found, Gate, Name, Shape, Shown, Surrogate};
 use crate::uapi::{self, Errno};
@@ -365,6 +366,14 @@ impl Surrogate for FakeKernel {
             Ok(n)
         })
     }
+}
+
+impl PrivateLinks for FakeKernel {
+    fn emit(&mut self, interface: u32, frame: &[u8]) {
+        self.world.borrow_mut().emitted.push((interface, frame.to_vec()));
+    }
+
+    fn flush(&mut self) {}
 }
 
 impl Journal for FakeKernel {

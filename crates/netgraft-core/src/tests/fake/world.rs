@@ -120,6 +120,8 @@ pub(crate) struct World {
     pub(crate) out: (u64, u64),
     /// Where the last receive's data went.
     pub(crate) data: u64,
+    /// Frames on private links.
+    pub(crate) emitted: Vec<(u32, Vec<u8>)>,
 }
 
 impl World {
@@ -151,6 +153,7 @@ impl World {
             disposed: 0,
             out: (0, 0),
             data: 0,
+            emitted: Vec::new(),
         }
     }
 

@@ -1,0 +1,145 @@
+//! What programs ask the kernel for on their datagram sockets: addresses, peers, and memberships of groups.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use netgraft_plugin::{Domain, SocketOption};
+
+use super::BoundSocket;
+use crate::codec::call::Buffer;
+use crate::codec::sockaddr::{self, Given};
+use crate::core::{Core, Kernel};
+use crate::program::{Caller, ForeignCall};
+use crate::uapi::{self, Errno};
+
+/// What glibc and the kernel have and [`uapi`] has not (linux/in.h): options that join a group.
+const IP_ADD_SOURCE_MEMBERSHIP: i32 = 39;
+const MCAST_JOIN_GROUP: i32 = 42;
+const MCAST_JOIN_SOURCE_GROUP: i32 = 46;
+/// `struct group_req` (linux/in.h): the group is aligned behind the interface.
+const GROUP_AT: usize = 8;
+/// The most bytes of such an option.
+const MOST: usize = 264;
+
+impl<K: Kernel> Core<K> {
+    /// The local address of a UDP socket of the kernel's, if what it is bound to is of interest.
+    pub(crate) fn linked_address(&mut self, caller: &Caller, file: &K::File) -> Option<SocketAddr> {
+        if !self.links.is_any() || !self.kernel.is_udp(file) || !self.kernel.is_in_sandbox(caller) {
+            return None;
+        }
+        self.kernel_name(file, false)
+    }
+
+    fn kernel_name(&mut self, file: &K::File, of_peer: bool) -> Option<SocketAddr> {
+        let bytes = self.kernel.name_of_foreign(file, of_peer).ok()?;
+        let parsed =
+            [Domain::V4, Domain::V6].into_iter().find_map(|domain| sockaddr::parse(domain, &bytes).ok());
+        match parsed? {
+            Given::Inet(address) => Some(address),
+            Given::Unspecified => None,
+        }
+    }
+
+    /// The sentry has bound or connected such a socket, which had the address `before`.
+    pub(crate) fn named_by_kernel(
+        &mut self,
+        file: &K::File,
+        call: ForeignCall,
+        before: SocketAddr,
+    ) -> Result<(), Errno> {
+        let Some(local) = self.kernel_name(file, false) else { return Ok(()) };
+        match call {
+            ForeignCall::Bind => self.bound_by_kernel(local),
+            ForeignCall::Connect => {
+                let peer = self.kernel_name(file, true);
+                self.connected_by_kernel(before, BoundSocket { local, peer });
+                Ok(())
+            }
+            ForeignCall::Listen => Ok(()),
+        }
+    }
+
+    /// setsockopt(2) of a file that is not the sentry's: the kernel serves it, and the stack joins the group as well.
+    pub(crate) fn membership_asked(
+        &mut self,
+        caller: &Caller,
+        file: &K::File,
+        (level, name): (i32, i32),
+        value: Buffer,
+    ) {
+        if !self.links.is_any() || !joins(level, name) || !self.kernel.is_in_sandbox(caller) {
+            return;
+        }
+        let mut bytes = [0; MOST];
+        let len = usize::try_from(value.len).unwrap_or(MOST).min(MOST);
+        let Some(bytes) = bytes.get_mut(..len) else { return };
+        if self.kernel.read_memory(caller, value.address, bytes).is_ok()
+            && self.kernel.is_udp(file)
+            && let Some(option) = membership(level, name, bytes)
+        {
+            self.joined_by_kernel(option);
+        }
+    }
+}
+
+/// Whether an option joins a group.
+fn joins(level: i32, name: i32) -> bool {
+    let both = [MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP];
+    match level {
+        uapi::IPPROTO_IP => {
+            both.contains(&name) || [uapi::IP_ADD_MEMBERSHIP, IP_ADD_SOURCE_MEMBERSHIP].contains(&name)
+        }
+        uapi::IPPROTO_IPV6 => both.contains(&name) || name == uapi::IPV6_ADD_MEMBERSHIP,
+        _ => false,
+    }
+}
+
+/// The group that an option joins. There is one link, so that the interface is known.
+fn membership(level: i32, name: i32, value: &[u8]) -> Option<SocketOption> {
+    let v4 = |bytes: &[u8]| bytes.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets));
+    let v6 = |bytes: &[u8]| bytes.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets));
+    let of_v4 = |group: Ipv4Addr| {
+        group.is_multicast().then_some(SocketOption::JoinGroup((group, Ipv4Addr::UNSPECIFIED)))
+    };
+    let of_v6 = |group: Ipv6Addr| group.is_multicast().then_some(SocketOption::JoinGroup6((group, 0)));
+    match (level, name) {
+        (_, MCAST_JOIN_GROUP | MCAST_JOIN_SOURCE_GROUP) => {
+            let address = value.get(GROUP_AT..)?;
+            let family = u16::from_ne_bytes(*address.first_chunk()?);
+            match i32::from(family) {
+                uapi::AF_INET => of_v4(v4(address.get(4..)?)?),
+                uapi::AF_INET6 => of_v6(v6(address.get(8..)?)?),
+                _ => None,
+            }
+        }
+        (uapi::IPPROTO_IP, _) => of_v4(v4(value)?),
+        (uapi::IPPROTO_IPV6, _) => of_v6(v6(value)?),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_read_from_every_option_that_joins_one() {
+        let group = Ipv4Addr::new(239, 1, 2, 3);
+        let joined = Some(SocketOption::JoinGroup((group, Ipv4Addr::UNSPECIFIED)));
+        let mreq = [239, 1, 2, 3, 192, 0, 2, 1];
+        assert_eq!(membership(uapi::IPPROTO_IP, uapi::IP_ADD_MEMBERSHIP, &mreq), joined);
+        assert_eq!(membership(uapi::IPPROTO_IP, IP_ADD_SOURCE_MEMBERSHIP, &mreq), joined);
+        let mut request = vec![0; GROUP_AT];
+        request.extend((uapi::AF_INET as u16).to_ne_bytes());
+        request.extend([0, 0, 239, 1, 2, 3]);
+        request.resize(136, 0);
+        assert_eq!(membership(uapi::IPPROTO_IP, MCAST_JOIN_GROUP, &request), joined);
+        let group: Ipv6Addr = "ff02::fb".parse().unwrap();
+        let joined = Some(SocketOption::JoinGroup6((group, 0)));
+        assert_eq!(membership(uapi::IPPROTO_IPV6, uapi::IPV6_ADD_MEMBERSHIP, &group.octets()), joined);
+        assert_eq!(membership(uapi::IPPROTO_IP, uapi::IP_ADD_MEMBERSHIP, &[192, 0, 2, 1, 0, 0, 0, 0]), None);
+        assert_eq!(membership(uapi::IPPROTO_IP, uapi::IP_ADD_MEMBERSHIP, &[239]), None);
+        assert!(
+            joins(uapi::IPPROTO_IP, MCAST_JOIN_GROUP) && !joins(uapi::IPPROTO_IP, uapi::IP_DROP_MEMBERSHIP)
+        );
+    }
+}
