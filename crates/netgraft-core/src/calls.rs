@@ -122,7 +122,10 @@ impl<K: Kernel> Core<K> {
                 let before = self.linked_address(&request.caller, file);
                 self.kernel.serve_foreign(file, call, &bytes[..len])?;
                 match before {
-                    Some(before) => self.named_by_kernel(file, call, before).map(|()| Answer::Value(0)),
+                    Some(before) => {
+                        let seen = Seen { tid: request.caller.tid, fd: request.call.fd().unwrap_or(-1) };
+                        self.named_by_kernel(file, call, before, seen).map(|()| Answer::Value(0))
+                    }
                     None => Ok(Answer::Value(0)),
                 }
             }

@@ -1,6 +1,7 @@
 //! Whose sockets they are, for a stack whose packets are captured.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use netgraft_plugin::Protocol;
@@ -12,6 +13,10 @@ use crate::program::Files;
 use crate::socket::{Origin, Socket};
 use crate::table::SocketId;
 
+/// Numbers of protocols (IANA, "Protocol Numbers").
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
 /// What was said of sockets so far.
 pub(crate) struct Told {
     owners: Arc<Owners>,
@@ -21,6 +26,16 @@ pub(crate) struct Told {
 impl Told {
     pub(crate) fn new(owners: Arc<Owners>) -> Told {
         Told { owners, ends: HashMap::new() }
+    }
+
+    /// Somebody has the datagram socket of the kernel's at a local address.
+    pub(crate) fn set_datagrams(&self, local: SocketAddr, owner: &str) {
+        self.owners.set(End::new(UDP, local), owner);
+    }
+
+    /// It is gone.
+    pub(crate) fn close_datagrams(&self, local: SocketAddr) {
+        self.owners.close(End::new(UDP, local));
     }
 }
 
@@ -49,8 +64,8 @@ impl<K: Kernel> Core<K> {
     pub(crate) fn tell_owner(&mut self, id: SocketId) {
         let (Some(told), Some(socket)) = (&mut self.told, self.table.get(id)) else { return };
         let protocol = match socket.spec.protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
+            Protocol::Tcp => TCP,
+            Protocol::Udp => UDP,
             _ => return,
         };
         let (Some(handle), Some(seen)) = (socket.handle, socket.seen) else { return };

@@ -25,6 +25,7 @@ use netgraft_plugin::{
 
 use crate::core::{Core, Kernel};
 use crate::route::{Flow, Route};
+use crate::socket::Seen;
 use crate::uapi::Errno;
 
 use endpoints::{Endpoints, any_of};
@@ -49,6 +50,11 @@ pub trait PrivateLinks {
 
     /// Has everything leave that was emitted.
     fn flush(&mut self);
+
+    /// Who has the UDP socket with a local address, if that can be found out.
+    fn owner_of(&mut self, _local: SocketAddr) -> Option<Seen> {
+        None
+    }
 }
 
 /// One link.
@@ -231,7 +237,15 @@ impl<K: Kernel> Core<K> {
             Ok(()) => Ok(any),
             Err(_) => self.new_endpoint(local, 0).map(|()| local),
         };
-        bound.inspect_err(|errno| tracing::debug!(%local, errno, "the stack has no socket for it")).ok()
+        let bound = bound
+            .inspect_err(|errno| tracing::debug!(%local, errno, "the stack has no socket for it"))
+            .ok()?;
+        if self.told.is_some()
+            && let Some(seen) = self.kernel.owner_of(local)
+        {
+            self.tell_endpoint(bound, seen);
+        }
+        Some(bound)
     }
 
     /// Makes a socket of the stack for a local address.
@@ -267,7 +281,19 @@ impl<K: Kernel> Core<K> {
         Ok(())
     }
 
+    /// Says who has the socket of an endpoint.
+    pub(super) fn tell_endpoint(&mut self, bound: SocketAddr, seen: Seen) {
+        if let Some(told) = &self.told
+            && let Some(title) = self.kernel.title(seen.tid)
+        {
+            told.set_datagrams(bound, &format!("{title} fd {}", seen.fd));
+        }
+    }
+
     fn end_endpoint(&mut self, local: SocketAddr) {
+        if let Some(told) = &self.told {
+            told.close_datagrams(local);
+        }
         if let Some(endpoint) = self.links.endpoints.remove(&local) {
             self.stack.close(endpoint.handle, self.time.now);
         }

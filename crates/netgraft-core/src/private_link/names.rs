@@ -9,6 +9,7 @@ use crate::codec::call::Buffer;
 use crate::codec::sockaddr::{self, Given};
 use crate::core::{Core, Kernel};
 use crate::program::{Caller, ForeignCall};
+use crate::socket::Seen;
 use crate::uapi::{self, Errno};
 
 /// What glibc and the kernel have and [`uapi`] has not (linux/in.h): options that join a group.
@@ -45,17 +46,23 @@ impl<K: Kernel> Core<K> {
         file: &K::File,
         call: ForeignCall,
         before: SocketAddr,
+        seen: Seen,
     ) -> Result<(), Errno> {
         let Some(local) = self.kernel_name(file, false) else { return Ok(()) };
         match call {
-            ForeignCall::Bind => self.bound_by_kernel(local),
+            ForeignCall::Bind => self.bound_by_kernel(local)?,
             ForeignCall::Connect => {
                 let peer = self.kernel_name(file, true);
                 self.connected_by_kernel(before, BoundSocket { local, peer });
-                Ok(())
             }
-            ForeignCall::Listen => Ok(()),
+            ForeignCall::Listen => {}
         }
+        if self.told.is_some()
+            && let Some(bound) = self.links.endpoints.find(super::plain(local))
+        {
+            self.tell_endpoint(bound, seen);
+        }
+        Ok(())
     }
 
     /// setsockopt(2) of a file that is not the sentry's: the kernel serves it, and the stack joins the group as well.

@@ -357,7 +357,7 @@ mod tests {
         for v6 in [false, true] {
             let frames = cut(v6, 1500, &payload);
             assert_eq!(frames.len(), 3);
-            let mut whole = Vec::new();
+            let mut whole: Vec<u8> = Vec::new();
             for (at, frame) in frames.iter().enumerate() {
                 assert!(frame.len() <= ETHERNET + 1500);
                 let packet = parse(frame).unwrap();

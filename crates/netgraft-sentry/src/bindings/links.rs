@@ -2,17 +2,21 @@
 //! datagram sockets there.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use netgraft_core::{BoundSocket, Core, PrivateLink, PrivateLinks};
+use netgraft_core::{BoundSocket, Core, PrivateLink, PrivateLinks, Program, Seen};
 use netgraft_launch::control;
 use netgraft_linux::link::Packet;
 use netgraft_linux::sock_diag::{News, Observer, UdpSocket};
+use netgraft_linux::{inet_socket, task, unix};
 
 use super::Bindings;
 
 /// Frames of a link that are taken before others have their turn.
 const FRAMES_A_TURN: usize = 64;
+/// The most descriptors of the programs that are looked at for the owner of a socket, for a capture.
+const SEARCHED: usize = 65_536;
 
 /// One link.
 #[derive(Debug)]
@@ -114,6 +118,33 @@ impl PrivateLinks for Bindings {
             }
         }
     }
+
+    fn owner_of(&mut self, local: SocketAddr) -> Option<Seen> {
+        let own = std::process::id();
+        let mut left = SEARCHED;
+        for process in task::processes().into_iter().filter(|&process| process != own) {
+            for fd in 0..task::descriptors(process) {
+                left = left.checked_sub(1)?;
+                if !self.is_socket(process, fd) {
+                    continue;
+                }
+                let Ok(file) = self.duplicate_of(process, fd) else { continue };
+                let is_meant = unix::is_udp(file.as_fd())
+                    && inet_socket::getsockname(file.as_fd()).is_ok_and(|name| serves(name, local));
+                self.dispose(file);
+                if is_meant {
+                    return Some(Seen { tid: process, fd });
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Whether a socket with this name sends from a local address.
+fn serves(name: SocketAddr, local: SocketAddr) -> bool {
+    let own = name.ip().to_canonical();
+    name.port() == local.port() && (own.is_unspecified() || own == local.ip())
 }
 
 /// A link is there.
