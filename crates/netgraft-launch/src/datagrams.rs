@@ -7,17 +7,32 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Datagrams {
+    /// The kernel's where there is no link, the stack's with one.
+    #[default]
+    Auto,
     /// The kernel's own, of the programs' network namespace; what goes to other hosts passes between it and the stack over a
     /// private link.
-    #[default]
     Kernel,
     /// Surrogates, of which each call with an address is served by the sentry.
     Stack,
 }
 
+impl Datagrams {
+    /// Whether they are the kernel's on a stack that has a link or not.
+    #[must_use]
+    pub const fn are_the_kernels(self, has_link: bool) -> bool {
+        match self {
+            Datagrams::Auto => !has_link,
+            Datagrams::Kernel => true,
+            Datagrams::Stack => false,
+        }
+    }
+}
+
 impl fmt::Display for Datagrams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Datagrams::Auto => "auto",
             Datagrams::Kernel => "kernel",
             Datagrams::Stack => "stack",
         })
@@ -28,9 +43,10 @@ impl FromStr for Datagrams {
     type Err = String;
     fn from_str(text: &str) -> Result<Datagrams, String> {
         match text {
+            "auto" => Ok(Datagrams::Auto),
             "kernel" => Ok(Datagrams::Kernel),
             "stack" => Ok(Datagrams::Stack),
-            other => Err(format!("unknown --datagrams choice '{other}': use kernel or stack")),
+            other => Err(format!("unknown --datagrams choice '{other}': use auto, kernel or stack")),
         }
     }
 }
@@ -41,10 +57,10 @@ mod tests {
 
     #[test]
     fn a_choice_survives_a_round_trip() {
-        for choice in [Datagrams::Kernel, Datagrams::Stack] {
+        for choice in [Datagrams::Auto, Datagrams::Kernel, Datagrams::Stack] {
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
         let wrong = "tap".parse::<Datagrams>();
-        assert_eq!(wrong, Err("unknown --datagrams choice 'tap': use kernel or stack".to_owned()));
+        assert_eq!(wrong, Err("unknown --datagrams choice 'tap': use auto, kernel or stack".to_owned()));
     }
 }

@@ -41,6 +41,7 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
     let name = match (network, plugin.as_deref()) {
         (NetworkType::Plugin, Some(path)) if is_path(path) => {
             check_neighbours(config, false)?;
+            check_datagrams(spec, false)?;
             let object = Arc::new(load(Path::new(path), spec.trust_pre_init)?);
             check_veth(veth, (object.level() == Level::Zero).then_some(path), config)?;
             if let (Some(name), Level::Zero, false) = (veth, object.level(), spec.trust_pre_init) {
@@ -68,6 +69,7 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
     };
     check_veth(veth, None, config)?;
     check_neighbours(config, name == SMOLTCP)?;
+    check_datagrams(spec, name == SMOLTCP)?;
     if config.argument.is_some() && name == HOST {
         return Err(RunError::Options(format!("the stack {name} takes no --plugin-arg: leave it out")));
     }
@@ -80,6 +82,20 @@ pub(crate) fn choose(spec: &NetworkSpec) -> Result<Choice, RunError> {
 /// One line for the operator, with the object's name.
 pub fn load(path: &Path, trust_pre_init: bool) -> Result<Loaded, LoadError> {
     netgraft_abi::load(path, &Care { base: allow::rules(Origin::Foreign, &[]), trust_pre_init })
+}
+
+/// Only the built-in stack can leave datagrams to the kernel, and only where connections are joined.
+fn check_datagrams(spec: &NetworkSpec, can: bool) -> Result<(), RunError> {
+    let text = match (spec.datagrams, spec.join) {
+        (Datagrams::Kernel, _) if !can || spec.kind == NetworkType::Plugin => {
+            "--datagrams kernel is for the built-in stack: leave it out, or use --network sandbox"
+        }
+        (Datagrams::Kernel, Join::Never) => {
+            "with --join never the stack carries all datagrams: leave --datagrams kernel out"
+        }
+        _ => return Ok(()),
+    };
+    Err(RunError::Options(text.to_owned()))
 }
 
 /// Only the built-in stack takes static neighbours.
@@ -212,17 +228,18 @@ fn check_link(
 }
 
 /// What stands behind the programs' internet sockets. Where nothing can be reached but the loopback, the kernel's of the
-/// programs' own network namespace carries datagrams as well as a stack, and where the built-in stack has a link they
-/// pass over a private one.
+/// programs' own network namespace carries datagrams as well as a stack; where the built-in stack has a link they can pass over a
+/// private one.
 pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Sockets {
     let is_own = match network.kind {
         NetworkType::None | NetworkType::Sandbox => true,
         // An object may have a link that only it knows of.
         _ => false,
     };
+    let has_link = network.config.link != LinkConfig::None;
     if stack.offers_host_fds() {
         Sockets::Host
-    } else if is_own && network.join == Join::Always && network.datagrams == Datagrams::Kernel {
+    } else if is_own && network.join == Join::Always && network.datagrams.are_the_kernels(has_link) {
         Sockets::StreamSurrogates
     } else {
         Sockets::Surrogates
@@ -272,6 +289,14 @@ mod tests {
         let named = StackConfig { neighbours, ..linked.clone() };
         assert!(text(NetworkType::Plugin, Some("./none.so"), &named).contains("--neighbour is for"));
         assert!(text(NetworkType::Host, None, &named).contains("host's interfaces"));
+        let datagrams = |kind, join| {
+            let spec = NetworkSpec { kind, join, datagrams: Datagrams::Kernel, ..NetworkSpec::default() };
+            choose(&spec).err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        assert!(
+            datagrams(NetworkType::Host, Join::Always).contains("--datagrams kernel is for the built-in")
+        );
+        assert!(datagrams(NetworkType::Sandbox, Join::Never).contains("leave --datagrams kernel out"));
         let veth = Some("t0".parse().unwrap());
         let pair = |kind| {
             choose(&NetworkSpec { kind, veth: veth.clone(), ..NetworkSpec::default() })

@@ -238,8 +238,9 @@ struct RunArgs {
     join: Join,
 
     /// Whose sockets the program's datagram and raw sockets are, on the built-in stack: kernel (those of its own network
-    /// namespace; what goes to other hosts is given to the stack as packets) or stack (surrogates: slower, for kernels
-    /// without veth devices and to test a stack; so with --join never in any case)
+    /// namespace, with all that Linux has: what goes to other hosts is given to the stack as packets, over a veth pair), stack
+    /// (surrogates, of which each call with an address is served by the sentry) or auto (the kernel's without a link, the stack's
+    /// with one)
     #[arg(long, value_name = "WHOSE", default_value_t)]
     datagrams: Datagrams,
 

@@ -90,8 +90,8 @@ pub(crate) struct Links {
     fragments: Fragments,
     /// Handles with more to receive than a turn allows.
     again: Vec<Handle>,
-    /// Joins groups for all sockets.
-    member: Option<Handle>,
+    /// What joins groups for all sockets, of IPv4 and of IPv6.
+    members: [Option<Handle>; 2],
     /// Identification of the last packet that was cut.
     last_id: u32,
     /// Memory for a frame.
@@ -409,16 +409,14 @@ impl<K: Kernel> Core<K> {
         if !self.links.is_any() {
             return;
         }
-        let domain = if matches!(option, SocketOption::JoinGroup(_)) { Domain::V4 } else { Domain::V6 };
-        let member = match self.links.member {
+        let v6 = matches!(option, SocketOption::JoinGroup6(_));
+        let domain = if v6 { Domain::V6 } else { Domain::V4 };
+        let spec = SocketSpec { domain, kind: Kind::Datagram, protocol: Protocol::Udp };
+        let member = match self.links.members[usize::from(v6)] {
             Some(member) => member,
             None => {
-                let spec = SocketSpec { domain: Domain::V6, kind: Kind::Datagram, protocol: Protocol::Udp };
-                let made =
-                    self.stack.socket(spec).or_else(|_| self.stack.socket(SocketSpec { domain, ..spec }));
-                let Ok(member) = made else { return };
-                self.links.member = Some(member);
-                member
+                let Ok(member) = self.stack.socket(spec) else { return };
+                *self.links.members[usize::from(v6)].insert(member)
             }
         };
         if let Err(error) = self.stack.set_option(member, option) {
@@ -516,6 +514,16 @@ impl<K: Kernel> Core<K> {
         let mut frame = std::mem::take(&mut self.links.frame);
         let kernel = &mut self.kernel;
         packet::frames(framing, header, payload, &mut frame, &mut |frame| kernel.emit(link.interface, frame));
+        self.links.frame = frame;
+        self.links.emitted = true;
+    }
+
+    /// Hands on a packet with its IPv4 header as it is.
+    fn emit_whole(&mut self, interface: u32, ip: &[u8]) {
+        let Some(link) = self.links.link(interface) else { return };
+        let mut frame = std::mem::take(&mut self.links.frame);
+        packet::wrap_v4(link.mac, ip, &mut frame);
+        self.kernel.emit(link.interface, &frame);
         self.links.frame = frame;
         self.links.emitted = true;
     }

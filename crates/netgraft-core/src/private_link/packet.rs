@@ -247,6 +247,15 @@ fn put(framing: Framing, header: &Header, piece: Option<Piece>, payload: &[u8], 
     frame.extend(payload);
 }
 
+/// Puts an IPv4 packet into a frame.
+pub(super) fn wrap_v4(mac: [u8; 6], ip: &[u8], frame: &mut Vec<u8>) {
+    frame.clear();
+    frame.extend(mac);
+    frame.extend(SENTRY);
+    frame.extend(ETHERTYPE_V4);
+    frame.extend(ip);
+}
+
 /// RFC 791, section 3.1
 fn header_v4(
     header: &Header,

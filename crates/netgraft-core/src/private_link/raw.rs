@@ -153,16 +153,22 @@ impl<K: Kernel> Core<K> {
     fn raw_packet_for_program(&mut self, domain: Domain, protocol: u8, received: &Received) {
         let (Some(from), Some(scratch)) = (received.from, self.take_scratch(received.len)) else { return };
         if let Some(bytes) = scratch.get(..received.len) {
-            let (header, payload) = match domain {
-                // With its IP header (raw(7)).
-                Domain::V4 => match packet::parse_ip(bytes) {
-                    Some(packet) => (packet.header, packet.payload),
-                    None => (self.header_of(from, protocol, received), &[][..]),
-                },
-                Domain::V6 => (self.header_of(from, protocol, received), bytes),
-            };
-            if self.is_for_program(&header, payload) {
-                self.emit_packet(received.interface, &header, payload);
+            match domain {
+                // With its IP header (raw(7)); also a fragment, which the kernel puts together.
+                Domain::V4 => {
+                    if let Some(packet) = packet::parse_ip(bytes)
+                        && (packet.piece.is_some_and(|piece| piece.offset > 0)
+                            || self.is_for_program(&packet.header, packet.payload))
+                    {
+                        self.emit_whole(received.interface, packet.ip);
+                    }
+                }
+                Domain::V6 => {
+                    let header = self.header_of(from, protocol, received);
+                    if self.is_for_program(&header, bytes) {
+                        self.emit_packet(received.interface, &header, bytes);
+                    }
+                }
             }
         }
         self.buffers.scratch = scratch;
