@@ -34,6 +34,8 @@ mod options;
 mod owners;
 #[cfg(test)]
 mod parked;
+#[cfg(test)]
+mod private_link;
 mod random;
 #[cfg(test)]
 mod receive;

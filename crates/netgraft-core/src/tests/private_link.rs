@@ -1,0 +1,226 @@
+//! The private link: what the kernel sends on it reaches the stack, and what the stack receives reaches the kernel.
+
+use std::net::SocketAddr;
+
+use netgraft_plugin::{Error, Handle, Kind, Protocol};
+
+use super::fake::prng::Prng;
+use super::fake::rig::{Rig, addr};
+use crate::Budget;
+use crate::private_link::{BoundSocket, PrivateLink};
+use crate::route::{Denial, Flow, Route, Router};
+
+const PEER: &str = "198.51.100.1:53";
+/// The address that the fake stack has beside its loopback.
+const OWN: &str = "192.0.2.1";
+
+fn rig() -> Rig {
+    linked(Rig::new())
+}
+
+fn linked(mut rig: Rig) -> Rig {
+    rig.core.expect_private_links();
+    rig.core.add_private_link(PrivateLink { interface: 2, mac: [2, 0, 0, 0, 0, 9], mtu: 1500 });
+    rig
+}
+
+/// A frame of the kernel's with a UDP datagram.
+fn frame(from: SocketAddr, to: SocketAddr, data: &[u8]) -> Vec<u8> {
+    let (SocketAddr::V4(source), SocketAddr::V4(destination)) = (from, to) else { panic!("{from} {to}") };
+    let len = 28 + data.len() as u16;
+    let mut frame = vec![0; 12];
+    frame.extend([8, 0, 0x45, 0]);
+    frame.extend(len.to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    frame.extend(source.ip().octets());
+    frame.extend(destination.ip().octets());
+    frame.extend(source.port().to_be_bytes());
+    frame.extend(destination.port().to_be_bytes());
+    frame.extend((len - 20).to_be_bytes());
+    frame.extend([0, 0]);
+    frame.extend(data);
+    frame
+}
+
+fn own(port: u16) -> SocketAddr {
+    SocketAddr::new(OWN.parse().unwrap(), port)
+}
+
+fn sends(rig: &mut Rig, port: u16, data: &[u8]) {
+    rig.core.frame_of_program(2, &frame(own(port), addr(PEER), data));
+    rig.settle();
+}
+
+/// Where the stack's UDP sockets are bound.
+fn bound(rig: &Rig) -> Vec<SocketAddr> {
+    let net = rig.net();
+    let udp = net.socks.values().filter(|sock| sock.spec.protocol == Protocol::Udp);
+    let mut all: Vec<SocketAddr> = udp.filter_map(|sock| sock.local).collect();
+    all.sort();
+    all
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new("0.0.0.0".parse().unwrap(), port)
+}
+
+#[test]
+fn what_the_kernel_sends_leaves_from_the_port_that_it_chose() {
+    let mut rig = rig();
+    sends(&mut rig, 40_000, b"one");
+    sends(&mut rig, 40_000, b"two");
+    assert_eq!(bound(&rig), [any(40_000)]);
+    let sent: Vec<_> = rig.net().sent.iter().map(|(_, to, data)| (*to, data.clone())).collect();
+    assert_eq!(sent, [(addr(PEER), b"one".to_vec()), (addr(PEER), b"two".to_vec())]);
+    assert_eq!(rig.core.counts().datagrams_sent, 2);
+}
+
+#[test]
+fn what_arrives_is_a_packet_from_its_sender() {
+    let mut rig = rig();
+    sends(&mut rig, 40_000, b"one");
+    assert!(rig.net().arrives(addr(PEER), any(40_000), b"answer"));
+    rig.settle();
+    let [(interface, frame)] = &*rig.world().emitted else { panic!("{:?}", rig.world().emitted) };
+    assert_eq!((*interface, &frame[..6]), (2, &[2, 0, 0, 0, 0, 9][..]));
+    // Source and destination, the ports, and the data.
+    assert_eq!(frame[26..34], [198, 51, 100, 1, 192, 0, 2, 1]);
+    assert_eq!(frame[34..38], [0, 53, 0x9c, 0x40]);
+    assert_eq!(frame[42..], *b"answer");
+}
+
+#[test]
+fn a_bound_socket_is_served_until_its_last_holder_is_gone() {
+    let mut rig = rig();
+    rig.core.bound_by_kernel(any(53)).unwrap();
+    rig.core.bound_by_kernel(any(53)).unwrap();
+    assert_eq!(bound(&rig), [any(53)]);
+    rig.core.datagram_socket_closed(any(53));
+    assert_eq!(bound(&rig), [any(53)]);
+    rig.core.datagram_socket_closed(any(53));
+    assert_eq!(bound(&rig), []);
+    // Nothing of the loopback leaves the kernel.
+    rig.core.bound_by_kernel(addr("127.0.0.1:53")).unwrap();
+    assert_eq!(bound(&rig), []);
+}
+
+#[test]
+fn a_stack_that_refuses_an_address_is_heard() {
+    let mut rig = rig();
+    rig.net().fail_next(netgraft_plugin::Call::bind, Error::AddressInUse);
+    assert_eq!(rig.core.bound_by_kernel(any(53)), Err(Error::AddressInUse.errno()));
+    assert_eq!(bound(&rig), []);
+}
+
+#[test]
+fn a_peer_is_the_stack_s_too_unless_the_address_is_shared() {
+    let mut rig = rig();
+    let peer = |rig: &Rig| {
+        let net = rig.net();
+        let udp = net.socks.iter().find(|(_, sock)| sock.spec.protocol == Protocol::Udp);
+        udp.and_then(|(&number, _)| net.peer_addr(Handle(number)).ok())
+    };
+    let connected = BoundSocket { local: own(40_000), peer: Some(addr(PEER)) };
+    rig.core.connected_by_kernel(any(0), connected);
+    assert_eq!((bound(&rig), peer(&rig)), (vec![any(40_000)], Some(addr(PEER))));
+    rig.core.connected_by_kernel(own(40_000), BoundSocket { peer: None, ..connected });
+    assert_eq!(peer(&rig), None);
+    // Another port than before: what stood for that one goes.
+    rig.core.connected_by_kernel(own(40_000), BoundSocket { local: own(40_001), peer: Some(addr(PEER)) });
+    assert_eq!((bound(&rig), peer(&rig)), (vec![any(40_001)], Some(addr(PEER))));
+    rig.core.datagram_socket_closed(own(40_001));
+    rig.core.bound_by_kernel(any(53)).unwrap();
+    rig.core.bound_by_kernel(any(53)).unwrap();
+    rig.core.connected_by_kernel(any(53), BoundSocket { local: own(53), peer: Some(addr(PEER)) });
+    assert_eq!((bound(&rig), peer(&rig)), (vec![any(53)], None));
+}
+
+#[test]
+fn a_list_of_the_sockets_there_are_closes_and_makes_what_is_needed() {
+    let mut rig = rig();
+    sends(&mut rig, 40_000, b"gone");
+    rig.core.bound_by_kernel(any(53)).unwrap();
+    let sockets = [any(53), own(99), addr("127.0.0.1:98")].map(|local| BoundSocket { local, peer: None });
+    rig.core.datagram_sockets_are(&sockets);
+    assert_eq!(bound(&rig), [any(53), own(99)]);
+}
+
+#[test]
+fn ports_that_the_kernel_chose_are_bounded() {
+    let budget = Budget { sockets: 20, process_sockets: 20, memory: 1 << 30, bytes: 1 << 20 };
+    let mut rig = linked(Rig::with(Box::new(crate::route::Always(Route::Kernel)), budget));
+    rig.core.bound_by_kernel(any(53)).unwrap();
+    for port in 40_000..40_100 {
+        sends(&mut rig, port, b"x");
+    }
+    assert_eq!(rig.net().sent.len(), 100);
+    let bound = bound(&rig);
+    assert_eq!((bound.len(), bound[0], bound[19]), (20, any(53), any(40_099)));
+}
+
+struct Never;
+
+impl Router for Never {
+    fn route(&mut self, flow: &Flow) -> Route {
+        match flow {
+            Flow::Datagram(..) => Route::Denied(Denial::AccessDenied),
+            _ => Route::Kernel,
+        }
+    }
+}
+
+#[test]
+fn what_is_denied_is_answered_by_icmp_and_never_sent() {
+    let budget = Budget { sockets: 20, process_sockets: 20, memory: 1 << 30, bytes: 1 << 20 };
+    let mut rig = linked(Rig::with(Box::new(Never), budget));
+    sends(&mut rig, 40_000, b"secret");
+    assert_eq!(rig.net().sent.len(), 0);
+    assert_eq!(bound(&rig), []);
+    let [(_, frame)] = &*rig.world().emitted else { panic!("{:?}", rig.world().emitted) };
+    // From where it was to go, "administratively prohibited" (RFC 1812), quoting what was sent.
+    assert_eq!((frame[23], &frame[26..30], &frame[34..36]), (1, &[198, 51, 100, 1][..], &[3, 13][..]));
+    assert!(frame.ends_with(b"secret"));
+}
+
+#[test]
+fn the_kernel_s_own_packets_end_here() {
+    let mut rig = rig();
+    let mut reset = frame(own(80), addr(PEER), &[0; 20]);
+    reset[23] = 6;
+    reset[34 + 13] = 4;
+    let mut reply = frame(own(0), addr(PEER), &[0; 20]);
+    reply[23] = 1;
+    reply[34] = 0;
+    let mut report = frame(own(0), addr(PEER), &[0; 20]);
+    report[23] = 2;
+    let looped = frame(addr("127.0.0.1:9"), addr(PEER), b"x");
+    for frame in [reset, reply, report, looped] {
+        rig.core.frame_of_program(2, &frame);
+    }
+    rig.settle();
+    assert_eq!((rig.net().sent.len(), rig.world().emitted.len()), (0, 0));
+}
+
+#[test]
+fn no_frame_makes_it_panic() {
+    let mut rig = rig();
+    let mut random = Prng::new(7);
+    for round in 0..20_000_u32 {
+        let data = vec![round as u8; (random.next() % 64) as usize];
+        let mut bytes = frame(own(random.next() as u16), addr(PEER), &data);
+        bytes.truncate((random.next() % (bytes.len() as u64 + 1)) as usize);
+        for _ in 0..random.next() % 6 {
+            let at = (random.next() % 48) as usize;
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = random.next() as u8;
+            }
+        }
+        rig.core.frame_of_program((random.next() % 3) as u32, &bytes);
+        if round % 64 == 0 {
+            rig.settle();
+        }
+    }
+    assert!(rig.net().socks.values().all(|sock| sock.spec.kind != Kind::Stream));
+    // Of the raw sockets there is one for each protocol at most.
+    assert!(rig.net().socks.len() < 2000, "{}", rig.net().socks.len());
+}
