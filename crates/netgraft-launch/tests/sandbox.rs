@@ -43,7 +43,7 @@ fn pair_sentry(args: SentryArgs) -> io::Result<()> {
                     let summary = Summary { calls, ..Summary::default() };
                     return control::send(args.control.as_fd(), &FromSentry::Summary(summary));
                 }
-                Some((ToSentry::Operator, _)) => {}
+                Some((ToSentry::Operator | ToSentry::PrivateLink(_) | ToSentry::Observer, _)) => {}
                 None => return Ok(()),
             }
             continue;
