@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netgraft_abi::Loaded;
+use netgraft_core::policy::Policy;
 use netgraft_linux::capability::{self, Capability};
 use netgraft_linux::confine::{self, AllowList};
 use netgraft_linux::disposal::Disposal;
@@ -66,6 +67,8 @@ pub struct SentryArgs {
     pub join: Join,
     /// What stands behind the programs' internet sockets.
     pub sockets: Sockets,
+    /// Who may talk to whom.
+    pub policy: Option<Arc<Policy>>,
     /// Keys for names that only the sentries of this sandbox can make.
     pub name_keys: RandomState,
 }
@@ -116,6 +119,8 @@ pub(super) struct SentryPlan {
     pub(super) join: Join,
     /// What stands behind the programs' internet sockets.
     pub(super) sockets: Sockets,
+    /// Who may talk to whom.
+    pub(super) policy: Option<Arc<Policy>>,
     /// Keys for names that every sentry of the sandbox is to know.
     pub(super) name_keys: RandomState,
     /// What it runs when it is confined.
@@ -286,6 +291,7 @@ fn serve(
         limits: plan.limits,
         join: plan.join,
         sockets: plan.sockets,
+        policy: plan.policy.clone(),
         name_keys: plan.name_keys.clone(),
     })
     .map_err(cannot("go on"))

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netgraft_abi::{Care, Level, LoadError, Loaded};
+use netgraft_core::policy::Policy;
 use netgraft_linux::filter::Sockets;
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, PluginStack, StackConfig, StackInfo};
@@ -212,18 +213,29 @@ fn check_link(
 
 /// What stands behind the programs' internet sockets. Where nothing can be reached but the loopback, the kernel's of the
 /// programs' own network namespace carries datagrams as well as a stack.
-pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Sockets {
+///
+/// # Errors
+/// [`RunError::Options`] for a policy where it cannot be kept.
+pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Result<Sockets, RunError> {
+    // Rules about what stays in the sandbox are the sentry's to keep.
+    let rules = network.policy.clone().map(Policy::new);
+    let is_ruled = rules.is_some_and(|policy| policy.concerns_loopback_datagrams());
     let is_alone = match network.kind {
         NetworkType::None | NetworkType::Sandbox => network.config.link == LinkConfig::None,
         // An object may have a link that only it knows of.
         _ => false,
     };
     if stack.offers_host_fds() {
-        Sockets::Host
-    } else if is_alone && network.join == Join::Always {
-        Sockets::StreamSurrogates
+        if network.policy.is_some() {
+            let text =
+                "--allow, --deny and --policy are not kept with host sockets: leave --network host out";
+            return Err(RunError::Options(text.to_owned()));
+        }
+        Ok(Sockets::Host)
+    } else if is_alone && network.join == Join::Always && !is_ruled {
+        Ok(Sockets::StreamSurrogates)
     } else {
-        Sockets::Surrogates
+        Ok(Sockets::Surrogates)
     }
 }
 
