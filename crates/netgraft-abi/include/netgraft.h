@@ -51,7 +51,7 @@ extern "C" {
 #endif
 
 #define NETGRAFT_VERSION_MAJOR 1u
-#define NETGRAFT_VERSION_MINOR 2u
+#define NETGRAFT_VERSION_MINOR 3u
 /* What this header describes: the major version in the upper 16 bits, the minor version in the lower ones. */
 #define NETGRAFT_VERSION ((NETGRAFT_VERSION_MAJOR << 16) | NETGRAFT_VERSION_MINOR)
 
@@ -197,6 +197,44 @@ enum netgraft_tcp_state {
     NETGRAFT_TCP_LAST_ACK = 9,
     NETGRAFT_TCP_LISTEN = 10,
     NETGRAFT_TCP_CLOSING = 11
+};
+
+/* What a TCP connection does about losses, numbered as in TCP_INFO (tcpi_ca_state). */
+enum netgraft_congestion_state {
+    NETGRAFT_CONGESTION_OPEN = 0,     /* nothing is missing, as far as is known */
+    NETGRAFT_CONGESTION_DISORDER = 1, /* segments have arrived out of order */
+    NETGRAFT_CONGESTION_REDUCED = 2,  /* a router said that the path is full (RFC 3168) */
+    NETGRAFT_CONGESTION_RECOVERY = 3, /* losses are being repaired */
+    NETGRAFT_CONGESTION_LOSS = 4      /* the retransmission time-out has passed */
+};
+
+/* What the two ends of a TCP connection have agreed on: bits of `agreed` in struct netgraft_tcp_details. */
+enum netgraft_agreed {
+    NETGRAFT_AGREED_TIMESTAMPS = 1,    /* RFC 7323 section 3 */
+    NETGRAFT_AGREED_SACK = 2,          /* RFC 2018 */
+    NETGRAFT_AGREED_WINDOW_SCALES = 4, /* RFC 7323 section 2 */
+    NETGRAFT_AGREED_ECN = 8,           /* RFC 3168 */
+    NETGRAFT_AGREED_FAST_OPEN = 16     /* data came or went with the SYN (RFC 7413) */
+};
+
+/* What is counted of TCP, all connections together: with the names in /proc/net/netstat and /proc/net/snmp. */
+enum netgraft_tcp_count {
+    NETGRAFT_TCP_COUNT_RETRANSMITTED = 1, /* segments sent again (RetransSegs) */
+    NETGRAFT_TCP_COUNT_TIMEOUTS = 2, /* retransmission time-outs (TCPTimeouts) */
+    NETGRAFT_TCP_COUNT_SPURIOUS_TIMEOUTS = 3, /* those of them that were in vain (TCPSpuriousRTOs; RFC 5682) */
+    NETGRAFT_TCP_COUNT_LOSS_PROBES = 4, /* tail loss probes (TCPLossProbes; RFC 8985 section 7) */
+    NETGRAFT_TCP_COUNT_SACK_RECOVERIES = 5, /* losses found by selective acknowledgements (TCPSackRecovery) */
+    NETGRAFT_TCP_COUNT_RENO_RECOVERIES = 6, /* losses found by duplicate acknowledgements (TCPRenoRecovery) */
+    NETGRAFT_TCP_COUNT_UNDONE = 7, /* losses that turned out to be none (TCPFullUndo) */
+    NETGRAFT_TCP_COUNT_DUPLICATES_REPORTED = 8, /* duplicates that peers reported (TCPDSACKRecv; RFC 2883) */
+    NETGRAFT_TCP_COUNT_OUT_OF_ORDER = 9, /* segments that came out of order (TCPOFOQueue) */
+    NETGRAFT_TCP_COUNT_CHALLENGES = 10, /* challenges to segments that may be forged (TCPChallengeACK; RFC 5961) */
+    NETGRAFT_TCP_COUNT_COOKIES_SENT = 11, /* SYN cookies sent (SyncookiesSent; RFC 4987) */
+    NETGRAFT_TCP_COUNT_COOKIES_RECEIVED = 12, /* SYN cookies taken up (SyncookiesRecv) */
+    NETGRAFT_TCP_COUNT_TIMED_OUT = 13, /* connections that ended since nobody answered (TCPAbortOnTimeout) */
+    NETGRAFT_TCP_COUNT_FAST_OPEN_ACTIVE = 14, /* SYNs whose data the peer took (TCPFastOpenActive; RFC 7413) */
+    NETGRAFT_TCP_COUNT_FAST_OPEN_PASSIVE = 15, /* SYNs of peers whose data was taken (TCPFastOpenPassive) */
+    NETGRAFT_TCP_COUNT_MEMORY_PRESSURES = 16 /* times that the memory for data became short (TCPMemoryPressures) */
 };
 
 /* Which member of union netgraft_value is meant. */
@@ -396,6 +434,31 @@ struct netgraft_tcp_info {
     uint32_t reserved2;
     uint64_t bytes_sent; /* payload since the connection began */
     uint64_t bytes_received;
+};
+
+/* More of what a stack knows of a TCP connection (TCP_INFO, tcp(7)); zero where it does not know. */
+struct netgraft_tcp_details {
+    uint32_t slow_start_threshold;     /* bytes; 4294967295 while there is none */
+    uint32_t selectively_acknowledged; /* of the unacknowledged bytes; of a listener its backlog */
+    uint32_t lost;                     /* of the unacknowledged bytes: believed lost */
+    uint32_t not_sent;                 /* bytes that the program has written and that were not sent */
+    uint64_t least_rtt;                /* shortest round-trip time of the last minutes, nanoseconds */
+    uint64_t delivery_rate;            /* bytes per second that arrive at the peer, by the last measure */
+    uint64_t pacing_rate;              /* bytes per second at which data leaves, if it is paced */
+    uint64_t bytes_retransmitted;      /* payload since the connection began */
+    uint32_t congestion_state;         /* enum netgraft_congestion_state */
+    uint32_t agreed;                   /* bits of enum netgraft_agreed */
+    uint32_t backoff;                  /* retransmission time-outs in a row without an answer; at most 255 */
+    uint8_t send_window_scale;         /* shift of the peer's windows: at most 14, with NETGRAFT_AGREED_WINDOW_SCALES */
+    uint8_t receive_window_scale;      /* shift of the stack's windows */
+    uint8_t reserved[2];
+};
+
+/* A counter of TCP. */
+struct netgraft_tcp_counter {
+    uint32_t count; /* enum netgraft_tcp_count */
+    uint32_t reserved;
+    uint64_t value; /* since the stack began */
 };
 
 /* A network interface. Its addresses are asked for with `addresses`. */
@@ -695,6 +758,14 @@ struct netgraft_stack_v1 {
      * from the next that recv gives, whether they have come or not; 0 if there is none, or it was received. The data
      * itself is in line. A stack without this function has none for programs, whatever its peers send. */
     int64_t (*urgent)(void *self, uint64_t handle);
+
+    /* ---- Version 1.3: more of TCP's measures ---- */
+
+    /* What tcp_info has no place for: asked for when tcp_info has answered OK. `out` is all zero before the call. */
+    int32_t (*tcp_details)(void *self, uint64_t handle, struct netgraft_tcp_details *out);
+    /* List: the counters of TCP that the stack keeps. One that is not in the list counts as 0. A number that the caller does
+     * not know is skipped. */
+    int64_t (*tcp_counters)(void *self, struct netgraft_tcp_counter *out, size_t capacity);
 };
 
 /*

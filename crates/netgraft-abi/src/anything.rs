@@ -192,6 +192,38 @@ proptest! {
             prop_assert_eq!(convert::from_tcp_info(&convert::to_tcp_info(&info)), Some(info));
         }
     }
+
+    #[test]
+    fn details_of_a_connection(
+        state in 0..7u32, agreed in 0..64u32, scales in (0..20u8, 0..20u8), backoff in 0..300u32, least in any::<u64>(),
+    ) {
+        let details = raw::TcpDetails {
+            congestion_state: state, agreed, backoff, least_rtt: least,
+            send_window_scale: scales.0, receive_window_scale: scales.1,
+            ..raw::TcpDetails::default()
+        };
+        let scaled = agreed & crate::codes::AGREED_WINDOW_SCALES != 0;
+        let good = state < 5 && backoff < 256 && !(scaled && scales.0.max(scales.1) > 14);
+        let info = convert::with_tcp_details(TcpInfo::default(), &details);
+        prop_assert_eq!(info.is_some(), good);
+        if let Some(info) = info {
+            let back = convert::to_tcp_details(&info);
+            prop_assert_eq!(convert::with_tcp_details(TcpInfo::default(), &back), Some(info));
+        }
+    }
+
+    #[test]
+    fn counters_of_tcp(values in prop::collection::vec((0..24u32, any::<u64>()), 0..20)) {
+        let list: Vec<raw::TcpCounter> =
+            values.iter().map(|&(count, value)| raw::TcpCounter { count, reserved: 0, value }).collect();
+        let counted = convert::from_tcp_counters(&list);
+        let back: Vec<raw::TcpCounter> = convert::to_tcp_counters(&counted).collect();
+        prop_assert_eq!(convert::from_tcp_counters(&back), counted);
+        for &raw::TcpCounter { count, value, .. } in &back {
+            let last = values.iter().rev().find(|(of, _)| *of == count);
+            prop_assert_eq!(value, last.map_or(0, |(_, value)| *value));
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The numbers of the header, and what they mean in the contract. The tables here are the only place for them.
 
 use netgraft_plugin::inet::Recovery;
+use netgraft_plugin::option::CongestionState;
 use netgraft_plugin::{Error, OptionName, Shutdown, TcpState};
 #[cfg(test)]
 use netgraft_plugin::{Events, RecvFlags, SendFlags};
@@ -138,6 +139,14 @@ table! { TCP_STATES tcp_state_number tcp_state_of: TcpState, u32 {
     TcpState::Closing = 11 "NETGRAFT_TCP_CLOSING",
 } }
 
+table! { CONGESTION_STATES congestion_number congestion_of: CongestionState, u32 {
+    CongestionState::Open = 0 "NETGRAFT_CONGESTION_OPEN",
+    CongestionState::Disorder = 1 "NETGRAFT_CONGESTION_DISORDER",
+    CongestionState::Reduced = 2 "NETGRAFT_CONGESTION_REDUCED",
+    CongestionState::Recovery = 3 "NETGRAFT_CONGESTION_RECOVERY",
+    CongestionState::Loss = 4 "NETGRAFT_CONGESTION_LOSS",
+} }
+
 /// Numbers without an enum of the contract that has the same shape.
 macro_rules! numbers {
     ($names:ident: $int:ty { $($(#[$doc:meta])* $name:ident = $value:expr, $c:literal;)* }) => {
@@ -182,6 +191,33 @@ numbers! { VALUES: u32 {
     LINK_PACKET = 2, "NETGRAFT_LINK_PACKET";
 } }
 
+numbers! { AGREED: u32 {
+    AGREED_TIMESTAMPS = 1, "NETGRAFT_AGREED_TIMESTAMPS";
+    AGREED_SACK = 2, "NETGRAFT_AGREED_SACK";
+    AGREED_WINDOW_SCALES = 4, "NETGRAFT_AGREED_WINDOW_SCALES";
+    AGREED_ECN = 8, "NETGRAFT_AGREED_ECN";
+    AGREED_FAST_OPEN = 16, "NETGRAFT_AGREED_FAST_OPEN";
+} }
+
+numbers! { TCP_COUNTS: u32 {
+    TCP_RETRANSMITTED = 1, "NETGRAFT_TCP_COUNT_RETRANSMITTED";
+    TCP_TIMEOUTS = 2, "NETGRAFT_TCP_COUNT_TIMEOUTS";
+    TCP_SPURIOUS_TIMEOUTS = 3, "NETGRAFT_TCP_COUNT_SPURIOUS_TIMEOUTS";
+    TCP_LOSS_PROBES = 4, "NETGRAFT_TCP_COUNT_LOSS_PROBES";
+    TCP_SACK_RECOVERIES = 5, "NETGRAFT_TCP_COUNT_SACK_RECOVERIES";
+    TCP_RENO_RECOVERIES = 6, "NETGRAFT_TCP_COUNT_RENO_RECOVERIES";
+    TCP_UNDONE = 7, "NETGRAFT_TCP_COUNT_UNDONE";
+    TCP_DUPLICATES_REPORTED = 8, "NETGRAFT_TCP_COUNT_DUPLICATES_REPORTED";
+    TCP_OUT_OF_ORDER = 9, "NETGRAFT_TCP_COUNT_OUT_OF_ORDER";
+    TCP_CHALLENGES = 10, "NETGRAFT_TCP_COUNT_CHALLENGES";
+    TCP_COOKIES_SENT = 11, "NETGRAFT_TCP_COUNT_COOKIES_SENT";
+    TCP_COOKIES_RECEIVED = 12, "NETGRAFT_TCP_COUNT_COOKIES_RECEIVED";
+    TCP_TIMED_OUT = 13, "NETGRAFT_TCP_COUNT_TIMED_OUT";
+    TCP_FAST_OPEN_ACTIVE = 14, "NETGRAFT_TCP_COUNT_FAST_OPEN_ACTIVE";
+    TCP_FAST_OPEN_PASSIVE = 15, "NETGRAFT_TCP_COUNT_FAST_OPEN_PASSIVE";
+    TCP_MEMORY_PRESSURES = 16, "NETGRAFT_TCP_COUNT_MEMORY_PRESSURES";
+} }
+
 numbers! { FLAGS: u64 {
     /// Sockets are the host's own descriptors.
     STACK_HOST_FDS = 1, "NETGRAFT_STACK_HOST_FDS";
@@ -223,8 +259,23 @@ const BITS: &[(&str, i64)] = &[
 /// Every enumerator of the header.
 #[cfg(test)]
 pub(crate) fn numbers() -> Vec<(&'static str, i64)> {
-    [ERRORS, OPTIONS, SHUTDOWNS, RECOVERIES, TCP_STATES, FAMILIES, KINDS, VALUES, FLAGS, FAILURES, BITS]
-        .concat()
+    [
+        ERRORS,
+        OPTIONS,
+        SHUTDOWNS,
+        RECOVERIES,
+        TCP_STATES,
+        CONGESTION_STATES,
+        AGREED,
+        TCP_COUNTS,
+        FAMILIES,
+        KINDS,
+        VALUES,
+        FLAGS,
+        FAILURES,
+        BITS,
+    ]
+    .concat()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use netgraft_plugin::inet::{BufferSizes, Interface, Route, Statistics, TcpStatistics};
-use netgraft_plugin::option::{OptionName, SocketOption, TcpInfo};
+use netgraft_plugin::option::{Agreed, OptionName, SocketOption, TcpInfo};
 use netgraft_plugin::seccomp::{ArgCondition, SyscallRule};
 use netgraft_plugin::{Cidr, Domain, Kind, Protocol, Received, SocketSpec};
 
@@ -334,9 +334,111 @@ pub(crate) fn from_tcp_info(info: &raw::TcpInfo) -> Option<TcpInfo> {
         receive_window: info.receive_window,
         bytes_sent: info.bytes_sent,
         bytes_received: info.bytes_received,
-        // The structure of C is what it was as it was published.
+        // The rest is in the details.
         ..TcpInfo::default()
     })
+}
+
+pub(crate) fn to_tcp_details(info: &TcpInfo) -> raw::TcpDetails {
+    let agreed = &info.agreed;
+    let (send_window_scale, receive_window_scale) = agreed.window_scales.unwrap_or_default();
+    let bits = [
+        (agreed.timestamps, codes::AGREED_TIMESTAMPS),
+        (agreed.sack, codes::AGREED_SACK),
+        (agreed.window_scales.is_some(), codes::AGREED_WINDOW_SCALES),
+        (agreed.ecn, codes::AGREED_ECN),
+        (agreed.fast_open, codes::AGREED_FAST_OPEN),
+    ];
+    raw::TcpDetails {
+        slow_start_threshold: info.slow_start_threshold,
+        selectively_acknowledged: info.selectively_acknowledged,
+        lost: info.lost,
+        not_sent: info.not_sent,
+        least_rtt: nanos(info.least_rtt),
+        delivery_rate: info.delivery_rate,
+        pacing_rate: info.pacing_rate,
+        bytes_retransmitted: info.bytes_retransmitted,
+        congestion_state: codes::congestion_number(info.congestion_state).unwrap_or(0),
+        agreed: bits.iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum(),
+        backoff: info.backoff.into(),
+        send_window_scale,
+        receive_window_scale,
+        reserved: [0; 2],
+    }
+}
+
+/// Adds the details to what is known; `None` for a congestion state that does not exist, a window scale beyond RFC 7323
+/// section 2.3, or more time-outs than there can be. Bits that are newer than this are ignored.
+pub(crate) fn with_tcp_details(info: TcpInfo, details: &raw::TcpDetails) -> Option<TcpInfo> {
+    let has = |bit: u32| details.agreed & bit != 0;
+    let scales = (details.send_window_scale, details.receive_window_scale);
+    let window_scales = has(codes::AGREED_WINDOW_SCALES).then_some(scales);
+    if window_scales.is_some_and(|(send, receive)| send.max(receive) > 14) {
+        return None;
+    }
+    Some(TcpInfo {
+        slow_start_threshold: details.slow_start_threshold,
+        selectively_acknowledged: details.selectively_acknowledged,
+        lost: details.lost,
+        not_sent: details.not_sent,
+        least_rtt: from_nanos(details.least_rtt),
+        delivery_rate: details.delivery_rate,
+        pacing_rate: details.pacing_rate,
+        bytes_retransmitted: details.bytes_retransmitted,
+        congestion_state: codes::congestion_of(details.congestion_state)?,
+        agreed: Agreed {
+            timestamps: has(codes::AGREED_TIMESTAMPS),
+            sack: has(codes::AGREED_SACK),
+            window_scales,
+            ecn: has(codes::AGREED_ECN),
+            fast_open: has(codes::AGREED_FAST_OPEN),
+        },
+        backoff: u8::try_from(details.backoff).ok()?,
+        ..info
+    })
+}
+
+macro_rules! tcp_counters {
+    ($($number:ident $field:ident)*) => {
+        /// All counters of TCP.
+        pub(crate) fn to_tcp_counters(s: &TcpStatistics) -> impl ExactSizeIterator<Item = raw::TcpCounter> {
+            // A counter that has no number here does not compile.
+            let TcpStatistics { $($field,)* } = *s;
+            [$((codes::$number, $field),)*]
+                .into_iter()
+                .map(|(count, value)| raw::TcpCounter { count, reserved: 0, value })
+        }
+
+        /// What a list of counters says; those of a newer version are skipped.
+        pub(crate) fn from_tcp_counters(list: &[raw::TcpCounter]) -> TcpStatistics {
+            let mut s = TcpStatistics::NONE;
+            for counter in list {
+                match counter.count {
+                    $(codes::$number => s.$field = counter.value,)*
+                    _ => {}
+                }
+            }
+            s
+        }
+    };
+}
+tcp_counters! {
+    TCP_RETRANSMITTED retransmitted
+    TCP_TIMEOUTS timeouts
+    TCP_SPURIOUS_TIMEOUTS spurious_timeouts
+    TCP_LOSS_PROBES loss_probes
+    TCP_SACK_RECOVERIES sack_recoveries
+    TCP_RENO_RECOVERIES reno_recoveries
+    TCP_UNDONE undone
+    TCP_DUPLICATES_REPORTED duplicates_reported
+    TCP_OUT_OF_ORDER out_of_order
+    TCP_CHALLENGES challenges
+    TCP_COOKIES_SENT cookies_sent
+    TCP_COOKIES_RECEIVED cookies_received
+    TCP_TIMED_OUT timed_out
+    TCP_FAST_OPEN_ACTIVE fast_open_active
+    TCP_FAST_OPEN_PASSIVE fast_open_passive
+    TCP_MEMORY_PRESSURES memory_pressures
 }
 
 /// A name longer than the kernel's limit is cut.

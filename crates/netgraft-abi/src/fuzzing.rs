@@ -166,8 +166,21 @@ fn tcp_info(bytes: &mut Bytes<'_>) {
         bytes_sent: bytes.u64(),
         ..raw::TcpInfo::default()
     };
+    let details = raw::TcpDetails {
+        slow_start_threshold: bytes.u32(),
+        least_rtt: bytes.u64(),
+        congestion_state: bytes.u8().into(),
+        agreed: bytes.u8().into(),
+        backoff: bytes.u16().into(),
+        send_window_scale: bytes.u8(),
+        receive_window_scale: bytes.u8(),
+        ..raw::TcpDetails::default()
+    };
     if let Some(info) = convert::from_tcp_info(&given) {
         assert_eq!(convert::from_tcp_info(&convert::to_tcp_info(&info)), Some(info));
+        if let Some(more) = convert::with_tcp_details(info, &details) {
+            assert_eq!(convert::with_tcp_details(info, &convert::to_tcp_details(&more)), Some(more));
+        }
     }
 }
 

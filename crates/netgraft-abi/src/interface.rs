@@ -140,6 +140,12 @@ macro_rules! interface {
 
             // Version 1.2.
             urgent(handle: u64) -> i64 = BROKEN.into(), |stack| count(stack.urgent(Handle(handle)));
+
+            // Version 1.3.
+            tcp_details(handle: u64, out: *mut raw::TcpDetails) -> i32 = BROKEN, |stack|
+                put(out, stack.tcp_info(Handle(handle)).map(|info| convert::to_tcp_details(&info)));
+            tcp_counters(out: *mut raw::TcpCounter, capacity: usize) -> i64 = BROKEN.into(), |stack|
+                fill(out, capacity, convert::to_tcp_counters(&stack.statistics().tcp));
         }
     };
 }

@@ -8,7 +8,7 @@ use std::ffi::{c_char, c_void};
 use crate::raw;
 
 /// The version that this crate speaks: `NETGRAFT_VERSION`.
-pub const VERSION: u32 = 1 << 16 | 2;
+pub const VERSION: u32 = 1 << 16 | 3;
 /// `NETGRAFT_NO_LINGER`, `NETGRAFT_NEVER` and `NETGRAFT_UNKNOWN_ROOM`.
 pub const NONE: u64 = u64::MAX;
 
@@ -119,6 +119,18 @@ c_structs! {
         congestion_window: u32, unacknowledged: u32, retransmits: u32, send_window: u32,
         receive_window: u32, reserved2: u32, bytes_sent: u64, bytes_received: u64,
     }
+
+    /// More of what a stack knows of a TCP connection.
+    #[derive(Default, Debug)]
+    "struct netgraft_tcp_details" TcpDetails {
+        slow_start_threshold: u32, selectively_acknowledged: u32, lost: u32, not_sent: u32, least_rtt: u64,
+        delivery_rate: u64, pacing_rate: u64, bytes_retransmitted: u64, congestion_state: u32, agreed: u32,
+        backoff: u32, send_window_scale: u8, receive_window_scale: u8, reserved: [u8; 2],
+    }
+
+    /// A counter of TCP.
+    #[derive(Default, Debug)]
+    "struct netgraft_tcp_counter" TcpCounter { count: u32, reserved: u32, value: u64, }
 
     /// A network interface.
     #[derive(Default, Debug)]

@@ -237,8 +237,8 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Asks where a flow of a surrogate goes, and refuses what is denied.
-    pub(crate) fn require_stack(&mut self, flow: &Flow) -> Result<(), Errno> {
-        match self.router.route(flow) {
+    pub(crate) fn require_stack(&mut self, caller: &Caller, flow: &Flow) -> Result<(), Errno> {
+        match self.route(caller, flow) {
             Route::Stack => Ok(()),
             Route::Denied(denial) => Err(denial.errno()),
             // A socket that was made for the stack stays there.
@@ -247,8 +247,8 @@ impl<K: Kernel> Core<K> {
     }
 
     /// The same for a socket of the host's.
-    pub(crate) fn require_host(&mut self, flow: &Flow) -> Result<(), Errno> {
-        match self.router.route(flow) {
+    pub(crate) fn require_host(&mut self, caller: &Caller, flow: &Flow) -> Result<(), Errno> {
+        match self.route(caller, flow) {
             Route::Host => Ok(()),
             Route::Denied(denial) => Err(denial.errno()),
             Route::Stack | Route::Kernel | Route::Joined(_) => Err(Denial::AccessDenied.errno()),

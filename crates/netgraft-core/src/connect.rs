@@ -11,7 +11,7 @@ use crate::codec::sockopt::Direction;
 use crate::core::{Core, Kernel, Request, Subject};
 use crate::join::meant;
 use crate::program::{Caller, InjectError};
-use crate::route::{Denial, Flow, Route};
+use crate::route::{Denial, Route};
 use crate::socket::{Attempt, Over, Pending, Socket, State};
 use crate::stream::{Opening, SendBuffer, Stream};
 use crate::surrogate::Interest;
@@ -48,7 +48,7 @@ impl<K: Kernel> Core<K> {
             _ => sockaddr::parse(domain, bytes)?,
         };
         if socket.datagram().is_some() {
-            return self.connect_datagram(subject, given);
+            return self.connect_datagram(caller, subject, given);
         }
         let Given::Inet(addr) = given else { return self.disconnect_stream(caller, subject, fd) };
         let blocking = !self.kernel.is_nonblocking(&subject.file)?;
@@ -126,7 +126,7 @@ impl<K: Kernel> Core<K> {
         blocking: bool,
     ) -> Outcome {
         let id = subject.id;
-        match self.route_connect(id, addr)? {
+        match self.route_connect(&request.caller, id, addr)? {
             Route::Stack => {}
             Route::Joined(listener) => {
                 if let Some(joined) = self.join(subject, listener, addr, blocking)? {
@@ -197,20 +197,20 @@ impl<K: Kernel> Core<K> {
         Ok(Answer::Value(0))
     }
 
-    fn connect_datagram(&mut self, subject: &Subject<K>, given: Given) -> Outcome {
+    fn connect_datagram(&mut self, caller: &Caller, subject: &Subject<K>, given: Given) -> Outcome {
         let id = subject.id;
         self.send_what_was_written(id);
+        if let Given::Inet(addr) = given {
+            let socket = self.table.get(id).ok_or(uapi::EBADF)?;
+            let (spec, handle) = (socket.spec, socket.handle.ok_or(uapi::EINVAL)?);
+            self.require_datagram(caller, handle, (spec, addr))?;
+        }
         let socket = self.table.get(id).ok_or(uapi::EBADF)?;
         let (Some(datagram), Some(handle)) = (socket.datagram(), socket.handle) else {
             return Err(uapi::EINVAL);
         };
         match given {
             Given::Inet(addr) => {
-                match self.router.route(&Flow::Datagram(socket.spec, addr)) {
-                    Route::Stack | Route::Joined(_) => {}
-                    Route::Denied(denial) => return Err(denial.errno()),
-                    Route::Host | Route::Kernel => return Err(uapi::EACCES),
-                }
                 self.stack.connect(handle, addr, self.time.now).map_err(Error::errno)?;
                 self.kernel.aim(&subject.file, &datagram.end)?;
             }

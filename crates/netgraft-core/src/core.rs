@@ -17,11 +17,13 @@ use crate::codec::call::Call;
 use crate::codec::sockopt::Direction;
 use crate::counts::Counts;
 use crate::datagram::MAX_DATAGRAM;
+use crate::deny::Denials;
 use crate::host::{HostCalls, HostSocket};
 use crate::join::Accepted;
 use crate::journal::Journal;
 use crate::owners::Told;
 use crate::parked::{Parked, ParkingLot};
+use crate::policy::Heard;
 use crate::private_link::{Links, PrivateLinks};
 use crate::program::{Caller, Program};
 use crate::pump::WorkList;
@@ -78,6 +80,10 @@ pub struct Core<K: Kernel> {
     pub(crate) kernel: K,
     pub(crate) stack: Stack,
     pub(crate) router: Box<dyn Router>,
+    /// What it has denied.
+    pub(crate) denials: Denials,
+    /// Who may be answered all the same.
+    pub(crate) heard: Heard,
     pub(crate) table: Table<K>,
     pub(crate) parked: ParkingLot,
     pub(crate) answers: Answers,
@@ -122,6 +128,8 @@ impl<K: Kernel> Core<K> {
             told: stack.owners().map(Told::new),
             stack: Stack::new(stack),
             router,
+            denials: Denials::default(),
+            heard: Heard::default(),
             table: Table::default(),
             parked: ParkingLot::default(),
             answers: Answers::default(),
@@ -166,6 +174,12 @@ impl<K: Kernel> Core<K> {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// How many flows were denied.
+    #[must_use]
+    pub fn denied(&self) -> u64 {
+        self.denials.total
     }
 
     /// How many sockets there are.

@@ -25,7 +25,7 @@ impl<K: Kernel> Core<K> {
             return Ok(Answer::Kernel);
         }
         let new = call::new_socket(domain, kind, protocol)?;
-        match self.router.route(&Flow::Socket(new.spec)) {
+        match self.route(caller, &Flow::Socket(new.spec)) {
             Route::Denied(denial) => return Err(denial.errno()),
             Route::Host => return self.host_socket(caller, &new),
             Route::Kernel => {

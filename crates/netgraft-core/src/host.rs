@@ -206,7 +206,7 @@ impl<K: Kernel> Core<K> {
         match request.call {
             Call::Bind { addr, .. } => self.host_bind(request, domain, file, addr).map(Step::Answer),
             Call::Listen { backlog, .. } => {
-                self.require_host(&Flow::Listen(host_spec(domain, Kind::Stream)))?;
+                self.require_host(caller, &Flow::Listen(host_spec(domain, Kind::Stream)))?;
                 self.kernel.host_listen(file, backlog)?;
                 Ok(Step::Answer(Answer::Value(0)))
             }
@@ -247,7 +247,7 @@ impl<K: Kernel> Core<K> {
         let (bytes, len) = self.kernel.read_address(caller, addr)?;
         let addr = sockaddr::parse_for_bind(domain, &bytes[..len])?;
         let kind = if self.kernel.is_stream(file) { Kind::Stream } else { Kind::Datagram };
-        self.require_host(&Flow::Bind(host_spec(domain, kind), addr))?;
+        self.require_host(caller, &Flow::Bind(host_spec(domain, kind), addr))?;
         let cookie = self.kernel.cookie(file);
         match self.kernel.host_bind(file, addr) {
             Ok(()) => {}
@@ -282,11 +282,11 @@ impl<K: Kernel> Core<K> {
             }
         };
         if !self.kernel.is_stream(file) {
-            self.require_host(&Flow::Datagram(host_spec(domain, Kind::Datagram), addr))?;
+            self.require_host(&request.caller, &Flow::Datagram(host_spec(domain, Kind::Datagram), addr))?;
             self.kernel.host_connect(file, Some(addr))?;
             return Ok(Step::Answer(Answer::Value(0)));
         }
-        self.require_host(&Flow::Connect(host_spec(domain, Kind::Stream), addr))?;
+        self.require_host(&request.caller, &Flow::Connect(host_spec(domain, Kind::Stream), addr))?;
         match self.kernel.host_connect(file, Some(addr)) {
             Ok(()) => {
                 self.counts.connections_out += 1;
@@ -385,7 +385,7 @@ impl<K: Kernel> Core<K> {
                 Kind::Stream => Flow::Connect(host_spec(domain, kind), to),
                 _ => Flow::Datagram(host_spec(domain, kind), to),
             };
-            self.require_host(&flow)?;
+            self.require_host(caller, &flow)?;
         }
         let most = if stream { CHUNK } else { MAX_DATAGRAM };
         let payload = &mut self.buffers.payload;

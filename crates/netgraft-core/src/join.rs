@@ -14,7 +14,7 @@ use netgraft_plugin::{Domain, Error, Events, OptionName, SocketOption, SocketSpe
 use crate::answers::{Answer, Outcome};
 use crate::codec::sockopt::Direction;
 use crate::core::{Core, Kernel, Request, Subject};
-use crate::program::ProgramId;
+use crate::program::{Caller, ProgramId};
 use crate::receive::is_receive;
 use crate::route::{Flow, Route};
 use crate::send::is_send;
@@ -127,12 +127,17 @@ impl<K: Kernel> Core<K> {
 
     /// Where a `connect` goes: what the router says, and within the stack the listener that it reaches, if that is the
     /// sandbox's own.
-    pub(crate) fn route_connect(&mut self, id: SocketId, destination: SocketAddr) -> Result<Route, Errno> {
+    pub(crate) fn route_connect(
+        &mut self,
+        caller: &Caller,
+        id: SocketId,
+        destination: SocketAddr,
+    ) -> Result<Route, Errno> {
         let socket = self.table.get(id).ok_or(uapi::EBADF)?;
         let spec = socket.spec;
         let has_scope = matches!(destination, SocketAddr::V6(v6) if v6.scope_id() != 0);
         let is_plain = !has_scope && !socket.closes_by_reset();
-        match self.router.route(&Flow::Connect(spec, destination)) {
+        match self.route(caller, &Flow::Connect(spec, destination)) {
             Route::Stack if self.joins && is_plain => {
                 Ok(self.find_listener(meant(destination)).map_or(Route::Stack, Route::Joined))
             }

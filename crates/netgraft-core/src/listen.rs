@@ -41,7 +41,7 @@ impl<K: Kernel> Core<K> {
             State::Ended(ended) if ended.over != Over::Connection => self.renew(caller, subject, fd)?,
             _ => return Err(uapi::EINVAL),
         }
-        self.require_stack(&Flow::Bind(spec, addr))?;
+        self.require_stack(caller, &Flow::Bind(spec, addr))?;
         if addr.port() == 0 && self.bind_without_port(id, addr)? {
             return Ok(Answer::Value(0));
         }
@@ -126,7 +126,7 @@ impl<K: Kernel> Core<K> {
             State::Datagram(_) => return Err(uapi::EOPNOTSUPP),
             _ => return Err(uapi::EINVAL),
         };
-        self.require_stack(&Flow::Listen(spec))?;
+        self.require_stack(caller, &Flow::Listen(spec))?;
         // A negative backlog means the most (listen(2) on Linux).
         let backlog = u32::try_from(backlog).unwrap_or(SOMAXCONN).min(SOMAXCONN);
         let handle = self.handle_of(id)?;
@@ -256,7 +256,13 @@ impl<K: Kernel> Core<K> {
             let held = match listening.held.take() {
                 Some(held) => held,
                 None => match self.stack.accept(handle) {
-                    Ok((held, _peer)) => held,
+                    Ok((held, peer)) => {
+                        if self.is_unwanted(spec, held, Some(peer)) {
+                            self.stack.abort(held, self.time.now);
+                            continue;
+                        }
+                        held
+                    }
                     Err(_) => return,
                 },
             };

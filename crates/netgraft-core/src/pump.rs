@@ -7,6 +7,7 @@ use netgraft_plugin::{Error, Event, Events, Instant, RecvFlags, SendFlags, Shutd
 
 use crate::core::{Core, Kernel};
 use crate::datagram::{MAX_DATAGRAM, Queue, Reading};
+use crate::deny::{Asked, incoming};
 use crate::receive::is_receive;
 use crate::socket::{Attempt, Over, Pending, Socket, State};
 use crate::stream::{self, Opening, Pump, Pumped, Stream};
@@ -448,21 +449,38 @@ impl<K: Kernel> Core<K> {
 
     /// Puts the next datagram into the surrogate, if it is empty, or gives it to a parked call.
     pub(crate) fn pump_datagram_in(&mut self, id: SocketId) {
+        // Nothing but this reports the one behind an unwanted one.
+        while self.put_datagram_in(id) {}
+    }
+
+    /// The same; whether it was one that is not wanted, and was dropped.
+    fn put_datagram_in(&mut self, id: SocketId) -> bool {
         self.serve_parked_receive(id);
         if !self.has_datagram(id) {
-            return;
+            return false;
         }
-        let Some(datagram) = self.table.get_mut(id).and_then(Socket::datagram_mut) else { return };
+        let Some(datagram) = self.table.get_mut(id).and_then(Socket::datagram_mut) else { return false };
         if !datagram.is_empty(&mut self.kernel) {
-            return self.await_datagram_read(id);
+            self.await_datagram_read(id);
+            return false;
         }
         // If the program has just closed the socket, sending to it drops what it sent before: that is read first.
         self.pump(id, Work::Datagrams);
-        let Some(socket) = self.table.get_mut(id) else { return };
-        let (State::Datagram(datagram), Some(handle)) = (&mut socket.state, socket.handle) else { return };
+        let Some(socket) = self.table.get_mut(id) else { return false };
+        let spec = socket.spec;
+        let (State::Datagram(datagram), Some(handle)) = (&mut socket.state, socket.handle) else {
+            return false;
+        };
         let buf = &mut self.buffers.scratch[..MAX_DATAGRAM];
         match self.stack.recv(handle, buf, RecvFlags::empty(), self.time.now) {
             Ok(received) => {
+                let asked =
+                    Asked { router: self.router.as_mut(), stack: &self.stack, heard: &mut self.heard };
+                let unwanted = incoming(asked, (spec, handle), received.from);
+                if let Some(flow) = unwanted {
+                    self.tell_denied(None, &flow);
+                    return true;
+                }
                 self.counts.datagrams_received += 1;
                 self.counts.bytes_received += received.len as u64;
                 match self.kernel.send(&datagram.end, &buf[..received.len]) {
@@ -481,6 +499,7 @@ impl<K: Kernel> Core<K> {
             Err(Error::Again) => {}
             Err(error) => socket.pending = Pending::Hidden(error),
         }
+        false
     }
 
     /// Whether the stack has a datagram that the program may still read.

@@ -152,8 +152,20 @@ impl<K: Kernel> Core<K> {
                 Err(errno) => return Err(errno),
             }
         }
+        let spec = self.table.get(subject.id).ok_or(uapi::EBADF)?.spec;
         let recv_flags = if peek != 0 { RecvFlags::PEEK } else { RecvFlags::empty() };
-        let received = self.stack.recv(handle, buf, recv_flags, self.time.now).map_err(Error::errno)?;
+        let received = loop {
+            let buf = &mut self.buffers.scratch[..MAX_DATAGRAM];
+            let received = self.stack.recv(handle, buf, recv_flags, self.time.now).map_err(Error::errno)?;
+            if !self.is_unwanted(spec, handle, received.from) {
+                break received;
+            }
+            if peek != 0 {
+                // It is still there.
+                let dropped = self.stack.recv(handle, &mut [], RecvFlags::empty(), self.time.now);
+                dropped.map_err(Error::errno)?;
+            }
+        };
         if peek == 0 {
             self.counts.datagrams_received += 1;
             self.counts.bytes_received += received.len as u64;

@@ -3,7 +3,7 @@
 //! The flow that is decided on was copied from the program and checked before, and what is decided on is what is done:
 //! a program cannot change it in between.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netgraft_plugin::{Kind, SocketSpec};
 
@@ -25,6 +25,8 @@ pub enum Flow {
     Listen(SocketSpec),
     /// A datagram goes to an address, or a datagram socket gets a peer (sendto(2), connect(2)).
     Datagram(SocketSpec, SocketAddr),
+    /// A connection or a datagram has come: to the first address, from the second.
+    Incoming(SocketSpec, SocketAddr, SocketAddr),
 }
 
 impl Flow {
@@ -36,7 +38,23 @@ impl Flow {
             | Flow::Connect(spec, _)
             | Flow::Bind(spec, _)
             | Flow::Listen(spec)
-            | Flow::Datagram(spec, _) => spec,
+            | Flow::Datagram(spec, _)
+            | Flow::Incoming(spec, _, _) => spec,
+        }
+    }
+
+    /// The same flow to the loopback, if it goes to an address of the sandbox's own.
+    pub(crate) fn within(&self, is_own: impl Fn(IpAddr) -> bool) -> Option<Flow> {
+        let inner = |addr: SocketAddr| {
+            let ip = addr.ip().to_canonical();
+            let loopback = if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            is_own(ip).then(|| SocketAddr::new(loopback, addr.port()))
+        };
+        match *self {
+            Flow::Connect(spec, addr) => inner(addr).map(|addr| Flow::Connect(spec, addr)),
+            Flow::Datagram(spec, addr) => inner(addr).map(|addr| Flow::Datagram(spec, addr)),
+            Flow::Incoming(spec, local, peer) => inner(peer).map(|peer| Flow::Incoming(spec, local, peer)),
+            Flow::Socket(_) | Flow::Bind(..) | Flow::Listen(_) => None,
         }
     }
 }
@@ -82,6 +100,22 @@ impl Denial {
 pub trait Router: Send {
     /// The route of a flow.
     fn route(&mut self, flow: &Flow) -> Route;
+
+    /// Whether nothing is ever denied, so that what comes in need not be asked about.
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    /// Whether what goes to an address of the stack's own is decided as what goes over the loopback.
+    fn own_is_loopback(&self) -> bool {
+        false
+    }
+
+    /// Why it decides so on a flow, for the operator.
+    fn reason(&self, flow: &Flow) -> Option<String> {
+        let _ = flow;
+        None
+    }
 }
 
 /// One route for everything.

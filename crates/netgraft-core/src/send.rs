@@ -13,7 +13,6 @@ use crate::core::{Core, Kernel, Request, Subject};
 use crate::datagram::MAX_DATAGRAM;
 use crate::program::{Caller, Program, total};
 use crate::pump::Work;
-use crate::route::Flow;
 use crate::socket::{Socket, State};
 
 use crate::table::SocketId;
@@ -114,7 +113,7 @@ impl<K: Kernel> Core<K> {
             return Err(uapi::EMSGSIZE);
         }
         if let Some(to) = to {
-            self.require_stack(&Flow::Datagram(spec, to))?;
+            self.require_datagram(caller, handle, (spec, to))?;
         }
         self.send_what_was_written(subject.id);
         let mut send_flags = SendFlags::empty();

@@ -12,6 +12,7 @@ pub mod driver;
 mod frames;
 mod leases;
 mod messages;
+mod policy;
 mod segments;
 
 /// Something that is fuzzed.
@@ -41,6 +42,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "netlink", run: netgraft_host::fuzzing::netlink },
     // What routers and DHCP servers offer.
     Target { name: "leases", run: leases::leases },
+    // What an operator writes: rules and flows.
+    Target { name: "policy", run: policy::run },
     // What a sentry says to the launcher.
     Target { name: "said", run: said },
     // What a sentry writes to the process that keeps a capture.

@@ -58,6 +58,11 @@ fn captures() {
 }
 
 #[test]
+fn policy() {
+    bounded("policy", 50_000).unwrap();
+}
+
+#[test]
 fn said() {
     bounded("said", 100_000).unwrap();
 }

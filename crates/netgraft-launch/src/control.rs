@@ -215,6 +215,9 @@ pub struct Summary {
     pub packets: (u64, u64),
     /// System calls that were answered by the sentry.
     pub calls: u64,
+    /// Flows that the policy has denied.
+    #[serde(default)]
+    pub denied: u64,
 }
 
 /// The most bytes that a message has.

@@ -63,6 +63,8 @@ pub mod veth;
 pub mod vitals;
 mod watchdog;
 
+pub use netgraft_core::policy;
+
 pub use allow::{
     Listing, Origin, allowed_calls, base_listing, call_text, foreign_listing, remedy, stack_listing,
 };

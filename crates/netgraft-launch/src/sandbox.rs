@@ -6,8 +6,10 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use netgraft_abi::Loaded;
+use netgraft_core::policy::Policy;
 use netgraft_linux::capability::{self, Capability};
 use netgraft_linux::confine;
 use netgraft_linux::filter::{self, Sockets};
@@ -144,7 +146,7 @@ impl Sandbox {
         config.wrappers.capture =
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
         let mut stack = (choice.factory)(&config)?;
-        let sockets = stacks::sockets(network, stack.as_ref());
+        let sockets = stacks::sockets(network, stack.as_ref())?;
         let is_private = stacks::is_private(network, sockets);
         stacks::check_wrappers(&config, &stack.info(), choice.object.is_some(), network.ask)?;
         // Before any process is made: in version 2 the launcher may leave its own group for it.
@@ -207,6 +209,7 @@ impl Sandbox {
                 join: network.join,
                 sockets,
                 is_private,
+                policy: network.policy.clone().map(|spec| Arc::new(Policy::new(spec))),
                 name_keys: RandomState::new(),
                 main: sentry,
             },

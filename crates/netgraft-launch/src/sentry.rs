@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netgraft_abi::Loaded;
+use netgraft_core::policy::Policy;
 use netgraft_linux::capability::{self, Capability};
 use netgraft_linux::confine::{self, AllowList};
 use netgraft_linux::disposal::Disposal;
@@ -68,6 +69,8 @@ pub struct SentryArgs {
     pub sockets: Sockets,
     /// Whether datagrams pass over private links ([`control::ToSentry::PrivateLink`]).
     pub is_private: bool,
+    /// Who may talk to whom.
+    pub policy: Option<Arc<Policy>>,
     /// Keys for names that only the sentries of this sandbox can make.
     pub name_keys: RandomState,
 }
@@ -120,6 +123,8 @@ pub(super) struct SentryPlan {
     pub(super) sockets: Sockets,
     /// Whether datagrams pass over private links.
     pub(super) is_private: bool,
+    /// Who may talk to whom.
+    pub(super) policy: Option<Arc<Policy>>,
     /// Keys for names that every sentry of the sandbox is to know.
     pub(super) name_keys: RandomState,
     /// What it runs when it is confined.
@@ -291,6 +296,7 @@ fn serve(
         join: plan.join,
         sockets: plan.sockets,
         is_private: plan.is_private,
+        policy: plan.policy.clone(),
         name_keys: plan.name_keys.clone(),
     })
     .map_err(cannot("go on"))

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use netgraft_core::policy::PolicySpec;
 use netgraft_plugin::registry::{Factory, Registry, RegistryError};
 use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack};
 
@@ -155,6 +156,8 @@ pub struct NetworkSpec {
     pub limits: Limits,
     /// Where names of stacks are looked up.
     pub stacks: Stacks,
+    /// Who may talk to whom; `None` is everybody, to everybody who can be reached.
+    pub policy: Option<PolicySpec>,
 }
 
 impl NetworkSpec {

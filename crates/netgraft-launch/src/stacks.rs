@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netgraft_abi::{Care, Level, LoadError, Loaded};
+use netgraft_core::policy::Policy;
 use netgraft_linux::filter::Sockets;
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, PluginStack, StackConfig, StackInfo};
@@ -89,6 +90,9 @@ fn check_datagrams(spec: &NetworkSpec, can: bool) -> Result<(), RunError> {
     let text = match (spec.datagrams, spec.join) {
         (Datagrams::Kernel, _) if !can || spec.kind == NetworkType::Plugin => {
             "--datagrams kernel is for the built-in stack: leave it out, or use --network sandbox"
+        }
+        (Datagrams::Kernel, _) if spec.policy.is_some() => {
+            "--allow, --deny and --policy are kept on the stack's datagram sockets only: leave --datagrams kernel out"
         }
         (Datagrams::Kernel, Join::Never) => {
             "with --join never the stack carries all datagrams: leave --datagrams kernel out"
@@ -230,7 +234,13 @@ fn check_link(
 /// What stands behind the programs' internet sockets. Where nothing can be reached but the loopback, the kernel's of the
 /// programs' own network namespace carries datagrams as well as a stack; where the built-in stack has a link they can pass over a
 /// private one.
-pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Sockets {
+///
+/// # Errors
+/// [`RunError::Options`] for a policy where it cannot be kept.
+pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Result<Sockets, RunError> {
+    // Rules about what stays in the sandbox are the sentry's to keep.
+    let rules = network.policy.clone().map(Policy::new);
+    let is_ruled = rules.is_some_and(|policy| policy.concerns_loopback_datagrams());
     let is_own = match network.kind {
         NetworkType::None | NetworkType::Sandbox => true,
         // An object may have a link that only it knows of.
@@ -238,11 +248,20 @@ pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Sockets
     };
     let has_link = network.config.link != LinkConfig::None;
     if stack.offers_host_fds() {
-        Sockets::Host
-    } else if is_own && network.join == Join::Always && network.datagrams.are_the_kernels(has_link) {
-        Sockets::StreamSurrogates
+        if network.policy.is_some() {
+            let text =
+                "--allow, --deny and --policy are not kept with host sockets: leave --network host out";
+            return Err(RunError::Options(text.to_owned()));
+        }
+        Ok(Sockets::Host)
+    } else if is_own
+        && network.join == Join::Always
+        && network.datagrams.are_the_kernels(has_link)
+        && !is_ruled
+    {
+        Ok(Sockets::StreamSurrogates)
     } else {
-        Sockets::Surrogates
+        Ok(Sockets::Surrogates)
     }
 }
 

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use netgraft_core::route::{ByKind, Route};
+use netgraft_core::policy::PolicyRouter;
+use netgraft_core::route::{ByKind, Route, Router};
 use netgraft_core::{Budget, Core, Journal, ProgramId, Time};
 use netgraft_launch::clock;
 use netgraft_launch::control::{self, FromSentry, Summary, ToSentry};
@@ -100,6 +101,7 @@ impl Sentry {
             join,
             sockets,
             is_private,
+            policy,
             name_keys,
         } = args;
         let meter = Meter::new()?;
@@ -135,7 +137,11 @@ impl Sentry {
             memory: limits.memory,
             bytes: 64 << 20,
         };
-        let mut core = Core::new(bindings, stack, Box::new(routes), budget);
+        let router: Box<dyn Router> = match policy {
+            Some(policy) => Box::new(PolicyRouter { routes, policy }),
+            None => Box::new(routes),
+        };
+        let mut core = Core::new(bindings, stack, router, budget);
         core.set_joining(join == Join::Always);
         core.set_time(time());
         if is_private {
@@ -382,6 +388,7 @@ impl Sentry {
             datagrams_sent: counts.datagrams_sent,
             packets: (statistics.packets_received, statistics.packets_sent),
             calls: counts.calls,
+            denied: core.denied(),
         };
         let sent = core.kernel().launcher.send(&FromSentry::Summary(summary));
         if let Some(recording) = recording {

@@ -327,6 +327,11 @@ impl Connection {
     fn wait_for_window(&mut self, now: Instant) {
         let sender = &mut self.sender;
         sender.limited = false;
+        let flight = sender.in_flight();
+        if flight < sender.window.congestion && !sender.board.is_empty() {
+            // Samples show the peer's window then, and not what the path carries: a startup must not end by it.
+            sender.rate.limited_by_sender(flight);
+        }
         let waits = self.held.is_none() && sender.edge.saturating_sub(sender.next) < sender.window.mss;
         if sender.board.is_empty() && sender.timer == Timer::Off && waits {
             sender.timer = Timer::Persist(now + sender.rtt.timeout());

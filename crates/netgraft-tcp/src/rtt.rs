@@ -36,8 +36,10 @@ impl Rtt {
             // alpha of 1/8 and beta of 1/4.
             Some((mean, variation)) => ((mean * 7 + took) / 8, (variation * 3 + mean.abs_diff(took)) / 4),
         });
+        // Zero is what the clock shows that the caller reads once a turn, and says nothing of the path.
+        let counts = !took.is_zero();
         let stale = self.least.is_none_or(|(least, at)| took <= least || now.since(at) > WINDOW);
-        if stale {
+        if counts && stale {
             self.least = Some((took, now));
         }
     }
@@ -111,6 +113,17 @@ mod tests {
         // An old minimum gives way.
         rtt.measure(ms(300), Instant::from_millis(400_000));
         assert_eq!(rtt.least(), Some(ms(300)));
+    }
+
+    #[test]
+    fn an_answer_within_a_turn_is_no_shortest_round_trip() {
+        let us = Duration::from_micros;
+        let mut rtt = Rtt::default();
+        rtt.measure(Duration::ZERO, Instant::ZERO);
+        assert_eq!((rtt.least(), rtt.smoothed()), (None, Some(Duration::ZERO)));
+        rtt.measure(us(120), Instant::ZERO);
+        rtt.measure(Duration::ZERO, Instant::ZERO);
+        assert_eq!(rtt.least(), Some(us(120)));
     }
 
     #[test]

@@ -328,7 +328,10 @@ impl Sender {
             }
             let took = now.since(record.sent);
             seen.oldest = Some(seen.oldest.map_or(took, |o| o.max(took)));
-            seen.newest = Some(seen.newest.map_or(took, |n| n.min(took)));
+            if !took.is_zero() {
+                // See `Rtt::measure`.
+                seen.newest = Some(seen.newest.map_or(took, |n| n.min(took)));
+            }
             seen.original |= record.start < edge;
         };
         board.acknowledge(ack.to, |record| {

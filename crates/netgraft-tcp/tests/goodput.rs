@@ -93,6 +93,37 @@ fn a_path_that_loses_by_itself_is_used_whenever_the_losses_come() {
 }
 
 #[test]
+fn a_window_that_opens_late_does_not_look_like_a_slow_path() {
+    // The peer offers 64 KiB for half a second, which is 10 Mbit/s at a round trip of 50 ms, and then what the path holds:
+    // the search for the path's rate goes on.
+    let config =
+        Config { algorithm: Algorithm::Bbr, path: Path { mss: 1460, whole: 65_000 }, ..Config::default() };
+    let mut narrow = config;
+    narrow.receive.initial = 65_536;
+    let wire =
+        Wire { delay: Duration::from_millis(25), rate: Some((1_000_000_000, 3_000_000)), ..Wire::default() };
+    let mut world = World::new([config, narrow], wire, 1);
+    world.pass(Duration::from_millis(100));
+    world.end(1).set_receive_capacity(65_536);
+    let (mut buf, chunk) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut pass = |world: &mut World, time: u64| {
+        let (end, mut got) = (world.now + Duration::from_millis(time), 0);
+        loop {
+            while world.send(0, &chunk) > 0 {}
+            if !world.step(end) {
+                return got * 8 / 1000 / time as usize;
+            }
+            got += world.recv(1, &mut buf);
+        }
+    };
+    let before = pass(&mut world, 500);
+    assert!(before <= 11, "{before} Mbit/s through a window of 64 KiB");
+    world.end(1).set_receive_capacity(6 << 20);
+    let after = pass(&mut world, 1500);
+    assert!(after >= 100, "{after} Mbit/s");
+}
+
+#[test]
 fn segments_that_are_overtaken_cost_little() {
     // Of 1 % each is 3 ms late, at a round trip of 50 ms: nothing is lost, and the window grows as if nothing were late.
     let took = |reorder| {

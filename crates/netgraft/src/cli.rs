@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use netgraft::control::Summary;
 use netgraft::publish::Publish;
 use netgraft::{
@@ -26,6 +26,7 @@ use crate::fault_args::FaultArgs;
 use crate::link_option::{AddressOption, LinkOption};
 use crate::operator::SsArgs;
 use crate::pcap_args::PcapArgs;
+use crate::policy_args::{PolicyArgs, PolicyCheck, PolicyCommand};
 use crate::program_args::ProgramArgs;
 
 const EXAMPLES: &str = "\
@@ -68,6 +69,9 @@ enum Subcommands {
         #[arg(long)]
         syscalls: bool,
     },
+    /// Policy files: who may talk to whom
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// List the sandboxes that run
     List {
         /// Print JSON
@@ -273,6 +277,9 @@ struct RunArgs {
     verbose: u8,
 
     #[command(flatten)]
+    policy: PolicyArgs,
+
+    #[command(flatten)]
     program: ProgramArgs,
 
     /// The program and its arguments; options of netgraft end here
@@ -317,6 +324,8 @@ pub(crate) enum Command {
         /// Whether their system calls are asked for.
         syscalls: bool,
     },
+    /// Say what a policy file does.
+    PolicyCheck(PolicyCheck),
     /// List the sandboxes that run.
     List {
         /// Whether as JSON.
@@ -359,13 +368,15 @@ pub(crate) enum Stop {
 
 /// Parses a command line; the first element is this program's name.
 pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
-    let cli = Cli::try_parse_from(&args).map_err(|error| stop(&error, &args))?;
+    let matches = Cli::command().try_get_matches_from(&args).map_err(|error| stop(&error, &args))?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error, &args))?;
     let run = match cli.command {
         Subcommands::Stacks { files, syscalls } => return Ok(Command::Stacks { files, syscalls }),
         Subcommands::Seccomp => {
             return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
         }
         Subcommands::Check(args) => return Ok(check(args)),
+        Subcommands::Policy(PolicyCommand::Check(args)) => return Ok(Command::PolicyCheck(args)),
         Subcommands::List { json } => return Ok(Command::List { json }),
         Subcommands::Ss(args) => return Ok(Command::Ss(args)),
         Subcommands::NewStack(NewStackArgs { dir, language, source }) => {
@@ -385,6 +396,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         }
     }
     let mut network = NetworkSpec::new(run.network);
+    network.policy = run.policy.spec(matches.subcommand_matches("run"), run.network).map_err(Stop::Error)?;
     network.plugin = run.plugin;
     let (link, veth) = run.link.split();
     network.veth = veth;
@@ -612,13 +624,17 @@ pub(crate) fn summary_text(summary: Option<&Summary>) -> String {
         0 => String::new(),
         joined => format!(", {joined} of them inside the sandbox, past the stack"),
     };
+    let denied = match s.denied {
+        0 => String::new(),
+        denied => format!("netgraft: denied       {denied}\n"),
+    };
     format!(
         "netgraft: stack        {}\n\
          netgraft: sockets      {} ({} calls answered)\n\
          netgraft: connections  {} out, {} in{joined}\n\
          netgraft: bytes        {} sent, {} received\n\
          netgraft: datagrams    {} sent, {} received\n\
-         {packets}",
+         {packets}{denied}",
         s.stack,
         s.sockets,
         s.calls,

@@ -6,6 +6,7 @@ mod fault_args;
 mod link_option;
 mod operator;
 mod pcap_args;
+mod policy_args;
 mod program_args;
 mod uplink;
 
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Command::PolicyCheck(args) => text(policy_args::check(&args)),
         Command::List { json } => text(operator::list(json)),
         Command::Ss(args) => text(operator::ss(&args)),
         Command::NewStack(new) => match netgraft::new_stack(&new) {

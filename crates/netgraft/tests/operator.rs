@@ -11,7 +11,7 @@ mod script;
 use script::As;
 
 fn check(name: &str, who: As) {
-    script::run(name, who, include_str!("operator.py"), |dir| vec![script::object(dir)]);
+    script::run(name, who, include_str!("operators.py"), |dir| vec![script::object(dir)]);
 }
 
 #[test]

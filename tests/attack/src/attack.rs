@@ -132,9 +132,10 @@ pub fn compile(stage: &Stage) -> Result<(), String> {
 /// # Errors
 /// What did not hold.
 pub fn run(stage: &Stage, column: Column, ids: Ids, attack: &Attack, seed: u64) -> Outcome {
-    // A user has one count of descriptors in flight: this attack would stop other sandboxes of its user from starting.
+    // A user has one count of descriptors in flight: this attack would stop other sandboxes of its user from starting. And
+    // the one that fills memory has to get there in its time.
     let (_alone, _beside) = match attack.name {
-        "in_flight" => (Some(ALONE.write()), None),
+        "in_flight" | "hog" => (Some(ALONE.write()), None),
         _ => (None, Some(ALONE.read())),
     };
     let namespace = Namespace::new()?;

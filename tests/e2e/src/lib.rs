@@ -1,7 +1,7 @@
 //! The harness of the end-to-end tests.
 //!
 //! A *job* is one program run in one *column*: natively, or under `netgraft run` with one network type, as root
-//! or as an ordinary user. The same job must pass natively first. Jobs run two at a time, each with a time
+//! or as an ordinary user. The same job must pass natively first. Jobs run a few at a time, each with a time
 //! limit, and each ends by asserting that nothing of it is left: processes, files, namespaces.
 #![forbid(unsafe_code)]
 

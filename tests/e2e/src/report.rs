@@ -1,4 +1,4 @@
-//! Runs jobs two at a time, prints a line for each and a table at the end.
+//! Runs jobs a few at a time, prints a line for each and a table at the end.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::process::ExitCode;
@@ -10,8 +10,11 @@ use crate::Outcome;
 use crate::leaks::Footprint;
 use crate::stage::Stage;
 
-/// Jobs at once: the tests share their machine with what they test.
-const PARALLEL: usize = 2;
+/// Jobs at once. Most of them wait for a time to pass, as a client that asks again or a transfer of some seconds: two for each
+/// processor keep it busy, and none may depend on how busy that is.
+fn parallel() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, usize::from).min(4)
+}
 
 /// One row of the report.
 pub struct Job<'a> {
@@ -102,7 +105,7 @@ pub fn main(
         };
         let chosen: Vec<Job<'_>> = all.into_iter().filter(wanted).collect();
         let filtered = total - chosen.len();
-        println!("\n{title}: running {} jobs, {PARALLEL} at a time", chosen.len());
+        println!("\n{title}: running {} jobs, {} at a time", chosen.len(), parallel());
         let results = run_all(&chosen);
         if filtered == 0 {
             wrong.extend(close());
@@ -127,7 +130,7 @@ fn run_all(jobs: &[Job<'_>]) -> Vec<(Verdict, Duration)> {
     let queue = Mutex::new((0..jobs.len()).collect::<VecDeque<_>>());
     let (sender, receiver) = mpsc::channel();
     std::thread::scope(|scope| {
-        for _ in 0..PARALLEL {
+        for _ in 0..parallel() {
             let (sender, queue) = (sender.clone(), &queue);
             scope.spawn(move || {
                 loop {

@@ -161,10 +161,13 @@ impl Stack for Level1Stack {
         let Ok(live) = self.live() else { return Statistics::default() };
         let mut statistics = raw::Statistics::default();
         let result = call!(&live.instance, 0, statistics(&raw mut statistics));
-        match live.instance.status(Call::statistics, result) {
+        let base = match live.instance.status(Call::statistics, result) {
             Ok(()) => convert::from_statistics(&statistics),
             Err(_) => Statistics::default(),
-        }
+        };
+        let fill = |out, capacity| call!(&live.instance, 0, tcp_counters(out, capacity));
+        let counters = live.instance.list::<raw::TcpCounter>(Call::tcp_counters, fill).unwrap_or_default();
+        Statistics { tcp: convert::from_tcp_counters(&counters), ..base }
     }
 
     fn port_range(&self) -> (u16, u16) {

@@ -301,9 +301,18 @@ impl Sockets for Level1Stack {
         let instance = self.of(handle)?;
         let mut info = raw::TcpInfo::default();
         instance.status(Call::tcp_info, call!(instance, NOT_SUPPORTED, tcp_info(handle.0, &raw mut info)))?;
-        convert::from_tcp_info(&info).ok_or_else(|| {
+        let known = convert::from_tcp_info(&info).ok_or_else(|| {
             instance.nonsense(Call::tcp_info, format_args!("there is no TCP state {}", info.state))
-        })
+        })?;
+        let mut details = raw::TcpDetails::default();
+        let result = call!(instance, NOT_SUPPORTED, tcp_details(handle.0, &raw mut details));
+        match instance.status(Call::tcp_details, result) {
+            Ok(()) => {}
+            Err(Error::NotSupported) => return Ok(known),
+            Err(error) => return Err(error),
+        }
+        convert::with_tcp_details(known, &details)
+            .ok_or_else(|| instance.nonsense(Call::tcp_details, format_args!("{details:?}")))
     }
 }
 

@@ -67,10 +67,10 @@ fn tables_that_are_not_what_they_should_be() {
     let text = refusal(&with_table("future", "t.version = 2u << 16"));
     assert_eq!(
         text,
-        "speaks version 2.0 of the interface, and this netgraft 1.2: build it against the netgraft.h of this netgraft"
+        "speaks version 2.0 of the interface, and this netgraft 1.3: build it against the netgraft.h of this netgraft"
     );
     let text = refusal(&with_table("null", "if (v) return 0"));
-    let expected = "does not speak version 1.2 of the interface: netgraft_stack returned null (it is to return its table for \
+    let expected = "does not speak version 1.3 of the interface: netgraft_stack returned null (it is to return its table for \
                 every request of the same major version): build it against the netgraft.h of this netgraft";
     assert_eq!(text, expected);
     let text = refusal(&with_table("short", "t.size = offsetof(struct netgraft_stack_v1, recv) + 3"));

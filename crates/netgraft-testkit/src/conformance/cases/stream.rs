@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use netgraft_link::Way;
 use netgraft_plugin::faults::{Faults, LinkFaults, Loss, Rate, Share};
+use netgraft_plugin::option::{Agreed, CongestionState, TcpInfo};
 use netgraft_plugin::{Error, Events, RecvFlags, SendFlags, SocketOption};
 
-use super::super::bench::{Bench, Pair, Sock, pattern, unexpected};
-use super::super::check::{Check, Checks, equal, holds};
+use super::super::bench::{Bench, Pair, Side, Sock, pattern, unexpected};
+use super::super::check::{Check, Checks, Outcome, equal, holds};
 use super::group;
 
 group! { "stream":
@@ -39,6 +40,8 @@ group! { "stream":
     "a slow wire is shared by both directions", Wire, slow;
     "a cut that heals is survived", Wire, healed;
     "bytes are counted for each connection", All, byte_counts;
+    "a connection tells what was measured and agreed on", All, details;
+    "what is sent again is counted", Wire, repeats_counted;
     "a reader that sleeps loses nothing", Wire, slow_reader;
     "a lost window update is made good", Wire, lost_update;
     "data without answers ends the connection at last", Wire, gives_up;
@@ -384,6 +387,53 @@ fn byte_counts(b: &mut Bench) -> Check {
     equal("tcp_info: bytes sent and received", (sent, received), (50_000, 50_000))?;
     let info = b.tcp_info(pair.client).must("tcp_info")?;
     equal("tcp_info: unacknowledged", info.unacknowledged, 0)
+}
+
+fn details(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.tcp_info(pair.client).supported("tcp_info")?;
+    b.transfer(pair.client, pair.server, &pattern(50_000, 9), "transfer")?;
+    b.transfer(pair.server, pair.client, &pattern(50_000, 8), "transfer")?;
+    b.quiesce();
+    let (client, server) =
+        (b.tcp_info(pair.client).must("tcp_info")?, b.tcp_info(pair.server).must("tcp_info")?);
+    for info in [&client, &server] {
+        equal("tcp_info: not sent, lost, time-outs", (info.not_sent, info.lost, info.backoff), (0, 0, 0))?;
+        equal("tcp_info: congestion state", info.congestion_state, CongestionState::Open)?;
+    }
+    if client.agreed == Agreed::default() && client.least_rtt.is_zero() {
+        return Err(Outcome::Unsupported { says: "tcp_info: no details are told".to_owned() });
+    }
+    // Both ends have the same connection; what one offers is what the other is offered.
+    let seen = |info: &TcpInfo| {
+        let Agreed { timestamps, sack, window_scales, ecn, .. } = info.agreed;
+        (timestamps, sack, window_scales.is_some(), ecn)
+    };
+    equal("tcp_info: agreed at both ends", seen(&server), seen(&client))?;
+    let turned = server.agreed.window_scales.map(|(send, receive)| (receive, send));
+    equal("tcp_info: window scales", client.agreed.window_scales, turned)?;
+    let (least, rto) = (client.least_rtt, client.rto);
+    holds("tcp_info: shortest round trip", "at most the time-out", least <= rto, least)
+}
+
+fn repeats_counted(b: &mut Bench) -> Check {
+    let pair = b.connection()?;
+    b.send_all(pair.client, b"before")?;
+    b.recv_exact(pair.server, 6)?;
+    let before = b.stack(Side::Client).statistics().tcp;
+    let hows: Vec<_> = b.dials.iter().map(|dial| dial.get()).collect();
+    b.dials.iter().for_each(|dial| dial.cut(Way::In));
+    b.send_all(pair.client, b"during")?;
+    b.run_for(Duration::from_secs(4));
+    b.dials.iter().zip(hows).for_each(|(dial, how)| dial.set(how));
+    equal("recv", b.recv_exact(pair.server, 6)?, b"during".to_vec())?;
+    let after = b.stack(Side::Client).statistics().tcp;
+    let (again, timeouts) = (after.retransmitted - before.retransmitted, after.timeouts - before.timeouts);
+    if (again, timeouts) == (0, 0) {
+        return Err(Outcome::Unsupported { says: "statistics: no retransmissions are counted".to_owned() });
+    }
+    holds("statistics: segments sent again", "at least one", again >= 1, again)?;
+    holds("statistics: time-outs", "at least one", timeouts >= 1, timeouts)
 }
 
 fn slow_reader(b: &mut Bench) -> Check {

@@ -1,0 +1,242 @@
+# Who may talk to whom: a program that tries every way out gets where the rules say, and nowhere else. A namespace of the test's
+# own has the servers. Prints OK if all is well.
+import json, os, socket, subprocess, sys, threading, time
+
+NETGRAFT, LWIP, HOSTILE = sys.argv[1:4]
+# The test's addresses are documentation's, which are public to a policy; the last two are private and a cloud's.
+SERVERS = ["198.51.100.1", "198.51.100.2", "10.9.9.1", "169.254.169.254"]
+SIX = ["2001:db8::1", "2001:db8::2"]
+
+def sh(*args):
+    subprocess.run(args, check=True)
+
+sh("ip", "link", "set", "lo", "up")
+sh("ip", "tuntap", "add", "ng0", "mode", "tap")
+for server in SERVERS:
+    sh("ip", "address", "add", f"{server}/32", "dev", "lo")
+for server in SIX:
+    sh("ip", "address", "add", f"{server}/128", "dev", "lo", "nodad")
+sh("ip", "address", "add", "192.0.2.1/24", "dev", "ng0")
+sh("ip", "address", "add", "2001:db8:1::1/64", "dev", "ng0", "nodad")
+sh("ip", "link", "set", "ng0", "up")
+
+# What reaches the servers: the address and port that were reached, in order.
+reached, lock = [], threading.Lock()
+
+def serve(family, kind, address, port):
+    server = socket.socket(family, kind)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((address, port))
+    if kind == socket.SOCK_STREAM:
+        server.listen(1000)
+    def tcp():
+        while True:
+            connection, _ = server.accept()
+            with lock:
+                reached.append(("tcp", address, port))
+            connection.sendall(b"yes"); connection.close()
+    def udp():
+        while True:
+            _, peer = server.recvfrom(2000)
+            with lock:
+                reached.append(("udp", address, port))
+            server.sendto(b"yes", peer)
+    threading.Thread(target=tcp if kind == socket.SOCK_STREAM else udp, daemon=True).start()
+    return server
+
+servers = []
+for address in SERVERS + SIX:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    for port in (443, 80, 53):
+        servers += [serve(family, kind, address, port) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+
+LINK = ["--link", "tap:ng0", "--address", "192.0.2.2/24", "--gateway", "192.0.2.1"]
+SIX_LINK = ["--address", "2001:db8:1::2/64", "--gateway", "2001:db8:1::1"]
+
+# Inside: tries each flow it is told, one a line, and prints what came of it.
+INSIDE = r'''
+import errno, socket, sys
+def attempt(kind, address, port, how):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    s = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+    s.settimeout(60)
+    try:
+        to = (address, port)
+        if how == "connect":
+            s.connect(to)
+            if kind == "udp": s.send(b"x")
+        elif how == "sendto": s.sendto(b"x", to)
+        elif how == "sendmsg": s.sendmsg([b"x"], [], 0, to)
+        elif how == "fastopen": s.sendto(b"x", 0x20000000, to)
+        return s.recv(10).decode()
+    except OSError as error:
+        return errno.errorcode.get(error.errno, str(error))
+    finally: s.close()
+for line in sys.stdin:
+    kind, address, port, how = line.split()
+    print(attempt(kind, address, int(port), how), flush=True)
+'''
+
+class Sandbox:
+    def __init__(self, *options):
+        command = [NETGRAFT, "run", "--host-ids", *options, "--", "/usr/bin/python3", "-c", INSIDE]
+        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def tries(self, kind, address, port, how="connect"):
+        self.child.stdin.write(f"{kind} {address} {port} {how}\n"); self.child.stdin.flush()
+        return self.child.stdout.readline().strip()
+    def end(self):
+        _, errors = self.child.communicate(timeout=600)
+        assert self.child.returncode == 0, errors
+        return errors
+
+STACKS = {"built-in": [], "lwip": ["--network", "plugin", "--plugin", LWIP]}
+
+def flows(name, stack):
+    v6 = name == "built-in"
+    link = LINK + (SIX_LINK if v6 else [])
+    rules = ["--allow", "tcp 198.51.100.1:443", "--allow", "udp 198.51.100.1:53", "--allow", "2001:db8::1", "--deny", "198.51.100.2:80", "--allow", "tcp any:80"]
+    box = Sandbox(*stack, *link, *rules)
+    yes, no = "yes", "EACCES"
+    cases = [
+        ("tcp 198.51.100.1 443", yes), ("tcp 198.51.100.1 53", no), ("tcp 198.51.100.2 443", no), ("tcp 198.51.100.2 80", no),
+        ("tcp 198.51.100.1 80", yes), ("udp 198.51.100.1 53", yes), ("udp 198.51.100.1 443", no), ("udp 198.51.100.2 53", no),
+        # Not by a rule about all.
+        ("tcp 10.9.9.1 80", no), ("tcp 169.254.169.254 80", no), ("udp 169.254.169.254 80", no),
+    ]
+    if v6:
+        cases += [
+            ("tcp 2001:db8::1 443", yes), ("udp 2001:db8::1 53", yes), ("tcp 2001:db8::2 443", no), ("udp 2001:db8::2 53", no),
+            ("tcp ::ffff:198.51.100.1 443", yes), ("tcp ::ffff:198.51.100.2 443", no), ("tcp ::ffff:169.254.169.254 80", no),
+            ("udp ::ffff:198.51.100.2 53", no),
+        ]
+    with lock:
+        reached.clear()
+    for flow, wanted in cases:
+        kind = flow.split()[0]
+        ways = ["connect"] + (["sendto", "sendmsg"] if kind == "udp" else ["fastopen"] if not v6 or ":" not in flow else [])
+        for how in ways:
+            if how == "fastopen" and (name != "built-in" or wanted == yes):
+                continue
+            got = box.tries(*flow.split(), how)
+            assert got == wanted, (name, flow, how, got)
+    errors = box.end()
+    told = [line for line in errors.splitlines() if "denied: python3" in line]
+    assert any("out tcp 198.51.100.2:80: rule" in line and "'deny out 198.51.100.2:80'" in line for line in told), errors
+    assert any("169.254.169.254:80: a metadata service" in line for line in told), errors
+    assert any("10.9.9.1:80: a private network" in line for line in told), errors
+    with lock:
+        allowed = {("tcp", "198.51.100.1", 443), ("tcp", "198.51.100.1", 80), ("udp", "198.51.100.1", 53), ("tcp", "2001:db8::1", 443), ("udp", "2001:db8::1", 53)}
+        assert set(reached) <= allowed, set(reached) - allowed
+        assert ("tcp", "198.51.100.1", 443) in reached and ("udp", "198.51.100.1", 53) in reached
+
+    box = Sandbox(*stack, *link, "--deny", "198.51.100.2", "--deny-with", "refused")
+    assert box.tries("tcp", "198.51.100.1", "443") == "yes"
+    assert box.tries("tcp", "198.51.100.2", "443") == "ECONNREFUSED"
+    assert box.tries("tcp", "10.9.9.1", "80") == "ECONNREFUSED"
+    box.end()
+    box = Sandbox(*stack, *link, "--allow", "any", "--allow-private", "--allow", "169.254.169.254:80")
+    assert [box.tries("tcp", a, p) for a, p in (("10.9.9.1", "80"), ("169.254.169.254", "80"), ("169.254.169.254", "443"))] == ["yes", "yes", "EACCES"]
+    box.end()
+
+# Who comes in: by the peer's address and the own port. What binds, by the own address.
+INSIDE_SERVER = r'''
+import errno, socket, sys, threading
+def bind(kind, address, port):
+    s = socket.socket(socket.AF_INET, kind)
+    s.bind((address, port))
+    return s
+one, two = bind(socket.SOCK_STREAM, "0.0.0.0", 8080), bind(socket.SOCK_STREAM, "0.0.0.0", 8081)
+datagrams = bind(socket.SOCK_DGRAM, "0.0.0.0", 8080), bind(socket.SOCK_DGRAM, "0.0.0.0", 8081)
+for port in (22, 9000):
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        try: bind(kind, "0.0.0.0", port); print("bound")
+        except OSError as error: print(errno.errorcode[error.errno])
+def accept(s):
+    while True:
+        c, _ = s.accept(); c.sendall(b"in"); c.close()
+def echo(s):
+    while True:
+        _, peer = s.recvfrom(100); s.sendto(b"in", peer)
+for s in (one, two): s.listen(); threading.Thread(target=accept, args=[s], daemon=True).start()
+for s in datagrams: threading.Thread(target=echo, args=[s], daemon=True).start()
+# Within the sandbox everybody may: over the loopback, and to its own address.
+for to in (("127.0.0.1", 8081), ("192.0.2.2", 8081)):
+    c = socket.create_connection(to, 20); print(c.recv(10).decode()); c.close()
+print("up", flush=True)
+sys.stdin.read()
+'''
+
+def comes_in(name, stack):
+    options = [*stack, *LINK, "--allow", "in 192.0.2.1:8080", "--allow", "bind any:8000-8999"]
+    command = [NETGRAFT, "run", "--host-ids", *options, "--", "/usr/bin/python3", "-c", INSIDE_SERVER]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = []
+    while said[-1:] != ["up"]:
+        line = child.stdout.readline()
+        assert line, child.communicate()
+        said.append(line.strip())
+    assert said == ["EACCES"] * 4 + ["in", "in", "up"], (name, said)
+    def asks(kind, port, source, patience=60):
+        s = socket.socket(socket.AF_INET, kind); s.settimeout(patience)
+        s.bind((source, 0))
+        try:
+            s.connect(("192.0.2.2", port)); s.send(b"x"); return s.recv(10).decode()
+        except socket.timeout:
+            return "silence"
+        except OSError:
+            return "error"
+        finally:
+            s.close()
+    stream, datagram = socket.SOCK_STREAM, socket.SOCK_DGRAM
+    assert asks(stream, 8080, "192.0.2.1") == "in", name
+    got = [asks(datagram, 8080, "192.0.2.1") for _ in range(3)]
+    assert got == ["in"] * 3, (name, got)
+    for port, source in ((8081, "192.0.2.1"), (8080, "198.51.100.1")):
+        got = asks(stream, port, source)
+        assert got in ("", "error"), (name, port, source, got)
+    assert asks(datagram, 8081, "192.0.2.1", 1) == "silence" and asks(datagram, 8080, "198.51.100.1", 1) == "silence", name
+    # One that is dropped holds up none behind it.
+    got = [asks(datagram, 8080, "192.0.2.1") for _ in range(3)]
+    assert got == ["in"] * 3, (name, got)
+    _, errors = child.communicate(timeout=600)
+    assert "denied: - in tcp" in errors and "denied: - in udp" in errors, errors
+
+# A thread that changes the address in memory while another one calls, a child, raw sockets, and 10⁵ tries.
+def hostile(name, stack):
+    with lock:
+        reached.clear()
+    tries = "100000" if name == "built-in" and "USERNS" not in os.environ else "10000"
+    command = [NETGRAFT, "run", "--host-ids", *stack, *LINK, "--allow", "198.51.100.1:443", "--", HOSTILE, "198.51.100.1", "198.51.100.2", "443", tries]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, (name, done.stdout[-2000:], done.stderr[-2000:])
+    assert len(done.stderr) < 64 << 10, len(done.stderr)
+    # The last that it does is to reach the allowed one by both; whatever went astray came before that.
+    deadline = time.monotonic() + 60
+    while len(set(reached)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with lock:
+        assert set(reached) == {("tcp", "198.51.100.1", 443), ("udp", "198.51.100.1", 443)}, set(reached)
+
+def bad_files():
+    with open("bad.toml", "w") as file:
+        file.write('rules = [\n  "allow tcp 198.51.100.1:443",\n  "allow tcp 198.51.100.1:x",\n]\n')
+    for command in (["run", "--policy", "bad.toml", "--", "true"], ["policy", "check", "bad.toml"]):
+        done = subprocess.run([NETGRAFT, *command], capture_output=True, text=True)
+        assert done.returncode == 125 and "bad.toml: line 3, column 27: 'x' is no port" in done.stderr, done
+    with open("good.toml", "w") as file:
+        file.write('default = "allow"\ndeny-with = "refused"\nrules = ["deny tcp 198.51.100.2:443"]\n')
+    done = subprocess.run([NETGRAFT, "policy", "check", "good.toml", "--flow", "tcp 198.51.100.2:443", "--flow", "udp 198.51.100.2:53"], capture_output=True, text=True)
+    assert done.stdout == "deny out tcp 198.51.100.2:443: rule 1, 'deny out tcp 198.51.100.2:443'\nallow out udp 198.51.100.2:53: no rule is about it\n", done
+    box = Sandbox(*LINK, "--allow", "tcp 198.51.100.2:443", "--policy", "good.toml")
+    assert box.tries("tcp", "198.51.100.2", "443") == "yes", "the command line's rules come first"
+    box.end()
+    box = Sandbox(*LINK, "--policy", "good.toml")
+    assert box.tries("tcp", "198.51.100.2", "443") == "ECONNREFUSED" and box.tries("tcp", "198.51.100.2", "80") == "yes"
+    box.end()
+
+bad_files()
+for name, stack in STACKS.items():
+    flows(name, stack)
+    comes_in(name, stack)
+    hostile(name, stack)
+print("OK")
