@@ -334,7 +334,8 @@ for family, kind, address, ports in (
         (socket.AF_INET6, socket.SOCK_DGRAM, "::", ["8080:80/udp", "[::]:8080:80/udp"]),
         (socket.AF_INET, socket.SOCK_DGRAM, "0.0.0.0", ["8080:80/udp", "198.51.100.2:8080:80/udp"])):
     with socket.socket(family, kind) as holder_of_port:
-        holder_of_port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_DGRAM)
+        # Connections to the port of before may still wait for their end.
+        holder_of_port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             holder_of_port.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         holder_of_port.bind((address, 8080))
