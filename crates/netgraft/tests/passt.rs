@@ -43,8 +43,3 @@ fn peers_may_be_silent_as_root() {
 fn peers_may_be_silent_as_an_ordinary_user() {
     script::run("silent-user", As::User, include_str!("silent.py"), |dir| vec![script::object(dir)]);
 }
-
-#[test]
-fn programs_reach_the_outside_without_any_privilege() {
-    check("passt-plain", As::Plain);
-}

@@ -16,12 +16,17 @@ pub(crate) enum As {
     /// An ordinary user, who is root in a user namespace of its own.
     User,
     /// Root, whose netgraft is an ordinary user's, without any capability.
+    #[allow(
+        dead_code,
+        clippy::allow_attributes,
+        reason = "not each test that includes this file has such a row"
+    )]
     Plain,
 }
 
 /// What the script runs as netgraft where it is an ordinary user's.
 const PLAIN: &str = "#!/bin/sh
-exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all \"${0%/*}/bare/netgraft\" \"$@\"
+exec /usr/bin/setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all \"${0%/*}/bare/netgraft\" \"$@\"
 ";
 
 /// Runs a script in a folder of its own, with the command in it. Its arguments are the command, and what `prepare` makes in
