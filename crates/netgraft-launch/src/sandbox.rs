@@ -159,7 +159,8 @@ impl Sandbox {
         let doubled = uplink::doubled(&config);
         let mut name_servers = network.name_servers.clone();
         let given = (!config.addresses.is_empty(), !name_servers.is_empty());
-        let uplink = Uplink::prepare(&mut config, &mut name_servers, (&network.publish, network.ask))?;
+        let mut uplink = Uplink::prepare(&mut config, &mut name_servers, (&network.publish, network.ask))?;
+        let duplicates = uplink.as_mut().and_then(|uplink| uplink.duplicates.take());
         let left_out = uplink::fit_ipv6(&mut config, &mut name_servers, given)?;
         if uplink.is_some() && choice.object.is_some() {
             uplink::widen(&mut config);
@@ -235,7 +236,13 @@ impl Sandbox {
         let wider = if of_tree { None } else { wider(stack.as_ref(), &plan.sentry.allowed) };
         let doubts: Vec<String> = plan.sentry.object.iter().flat_map(|object| doubts(object)).collect();
         let mut launcher = Launcher::new(plan, stack.info().name, launcher_ends, helper, jobs)?;
-        wider.into_iter().chain(doubled).chain(left_out).chain(doubts).for_each(|text| launcher.warn(text));
+        wider
+            .into_iter()
+            .chain(doubled)
+            .chain(duplicates)
+            .chain(left_out)
+            .chain(doubts)
+            .for_each(|text| launcher.warn(text));
         launcher.uplink = uplink;
         launcher.groups = groups;
         launcher.start(stack.as_mut())?;

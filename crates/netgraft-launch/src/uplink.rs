@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -11,11 +11,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use netgraft_link::PasstLink;
+use netgraft_link::dad::Detect;
 use netgraft_link::lease::{Acquire, Lease, link_local};
 use netgraft_linux::{fdpass, link, memory, process, unix};
 use netgraft_plugin::config::PasstConfig;
 use netgraft_plugin::link::{FrameMeta, Link, Medium};
-use netgraft_plugin::{Cidr, Error, LinkConfig, PreInitStack, StackConfig};
+use netgraft_plugin::{Cidr, Error, Instant, LinkConfig, PreInitStack, StackConfig};
 
 use crate::clock;
 use crate::error::RunError;
@@ -34,6 +35,8 @@ pub(crate) struct Uplink {
     socket: OwnedFd,
     /// What it is, if it is a passt.
     passt: Option<Passt>,
+    /// Which of the offered addresses are somebody else's, as a warning.
+    pub(crate) duplicates: Option<String>,
 }
 
 /// A passt that serves the sandbox.
@@ -103,14 +106,14 @@ impl Uplink {
             (LinkConfig::Tap(_) | LinkConfig::Packet(_), Some(ask)) => {
                 let PreInitStack { init_str, mut fds } = netgraft_link::open(config)?;
                 let Some(socket) = fds.pop() else { return Ok(None) };
-                let lease = ask_device(config, ask, &init_str, &socket)?;
+                let (lease, duplicates) = ask_device(config, ask, &init_str, &socket)?;
                 if let Some(said) = lease.mtu.and_then(|said| u16::try_from(said).ok()) {
                     config.wrappers.mtu = Some(config.wrappers.mtu.map_or(said, |mtu| mtu.min(said)));
                 }
                 config.wrappers.terms.clone_from(&lease.terms);
                 config.wrappers.opened = Some(init_str);
                 take(lease, config, name_servers);
-                Ok(Some(Uplink { socket, passt: None }))
+                Ok(Some(Uplink { socket, passt: None, duplicates }))
             }
             _ => Ok(None),
         }
@@ -228,25 +231,30 @@ fn take(lease: Lease, config: &mut StackConfig, name_servers: &mut Vec<IpAddr>) 
     }
 }
 
-/// Asks what is on the other side of a device.
-fn ask_device(config: &StackConfig, ask: Ask, text: &str, fd: &OwnedFd) -> Result<Lease, RunError> {
+/// Asks what is on the other side of a device, and who has the addresses of IPv6 that are offered; a warning names those that
+/// somebody has.
+fn ask_device(
+    config: &StackConfig,
+    ask: Ask,
+    text: &str,
+    fd: &OwnedFd,
+) -> Result<(Lease, Option<String>), RunError> {
     let failed = |e: io::Error| refused(format!("--link {}: it cannot be asked: {e}", config.link));
     let mut bare = StackConfig { link: config.link.clone(), ..StackConfig::default() };
     bare.wrappers.vlan = config.wrappers.vlan;
     let link = netgraft_link::rebuild(&bare, "link", text, vec![fd.try_clone().map_err(failed)?])?.link;
-    let Some(mut link) = link else { return Ok(Lease::default()) };
-    let Medium::Ethernet(mac) = link.medium() else { return Ok(Lease::default()) };
+    let Some(mut link) = link else { return Ok((Lease::default(), None)) };
+    let Medium::Ethernet(mac) = link.medium() else { return Ok((Lease::default(), None)) };
     // What it would leave to a device is done here, since the frames are read here.
     link.refuse_offload();
     let random = random_number().map_err(failed)?;
-    let acquire = Acquire::on_network(mac, random, ask == Ask::Auto);
-    let mut lease = question(link.as_mut(), fd, acquire).map_err(|error| {
-        refused(format!(
-            "--link {}: it cannot be asked: {}",
-            config.link,
-            error.unwrap_or_else(|e| e.to_string())
-        ))
-    })?;
+    let mut acquire = Acquire::on_network(mac, random, ask == Ask::Auto);
+    let broken = |error: Result<String, io::Error>| {
+        let error = error.unwrap_or_else(|e| e.to_string());
+        refused(format!("--link {}: it cannot be asked: {error}", config.link))
+    };
+    question(link.as_mut(), fd, &mut acquire).map_err(broken)?;
+    let mut lease = acquire.lease();
     if lease.addresses.is_empty() {
         let (option, servers) = match ask {
             Ask::Dhcp => ("dhcp", "no DHCP server has"),
@@ -261,7 +269,44 @@ fn ask_device(config: &StackConfig, ask: Ask, text: &str, fd: &OwnedFd) -> Resul
         // Servers and routers answer it later, too.
         lease.addresses.extend(Cidr::new(link_local(mac).into(), 64));
     }
-    Ok(lease)
+    let wanted = lease.addresses.iter().filter_map(|cidr| match cidr.addr() {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
+    });
+    let mut detect = Detect::new(mac, wanted.collect());
+    question(link.as_mut(), fd, &mut detect).map_err(broken)?;
+    let duplicates = give_up(&mut lease, detect.taken(), &config.link)?;
+    Ok((lease, duplicates))
+}
+
+/// Takes addresses that somebody has out of a lease; what to say of that.
+///
+/// # Errors
+/// [`RunError::Options`] if no address is left.
+fn give_up(lease: &mut Lease, taken: &[Ipv6Addr], link: &LinkConfig) -> Result<Option<String>, RunError> {
+    if taken.is_empty() {
+        return Ok(None);
+    }
+    let is_taken = |address: &IpAddr| matches!(address, IpAddr::V6(address) if taken.contains(address));
+    lease.addresses.retain(|cidr| !is_taken(&cidr.addr()));
+    for term in &mut lease.terms {
+        term.addresses.retain(|address| !is_taken(address));
+    }
+    lease.terms.retain(|term| !term.addresses.is_empty());
+    if lease.addresses.iter().all(|cidr| cidr.addr().is_ipv4()) {
+        lease.gateways.retain(IpAddr::is_ipv4);
+        lease.name_servers.retain(IpAddr::is_ipv4);
+    }
+    let all: Vec<String> = taken.iter().map(Ipv6Addr::to_string).collect();
+    let (all, verb) = (all.join(", "), if taken.len() == 1 { "is" } else { "are" });
+    if lease.addresses.is_empty() {
+        return Err(refused(format!(
+            "--link {link}: {all} {verb} another station's already: give an --address"
+        )));
+    }
+    Ok(Some(format!(
+        "--link {link}: {all} {verb} another station's already, and not used (duplicate address)"
+    )))
 }
 
 /// Whether an interface of the caller's network namespace has an IPv6 address that leads further than its own link (proc(5),
@@ -276,29 +321,63 @@ fn random_number() -> io::Result<u32> {
     Ok(u32::from_be_bytes([random[2], random[3], random[4], random[5]]))
 }
 
+/// Who asks something on a link.
+trait Asks {
+    /// Sends what is due; whether to go on.
+    fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) -> bool;
+    /// When that is to be done at the latest.
+    fn next_deadline(&self) -> Instant;
+    /// Takes a frame in.
+    fn input(&mut self, now: Instant, frame: &[u8]);
+}
+
+impl Asks for Acquire {
+    fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) -> bool {
+        Acquire::poll(self, now, send)
+    }
+    fn next_deadline(&self) -> Instant {
+        Acquire::next_deadline(self)
+    }
+    fn input(&mut self, now: Instant, frame: &[u8]) {
+        Acquire::input(self, now, frame);
+    }
+}
+
+impl Asks for Detect {
+    fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) -> bool {
+        Detect::poll(self, now, send)
+    }
+    fn next_deadline(&self) -> Instant {
+        Detect::next_deadline(self)
+    }
+    fn input(&mut self, _now: Instant, frame: &[u8]) {
+        Detect::input(self, frame);
+    }
+}
+
 /// Asks on a link until there is an answer, or none within the time. The error is the link's, or the caller's.
 fn question(
     link: &mut dyn Link,
     fd: &OwnedFd,
-    mut acquire: Acquire,
-) -> Result<Lease, Result<String, io::Error>> {
+    client: &mut dyn Asks,
+) -> Result<(), Result<String, io::Error>> {
     loop {
         let now = clock::now();
         let mut sent = Ok(());
-        let go_on = acquire.poll(now, &mut |frame| sent = link.send(now, frame, FrameMeta::default()));
+        let go_on = client.poll(now, &mut |frame| sent = link.send(now, frame, FrameMeta::default()));
         if !go_on {
-            return Ok(acquire.lease());
+            return Ok(());
         }
         let received = sent
             .and_then(|()| link.flush(now))
-            .and_then(|()| link.receive(now, 64, &mut |frame| acquire.input(now, frame)));
+            .and_then(|()| link.receive(now, 64, &mut |frame| client.input(now, frame)));
         match received {
             // An answer may be followed by a question at once.
             Ok(1..) => continue,
             Ok(0) | Err(Error::Again) => {}
             Err(error) => return Err(Ok(error.to_string())),
         }
-        let wait = acquire.next_deadline().since(clock::now());
+        let wait = client.next_deadline().since(clock::now());
         fdpass::wait_readable([Some(fd.as_fd())], Some(wait)).map_err(Err)?;
     }
 }
@@ -315,8 +394,8 @@ impl Passt {
             // One that was started here offers what this network namespace has: nothing is worth waiting for.
             acquire = acquire.of_v4();
         }
-        match question(&mut link, &socket, acquire) {
-            Ok(lease) => Ok((Uplink { socket, passt: Some(self) }, lease)),
+        match question(&mut link, &socket, &mut acquire).map(|()| acquire.lease()) {
+            Ok(lease) => Ok((Uplink { socket, passt: Some(self), duplicates: None }, lease)),
             Err(Ok(_)) => Err(self.gone()),
             Err(Err(error)) => Err(failed(error)),
         }
@@ -445,6 +524,29 @@ fn words_of(errors: &mut File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_others_are_not_used() {
+        let link = LinkConfig::tap("t0".parse().unwrap());
+        let [v4, one, two]: [Cidr; 3] =
+            ["192.0.2.2/24", "2001:db8::1/64", "fe80::1/64"].map(|cidr| cidr.parse().unwrap());
+        let gateways = vec!["192.0.2.1".parse().unwrap(), "fe80::9".parse().unwrap()];
+        let all = Lease { addresses: vec![v4, one, two], gateways, ..Lease::default() };
+        let taken = |cidrs: &[Cidr]| -> Vec<Ipv6Addr> {
+            cidrs.iter().map(|cidr| cidr.addr().to_string().parse().unwrap()).collect()
+        };
+        let mut lease = all.clone();
+        assert_eq!(give_up(&mut lease, &[], &link).unwrap(), None);
+        assert_eq!(lease, all);
+        let said = give_up(&mut lease, &taken(&[one]), &link).unwrap().unwrap();
+        assert!(said.contains("2001:db8::1 is another station's"), "{said}");
+        assert_eq!((&lease.addresses[..], lease.gateways.len()), (&[v4, two][..], 2));
+        give_up(&mut lease, &taken(&[two]), &link).unwrap();
+        assert_eq!((&lease.addresses[..], lease.gateways.len()), (&[v4][..], 1));
+        let mut lease = Lease { addresses: vec![one, two], ..Lease::default() };
+        let said = give_up(&mut lease, &taken(&[one, two]), &link).unwrap_err().to_string();
+        assert!(said.contains("2001:db8::1, fe80::1 are another station's"), "{said}");
+    }
 
     #[test]
     fn half_closed_connections_are_a_matter_of_the_version() {

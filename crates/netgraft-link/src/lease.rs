@@ -559,7 +559,7 @@ impl<'a> DhcpOptions<'a> {
 }
 
 /// The checksum of an ICMPv6 message in a frame without extension headers; 0 if the one that is in it holds.
-fn icmp_checksum(frame: &[u8]) -> u16 {
+pub(crate) fn icmp_checksum(frame: &[u8]) -> u16 {
     let words = |bytes: &[u8]| {
         let pairs = bytes.chunks(2);
         pairs.map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum::<u32>()

@@ -39,6 +39,7 @@ pub mod bridge;
 mod capture;
 mod counters;
 mod cut;
+pub mod dad;
 pub mod device;
 mod dhcp6;
 mod faulty;

@@ -46,6 +46,16 @@ fn each_fault_keeps_its_share_on_an_object_as_an_ordinary_user() {
 }
 
 #[test]
+fn each_fault_keeps_its_share_without_any_privilege() {
+    check("faults-plain", As::Plain, false);
+}
+
+#[test]
+fn each_fault_keeps_its_share_on_an_object_without_any_privilege() {
+    check("faults-object-plain", As::Plain, true);
+}
+
+#[test]
 fn faults_without_a_link_of_netgrafts_are_refused() {
     for (options, part) in [
         (&["--link-loss", "1%"][..], "faults of a link: give a --link"),

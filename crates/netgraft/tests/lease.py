@@ -86,6 +86,32 @@ second = servers("v0", "--dhcp-range=198.51.100.100,198.51.100.109,255.255.255.0
 seen = run("--link", "packet:v1", "--address", "dhcp", "--", "sh", "-c", "ip -o address; ping -c 1 198.51.100.1").stdout
 assert "inet 198.51.100.10" in seen and "1 received" in seen, seen
 
+# An address that is another station's already (RFC 4862 section 5.4) is not used, and one line says so; without any, netgraft
+# does not start.
+sh("""
+ip link add d0 type veth peer name d1
+sysctl -qw net.ipv6.conf.d0.accept_dad=0 net.ipv6.conf.d1.disable_ipv6=1
+ip address add 2001:db8:7::1/64 dev d0 nodad
+ip link set d0 up
+ip link set d1 up
+""")
+third = servers("d0", "--dhcp-range=2001:db8:7::,ra-only,64", "--enable-ra", "--ra-param=d0,4,600")
+on_d1 = ("--link", "packet:d1", "--address", "auto", "--", "sh", "-c", "ip -o address; ping -c 1 2001:db8:7::1")
+done = run(*on_d1)
+own = [line.split()[3].split("/")[0] for line in done.stdout.splitlines() if " inet6 2001:db8:7:" in line]
+assert len(own) == 1 and "1 received" in done.stdout and done.stderr == "", done
+sh(f"ip address add {own[0]}/64 dev d0 nodad")
+done = run(*on_d1[:-1], "ip -o address")
+assert own[0] not in done.stdout and " inet6 fe80:" in done.stdout, done.stdout
+assert done.stderr == f"netgraft: warning: --link packet:d1: {own[0]} is another station's already, and not used (duplicate " \
+    "address)\n", done.stderr
+local = next(line.split()[3].split("/")[0] for line in done.stdout.splitlines() if " inet6 fe80:" in line)
+sh(f"ip address add {local}/64 dev d0 nodad")
+done = run(*on_d1, status=125)
+assert f"{own[0]}, {local} are another station's already: give an --address" in done.stderr and done.stdout == "", done
+third.kill()
+third.wait()
+
 # Nobody answers: one line says so, and nothing is started.
 second.kill()
 second.wait()

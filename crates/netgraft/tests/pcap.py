@@ -13,6 +13,11 @@ NETGRAFT, OBJECT = sys.argv[1:]
 PLUGIN = ["--network", "plugin", "--plugin", OBJECT]
 # It would become another user, of whom a user namespace knows nothing.
 TCPDUMP = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "tcpdump"]
+# netgraft is that of an ordinary user, who has a TAP device.
+PLAIN = "PLAIN" in os.environ
+if PLAIN:
+    TCPDUMP = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "tcpdump"]
+    subprocess.run(["sh", "-ec", "ip tuntap add ng0 mode tap user 65534; ip link set ng0 up"], check=True)
 TAP = ["--link", "tap:ng0", "--address", "192.0.2.2/24"]
 # A connection to itself, which crosses the loopback; then what was asked of the kernel through the link. Says who it is.
 LOOPBACK = """
@@ -112,7 +117,7 @@ def echoed(count, *options, end=True):
     box = subprocess.Popen([NETGRAFT, "run", *TAP, *options, "--", "python3", "-c", SERVER],
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert box.stdout.readline() == "ready\n", box.stderr.read()
-    subprocess.run(["ip", "address", "add", "192.0.2.1/24", "dev", "ng0"], check=True)
+    subprocess.run(["ip", "address", "replace", "192.0.2.1/24", "dev", "ng0"], check=True)
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     s.settimeout(10)
     for number in range(count):
@@ -201,9 +206,15 @@ assert len(files) >= 2 and all(tcpdump(name, "udp") for name in files), files
 # An interface of the kernel's.
 subprocess.run(["sh", "-ec", "ip link add p0 type veth peer name p1; ip link set p0 up; ip link set p1 up; "
                 "ip address add 198.51.100.1/24 dev p0"], check=True)
-run("--link", "packet:p1", "--address", "198.51.100.2/24", "--pcap", "packet.pcapng", "--", "ping", "-c", "1", "198.51.100.1")
-lines = tcpdump("packet.pcapng", "icmp")
-assert [part in line for line, part in zip(lines, ("echo request", "echo reply"))] == [True, True], lines
+packet = ["--link", "packet:p1", "--address", "198.51.100.2/24", "--pcap", "packet.pcapng", "--"]
+if PLAIN:
+    done = subprocess.run([NETGRAFT, "run", *packet, "echo", "started"], capture_output=True, text=True)
+    assert done.returncode == 125 and done.stdout == "" and done.stderr.count("\n") == 1, done
+    assert "CAP_NET_RAW" in done.stderr, done.stderr
+else:
+    run(*packet, "ping", "-c", "1", "198.51.100.1")
+    lines = tcpdump("packet.pcapng", "icmp")
+    assert [part in line for line, part in zip(lines, ("echo request", "echo reply"))] == [True, True], lines
 
 # One that is too small for IPv6.
 subprocess.run(["ip", "link", "set", "p1", "mtu", "1000"], check=True)

@@ -23,3 +23,8 @@ fn captures_are_read_back_as_root() {
 fn captures_are_read_back_as_an_ordinary_user() {
     check("pcap-user", As::User);
 }
+
+#[test]
+fn captures_are_read_back_without_any_privilege() {
+    check("pcap-plain", As::Plain);
+}
