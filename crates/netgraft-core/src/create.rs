@@ -29,7 +29,11 @@ impl<K: Kernel> Core<K> {
             Route::Denied(denial) => return Err(denial.errno()),
             Route::Host => return self.host_socket(caller, &new),
             Route::Kernel => {
-                self.prepare_link(new.spec)?;
+                let is_raw = new.spec.kind == Kind::Raw;
+                // The kernel says what it says to who may not have one.
+                if !is_raw || self.kernel.has_privilege(caller, Privilege::NetRaw) {
+                    self.prepare_link(new.spec)?;
+                }
                 self.counts.sockets += 1;
                 return Ok(Answer::Kernel);
             }

@@ -58,20 +58,17 @@ impl Denials {
 impl<K: Kernel> Core<K> {
     /// Where a flow of a call goes. What is denied is told to the operator.
     pub(crate) fn route(&mut self, caller: &Caller, flow: &Flow) -> Route {
-        let route = self.router.route(flow);
-        if !matches!(route, Route::Denied(_)) {
-            return route;
+        // To an address of the stack's own it stays in the sandbox, and is decided as what goes over its loopback.
+        let inner = if self.router.own_is_loopback() {
+            flow.within(|ip| !ip.is_loopback() && self.is_own(ip))
+        } else {
+            None
+        };
+        let decided = inner.unwrap_or(*flow);
+        let route = self.router.route(&decided);
+        if matches!(route, Route::Denied(_)) {
+            self.tell_denied(Some(caller), &decided);
         }
-        // To an address of the stack's own it stays in the sandbox.
-        if self.router.own_is_loopback()
-            && let Some(inner) = flow.within(|ip| self.is_own(ip))
-        {
-            let inside = self.router.route(&inner);
-            if !matches!(inside, Route::Denied(_)) {
-                return inside;
-            }
-        }
-        self.tell_denied(Some(caller), flow);
         route
     }
 
@@ -82,12 +79,15 @@ impl<K: Kernel> Core<K> {
         handle: Handle,
         (spec, to): (SocketSpec, SocketAddr),
     ) -> Result<(), Errno> {
+        let flow = Flow::Datagram(spec, to);
+        // An answer to who was let in; but no rule is passed by that.
         if !self.router.is_open()
+            && !self.router.decides_by_rule(&flow)
             && self.stack.local_addr(handle).is_ok_and(|local| self.heard.has(local.port(), to))
         {
             return Ok(());
         }
-        self.require_stack(caller, &Flow::Datagram(spec, to))
+        self.require_stack(caller, &flow)
     }
 
     /// Whether what has come is to be dropped, a connection or a datagram.
@@ -134,18 +134,18 @@ pub(crate) fn incoming(
     let local = stack.local_addr(handle).unwrap_or(nobody);
     let peer = peer.unwrap_or(nobody);
     let flow = Flow::Incoming(spec, local, peer);
-    if !matches!(router.route(&flow), Route::Denied(_)) {
-        if spec.kind == Kind::Datagram {
-            heard.note(local.port(), peer);
-        }
-        return None;
-    }
-    let is_own = |ip| stack.interfaces().iter().any(|i| i.addresses.iter().any(|a| a.addr() == ip));
+    let is_own = |ip: IpAddr| {
+        !ip.is_loopback() && stack.interfaces().iter().any(|i| i.addresses.iter().any(|a| a.addr() == ip))
+    };
     let inner = if router.own_is_loopback() { flow.within(is_own) } else { None };
-    match inner {
-        Some(inner) if !matches!(router.route(&inner), Route::Denied(_)) => None,
-        _ => Some(flow),
+    let decided = inner.unwrap_or(flow);
+    if matches!(router.route(&decided), Route::Denied(_)) {
+        return Some(decided);
     }
+    if spec.kind == Kind::Datagram && local.port() != 0 && router.decides_by_rule(&decided) {
+        heard.note(local.port(), peer);
+    }
+    None
 }
 
 fn flow_text(flow: &Flow) -> String {

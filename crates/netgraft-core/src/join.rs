@@ -6,7 +6,7 @@
 //! is known without an entry in the table until a call asks for one. A joined connection outlives its stack.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netgraft_plugin::inet::Interface;
 use netgraft_plugin::{Domain, Error, Events, OptionName, SocketOption, SocketSpec, TcpInfo, TcpState};
@@ -139,10 +139,27 @@ impl<K: Kernel> Core<K> {
         let is_plain = !has_scope && !socket.closes_by_reset();
         match self.route(caller, &Flow::Connect(spec, destination)) {
             Route::Stack if self.joins && is_plain => {
-                Ok(self.find_listener(meant(destination)).map_or(Route::Stack, Route::Joined))
+                let listener = self.find_listener(meant(destination));
+                // The stack resets what a listener does not let in, and the operator hears of it.
+                let listener = listener.filter(|_| self.is_let_in(spec, meant(destination)));
+                Ok(listener.map_or(Route::Stack, Route::Joined))
             }
             route => Ok(route),
         }
+    }
+
+    /// Whether a connection from inside the sandbox may come to an address of its own.
+    fn is_let_in(&mut self, spec: SocketSpec, destination: SocketAddr) -> bool {
+        if self.router.is_open() {
+            return true;
+        }
+        let from: IpAddr = match destination {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let flow = Flow::Incoming(spec, destination, SocketAddr::new(from, 0));
+        !matches!(self.router.route(&flow), Route::Denied(_))
     }
 
     /// The listener that a connection to a local address reaches.

@@ -111,6 +111,12 @@ pub trait Router: Send {
         false
     }
 
+    /// Whether a rule decides on a flow, and not what holds where no rule is about it.
+    fn decides_by_rule(&self, flow: &Flow) -> bool {
+        let _ = flow;
+        false
+    }
+
     /// Why it decides so on a flow, for the operator.
     fn reason(&self, flow: &Flow) -> Option<String> {
         let _ = flow;

@@ -231,6 +231,14 @@ pub fn send<T: Serialize>(control: BorrowedFd<'_>, message: &T) -> io::Result<()
     fdpass::send(control, &serde_json::to_vec(message)?, &[])
 }
 
+/// The same, without waiting for room.
+///
+/// # Errors
+/// As [`send`], and [`io::ErrorKind::WouldBlock`].
+pub fn send_at_once<T: Serialize>(control: BorrowedFd<'_>, message: &T) -> io::Result<()> {
+    fdpass::send_now(control, &serde_json::to_vec(message)?, &[])
+}
+
 /// Sends a message with a descriptor.
 ///
 /// # Errors

@@ -11,12 +11,12 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use netgraft_linux::peer::Peer;
-use netgraft_linux::process;
+use netgraft_linux::{process, unix};
 
 /// Where root's sandboxes are.
 const OF_ROOT: &str = "/run/netgraft";
@@ -107,7 +107,10 @@ fn free_name(folder: &Path, pid: u32) -> io::Result<PathBuf> {
         1 => format!("{pid}{ENDING}"),
         more => format!("{pid}-{more}{ENDING}"),
     };
-    let is_free = |path: &PathBuf| !path.exists() || UnixStream::connect(path).is_err();
+    // One whose queue is full lives.
+    let is_free = |path: &PathBuf| {
+        !path.exists() || matches!(connect_now(path), Err(error) if error.kind() != io::ErrorKind::WouldBlock)
+    };
     let free = (1..=MOST).map(|number| folder.join(name(number))).find(is_free);
     free.ok_or_else(|| io::ErrorKind::AlreadyExists.into())
 }
@@ -145,6 +148,11 @@ impl Place {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
+        self.check()
+    }
+
+    /// Sees to it that it is the caller's alone: what others put there is nothing to connect to, to show or to remove.
+    fn check(&self) -> io::Result<()> {
         let found = fs::symlink_metadata(&self.path)?;
         let (_, own, ..) = process::ids();
         if !found.is_dir() || found.uid() != own || found.mode() & 0o077 != 0 {
@@ -185,12 +193,16 @@ fn outer_id(own: u32) -> u32 {
 #[must_use]
 pub fn sandboxes() -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
-    for Place { path: folder } in places() {
+    for Place { path: folder } in places().filter(|place| place.check().is_ok()) {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for path in entries.flatten().map(|entry| entry.path()) {
             let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(ENDING)) else {
                 continue;
             };
+            // A program of the caller's own may put other things there.
+            if !is_name(name) || !is_socket(&path) {
+                continue;
+            }
             if is_stale(&path) {
                 remove_stale(&folder, &path);
             } else {
@@ -205,7 +217,23 @@ pub fn sandboxes() -> Vec<(String, PathBuf)> {
 }
 
 fn is_stale(path: &Path) -> bool {
-    matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    matches!(connect_now(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Connects, without waiting for room in a listener's queue.
+fn connect_now(path: &Path) -> io::Result<UnixStream> {
+    unix::connect_path(path).map(UnixStream::from)
+}
+
+/// Whether a sandbox's socket can have such a name: a process id, and perhaps a number.
+fn is_name(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    name.split_once('-').map_or_else(|| is_number(name), |(pid, number)| is_number(pid) && is_number(number))
+}
+
+/// Whether it is a socket, and no link to one.
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// Removes the socket of a sandbox that is gone. One who does that at a time: the name may be another's by then.
@@ -223,12 +251,14 @@ fn remove_stale(folder: &Path, path: &Path) {
 /// One line: there is no such sandbox, or what listens is no sandbox of the caller's.
 pub fn connect(sandbox: &str) -> Result<UnixStream, String> {
     let wanted = format!("{sandbox}{ENDING}");
-    if sandbox.is_empty() || sandbox.contains('/') {
+    if !is_name(sandbox) {
         return Err(format!("'{sandbox}' is no sandbox: 'netgraft list' shows which run"));
     }
-    let path = places().map(|place| place.path.join(&wanted)).find(|path| path.exists());
+    let own = places().filter(|place| place.check().is_ok());
+    let path = own.map(|place| place.path.join(&wanted)).find(|path| is_socket(path));
     let path = path.ok_or_else(|| format!("no sandbox '{sandbox}' runs: 'netgraft list' shows which do"))?;
-    let stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
+    let stream = connect_now(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => format!("the sandbox '{sandbox}' takes nobody now: try again"),
         io::ErrorKind::ConnectionRefused => {
             format!("the sandbox '{sandbox}' was killed: 'netgraft list' shows which run")
         }

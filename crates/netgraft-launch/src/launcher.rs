@@ -723,7 +723,8 @@ impl Launcher {
         if let Some(keeper) = self.keeper.take() {
             keeper::dismiss(&keeper);
         }
-        control::send(ends.control.as_fd(), &ToSentry::Stop).ok()?;
+        // One that takes no messages has no last words.
+        control::send_at_once(ends.control.as_fd(), &ToSentry::Stop).ok()?;
         let deadline = Instant::now() + LAST_WORDS;
         loop {
             let left = deadline.checked_duration_since(Instant::now())?;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use crate::inet_socket::{recvfrom, sendto, socket};
+use crate::inet_socket::{sendto, socket};
 use crate::result::check;
 
 /// `struct nlmsghdr` (netlink(7)).
@@ -20,6 +20,8 @@ const SOURCE: usize = 8;
 const DESTINATION: usize = 24;
 /// Room for as much as the kernel says at a time.
 const ROOM: usize = 32 * 1024;
+/// Packets that are taken before others have their turn.
+const PACKETS_A_TURN: usize = 64;
 
 /// A socket that the kernel tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,18 +97,43 @@ impl Observer {
         sendto(self.fd.as_fd(), &message, None, 0).map(drop)
     }
 
-    /// Takes what the kernel has said since the last time.
+    /// Takes what the kernel has said since the last time, or a part of it.
     ///
     /// # Errors
     /// ENOBUFS if something was lost: ask for a list then.
     pub fn receive(&mut self, news: &mut dyn FnMut(News)) -> io::Result<()> {
-        loop {
-            match recvfrom(self.fd.as_fd(), &mut self.room, libc::MSG_DONTWAIT) {
+        for _ in 0..PACKETS_A_TURN {
+            match self.receive_packet() {
+                // Whoever has CAP_NET_ADMIN there can send messages, too.
+                Ok((_, sender)) if sender != 0 => {}
                 Ok((len, _)) => read(self.room.get(..len).unwrap_or_default(), news),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// The length of a packet, and the port id of its sender: 0 for the kernel (netlink(7)).
+    fn receive_packet(&mut self) -> io::Result<(usize, u32)> {
+        // SAFETY: `sockaddr_nl` is plain data for which zero is valid.
+        let mut sender: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // SAFETY: `room` is writable for its length, and `sender` for `len` bytes; all live through the call.
+        let got = unsafe {
+            libc::recvfrom(
+                self.fd.as_raw_fd(),
+                self.room.as_mut_ptr().cast(),
+                self.room.len(),
+                libc::MSG_DONTWAIT,
+                (&raw mut sender).cast(),
+                &raw mut len,
+            )
+        };
+        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        // What has no address of netlink's is not the kernel's.
+        let is_told = len as usize == size_of::<libc::sockaddr_nl>();
+        Ok((got, if is_told { sender.nl_pid } else { u32::MAX }))
     }
 }
 

@@ -212,6 +212,27 @@ pub fn any_address(fd: BorrowedFd<'_>, of_peer: bool) -> io::Result<Vec<u8>> {
     Ok(bytes[..bytes.len().min(len as usize)].to_vec())
 }
 
+/// A new stream that is connected to a path, without waiting for room in the listener's queue. It blocks afterwards.
+///
+/// # Errors
+/// connect(2): EAGAIN if the queue is full, ECONNREFUSED if nobody listens; EINVAL for a path that is too long.
+pub fn connect_path(path: &std::path::Path) -> io::Result<OwnedFd> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = path.as_os_str().as_bytes();
+    let mut address = (libc::AF_UNIX as u16).to_ne_bytes().to_vec();
+    // Room for the byte that ends it (unix(7)).
+    if name.is_empty() || name.contains(&0) || name.len() >= size_of::<libc::sockaddr_un>() - address.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    address.extend(name);
+    address.push(0);
+    let socket = stream(true)?;
+    connect_any(socket.as_fd(), &address)?;
+    let stream = std::os::unix::net::UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream.into())
+}
+
 /// Connects a socket of any family. Only for those whose connect never waits: netlink(7), packet(7).
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Every packet that comes in finds its socket here, by hash, before smoltcp sees it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netgraft_plugin::{Error, Handle, Kind, Protocol, SocketSpec};
 use netgraft_tcp::{Connection, Flags, Meaning, Segment, State};
@@ -38,7 +38,13 @@ impl Core {
         };
         self.stats.packets_received += 1;
         self.stats.bytes_received += packet.ip.len() as u64;
-        let alien = packet.dst.is_loopback() || packet.src.is_loopback() || packet.src.is_multicast();
+        let is_mapped = |ip: IpAddr| matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+        // RFC 4942 section 2.2: the mapped form of an address is nothing for a wire.
+        let alien = packet.dst.is_loopback()
+            || packet.src.is_loopback()
+            || packet.src.is_multicast()
+            || is_mapped(packet.src)
+            || is_mapped(packet.dst);
         if side == Side::Link && (alien || self.net.is_broadcast(packet.src)) {
             // RFC 1122 section 3.2.1.3: such addresses must not appear here.
             self.stats.packets_dropped += 1;

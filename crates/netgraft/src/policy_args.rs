@@ -15,8 +15,8 @@ pub(crate) struct PolicyArgs {
     /// Allow what a rule is about; repeatable, and the first rule of all that is about a flow decides. RULE is
     /// [out|in|bind] [tcp|udp|icmp|raw] ADDRESS[/BITS][:PORT[-PORT]], such as 192.0.2.1:443, 'udp 192.0.2.53:53',
     /// 'in tcp any:80', 'bind tcp any:8000-8999'. Once there is a rule that allows, all else out and in is denied. With any rule,
-    /// private networks, metadata services of clouds and (--network host) the loopback are denied unless a rule names them, and
-    /// not more than them; the loopback of a sandbox is its own
+    /// private networks and metadata services of clouds are denied unless a rule names them, and
+    /// not more than them; the loopback of a sandbox is its own. Not with --network host
     #[arg(long, value_name = "RULE", value_parser = allow)]
     allow: Vec<Rule>,
 

@@ -10,6 +10,7 @@ import time
 
 NETGRAFT, STACK = sys.argv[1], sys.argv[2:]
 FRAMES = 10_000
+SO_RCVBUFFORCE = 33
 # Sends when it is told to, in bursts that a device's queue holds; a port that nobody has, so that the kernel counts
 # each intact datagram ("NoPorts").
 SENDER = f"""
@@ -116,8 +117,8 @@ class Reader:
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        # What waits must not be lost; SO_RCVBUFFORCE is for who owns the network namespace.
-        self.socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)
+        # What waits must not be lost.
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         self.socket.bind(("192.0.2.1", 9))
         self.seen = []
         self.lost = counter("Udp", "RcvbufErrors")
@@ -179,42 +180,45 @@ near("10 % damaged", outgoing("--link-corrupt", "out:10%", "--link-seed", "3"), 
 near("bursts", outgoing("--link-loss", "out:burst:100%/0%/20%", "--link-seed", "4"), FRAMES * 0.8, 0.2)
 near("in only", outgoing("--link-loss", "in:50%", "--link-seed", "5"), FRAMES, 0)
 
-# Bursts of Gilbert and Elliott: 2 in 22 of the time the line is bad, for 5 frames on average, so there are some 180 of them. The
-# number of the lost spreads by 9 % (five times that is allowed), that of the frames in a burst by 7 %.
-seen = [number for number, *_ in read("--link-loss", "out:burst:2%/20%", "--link-seed", "9")]
-assert seen == sorted(set(seen)), "in order, each once"
-lost = FRAMES - len(seen)
-bursts = sum(after > before + 1 for before, after in zip([-1, *seen], [*seen, FRAMES]))
-assert abs(lost - FRAMES / 11) < FRAMES / 11 * 0.45, lost
-assert abs(lost / bursts - 5) < 5 * 0.35, (lost, bursts)
+# A receive buffer that holds all of the frames is for CAP_NET_ADMIN of the host's (socket(7), SO_RCVBUFFORCE): root of a user namespace
+# has to do with what the kernel counts.
+if "USERNS" not in os.environ:
+    # Bursts of Gilbert and Elliott: 2 in 22 of the time the line is bad, for 5 frames on average, so there are some 180 of them. The
+    # number of the lost spreads by 9 % (five times that is allowed), that of the frames in a burst by 7 %.
+    seen = [number for number, *_ in read("--link-loss", "out:burst:2%/20%", "--link-seed", "9")]
+    assert seen == sorted(set(seen)), "in order, each once"
+    lost = FRAMES - len(seen)
+    bursts = sum(after > before + 1 for before, after in zip([-1, *seen], [*seen, FRAMES]))
+    assert abs(lost - FRAMES / 11) < FRAMES / 11 * 0.45, lost
+    assert abs(lost / bursts - 5) < 5 * 0.35, (lost, bursts)
 
-# Frames that take 2 s longer are passed by those behind them, but for the last ones and those at which the sender was held up as
-# long.
-seen = [number for number, *_ in read("--link-reorder", "out:10%:2s", "--link-seed", "10", rounds=50)]
-assert sorted(seen) == list(range(FRAMES)), len(seen)
-highest, passed = -1, 0
-for number in seen:
-    passed += number < highest
-    highest = max(highest, number)
-near("10 % late", passed, FRAMES * 0.1, 0.1)
+    # Frames that take 2 s longer are passed by those behind them, but for the last ones and those at which the sender was held up as
+    # long.
+    seen = [number for number, *_ in read("--link-reorder", "out:10%:2s", "--link-seed", "10", rounds=50)]
+    assert sorted(seen) == list(range(FRAMES)), len(seen)
+    highest, passed = -1, 0
+    for number in seen:
+        passed += number < highest
+        highest = max(highest, number)
+    near("10 % late", passed, FRAMES * 0.1, 0.1)
 
-# Jitter: none is lost, none passes another, none is early: 500 ms, 100 ms more or less. The time of a frame is that at which the
-# sentry's turn began, which is a little before.
-SOON = 100_000_000
-seen = read("--link-delay", "out:500ms", "--link-jitter", "out:100ms", "--link-seed", "11", rounds=20)
-assert [number for number, *_ in seen] == list(range(FRAMES)), len(seen)
-least = min(came - sent for _, sent, came in seen)
-assert least >= 400_000_000 - SOON, least
+    # Jitter: none is lost, none passes another, none is early: 500 ms, 100 ms more or less. The time of a frame is that at which the
+    # sentry's turn began, which is a little before.
+    SOON = 100_000_000
+    seen = read("--link-delay", "out:500ms", "--link-jitter", "out:100ms", "--link-seed", "11", rounds=20)
+    assert [number for number, *_ in seen] == list(range(FRAMES)), len(seen)
+    least = min(came - sent for _, sent, came in seen)
+    assert least >= 400_000_000 - SOON, least
 
-# A rate and its queue: the 142 bytes of a frame take 11.36 ms. The first enters, 100 wait for it, and as many as the line has taken
-# meanwhile find room; the others are lost. No frame is early, so the rate is that or less.
-STEP = 142 * 8 / 100_000 * 1e9
-seen = read("--link-rate", "out:100kbit", "--link-queue", "out:100", "--link-seed", "12")
-numbers = [number for number, *_ in seen]
-# One place may be that of a question for an address.
-assert numbers == sorted(set(numbers)) and numbers[:100] == list(range(100)) and len(seen) < FRAMES / 2, (len(seen), numbers[:110])
-early = [place for place, (_, _, came) in enumerate(seen) if came - seen[0][1] < (place + 1) * STEP - SOON]
-assert not early, early[:9]
+    # A rate and its queue: the 142 bytes of a frame take 11.36 ms. The first enters, 100 wait for it, and as many as the line has taken
+    # meanwhile find room; the others are lost. No frame is early, so the rate is that or less.
+    STEP = 142 * 8 / 100_000 * 1e9
+    seen = read("--link-rate", "out:100kbit", "--link-queue", "out:100", "--link-seed", "12")
+    numbers = [number for number, *_ in seen]
+    # One place may be that of a question for an address.
+    assert numbers == sorted(set(numbers)) and numbers[:100] == list(range(100)) and len(seen) < FRAMES / 2, (len(seen), numbers[:110])
+    early = [place for place, (_, _, came) in enumerate(seen) if came - seen[0][1] < (place + 1) * STEP - SOON]
+    assert not early, early[:9]
 
 for options, share in [([], 1), (["--link-loss", "in:20%", "--link-seed", "6"], 0.8),
                        (["--link-duplicate", "in:20%", "--link-seed", "8"], 1.2)]:

@@ -270,7 +270,9 @@ impl Policy {
         let first = index.first(&self.spec.rules, ip, port, |_| true);
         let verdict = self.verdict(first, self.defaults[Direction::In as usize]);
         let is_datagram = matches!(protocol, Protocol::Udp | Protocol::Icmp);
-        if !verdict.is_allowed() && is_datagram && self.decide_out(protocol, remote).is_allowed() {
+        // Nobody is asked under the unspecified address, so that nobody answers from it.
+        let is_answer = is_datagram && !ip.is_unspecified();
+        if !verdict.is_allowed() && is_answer && self.decide_out(protocol, remote).is_allowed() {
             return Verdict { action: Action::Allow, reason: Reason::Answer };
         }
         verdict

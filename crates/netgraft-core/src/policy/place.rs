@@ -91,13 +91,22 @@ pub enum Place {
     Loopback,
 }
 
-/// Where clouds have their metadata services: those of AWS, Azure, Google and others, AWS and Google over IPv6, Alibaba, Oracle.
-const METADATA: [IpAddr; 5] = [
+/// Where clouds have their metadata and credential services: those of AWS, Azure, Google and others, also over IPv6; of tasks and
+/// pods at AWS; Azure's WireServer; OpenStack, Alibaba, Oracle, Scaleway and Tencent.
+const METADATA: [IpAddr; 13] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 42, 42)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 0, 23)),
 ];
 
 const LOOPBACKS: [Net; 2] = [
@@ -105,7 +114,7 @@ const LOOPBACKS: [Net; 2] = [
     Net::Prefix(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
 ];
 
-const PRIVATE: [Net; 13] = [
+const PRIVATE: [Net; 16] = [
     v4([10, 0, 0, 0], 8),
     v4([172, 16, 0, 0], 12),
     v4([192, 168, 0, 0], 16),
@@ -119,6 +128,10 @@ const PRIVATE: [Net; 13] = [
     v6([0xfe80, 0, 0], 10),
     v6([0xfec0, 0, 0], 10),
     v6([0xff00, 0, 0], 8),
+    // Translators of one's own (RFC 8215), what they translate to (RFC 7915), and Teredo (RFC 4380) lead anywhere.
+    v6([0x64, 0xff9b, 1], 48),
+    Net::Prefix(IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0)), 96),
+    v6([0x2001, 0, 0], 32),
 ];
 
 const fn v4([a, b, c, d]: [u8; 4], length: u8) -> Net {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use netgraft_plugin::{Kind, Protocol as SocketProtocol, SocketSpec};
 
 use super::rule::{Direction, Protocol};
-use super::{Loopback, Policy, Verdict};
+use super::{Loopback, Policy, Reason, Verdict};
 use crate::route::{ByKind, Flow, Route, Router};
 
 /// Denies what a policy does not allow.
@@ -49,6 +49,10 @@ impl Router for PolicyRouter {
 
     fn own_is_loopback(&self) -> bool {
         self.policy.spec().loopback == Loopback::OfSandbox
+    }
+
+    fn decides_by_rule(&self, flow: &Flow) -> bool {
+        self.verdict(flow).is_some_and(|verdict| matches!(verdict.reason, Reason::Rule(_)))
     }
 
     fn reason(&self, flow: &Flow) -> Option<String> {

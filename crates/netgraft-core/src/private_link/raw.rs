@@ -18,6 +18,8 @@ use crate::uapi::Errno;
 const ECHO: u8 = 8;
 const TIMESTAMP: u8 = 13;
 const ECHO_V6: u8 = 128;
+/// `IPPROTO_RAW` (raw(7)).
+const ANY_PROTOCOL: u8 = 255;
 /// RST (RFC 9293, section 3.1).
 const RESET: u8 = 4;
 /// The most bytes of a packet that an error quotes (RFC 1812, section 4.3.2.3; RFC 4443, section 2.4).
@@ -96,6 +98,11 @@ impl<K: Kernel> Core<K> {
         let to = with_scope(SocketAddr::new(destination, 0), interface);
         if let Route::Denied(_) = self.router.route(&Flow::Datagram(spec, to)) {
             return self.refuse(interface, packet, Error::AccessDenied);
+        }
+        // What no program has asked for is nothing that one has sent; a socket of IPPROTO_RAW sends every protocol.
+        let is_asked = |protocol| self.links.raw.by_protocol.contains_key(&(domain, protocol));
+        if !is_asked(protocol) && !is_asked(ANY_PROTOCOL) {
+            return;
         }
         let Ok(handle) = self.raw_handle(domain, protocol) else { return };
         let sent = self.send_raw(handle, packet, to);

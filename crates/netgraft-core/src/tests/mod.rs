@@ -35,6 +35,8 @@ mod owners;
 #[cfg(test)]
 mod parked;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod private_link;
 mod random;
 #[cfg(test)]

@@ -18,6 +18,9 @@ const FRAMES_A_TURN: usize = 64;
 /// The most descriptors of the programs that are looked at for the owner of a socket, for a capture.
 const SEARCHED: usize = 65_536;
 
+/// The most sockets of a list that are noted: there are no more ports.
+const MOST_LISTED: usize = 1 << 18;
+
 /// One link.
 #[derive(Debug)]
 struct Link {
@@ -63,6 +66,13 @@ impl Links {
     /// The descriptor of the observer.
     pub(crate) fn observer_fd(&self) -> Option<BorrowedFd<'_>> {
         self.observer.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Notes a socket of a list that was asked for.
+    fn note(&mut self, socket: UdpSocket) {
+        if self.to_come > 0 && self.listed.len() < MOST_LISTED {
+            self.listed.push(bound(socket));
+        }
     }
 
     fn list(&mut self) {
@@ -178,7 +188,7 @@ pub(crate) fn observed(core: &mut Core<Bindings>) {
     let mut is_listed = false;
     let received = observer.receive(&mut |news| match news {
         News::Gone(socket) => core.datagram_socket_closed(socket.local),
-        News::Exists(socket) => core.kernel().links.listed.push(bound(socket)),
+        News::Exists(socket) => core.kernel().links.note(socket),
         News::Listed => is_listed = true,
     });
     let links = &mut core.kernel().links;
