@@ -40,7 +40,7 @@ def servers(device, *more):
                     f"--interface={device}", "--bind-dynamic", "--except-interface=lo", "--no-hosts", "--no-resolv", "--user=",
                     "--group=", f"--dhcp-leasefile={os.getcwd()}/{device}.leases", "--address=/server.test/192.0.2.1", *more)
     for line in process.stderr:
-        if "using local addresses only" in line or "read " in line or "DHCP, " in line or "sockets bound" in line:
+        if "using local addresses only" in line or "read " in line or "advertisement enabled" in line or "DHCP, " in line or "sockets bound" in line:
             break
     return process
 
