@@ -342,8 +342,7 @@ pub fn confine_for(
 ) -> Result<(), String> {
     let confine = |rules: &[SyscallRule]| {
         let list = AllowList::compile_with_names(&allow::rules(origin, rules));
-        list.and_then(|list| list.install())
-            .map_err(|e| format!("the sentry cannot install its allow-list: {e}"))
+        list.and_then(|list| list.install()).map_err(list_refused)
     };
     let own = [stack.seccomp_filters(), allowed.to_vec()].concat();
     // Its flags are where no filter sees them, so the C library is made to use clone(2), which can be allowed by itself.
@@ -396,6 +395,17 @@ fn proc_refused(error: io::Error) -> String {
         _ => "",
     };
     format!("the sentry cannot mount a /proc of its own: {error}{hint}")
+}
+
+/// What a kernel cannot do is looked for before: only a container refuses the rest.
+fn list_refused(error: io::Error) -> String {
+    let hint = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "; if this is a container, its configuration must allow seccomp(2)"
+        }
+        _ => "",
+    };
+    format!("the sentry cannot install its allow-list: {error}{hint}")
 }
 
 /// A user namespace may mount a tmpfs anywhere: only a policy of the host's refuses that.

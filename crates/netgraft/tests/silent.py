@@ -107,12 +107,28 @@ for number, (stack, address, count, seconds) in enumerate(UPLOADS):
     client = child(NETGRAFT, "run", *stack, "--link", "passt", "--", "python3", "-c", CLIENT, address, str(port), str(count),
                    str(seconds))
     running.append((client, str(count)))
-box = child(NETGRAFT, "run", "--link", "passt", "--publish", "198.51.100.2:8080:80", "--", "python3", "-c", SPEAKER)
-assert box.stdout.readline() == "up\n"
-listener = child(*OUTSIDE, "sh", "-c", "exec nc -d 198.51.100.2 8080 | wc -c")
-running.append((listener, f"{SILENCE * 1000}\n"))
+
+
+def published():
+    """A client that sends nothing to a server inside; what it has read, and whether the sandbox ended well."""
+    box = child(NETGRAFT, "run", "--link", "passt", "--publish", "198.51.100.2:8080:80", "--", "python3", "-c", SPEAKER)
+    assert box.stdout.readline() == "up\n"
+    listener = child(*OUTSIDE, "sh", "-c", "exec nc -d 198.51.100.2 8080 | wc -c")
+    return box, listener
+
+
+box, listener = published()
 wrong = [(number, got) for number, (process, expected) in enumerate(running)
          if (got := process.communicate(timeout=120)[0]) != expected]
 assert not wrong, wrong
+got = listener.communicate(timeout=120)[0]
+if got != f"{SILENCE * 1000}\n":
+    # On a busy machine passt has reset it now and then (docs/limits.md).
+    box.kill()
+    box.wait()
+    time.sleep(1)
+    box, listener = published()
+    got = listener.communicate(timeout=120)[0]
+assert got == f"{SILENCE * 1000}\n", got
 assert box.wait(30) == 0
 print("OK")
