@@ -87,6 +87,12 @@ impl PolicyArgs {
         spec.deny_with = self.deny_with.or(spec.deny_with);
         spec.allow_private |= self.allow_private;
         spec.loopback = loopback(network);
+        if let (Some(file), true) = (&self.policy, spec.is_empty()) {
+            return Err(format!(
+                "{}: there is neither a rule nor a default in it, so it would allow everything: add one, such as default = \"deny\"",
+                file.display()
+            ));
+        }
         if spec.is_empty() {
             let alone = [(self.allow_private, "--allow-private"), (self.deny_with.is_some(), "--deny-with")];
             return match alone.into_iter().find(|(given, _)| *given) {

@@ -227,6 +227,10 @@ def bad_files():
     for command in (["run", "--policy", "bad.toml", "--", "true"], ["policy", "check", "bad.toml"]):
         done = subprocess.run([NETGRAFT, *command], capture_output=True, text=True)
         assert done.returncode == 125 and "bad.toml: line 3, column 27: 'x' is no port" in done.stderr, done
+    with open("empty.toml", "w") as file:
+        file.write("allow-private = true\n")
+    done = subprocess.run([NETGRAFT, "run", "--policy", "empty.toml", "--", "true"], capture_output=True, text=True)
+    assert done.returncode == 125 and "empty.toml: there is neither a rule nor a default in it" in done.stderr, done
     with open("good.toml", "w") as file:
         file.write('default = "allow"\ndeny-with = "refused"\nrules = ["deny tcp 198.51.100.2:443"]\n')
     done = subprocess.run([NETGRAFT, "policy", "check", "good.toml", "--flow", "tcp 198.51.100.2:443", "--flow", "udp 198.51.100.2:53"], capture_output=True, text=True)
