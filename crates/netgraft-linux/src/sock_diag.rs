@@ -200,6 +200,8 @@ mod tests {
 
     fn observe() -> Option<()> {
         use crate::namespace::{Namespaces, unshare};
+        // Other tests look when their files are closed.
+        crate::process::close_all_but(&[]).ok()?;
         unshare(Namespaces::USER | Namespaces::NET).ok()?;
         crate::netdev::loopback_up().ok()?;
         let mut observer = Observer::from_fd(Observer::open().ok()?);
