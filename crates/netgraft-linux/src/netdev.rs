@@ -169,41 +169,36 @@ impl Changes {
 
     /// Makes a veth pair (veth(4)): both ends have this name, the other one in another network namespace.
     pub fn make_veth(&mut self, name: &str, other: BorrowedFd<'_>) {
-        let name = [name.as_bytes(), &[0]].concat();
-        let mut body = link(0, 0);
-        attribute(&mut body, IFLA_IFNAME, &name);
-        nested(&mut body, IFLA_LINKINFO, |info| {
-            attribute(info, IFLA_INFO_KIND, b"veth");
-            nested(info, IFLA_INFO_DATA, |data| {
-                nested(data, VETH_INFO_PEER, |peer| {
-                    peer.extend(link(0, 0));
-                    attribute(peer, IFLA_IFNAME, &name);
-                    attribute(peer, IFLA_NET_NS_FD, &other.as_raw_fd().to_ne_bytes());
-                });
-            });
-        });
-        self.push(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body);
+        self.make_pair(name, 0, other, |_| {});
     }
 
-    /// Makes a veth pair whose other end, in another network namespace, has this index, if that is free there. The kernel
-    /// cuts what it sends over that end into single packets (`IFLA_GSO_MAX_SEGS`).
+    /// The same, whose other end has this index, if that is free there. The kernel cuts what it sends over that end into single
+    /// packets (`IFLA_GSO_MAX_SEGS`).
     pub fn make_veth_at(&mut self, name: &str, other: BorrowedFd<'_>, index: u32) {
-        let name = [name.as_bytes(), &[0]].concat();
         // The index of the other end counts only where this end has one, too.
-        let mut body = link(index, 0);
-        attribute(&mut body, IFLA_IFNAME, &name);
-        nested(&mut body, IFLA_LINKINFO, |info| {
+        self.make_pair(name, index, other, |peer| {
+            attribute(peer, IFLA_GSO_MAX_SEGS, &1_u32.to_ne_bytes());
+        });
+    }
+
+    fn make_pair(
+        &mut self,
+        name: &str,
+        index: u32,
+        other: BorrowedFd<'_>,
+        describe: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.make_device(name, index, |info| {
             attribute(info, IFLA_INFO_KIND, b"veth");
             nested(info, IFLA_INFO_DATA, |data| {
                 nested(data, VETH_INFO_PEER, |peer| {
                     peer.extend(link(index, 0));
-                    attribute(peer, IFLA_IFNAME, &name);
+                    attribute(peer, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
                     attribute(peer, IFLA_NET_NS_FD, &other.as_raw_fd().to_ne_bytes());
-                    attribute(peer, IFLA_GSO_MAX_SEGS, &1_u32.to_ne_bytes());
+                    describe(peer);
                 });
             });
         });
-        self.push(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body);
     }
 
     /// Removes a device; the other end of a veth pair goes with it.

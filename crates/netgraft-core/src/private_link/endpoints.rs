@@ -1,9 +1,11 @@
 //! The stack's sockets that stand for local addresses of the kernel's datagram sockets.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netgraft_plugin::Handle;
+use netgraft_plugin::{Handle, SocketOption};
+
+use super::packet::Header;
 
 /// What stands for a local address. It may serve several sockets: to which of them a datagram goes is the kernel's
 /// business.
@@ -16,13 +18,43 @@ pub(super) struct Endpoint {
     /// How many sockets have asked for the address by bind(2); 0 if the kernel chose the port.
     pub(super) binds: u32,
     /// The local address that the last datagram was sent from.
-    pub(super) source: Option<std::net::IpAddr>,
-    /// TTL or hop limit of the stack's socket, for single hosts and for groups; 0 if none was set.
-    pub(super) hop_limits: [u8; 2],
-    /// TOS or traffic class of the stack's socket.
-    pub(super) traffic_class: u8,
+    pub(super) source: Option<IpAddr>,
+    /// What its packets say.
+    pub(super) sends_as: SendsAs,
     /// When it was last used.
     pub(super) used: u64,
+}
+
+/// What the packets of a socket of the stack say, as far as the kernel's packets have asked for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SendsAs {
+    /// TTL or hop limit, for single hosts and for groups; 0 if none was set.
+    hop_limits: [u8; 2],
+    /// TOS or traffic class.
+    traffic_class: u8,
+}
+
+impl SendsAs {
+    /// The options that are to be set before a packet leaves as the kernel has sent it.
+    pub(super) fn change(&mut self, header: &Header) -> impl Iterator<Item = SocketOption> + use<> {
+        let &Header { destination, hop_limit, traffic_class, .. } = header;
+        let is_group = destination.is_multicast();
+        let limit = std::mem::replace(&mut self.hop_limits[usize::from(is_group)], hop_limit);
+        let class = std::mem::replace(&mut self.traffic_class, traffic_class);
+        let limited = match (destination, is_group) {
+            (IpAddr::V4(_), false) => SocketOption::Ttl(hop_limit),
+            (IpAddr::V4(_), true) => SocketOption::MulticastTtl(hop_limit),
+            (IpAddr::V6(_), false) => SocketOption::UnicastHops(hop_limit),
+            (IpAddr::V6(_), true) => SocketOption::MulticastHops(hop_limit),
+        };
+        let classed = match destination {
+            IpAddr::V4(_) => SocketOption::TypeOfService(traffic_class),
+            IpAddr::V6(_) => SocketOption::TrafficClass(traffic_class),
+        };
+        [(limit != hop_limit).then_some(limited), (class != traffic_class).then_some(classed)]
+            .into_iter()
+            .flatten()
+    }
 }
 
 /// All of them, by the addresses that they are bound to.
@@ -46,8 +78,7 @@ impl Endpoints {
             peer: None,
             binds,
             source: None,
-            hop_limits: [0; 2],
-            traffic_class: 0,
+            sends_as: SendsAs::default(),
             used: self.uses,
         };
         self.by_handle.insert(handle, local);
@@ -96,9 +127,9 @@ impl Endpoints {
 
 /// Any address with the same port.
 pub(super) fn any_of(local: SocketAddr) -> SocketAddr {
-    let any: std::net::IpAddr = match local {
-        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    let any: IpAddr = match local {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     SocketAddr::new(any, local.port())
 }

@@ -120,6 +120,13 @@ impl Links {
         self.links.iter().find(|link| link.interface == interface).or(self.links.first()).copied()
     }
 
+    /// Has a socket's turn come again: one turn a round.
+    fn come_again(&mut self, handle: Handle) {
+        if !self.again.contains(&handle) {
+            self.again.push(handle);
+        }
+    }
+
     fn next_id(&mut self) -> u32 {
         self.last_id = self.last_id.wrapping_add(1);
         self.last_id
@@ -189,7 +196,7 @@ impl<K: Kernel> Core<K> {
     }
 
     fn datagram_of_program(&mut self, interface: u32, packet: &Packet<'_>, ports: (u16, u16), data: &[u8]) {
-        let Header { source, destination, hop_limit, traffic_class, .. } = packet.header;
+        let Header { source, destination, .. } = packet.header;
         let local = SocketAddr::new(source, ports.0);
         let to = with_scope(SocketAddr::new(destination, ports.1), interface);
         if let Route::Denied(_) = self.router.route(&Flow::Datagram(spec_of(to), to)) {
@@ -199,25 +206,8 @@ impl<K: Kernel> Core<K> {
         let Some(endpoint) = self.links.endpoints.touch(&bound) else { return };
         endpoint.source = Some(source);
         let handle = endpoint.handle;
-        let group = usize::from(destination.is_multicast());
-        let limit = std::mem::replace(&mut endpoint.hop_limits[group], hop_limit);
-        let class = std::mem::replace(&mut endpoint.traffic_class, traffic_class);
-        if limit != hop_limit {
-            let option = match (destination, group) {
-                (IpAddr::V4(_), 0) => SocketOption::Ttl(hop_limit),
-                (IpAddr::V4(_), _) => SocketOption::MulticastTtl(hop_limit),
-                (IpAddr::V6(_), 0) => SocketOption::UnicastHops(hop_limit),
-                (IpAddr::V6(_), _) => SocketOption::MulticastHops(hop_limit),
-            };
-            let _ = self.stack.set_option(handle, option);
-        }
-        if class != traffic_class {
-            let option = match destination {
-                IpAddr::V4(_) => SocketOption::TypeOfService(traffic_class),
-                IpAddr::V6(_) => SocketOption::TrafficClass(traffic_class),
-            };
-            let _ = self.stack.set_option(handle, option);
-        }
+        let wanted = endpoint.sends_as.change(&packet.header);
+        self.set_options(handle, wanted);
         match self.stack.send(handle, data, Some(to), SendFlags::empty(), self.time.now) {
             Ok(_) => {
                 self.counts.datagrams_sent += 1;
@@ -274,9 +264,7 @@ impl<K: Kernel> Core<K> {
             // Each family has a socket of its own here.
             options.extend([SocketOption::V6Only(true), SocketOption::MulticastLoop6(false)]);
         }
-        for option in options {
-            let _ = self.stack.set_option(handle, option);
-        }
+        self.set_options(handle, options);
         if let Err(error) = self.stack.bind(handle, local) {
             self.stack.close(handle, self.time.now);
             return Err(error.errno());
@@ -292,6 +280,13 @@ impl<K: Kernel> Core<K> {
             && let Some(title) = self.kernel.title(seen.tid)
         {
             told.set_datagrams(bound, &format!("{title} fd {}", seen.fd));
+        }
+    }
+
+    /// Sets what is to be set of a socket of the stack; what it refuses, it does as it does.
+    fn set_options(&mut self, handle: Handle, options: impl IntoIterator<Item = SocketOption>) {
+        for option in options {
+            let _ = self.stack.set_option(handle, option);
         }
     }
 
@@ -460,15 +455,16 @@ impl<K: Kernel> Core<K> {
                 Ok(received) => received,
                 Err(Error::Again) => return,
                 Err(error) => {
+                    // Of the next ones nothing else tells.
                     tracing::debug!(%local, %error, "a datagram socket of the stack has failed");
-                    return;
+                    continue;
                 }
             };
             self.counts.datagrams_received += 1;
             self.counts.bytes_received += received.len as u64;
             self.datagram_for_program(local, &received);
         }
-        self.links.again.push(handle);
+        self.links.come_again(handle);
     }
 
     /// Makes a packet of the datagram in the scratch memory.

@@ -7,6 +7,7 @@ use netgraft_plugin::{
     Domain, Error, Handle, Kind, Protocol, Received, RecvFlags, SendFlags, SocketOption, SocketSpec,
 };
 
+use super::endpoints::SendsAs;
 use super::packet::{self, Header, ICMP, ICMPV6, Packet, TCP, UDP};
 use super::{DATAGRAMS_A_TURN, HOP_LIMIT, with_scope};
 use crate::core::{Core, Kernel};
@@ -38,8 +39,7 @@ pub(super) struct RawSockets {
 #[derive(Clone, Copy, Debug)]
 struct Raw {
     handle: Handle,
-    hop_limit: u8,
-    traffic_class: u8,
+    sends_as: SendsAs,
 }
 
 fn domain_of(address: IpAddr) -> Domain {
@@ -81,7 +81,7 @@ impl<K: Kernel> Core<K> {
         let handle = self.stack.socket(spec).map_err(Error::errno)?;
         let _ = self.stack.set_option(handle, SocketOption::Broadcast(true));
         self.observe(handle);
-        let raw = Raw { handle, hop_limit: 0, traffic_class: 0 };
+        let raw = Raw { handle, sends_as: SendsAs::default() };
         self.links.raw.by_protocol.insert((domain, protocol), raw);
         self.links.raw.by_handle.insert(handle, (domain, protocol));
         Ok(handle)
@@ -115,26 +115,12 @@ impl<K: Kernel> Core<K> {
     }
 
     fn send_raw(&mut self, handle: Handle, packet: &Packet<'_>, to: SocketAddr) -> Result<(), Error> {
-        let Header { hop_limit, traffic_class, protocol, .. } = packet.header;
+        let protocol = packet.header.protocol;
         let Some(raw) = self.links.raw.by_protocol.get_mut(&(domain_of(to.ip()), protocol)) else {
             return Ok(());
         };
-        let limit = std::mem::replace(&mut raw.hop_limit, hop_limit);
-        let class = std::mem::replace(&mut raw.traffic_class, traffic_class);
-        if limit != hop_limit {
-            let _ = match to {
-                SocketAddr::V4(_) => self.stack.set_option(handle, SocketOption::Ttl(hop_limit)),
-                SocketAddr::V6(_) => self.stack.set_option(handle, SocketOption::UnicastHops(hop_limit)),
-            };
-        }
-        if class != traffic_class {
-            let _ = match to {
-                SocketAddr::V4(_) => {
-                    self.stack.set_option(handle, SocketOption::TypeOfService(traffic_class))
-                }
-                SocketAddr::V6(_) => self.stack.set_option(handle, SocketOption::TrafficClass(traffic_class)),
-            };
-        }
+        let wanted = raw.sends_as.change(&packet.header);
+        self.set_options(handle, wanted);
         self.stack.send(handle, packet.payload, Some(to), SendFlags::empty(), self.time.now).map(drop)
     }
 
@@ -148,12 +134,12 @@ impl<K: Kernel> Core<K> {
                 Err(Error::Again) => return,
                 Err(error) => {
                     tracing::debug!(%error, "a raw socket of the stack has failed");
-                    return;
+                    continue;
                 }
             };
             self.raw_packet_for_program(domain, protocol, &received);
         }
-        self.links.again.push(handle);
+        self.links.come_again(handle);
     }
 
     /// Hands on the packet in the scratch memory.

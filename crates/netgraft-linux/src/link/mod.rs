@@ -108,12 +108,15 @@ pub(crate) fn interface_ioctl(fd: RawFd, code: libc::c_ulong, request: &mut libc
 /// The Ethernet address of an interface.
 ///
 /// # Errors
-/// ENODEV if there is none of that name.
+/// ENODEV if there is none of that name; [`io::ErrorKind::Unsupported`] if it is no Ethernet.
 pub fn mac_of(name: &str) -> io::Result<[u8; 6]> {
     let mut request = request(name)?;
     interface_ioctl(control_socket()?.as_raw_fd(), libc::SIOCGIFHWADDR, &mut request)?;
     // SAFETY: SIOCGIFHWADDR has filled `ifru_hwaddr`.
     let hardware = unsafe { request.ifr_ifru.ifru_hwaddr };
+    if hardware.sa_family != libc::ARPHRD_ETHER {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    }
     let mut mac = [0; 6];
     for (to, from) in mac.iter_mut().zip(hardware.sa_data) {
         *to = from as u8;

@@ -59,18 +59,8 @@ impl Packet {
     }
 
     fn identify(name: &str) -> io::Result<([u8; 6], libc::c_int)> {
+        let mac = super::mac_of(name)?;
         let socket = control_socket()?;
-        let mut request = super::request(name)?;
-        interface_ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &mut request)?;
-        // SAFETY: SIOCGIFHWADDR has filled `ifru_hwaddr`.
-        let hardware = unsafe { request.ifr_ifru.ifru_hwaddr };
-        if hardware.sa_family != libc::ARPHRD_ETHER {
-            return Err(io::Error::from(io::ErrorKind::Unsupported));
-        }
-        let mut mac = [0; 6];
-        for (to, from) in mac.iter_mut().zip(hardware.sa_data) {
-            *to = from as u8;
-        }
         let mut request = super::request(name)?;
         interface_ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &mut request)?;
         // SAFETY: SIOCGIFINDEX has filled `ifru_ifindex`.
