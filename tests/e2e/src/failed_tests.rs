@@ -1,4 +1,4 @@
-//! `scripts/failed-tests` names each test of a log that failed.
+//! `scripts/failed-tests` names each test of a log that failed, with what it said.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,6 +9,18 @@ const LOG: &str = "\
      Running unittests src/lib.rs (target/release/deps/netgraft_linux-c2f8bdbe4b6fe09d)
 test memory::tests::what_is_taken ... FAILED
 test memory::tests::what_is_given_back ... ok
+
+failures:
+
+---- memory::tests::what_is_taken stdout ----
+
+thread 'memory::tests::what_is_taken' (77) panicked at crates/netgraft-linux/src/memory.rs:9:5:
+assertion `left == right` failed
+  left: 1
+ right: 2
+stack backtrace:
+   0: rust_begin_unwind
+
 failures:
     memory::tests::what_is_taken
 test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.25s
@@ -46,6 +58,10 @@ error: 5 targets failed:
 const NAMED: &str = "\
 -p netgraft-linux --lib
     memory::tests::what_is_taken
+        crates/netgraft-linux/src/memory.rs:9:5:
+        assertion `left == right` failed
+          left: 1
+         right: 2
 -p netgraft-e2e --test guest
     python/tcp_lifecycle_v4 @ host-root
     left on the machine: interfaces [\"ng0\"]

@@ -17,25 +17,37 @@ fn report(name: &str, factory: Arc<Factory>, time: Time) -> Report {
 /// The deviations of the objects in `tests/plugins`.
 const DEVIATIONS: &str = include_str!("deviations.toml");
 
+/// How often a listed case must pass in turn before its deviation counts as none.
+const TRIES: usize = 5;
+
 /// Runs the suite; every case that fails must be listed in `deviations` with its reason.
 fn conforms(name: &str, object: &Path, deviations: &str) {
     let object = Arc::new(crate::common::load_trusted(object).unwrap());
     let factory = object.factory();
     let report = report(name, Arc::clone(&factory), Time::Real);
     let skips = Skips::parse(deviations).unwrap();
+    let once_more = |case: &str| {
+        let subject = Subject::from_factory(name, Arc::clone(&factory), StackConfig::default(), Time::Real);
+        run(&subject, case)
+    };
     // The relay's ports are the host's, where the other tests of this machine take ports at the same time: a case fails if it
     // does so twice.
     let again = |row: &Row| {
-        let subject = Subject::from_factory(name, Arc::clone(&factory), StackConfig::default(), Time::Real);
-        let once_more = run(&subject, &format!("{}/{}", row.group, row.name));
-        skips.unexplained(&once_more).into_iter().any(|other| other.id() == row.id())
+        let report = once_more(&format!("{}/{}", row.group, row.name));
+        skips.unexplained(&report).into_iter().any(|other| other.id() == row.id())
     };
     let unexplained = skips.unexplained(&report).into_iter().filter(|row| again(row));
     let unexplained: Vec<String> =
         unexplained.map(|row| format!("{}: {:?}", row.id(), row.outcome)).collect();
     assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
     if std::env::var_os("NETGRAFT_CASES").is_none() {
-        assert_eq!(skips.stale(&report), Vec::<String>::new(), "deviations that are none");
+        // Where it is the kernel that is late, as with an end that comes before its data was read, a case may pass by luck.
+        let fails = |key: &String| {
+            let case = key.split(" [").next().unwrap_or(key);
+            (0..TRIES).any(|_| !skips.stale(&once_more(case)).contains(key))
+        };
+        let stale: Vec<String> = skips.stale(&report).into_iter().filter(|key| !fails(key)).collect();
+        assert_eq!(stale, Vec::<String>::new(), "deviations that are none");
     }
 }
 
