@@ -119,15 +119,17 @@ impl<K: Kernel> Core<K> {
             Serves::Fails(errno) => Err(errno),
             Serves::Sentry => {
                 let (bytes, len) = self.kernel.read_address(&request.caller, addr)?;
-                let before = self.linked_address(&request.caller, file);
-                self.kernel.serve_foreign(file, call, &bytes[..len])?;
-                match before {
-                    Some(before) => {
-                        let seen = Seen { tid: request.caller.tid, fd: request.call.fd().unwrap_or(-1) };
-                        self.named_by_kernel(file, call, before, seen).map(|()| Answer::Value(0))
-                    }
-                    None => Ok(Answer::Value(0)),
+                let address = &bytes[..len];
+                let linked = self.linked_socket(&request.caller, file);
+                if let (Some(socket), ForeignCall::Bind) = (linked, call) {
+                    self.before_bind(socket, address)?;
                 }
+                let done = self.kernel.serve_foreign(file, call, address);
+                if let Some(socket) = linked {
+                    let seen = Seen { tid: request.caller.tid, fd: request.call.fd().unwrap_or(-1) };
+                    self.named_by_kernel(file, socket, seen)?;
+                }
+                done.map(|()| Answer::Value(0))
             }
         }
     }

@@ -63,12 +63,15 @@ impl<K: Kernel> Core<K> {
             self.harvest_closes();
             self.forget_closed();
         }
+        if self.is_full(owner) == Some(uapi::ENFILE) {
+            self.end_stalest();
+        }
         self.is_full(owner).map_or(Ok(()), Err)
     }
 
     /// The errno for a process that asks for a socket beyond the budget; `None` if there is room.
     pub(crate) fn is_full(&self, owner: u32) -> Option<Errno> {
-        if self.table.len() >= self.budget.sockets {
+        if self.table.len() + self.links.len() >= self.budget.sockets {
             Some(uapi::ENFILE)
         } else if self.table.len_of(owner) >= self.budget.process_sockets {
             Some(uapi::EMFILE)

@@ -66,7 +66,7 @@ pub use host::{HostSocket, HostToken};
 pub use inspect::Inspected;
 pub use join::{Pair, Side};
 pub use journal::{Journal, KEPT_OPTIONS, Kept, Role};
-pub use private_link::{BoundSocket, PrivateLink, PrivateLinks};
+pub use private_link::{KernelSocket, PrivateLink, PrivateLinks};
 pub use program::{
     Caller, Files, ForeignCall, Gone, InjectError, Privilege, Program, ProgramId, Serves, total,
 };

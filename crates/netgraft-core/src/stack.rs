@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Deref;
 
-use netgraft_plugin::data::{Fill, Spare, Streamed, Take};
+use netgraft_plugin::data::{Batch, Fill, Spare, Streamed, Take};
 use netgraft_plugin::{
     Error, Event, Events, Handle, Instant, PluginStack, Received, RecvFlags, Result, SendFlags, Shutdown,
     SocketOption, SocketSpec,
@@ -125,6 +125,26 @@ impl Stack {
         let len = received.len.min(buf.len());
         self.due |= len > 0 && !flags.contains(RecvFlags::PEEK);
         Ok(Received { len, ..received })
+    }
+
+    /// [`netgraft_plugin::Sockets::recv_batch`]; hands out no more than was asked for.
+    pub fn recv_batch(
+        &mut self,
+        handle: Handle,
+        limit: usize,
+        now: Instant,
+        scratch: &mut [u8],
+        deliver: &mut dyn FnMut(&Received, &[u8]),
+    ) -> Batch {
+        let mut left = limit;
+        let batch = self.inner.recv_batch(handle, limit, now, scratch, &mut |received, data| {
+            if let Some(less) = left.checked_sub(1) {
+                left = less;
+                deliver(received, data);
+            }
+        });
+        self.due |= left < limit;
+        Batch { count: limit - left, ..batch }
     }
 
     /// [`netgraft_plugin::Sockets::send_with`]

@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Datagrams {
-    /// The kernel's where there is no link, the stack's with one.
+    /// The kernel's wherever they can be.
     #[default]
     Auto,
     /// The kernel's own, of the programs' network namespace; what goes to other hosts passes between it and the stack over a
@@ -15,18 +15,6 @@ pub enum Datagrams {
     Kernel,
     /// Surrogates, of which each call with an address is served by the sentry.
     Stack,
-}
-
-impl Datagrams {
-    /// Whether they are the kernel's on a stack that has a link or not.
-    #[must_use]
-    pub const fn are_the_kernels(self, has_link: bool) -> bool {
-        match self {
-            Datagrams::Auto => !has_link,
-            Datagrams::Kernel => true,
-            Datagrams::Stack => false,
-        }
-    }
 }
 
 impl fmt::Display for Datagrams {

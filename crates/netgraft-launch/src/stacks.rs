@@ -6,6 +6,7 @@ use std::sync::Arc;
 use netgraft_abi::{Care, Level, LoadError, Loaded};
 use netgraft_core::policy::Policy;
 use netgraft_linux::filter::Sockets;
+use netgraft_linux::sock_diag::Observer;
 use netgraft_plugin::registry::Factory;
 use netgraft_plugin::{InterfaceName, LinkConfig, NetworkType, PluginStack, StackConfig, StackInfo};
 
@@ -231,9 +232,9 @@ fn check_link(
     Err(RunError::Options(text.to_owned()))
 }
 
-/// What stands behind the programs' internet sockets. Where nothing can be reached but the loopback, the kernel's of the
-/// programs' own network namespace carries datagrams as well as a stack; where the built-in stack has a link they can pass over a
-/// private one.
+/// What stands behind the programs' internet sockets. On the built-in stack datagram sockets are the kernel's of the programs' own
+/// network namespace: where nothing can be reached but the loopback it carries them as well as a stack, and where the stack has a link
+/// they pass over a private one.
 ///
 /// # Errors
 /// [`RunError::Options`] for a policy where it cannot be kept.
@@ -246,7 +247,13 @@ pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Result<
         // An object may have a link that only it knows of.
         _ => false,
     };
-    let has_link = network.config.link != LinkConfig::None;
+    let can_be_the_kernels = || match (network.datagrams, network.config.link != LinkConfig::None) {
+        (Datagrams::Stack, _) => false,
+        (Datagrams::Auto | Datagrams::Kernel, false) => !is_ruled,
+        (Datagrams::Auto, true) => network.policy.is_none() && can_observe(),
+        // What it lacks is said when it is made.
+        (Datagrams::Kernel, true) => true,
+    };
     if stack.offers_host_fds() {
         if network.policy.is_some() {
             let text =
@@ -254,15 +261,22 @@ pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Result<
             return Err(RunError::Options(text.to_owned()));
         }
         Ok(Sockets::Host)
-    } else if is_own
-        && network.join == Join::Always
-        && network.datagrams.are_the_kernels(has_link)
-        && !is_ruled
-    {
+    } else if is_own && network.join == Join::Always && can_be_the_kernels() {
         Ok(Sockets::StreamSurrogates)
     } else {
         Ok(Sockets::Surrogates)
     }
+}
+
+/// Whether the kernel says which datagram sockets there are, which a private link needs.
+fn can_observe() -> bool {
+    let probed = Observer::probe();
+    if let Err(error) = &probed {
+        tracing::info!(
+            "datagram sockets are the stack's, since this kernel does not list its own ({error}): load its module udp_diag"
+        );
+    }
+    probed.is_ok()
 }
 
 /// Whether datagrams pass between the kernel and the sentry over private links.

@@ -13,11 +13,12 @@ const HEADER: usize = 16;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// The groups that are told of UDP sockets which are gone (`enum sknetlink_groups`): 2 for IPv4, 4 for IPv6.
 const DESTROYED: u32 = 1 << 1 | 1 << 3;
-/// `struct inet_diag_msg` (linux/inet_diag.h) up to its addresses.
+/// `struct inet_diag_msg` (linux/inet_diag.h) up to its cookie.
 const SOURCE_PORT: usize = 4;
-const DESTINATION_PORT: usize = 6;
 const SOURCE: usize = 8;
-const DESTINATION: usize = 24;
+const COOKIE: usize = 44;
+/// The list is not whole: sockets have come or gone meanwhile (linux/netlink.h).
+const NLM_F_DUMP_INTR: i32 = 0x10;
 /// Room for as much as the kernel says at a time.
 const ROOM: usize = 32 * 1024;
 /// Packets that are taken before others have their turn.
@@ -26,10 +27,10 @@ const PACKETS_A_TURN: usize = 64;
 /// A socket that the kernel tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpSocket {
-    /// Its local address.
+    /// Its number, which no other one ever has (`SO_COOKIE`, socket(7)).
+    pub cookie: u64,
+    /// Its local address; port 0 if it has none.
     pub local: SocketAddr,
-    /// Its peer; unspecified with port 0 if it has none.
-    pub peer: SocketAddr,
 }
 
 /// What the kernel says.
@@ -40,7 +41,10 @@ pub enum News {
     /// A socket exists: a part of the answer to [`Observer::list`].
     Exists(UdpSocket),
     /// That was all of one family.
-    Listed,
+    Listed {
+        /// Whether it was really all: not after an error, nor if sockets came and went meanwhile.
+        is_whole: bool,
+    },
 }
 
 /// Tells of the UDP sockets of the network namespace that it was opened in.
@@ -48,16 +52,21 @@ pub enum News {
 pub struct Observer {
     fd: OwnedFd,
     room: Vec<u8>,
+    /// The number of the last list that was asked for (`nlmsg_seq`, netlink(7)).
+    asked: u32,
+    /// Whether a part of it says that it is not whole.
+    is_cut: bool,
 }
 
 impl Observer {
     /// Opens one in the caller's network namespace.
     ///
     /// # Errors
-    /// EPERM without CAP_NET_ADMIN over it; EPROTONOSUPPORT from a kernel without sock_diag.
+    /// EPERM without CAP_NET_ADMIN over it; as [`Observer::probe`].
     pub fn open() -> io::Result<OwnedFd> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        let fd = socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG)?;
+        Observer::probe()?;
+        // Another one: that which has asked has an address, and no groups can be added by bind(2).
+        let fd = unbound()?;
         // SAFETY: `sockaddr_nl` is plain data for which zero is valid.
         let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         address.nl_family = libc::AF_NETLINK as u16;
@@ -68,31 +77,60 @@ impl Observer {
         Ok(fd)
     }
 
+    /// Asks for a list of no sockets, to learn whether there could be one. No privilege is needed.
+    ///
+    /// # Errors
+    /// EPROTONOSUPPORT from a kernel without sock_diag, ENOENT from one that does not list UDP sockets (its module `udp_diag` is
+    /// missing).
+    pub fn probe() -> io::Result<()> {
+        let mut observer = Observer::from_fd(unbound()?);
+        observer.ask(false, 0)?;
+        let mut is_whole = None;
+        // The kernel answers within the call.
+        observer.receive(&mut |news| {
+            if let News::Listed { is_whole: whole } = news {
+                is_whole = Some(whole);
+            }
+        })?;
+        match is_whole {
+            Some(true) => Ok(()),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        }
+    }
+
     /// The observer that [`Observer::open`] has opened.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Observer {
-        Observer { fd, room: vec![0; ROOM] }
+        Observer { fd, room: vec![0; ROOM], asked: 0, is_cut: false }
     }
 
-    /// Asks for all UDP sockets of a family; [`Observer::receive`] gives them.
+    /// Asks for all UDP sockets of a family; [`Observer::receive`] gives them, and what is left of an earlier list no more.
     ///
     /// # Errors
     /// EBUSY while an answer is under way.
-    pub fn list(&self, v6: bool) -> io::Result<()> {
+    pub fn list(&mut self, v6: bool) -> io::Result<()> {
+        self.ask(v6, u32::MAX)
+    }
+
+    /// Asks for those in some states.
+    fn ask(&mut self, v6: bool, states: u32) -> io::Result<()> {
+        self.asked = self.asked.wrapping_add(1).max(1);
+        self.is_cut = false;
         let mut message = Vec::new();
         let len = HEADER + 56;
         message.extend((len as u32).to_ne_bytes());
         message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         message.extend(((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
-        message.extend([0; 8]);
-        // struct inet_diag_req_v2: family, protocol, extensions, all states.
+        message.extend(self.asked.to_ne_bytes());
+        message.extend([0; 4]);
+        // struct inet_diag_req_v2: family, protocol, extensions, states.
         message.extend([
             if v6 { libc::AF_INET6 as u8 } else { libc::AF_INET as u8 },
             libc::IPPROTO_UDP as u8,
             0,
             0,
         ]);
-        message.extend(u32::MAX.to_ne_bytes());
+        message.extend(states.to_ne_bytes());
         message.resize(len, 0);
         sendto(self.fd.as_fd(), &message, None, 0).map(drop)
     }
@@ -106,7 +144,10 @@ impl Observer {
             match self.receive_packet() {
                 // Whoever has CAP_NET_ADMIN there can send messages, too.
                 Ok((_, sender)) if sender != 0 => {}
-                Ok((len, _)) => read(self.room.get(..len).unwrap_or_default(), news),
+                Ok((len, _)) => {
+                    let packet = self.room.get(..len).unwrap_or_default();
+                    read(packet, self.asked, &mut self.is_cut, news);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -137,26 +178,40 @@ impl Observer {
     }
 }
 
+fn unbound() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG)
+}
+
 impl AsFd for Observer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-/// Reads the messages of a packet.
-fn read(packet: &[u8], news: &mut dyn FnMut(News)) {
+/// Reads the messages of a packet: those of the list with a number, and what is said without being asked for.
+fn read(packet: &[u8], asked: u32, is_cut: &mut bool, news: &mut dyn FnMut(News)) {
     let mut rest = packet;
-    while let Some([a, b, c, d, e, f, g, h, ..]) = rest.first_chunk::<HEADER>() {
+    while let Some([a, b, c, d, e, f, g, h, i, j, k, l, ..]) = rest.first_chunk::<HEADER>() {
         let size = u32::from_ne_bytes([*a, *b, *c, *d]) as usize;
-        let (kind, flags) = (u16::from_ne_bytes([*e, *f]), u16::from_ne_bytes([*g, *h]));
+        let (kind, flags) = (u16::from_ne_bytes([*e, *f]), i32::from(u16::from_ne_bytes([*g, *h])));
+        let of_list = u32::from_ne_bytes([*i, *j, *k, *l]) == asked;
         let Some(body) = rest.get(HEADER..size) else { return };
-        if kind == SOCK_DIAG_BY_FAMILY {
-            if let Some(socket) = socket_of(body) {
-                let is_listed = i32::from(flags) & libc::NLM_F_MULTI != 0;
-                news(if is_listed { News::Exists(socket) } else { News::Gone(socket) });
+        let is_listed = flags & libc::NLM_F_MULTI != 0;
+        *is_cut |= of_list && flags & NLM_F_DUMP_INTR != 0;
+        match i32::from(kind) {
+            kind if kind == i32::from(SOCK_DIAG_BY_FAMILY) => match socket_of(body) {
+                Some(socket) if !is_listed => news(News::Gone(socket)),
+                Some(socket) if of_list => news(News::Exists(socket)),
+                _ => {}
+            },
+            libc::NLMSG_DONE if of_list => {
+                // Its errno is that of what was listed.
+                let failed = body.first_chunk().is_some_and(|errno| i32::from_ne_bytes(*errno) != 0);
+                news(News::Listed { is_whole: !failed && !*is_cut });
             }
-        } else if i32::from(kind) == libc::NLMSG_DONE || i32::from(kind) == libc::NLMSG_ERROR {
-            news(News::Listed);
+            libc::NLMSG_ERROR if of_list => news(News::Listed { is_whole: false }),
+            _ => {}
         }
         rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -177,9 +232,12 @@ fn socket_of(body: &[u8]) -> Option<UdpSocket> {
             bytes.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets).into())
         }
     };
+    let cookie = body.get(COOKIE..)?.first_chunk::<8>()?;
+    let [low, high] = [&cookie[..4], &cookie[4..]].map(|half| half.first_chunk().copied());
+    let (low, high) = (u32::from_ne_bytes(low?), u32::from_ne_bytes(high?));
     Some(UdpSocket {
+        cookie: u64::from(high) << 32 | u64::from(low),
         local: SocketAddr::new(address(SOURCE)?, port(SOURCE_PORT)?),
-        peer: SocketAddr::new(address(DESTINATION)?, port(DESTINATION_PORT)?),
     })
 }
 
@@ -208,19 +266,25 @@ mod tests {
         let socket = Socket::bind("127.0.0.1:0").ok()?;
         socket.connect("127.0.0.1:53").ok()?;
         let local = socket.local_addr().ok()?;
-        let expected = UdpSocket { local, peer: "127.0.0.1:53".parse().ok()? };
+        let cookie = crate::unix::cookie(socket.as_fd()).ok()?;
+        let expected = UdpSocket { cookie, local };
         observer.list(false).ok()?;
-        await_news(&mut observer, News::Exists(expected))?;
+        await_news(&mut observer, &[News::Exists(expected), News::Listed { is_whole: true }])?;
         drop(socket);
-        await_news(&mut observer, News::Gone(expected))
+        await_news(&mut observer, &[News::Gone(expected)])
     }
 
-    fn await_news(observer: &mut Observer, wanted: News) -> Option<()> {
+    /// Waits until all of it was said, in this order.
+    fn await_news(observer: &mut Observer, wanted: &[News]) -> Option<()> {
         let end = Instant::now() + Duration::from_secs(20);
+        let mut wanted = wanted.iter().peekable();
         while Instant::now() < end {
-            let mut found = false;
-            observer.receive(&mut |news| found |= news == wanted).ok()?;
-            if found {
+            observer
+                .receive(&mut |news| {
+                    wanted.next_if_eq(&&news);
+                })
+                .ok()?;
+            if wanted.peek().is_none() {
                 return Some(());
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -234,14 +298,40 @@ mod tests {
         message[..4].copy_from_slice(&(16 + 72_u32).to_ne_bytes());
         message[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         message[HEADER] = libc::AF_INET as u8;
-        let mut heard = Vec::new();
-        read(&message, &mut |news| heard.push(news));
+        message[HEADER + COOKIE] = 7;
+        let heard = |message: &[u8], asked: u32| {
+            let (mut heard, mut is_cut) = (Vec::new(), false);
+            read(message, asked, &mut is_cut, &mut |news| heard.push(news));
+            heard
+        };
         let none = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        assert_eq!(heard, [News::Gone(UdpSocket { local: none, peer: none })]);
+        let socket = UdpSocket { cookie: 7, local: none };
+        assert_eq!(heard(&message, 1), [News::Gone(socket)]);
         for len in 0..message.len() {
-            read(&message[..len], &mut |news| panic!("{news:?}"));
+            assert_eq!(heard(&message[..len], 1), []);
         }
+        // As a part of a list: of this one, or of an earlier one.
+        message[6..8].copy_from_slice(&(libc::NLM_F_MULTI as u16).to_ne_bytes());
+        message[8..12].copy_from_slice(&5_u32.to_ne_bytes());
+        assert_eq!((heard(&message, 5), heard(&message, 6)), (vec![News::Exists(socket)], vec![]));
+        // Its end, whole, cut, or with an error.
+        let mut end = vec![0; HEADER + 4];
+        end[..4].copy_from_slice(&20_u32.to_ne_bytes());
+        end[4..6].copy_from_slice(&(libc::NLMSG_DONE as u16).to_ne_bytes());
+        end[8..12].copy_from_slice(&5_u32.to_ne_bytes());
+        let is_whole = |message: &[u8]| {
+            let [News::Listed { is_whole }] = heard(message, 5)[..] else { panic!("no end") };
+            is_whole
+        };
+        assert!(is_whole(&end));
+        message[6..8].copy_from_slice(&((libc::NLM_F_MULTI | NLM_F_DUMP_INTR) as u16).to_ne_bytes());
+        let both = [message.clone(), end.clone()].concat();
+        assert!(matches!(heard(&both, 5)[..], [News::Exists(_), News::Listed { is_whole: false }]));
+        end[HEADER..].copy_from_slice(&(-libc::ENOENT).to_ne_bytes());
+        assert!(!is_whole(&end));
+        end[4..6].copy_from_slice(&(libc::NLMSG_ERROR as u16).to_ne_bytes());
+        assert!(!is_whole(&end) && heard(&end, 6).is_empty());
         message[..4].fill(0);
-        read(&message, &mut |news| panic!("{news:?}"));
+        assert_eq!(heard(&message, 5), []);
     }
 }

@@ -235,7 +235,7 @@ struct RunArgs {
     #[arg(long, value_name = "ACTION", default_value_t)]
     on_crash: OnCrash,
 
-    /// What becomes of a connection to a listener of the same sandbox, and, without a link, of datagrams: always (the
+    /// What becomes of a connection to a listener of the same sandbox, and of datagrams to a socket of it: always (the
     /// kernel carries them from one program to the other, past the stack) or never (the stack carries them, as any
     /// other: to test a stack, or to see the packets)
     #[arg(long, value_name = "WHEN", default_value_t)]
@@ -243,8 +243,8 @@ struct RunArgs {
 
     /// Whose sockets the program's datagram and raw sockets are, on the built-in stack: kernel (those of its own network
     /// namespace, with all that Linux has: what goes to other hosts is given to the stack as packets, over a veth pair), stack
-    /// (surrogates, of which each call with an address is served by the sentry) or auto (the kernel's without a link, the stack's
-    /// with one)
+    /// (surrogates, of which each call with an address is served by the sentry) or auto (the kernel's, but the stack's with a link
+    /// and rules, with --join never, and where the kernel has no udp_diag)
     #[arg(long, value_name = "WHOSE", default_value_t)]
     datagrams: Datagrams,
 

@@ -64,6 +64,7 @@ mod tests {
             protocol: 17,
             hop_limit: 64,
             traffic_class: 0,
+            dont_fragment: false,
         };
         let mut all = Vec::new();
         let framing = Framing { mac: [2; 6], mtu: 1500, id };

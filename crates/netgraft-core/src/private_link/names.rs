@@ -1,14 +1,15 @@
 //! What programs ask the kernel for on their datagram sockets: addresses, peers, and memberships of groups.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netgraft_plugin::{Domain, SocketOption};
+use netgraft_plugin::Domain;
 
-use super::BoundSocket;
+use super::endpoints::any_of;
+use super::{KernelSocket, plain};
 use crate::codec::call::Buffer;
 use crate::codec::sockaddr::{self, Given};
 use crate::core::{Core, Kernel};
-use crate::program::{Caller, ForeignCall};
+use crate::program::Caller;
 use crate::socket::Seen;
 use crate::uapi::{self, Errno};
 
@@ -22,43 +23,52 @@ const GROUP_AT: usize = 8;
 const MOST: usize = 264;
 
 impl<K: Kernel> Core<K> {
-    /// The local address of a UDP socket of the kernel's, if what it is bound to is of interest.
-    pub(crate) fn linked_address(&mut self, caller: &Caller, file: &K::File) -> Option<SocketAddr> {
+    /// The UDP socket of the kernel's that a file is, if what it is bound to is of interest.
+    pub(crate) fn linked_socket(&mut self, caller: &Caller, file: &K::File) -> Option<KernelSocket> {
         if !self.links.is_any() || !self.kernel.is_udp(file) || !self.kernel.is_in_sandbox(caller) {
             return None;
         }
-        self.kernel_name(file, false)
+        Some(KernelSocket { cookie: self.kernel.cookie(file)?, local: self.kernel_name(file)? })
     }
 
-    fn kernel_name(&mut self, file: &K::File, of_peer: bool) -> Option<SocketAddr> {
-        let bytes = self.kernel.name_of_foreign(file, of_peer).ok()?;
-        let parsed =
-            [Domain::V4, Domain::V6].into_iter().find_map(|domain| sockaddr::parse(domain, &bytes).ok());
-        match parsed? {
-            Given::Inet(address) => Some(address),
-            Given::Unspecified => None,
+    fn kernel_name(&mut self, file: &K::File) -> Option<SocketAddr> {
+        address_of(&self.kernel.name_of_foreign(file, false).ok()?)
+    }
+
+    /// The sentry is about to bind such a socket: the stack is to have the address as well, or neither has it.
+    ///
+    /// # Errors
+    /// Of the stack.
+    pub(crate) fn before_bind(&mut self, socket: KernelSocket, address: &[u8]) -> Result<(), Errno> {
+        match address_of(address) {
+            // A second time is refused by the kernel; a port of its choice is known afterwards.
+            Some(local) if socket.local.port() == 0 && local.port() != 0 => {
+                self.serve_kernel_socket(KernelSocket { local, ..socket })
+            }
+            _ => Ok(()),
         }
     }
 
-    /// The sentry has bound or connected such a socket, which had the address `before`.
+    /// The sentry has bound or connected such a socket, or has failed to.
+    ///
+    /// # Errors
+    /// Of the stack.
     pub(crate) fn named_by_kernel(
         &mut self,
         file: &K::File,
-        call: ForeignCall,
-        before: SocketAddr,
+        socket: KernelSocket,
         seen: Seen,
     ) -> Result<(), Errno> {
-        let Some(local) = self.kernel_name(file, false) else { return Ok(()) };
-        match call {
-            ForeignCall::Bind => self.bound_by_kernel(local)?,
-            ForeignCall::Connect => {
-                let peer = self.kernel_name(file, true);
-                self.connected_by_kernel(before, BoundSocket { local, peer });
-            }
-            ForeignCall::Listen => {}
+        let Some(local) = self.kernel_name(file) else { return Ok(()) };
+        let before = plain(socket.local);
+        let is_known = self.links.endpoints.places(socket.cookie).is_some();
+        self.serve_kernel_socket(KernelSocket { local, ..socket })?;
+        if !is_known && before.port() != 0 && before.port() != plain(local).port() {
+            // It has left a port that the kernel had chosen.
+            self.end_port(any_of(before));
         }
         if self.told.is_some()
-            && let Some(bound) = self.links.endpoints.find(super::plain(local))
+            && let Some(bound) = self.links.endpoints.find(plain(local))
         {
             self.tell_endpoint(bound, seen);
         }
@@ -81,10 +91,19 @@ impl<K: Kernel> Core<K> {
         let Some(bytes) = bytes.get_mut(..len) else { return };
         if self.kernel.read_memory(caller, value.address, bytes).is_ok()
             && self.kernel.is_udp(file)
-            && let Some(option) = membership(level, name, bytes)
+            && let Some(group) = membership(level, name, bytes)
         {
-            self.joined_by_kernel(option);
+            self.set_membership(group, true);
         }
+    }
+}
+
+/// The internet address that bytes of a program's are.
+fn address_of(bytes: &[u8]) -> Option<SocketAddr> {
+    let parsed = [Domain::V4, Domain::V6].into_iter().find_map(|domain| sockaddr::parse(domain, bytes).ok());
+    match parsed? {
+        Given::Inet(address) => Some(address),
+        Given::Unspecified => None,
     }
 }
 
@@ -101,13 +120,11 @@ fn joins(level: i32, name: i32) -> bool {
 }
 
 /// The group that an option joins. There is one link, so that the interface is known.
-fn membership(level: i32, name: i32, value: &[u8]) -> Option<SocketOption> {
+fn membership(level: i32, name: i32, value: &[u8]) -> Option<IpAddr> {
     let v4 = |bytes: &[u8]| bytes.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets));
     let v6 = |bytes: &[u8]| bytes.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets));
-    let of_v4 = |group: Ipv4Addr| {
-        group.is_multicast().then_some(SocketOption::JoinGroup((group, Ipv4Addr::UNSPECIFIED)))
-    };
-    let of_v6 = |group: Ipv6Addr| group.is_multicast().then_some(SocketOption::JoinGroup6((group, 0)));
+    let of_v4 = |group: Ipv4Addr| group.is_multicast().then_some(IpAddr::from(group));
+    let of_v6 = |group: Ipv6Addr| group.is_multicast().then_some(IpAddr::from(group));
     match (level, name) {
         (_, MCAST_JOIN_GROUP | MCAST_JOIN_SOURCE_GROUP) => {
             let address = value.get(GROUP_AT..)?;
@@ -131,7 +148,7 @@ mod tests {
     #[test]
     fn groups_are_read_from_every_option_that_joins_one() {
         let group = Ipv4Addr::new(239, 1, 2, 3);
-        let joined = Some(SocketOption::JoinGroup((group, Ipv4Addr::UNSPECIFIED)));
+        let joined = Some(IpAddr::from(group));
         let mreq = [239, 1, 2, 3, 192, 0, 2, 1];
         assert_eq!(membership(uapi::IPPROTO_IP, uapi::IP_ADD_MEMBERSHIP, &mreq), joined);
         assert_eq!(membership(uapi::IPPROTO_IP, IP_ADD_SOURCE_MEMBERSHIP, &mreq), joined);
@@ -141,7 +158,7 @@ mod tests {
         request.resize(136, 0);
         assert_eq!(membership(uapi::IPPROTO_IP, MCAST_JOIN_GROUP, &request), joined);
         let group: Ipv6Addr = "ff02::fb".parse().unwrap();
-        let joined = Some(SocketOption::JoinGroup6((group, 0)));
+        let joined = Some(IpAddr::from(group));
         assert_eq!(membership(uapi::IPPROTO_IPV6, uapi::IPV6_ADD_MEMBERSHIP, &group.octets()), joined);
         assert_eq!(membership(uapi::IPPROTO_IP, uapi::IP_ADD_MEMBERSHIP, &[192, 0, 2, 1, 0, 0, 0, 0]), None);
         assert_eq!(membership(uapi::IPPROTO_IP, uapi::IP_ADD_MEMBERSHIP, &[239]), None);

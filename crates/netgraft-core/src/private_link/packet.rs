@@ -1,6 +1,6 @@
 //! IP packets on a private link: read from what the kernel sends, and made for what it receives.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An Ethernet header.
 pub(super) const ETHERNET: usize = 14;
@@ -9,6 +9,7 @@ pub(super) const UDP_HEADER: usize = 8;
 
 /// Numbers of protocols (IANA, "Protocol Numbers").
 pub(super) const ICMP: u8 = 1;
+pub(super) const IGMP: u8 = 2;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 pub(super) const ICMPV6: u8 = 58;
@@ -18,6 +19,8 @@ const ETHERTYPE_V6: [u8; 2] = [0x86, 0xdd];
 /// The source of what comes from the sentry: a local address of nobody else's on this link.
 const SENTRY: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 
+/// "Don't fragment" among the flags of IPv4 (RFC 791, section 3.1).
+const DONT_FRAGMENT: u16 = 0x4000;
 /// Extension headers of IPv6 (RFC 8200, section 4).
 const HOP_BY_HOP: u8 = 0;
 const FRAGMENT: u8 = 44;
@@ -35,6 +38,8 @@ pub(super) struct Header {
     pub(super) hop_limit: u8,
     /// TOS or traffic class.
     pub(super) traffic_class: u8,
+    /// Whether no router may cut it (RFC 791); nothing of IPv6.
+    pub(super) dont_fragment: bool,
 }
 
 /// Where a fragment belongs.
@@ -94,6 +99,7 @@ fn parse_v4(ip: &[u8]) -> Option<Packet<'_>> {
         protocol: fixed[9],
         hop_limit: fixed[8],
         traffic_class: fixed[1],
+        dont_fragment: field & DONT_FRAGMENT != 0,
     };
     let piece = (offset > 0 || more).then_some(Piece { id, offset, more });
     Some(Packet { header, piece, ip, payload })
@@ -130,6 +136,7 @@ fn parse_v6(ip: &[u8]) -> Option<Packet<'_>> {
         protocol: next,
         hop_limit: fixed[7],
         traffic_class: (fixed[0] << 4) | (fixed[1] >> 4),
+        dont_fragment: false,
     };
     Some(Packet { header, piece, ip, payload: rest })
 }
@@ -140,6 +147,32 @@ pub(super) fn parse_udp(payload: &[u8]) -> Option<(u16, u16, &[u8])> {
     let [a, b, c, d, e, f, ..] = *payload.first_chunk::<UDP_HEADER>()?;
     let len = usize::from(u16::from_be_bytes([e, f]));
     Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), payload.get(UDP_HEADER..len)?))
+}
+
+/// The addresses of the datagram whose first bytes an ICMP error quotes (RFC 792, RFC 4443).
+pub(super) fn quoted_udp(quote: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let octet = |at: usize| quote.get(at).copied();
+    let (fixed, protocol) = match octet(0)? >> 4 {
+        4 => (usize::from(octet(0)? & 0xf) * 4, octet(9)?),
+        6 => (40, octet(6)?),
+        _ => return None,
+    };
+    let address = |at: usize| -> Option<IpAddr> {
+        let bytes = quote.get(at..)?;
+        match fixed {
+            40 if octet(0)? >> 4 == 6 => {
+                bytes.first_chunk::<16>().map(|&octets| Ipv6Addr::from(octets).into())
+            }
+            _ => bytes.first_chunk::<4>().map(|&octets| Ipv4Addr::from(octets).into()),
+        }
+    };
+    let (source, destination) = if octet(0)? >> 4 == 4 { (12, 16) } else { (8, 24) };
+    let [a, b, c, d] = *quote.get(fixed..)?.first_chunk()?;
+    let ports = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    (protocol == UDP).then_some((
+        SocketAddr::new(address(source)?, ports.0),
+        SocketAddr::new(address(destination)?, ports.1),
+    ))
 }
 
 /// Writes a UDP header before the data of a datagram: `datagram` begins with the room for it. IPv4 goes without a checksum,
@@ -160,6 +193,28 @@ pub(super) fn write_udp(datagram: &mut [u8], header: &Header, ports: (u16, u16))
     }
 }
 
+/// Makes the frame of a UDP datagram, if it fits into one.
+pub(super) fn udp_frame(
+    framing: Framing,
+    header: &Header,
+    ports: (u16, u16),
+    data: &[u8],
+    frame: &mut Vec<u8>,
+) -> bool {
+    let fixed = if header.source.is_ipv4() { 20 } else { 40 };
+    let len = UDP_HEADER + data.len();
+    if fixed + len > framing.mtu {
+        return false;
+    }
+    put_header(framing, header, None, len, frame);
+    frame.extend([0; UDP_HEADER]);
+    frame.extend(data);
+    if let Some(datagram) = frame.get_mut(ETHERNET + fixed..) {
+        write_udp(datagram, header, ports);
+    }
+    true
+}
+
 /// The checksum of a packet's payload with its pseudo-header (RFC 8200, section 8.1; RFC 768).
 pub(super) fn checksum(header: &Header, payload: &[u8]) -> u16 {
     let mut sum = u64::from(header.protocol) + payload.len() as u64;
@@ -178,9 +233,12 @@ pub(super) fn plain_checksum(bytes: &[u8]) -> u16 {
 }
 
 fn add(bytes: &[u8]) -> u64 {
-    let (pairs, rest) = bytes.as_chunks::<2>();
-    let whole: u64 = pairs.iter().map(|&pair| u64::from(u16::from_be_bytes(pair))).sum();
-    whole + rest.first().map_or(0, |&last| u64::from(last) << 8)
+    // Four bytes at a time: the sum of their halves is that of the pairs (RFC 1071, section 2).
+    let (words, rest) = bytes.as_chunks::<4>();
+    let whole: u64 = words.iter().map(|&word| u64::from(u32::from_be_bytes(word))).sum();
+    let (pairs, last) = rest.as_chunks::<2>();
+    let pairs: u64 = pairs.iter().map(|&pair| u64::from(u16::from_be_bytes(pair))).sum();
+    whole + pairs + last.first().map_or(0, |&last| u64::from(last) << 8)
 }
 
 fn fold(mut sum: u64) -> u16 {
@@ -229,22 +287,53 @@ pub(super) fn frames(
 }
 
 fn put(framing: Framing, header: &Header, piece: Option<Piece>, payload: &[u8], frame: &mut Vec<u8>) {
+    put_header(framing, header, piece, payload.len(), frame);
+    frame.extend(payload);
+}
+
+/// Begins a frame: all headers before a payload of `len` bytes.
+fn put_header(framing: Framing, header: &Header, piece: Option<Piece>, len: usize, frame: &mut Vec<u8>) {
     frame.clear();
     frame.extend(framing.mac);
     frame.extend(SENTRY);
     match (header.source, header.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             frame.extend(ETHERTYPE_V4);
-            frame.extend(header_v4(header, (source, destination), piece, payload.len()));
+            frame.extend(header_v4(header, (source, destination), piece, len));
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             frame.extend(ETHERTYPE_V6);
-            put_header_v6(header, (source, destination), piece, payload.len(), frame);
+            put_header_v6(header, (source, destination), piece, len, frame);
         }
         // Never made.
-        _ => return frame.clear(),
+        _ => frame.clear(),
     }
-    frame.extend(payload);
+}
+
+/// A link-local address of the sentry's on the link, made of its Ethernet address (RFC 4291, appendix A).
+const SENTRY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 1);
+/// A hop-by-hop header with the router alert that each message of MLD has (RFC 3810, section 5; RFC 2711).
+const ALERT: [u8; 8] = [ICMPV6, 0, 5, 2, 0, 0, 1, 0];
+
+/// The frame of a query to all hosts for the groups that they are members of.
+pub(super) fn multicast_listener_query(mac: [u8; 6], mut query: [u8; 28]) -> Vec<u8> {
+    let destination = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let header = Header {
+        source: SENTRY_V6.into(),
+        destination: destination.into(),
+        protocol: ICMPV6,
+        hop_limit: 1,
+        traffic_class: 0,
+        dont_fragment: false,
+    };
+    let check = checksum(&header, &query);
+    query[2..4].copy_from_slice(&check.to_be_bytes());
+    let mut frame = Vec::new();
+    let outer = Header { protocol: HOP_BY_HOP, ..header };
+    put_header(Framing { mac, mtu: 1280, id: 0 }, &outer, None, ALERT.len() + query.len(), &mut frame);
+    frame.extend(ALERT);
+    frame.extend(query);
+    frame
 }
 
 /// Puts an IPv4 packet into a frame.
@@ -264,7 +353,8 @@ fn header_v4(
     len: usize,
 ) -> [u8; 20] {
     let mut bytes = [0; 20];
-    let (id, field) = piece.map_or((0, 0x4000), |piece| {
+    let whole = if header.dont_fragment { DONT_FRAGMENT } else { 0 };
+    let (id, field) = piece.map_or((0, whole), |piece| {
         (piece.id as u16, (piece.offset / 8) as u16 | if piece.more { 0x2000 } else { 0 })
     });
     bytes[0] = 0x45;
@@ -331,6 +421,7 @@ mod tests {
             protocol: UDP,
             hop_limit: 7,
             traffic_class: 0xb8,
+            dont_fragment: false,
         }
     }
 
@@ -349,6 +440,10 @@ mod tests {
             write_udp(&mut datagram, &header(v6), (7, 9));
             let frames = cut(v6, 1500, &datagram);
             let [frame] = &*frames else { panic!("{frames:?}") };
+            let (framing, mut at_once) = (Framing { mac: [2; 6], mtu: 1500, id: 77 }, Vec::new());
+            assert!(udp_frame(framing, &header(v6), (7, 9), b"hello", &mut at_once));
+            assert_eq!(at_once, *frame);
+            assert!(!udp_frame(framing, &header(v6), (7, 9), &[0; 1500], &mut at_once));
             let packet = parse(frame).unwrap();
             assert_eq!((packet.header, packet.piece), (header(v6), None));
             assert_eq!(parse_udp(packet.payload), Some((7, 9, &b"hello"[..])));
@@ -397,6 +492,32 @@ mod tests {
             let mut datagram = [0; 8];
             datagram[4..6].copy_from_slice(&len.to_be_bytes());
             assert_eq!(parse_udp(&datagram), None, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_query_for_groups_is_whole() {
+        let mut query = [130; 28];
+        query[2..4].fill(0);
+        let frame = multicast_listener_query([2; 6], query);
+        let packet = parse(&frame).unwrap();
+        assert_eq!((packet.header.protocol, packet.payload.len()), (ICMPV6, 28));
+        assert_eq!((checksum(&packet.header, packet.payload), packet.header.hop_limit), (0, 1));
+    }
+
+    #[test]
+    fn what_an_error_quotes_is_read() {
+        for v6 in [false, true] {
+            let mut datagram = vec![0; UDP_HEADER];
+            write_udp(&mut datagram, &header(v6), (7, 9));
+            let mut quoted = Vec::new();
+            quote(&header(v6), &datagram, UDP_HEADER, &mut quoted);
+            let Header { source, destination, .. } = header(v6);
+            let both = (SocketAddr::new(source, 7), SocketAddr::new(destination, 9));
+            assert_eq!(quoted_udp(&quoted), Some(both));
+            for len in 0..quoted.len() - 4 {
+                assert_eq!(quoted_udp(&quoted[..len]), None, "{len}");
+            }
         }
     }
 

@@ -42,6 +42,12 @@ struct Raw {
     sends_as: SendsAs,
 }
 
+impl RawSockets {
+    pub(super) fn len(&self) -> usize {
+        self.by_handle.len()
+    }
+}
+
 fn domain_of(address: IpAddr) -> Domain {
     if address.is_ipv4() { Domain::V4 } else { Domain::V6 }
 }
@@ -90,7 +96,7 @@ impl<K: Kernel> Core<K> {
     /// A packet of the program's that is no datagram of UDP.
     pub(super) fn raw_of_program(&mut self, interface: u32, packet: &Packet<'_>) {
         let Header { destination, protocol, .. } = packet.header;
-        if !is_of_program(packet) {
+        if self.take_report(packet) || !is_of_program(packet) && !self.is_of_no_port(packet) {
             return;
         }
         let domain = domain_of(destination);
@@ -112,6 +118,16 @@ impl<K: Kernel> Core<K> {
             tracing::debug!(%to, %error, "a raw packet cannot be sent");
             self.refuse(interface, packet, error);
         }
+    }
+
+    /// Whether it is the kernel's answer that no socket takes a datagram (RFC 1122, section 4.1.3.1) which the stack has taken for
+    /// one: where a socket has another peer, or has just been closed.
+    fn is_of_no_port(&self, packet: &Packet<'_>) -> bool {
+        let quoted = match (packet.header.protocol, packet.payload) {
+            (ICMP, [3, 3, ..]) | (ICMPV6, [1, 4, ..]) => packet.payload.get(8..).and_then(packet::quoted_udp),
+            _ => None,
+        };
+        quoted.is_some_and(|(_, to)| self.links.endpoints.find(to).is_some())
     }
 
     fn send_raw(&mut self, handle: Handle, packet: &Packet<'_>, to: SocketAddr) -> Result<(), Error> {
@@ -176,6 +192,7 @@ impl<K: Kernel> Core<K> {
             protocol,
             hop_limit: if received.hop_limit == 0 { HOP_LIMIT } else { received.hop_limit },
             traffic_class: received.traffic_class,
+            dont_fragment: false,
         }
     }
 
@@ -223,6 +240,7 @@ impl<K: Kernel> Core<K> {
             protocol: if sent.source.is_ipv4() { ICMP } else { ICMPV6 },
             hop_limit: HOP_LIMIT,
             traffic_class: 0,
+            dont_fragment: false,
         };
         let check = match header.protocol {
             ICMP => packet::plain_checksum(&message),

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
-use netgraft_plugin::{Error, Handle, Kind, Protocol};
+use netgraft_plugin::{Error, Kind, OptionName, Protocol, SocketOption};
 
 use super::fake::prng::Prng;
 use super::fake::rig::{Rig, addr};
 use crate::Budget;
-use crate::private_link::{BoundSocket, PrivateLink};
+use crate::private_link::{KernelSocket, PrivateLink};
 use crate::route::{Denial, Flow, Route, Router};
+use crate::surrogate::Cookie;
 
 const PEER: &str = "198.51.100.1:53";
 /// The address that the fake stack has beside its loopback.
@@ -21,7 +22,12 @@ fn rig() -> Rig {
 fn linked(mut rig: Rig) -> Rig {
     rig.core.expect_private_links();
     rig.core.add_private_link(PrivateLink { interface: 2, mac: [2, 0, 0, 0, 0, 9], mtu: 1500 });
+    rig.world.borrow_mut().emitted.clear();
     rig
+}
+
+const fn socket(cookie: u64, local: SocketAddr) -> KernelSocket {
+    KernelSocket { cookie: Cookie(cookie), local }
 }
 
 /// A frame of the kernel's with a UDP datagram.
@@ -92,15 +98,31 @@ fn what_arrives_is_a_packet_from_its_sender() {
 #[test]
 fn a_bound_socket_is_served_until_its_last_holder_is_gone() {
     let mut rig = rig();
-    rig.core.bound_by_kernel(any(53)).unwrap();
-    rig.core.bound_by_kernel(any(53)).unwrap();
+    rig.core.serve_kernel_socket(socket(1, any(53))).unwrap();
+    rig.core.serve_kernel_socket(socket(2, any(53))).unwrap();
     assert_eq!(bound(&rig), [any(53)]);
-    rig.core.datagram_socket_closed(any(53));
+    rig.core.datagram_socket_closed(socket(1, any(53)));
+    // Twice the same, and one with the same port on the loopback.
+    rig.core.datagram_socket_closed(socket(1, any(53)));
+    rig.core.datagram_socket_closed(socket(3, addr("127.0.0.1:53")));
     assert_eq!(bound(&rig), [any(53)]);
-    rig.core.datagram_socket_closed(any(53));
+    rig.core.datagram_socket_closed(socket(2, any(53)));
     assert_eq!(bound(&rig), []);
     // Nothing of the loopback leaves the kernel.
-    rig.core.bound_by_kernel(addr("127.0.0.1:53")).unwrap();
+    rig.core.serve_kernel_socket(socket(4, addr("127.0.0.1:53"))).unwrap();
+    assert_eq!(bound(&rig), []);
+}
+
+#[test]
+fn a_socket_of_both_families_is_served_for_both() {
+    let mut rig = rig();
+    let both = addr("[::]:53");
+    rig.core.serve_kernel_socket(socket(1, both)).unwrap();
+    rig.core.serve_kernel_socket(socket(2, any(53))).unwrap();
+    assert_eq!(bound(&rig), [any(53), both]);
+    rig.core.datagram_socket_closed(socket(1, both));
+    assert_eq!(bound(&rig), [any(53)]);
+    rig.core.datagram_socket_closed(socket(2, any(53)));
     assert_eq!(bound(&rig), []);
 }
 
@@ -108,54 +130,153 @@ fn a_bound_socket_is_served_until_its_last_holder_is_gone() {
 fn a_stack_that_refuses_an_address_is_heard() {
     let mut rig = rig();
     rig.net().fail_next(netgraft_plugin::Call::bind, Error::AddressInUse);
-    assert_eq!(rig.core.bound_by_kernel(any(53)), Err(Error::AddressInUse.errno()));
+    assert_eq!(rig.core.serve_kernel_socket(socket(1, any(53))), Err(Error::AddressInUse.errno()));
     assert_eq!(bound(&rig), []);
 }
 
 #[test]
-fn a_peer_is_the_stack_s_too_unless_the_address_is_shared() {
+fn a_socket_that_gets_another_address_leaves_its_old_one() {
     let mut rig = rig();
-    let peer = |rig: &Rig| {
+    let mut at = |local| {
+        rig.core.serve_kernel_socket(socket(1, local)).unwrap();
+        bound(&rig)
+    };
+    assert_eq!(at(any(53)), [any(53)]);
+    // Connected, and again without a peer.
+    assert_eq!(at(own(53)), [own(53)]);
+    assert_eq!(at(any(53)), [any(53)]);
+    assert_eq!(at(any(0)), []);
+    // A group's datagrams come to every socket with the port.
+    assert_eq!(at(addr("239.1.2.3:99")), [any(99)]);
+}
+
+#[test]
+fn a_port_that_the_kernel_chose_is_left_with_its_socket() {
+    let mut rig = rig();
+    sends(&mut rig, 40_000, b"x");
+    sends(&mut rig, 40_001, b"x");
+    rig.core.datagram_socket_closed(socket(7, any(40_000)));
+    assert_eq!(bound(&rig), [any(40_001)]);
+    // A socket of both families sends to an address of IPv4.
+    rig.core.datagram_socket_closed(socket(8, addr("[::]:40001")));
+    assert_eq!(bound(&rig), []);
+}
+
+#[test]
+fn what_leaves_says_as_much_as_the_kernel_s_packet() {
+    let mut rig = rig();
+    let option = |rig: &Rig, name| {
         let net = rig.net();
         let udp = net.socks.iter().find(|(_, sock)| sock.spec.protocol == Protocol::Udp);
-        udp.and_then(|(&number, _)| net.peer_addr(Handle(number)).ok())
+        udp.and_then(|(_, sock)| sock.options.get(&name).cloned())
     };
-    let connected = BoundSocket { local: own(40_000), peer: Some(addr(PEER)) };
-    rig.core.connected_by_kernel(any(0), connected);
-    assert_eq!((bound(&rig), peer(&rig)), (vec![any(40_000)], Some(addr(PEER))));
-    rig.core.connected_by_kernel(own(40_000), BoundSocket { peer: None, ..connected });
-    assert_eq!(peer(&rig), None);
-    // Another port than before: what stood for that one goes.
-    rig.core.connected_by_kernel(own(40_000), BoundSocket { local: own(40_001), peer: Some(addr(PEER)) });
-    assert_eq!((bound(&rig), peer(&rig)), (vec![any(40_001)], Some(addr(PEER))));
-    rig.core.datagram_socket_closed(own(40_001));
-    rig.core.bound_by_kernel(any(53)).unwrap();
-    rig.core.bound_by_kernel(any(53)).unwrap();
-    rig.core.connected_by_kernel(any(53), BoundSocket { local: own(53), peer: Some(addr(PEER)) });
-    assert_eq!((bound(&rig), peer(&rig)), (vec![any(53)], None));
+    // "Don't fragment" is set in `frame`.
+    sends(&mut rig, 40_000, b"whole");
+    assert_eq!(option(&rig, OptionName::MtuDiscover), Some(SocketOption::MtuDiscover(3)));
+    let mut cuts = frame(own(40_000), addr(PEER), b"cut");
+    cuts[20] = 0;
+    cuts[22] = 9;
+    rig.core.frame_of_program(2, &cuts);
+    assert_eq!(option(&rig, OptionName::MtuDiscover), Some(SocketOption::MtuDiscover(5)));
+    assert_eq!(option(&rig, OptionName::Ttl), Some(SocketOption::Ttl(9)));
 }
 
 #[test]
 fn a_list_of_the_sockets_there_are_closes_and_makes_what_is_needed() {
     let mut rig = rig();
     sends(&mut rig, 40_000, b"gone");
-    rig.core.bound_by_kernel(any(53)).unwrap();
-    let sockets = [any(53), own(99), addr("127.0.0.1:98")].map(|local| BoundSocket { local, peer: None });
-    rig.core.datagram_sockets_are(&sockets);
-    assert_eq!(bound(&rig), [any(53), own(99)]);
+    rig.core.serve_kernel_socket(socket(1, any(53))).unwrap();
+    rig.core.serve_kernel_socket(socket(2, any(54))).unwrap();
+    let sockets = [socket(1, any(53)), socket(3, own(99)), socket(4, addr("127.0.0.1:98"))];
+    let mark = rig.core.mark_datagram_sockets();
+    // What is newer than the list is not in it.
+    sends(&mut rig, 40_001, b"new");
+    rig.core.serve_kernel_socket(socket(5, any(55))).unwrap();
+    // Of a list that is not whole nothing is closed.
+    rig.core.datagram_sockets_are(&sockets, None);
+    let all = [any(53), any(54), any(55), any(40_000), any(40_001), own(99)];
+    assert_eq!(bound(&rig), all);
+    rig.core.datagram_sockets_are(&sockets, Some(mark));
+    assert_eq!(bound(&rig), [any(53), any(55), any(40_001), own(99)]);
+}
+
+/// A report of IGMP's version 3 with one record.
+fn report(kind: u8, group: [u8; 4]) -> Vec<u8> {
+    let mut report = vec![0x22, 0, 0, 0, 0, 0, 0, 1, kind, 0, 0, 0];
+    report.extend(group);
+    let mut frame = frame(own(0), addr("224.0.0.22:0"), &report);
+    // Without the header of UDP.
+    frame.drain(34..42);
+    frame[16..18].copy_from_slice(&36_u16.to_be_bytes());
+    frame[23] = 2;
+    frame
+}
+
+#[test]
+fn groups_are_joined_and_left_as_the_kernel_reports() {
+    let mut rig = rig();
+    let calls = |rig: &Rig| {
+        let net = rig.net();
+        let of = |name| net.socks.values().find_map(move |sock| sock.options.get(&name).cloned());
+        let both = [of(OptionName::JoinGroup), of(OptionName::LeaveGroup)];
+        both.into_iter().flatten().collect::<Vec<_>>()
+    };
+    rig.core.frame_of_program(2, &report(4, [239, 1, 2, 3]));
+    rig.core.frame_of_program(2, &report(2, [239, 1, 2, 3]));
+    rig.core.frame_of_program(2, &report(4, [224, 0, 0, 1]));
+    let group = ("239.1.2.3".parse().unwrap(), "0.0.0.0".parse().unwrap());
+    assert_eq!(calls(&rig), [SocketOption::JoinGroup(group)]);
+    rig.core.frame_of_program(2, &report(3, [239, 1, 2, 3]));
+    rig.core.frame_of_program(2, &report(3, [239, 1, 2, 4]));
+    assert_eq!(calls(&rig), [SocketOption::JoinGroup(group), SocketOption::LeaveGroup(group)]);
+    assert_eq!(rig.net().sent.len(), 0);
+}
+
+#[test]
+fn a_new_link_asks_for_the_groups_that_there_are() {
+    let mut rig = Rig::new();
+    rig.core.expect_private_links();
+    rig.core.add_private_link(PrivateLink { interface: 2, mac: [2, 0, 0, 0, 0, 9], mtu: 1500 });
+    let world = rig.world();
+    let [(2, v4), (2, v6)] = &*world.emitted else { panic!("{:?}", world.emitted) };
+    assert_eq!((v4[23], v4[34], &v4[30..34]), (2, 0x11, &[224, 0, 0, 1][..]));
+    assert_eq!((v6[20], v6[54], v6[62]), (0, 58, 130));
+}
+
+#[test]
+fn the_kernel_s_answer_that_no_socket_takes_a_datagram_leaves() {
+    let mut rig = rig();
+    rig.core.serve_kernel_socket(socket(1, any(53))).unwrap();
+    let mut answer = |port: u16| {
+        let mut quoted = frame(addr(PEER), own(port), b"");
+        quoted.drain(..14);
+        let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+        message.extend(quoted);
+        let mut frame = frame(own(0), addr(PEER), &message);
+        frame.drain(34..42);
+        let len = (frame.len() - 14) as u16;
+        frame[16..18].copy_from_slice(&len.to_be_bytes());
+        frame[23] = 1;
+        rig.core.frame_of_program(2, &frame);
+        rig.settle();
+        rig.net().sent.len()
+    };
+    // The stack has answered for a port that it does not serve.
+    assert_eq!((answer(54), answer(53)), (0, 1));
 }
 
 #[test]
 fn ports_that_the_kernel_chose_are_bounded() {
     let budget = Budget { sockets: 20, process_sockets: 20, memory: 1 << 30, bytes: 1 << 20 };
     let mut rig = linked(Rig::with(Box::new(crate::route::Always(Route::Kernel)), budget));
-    rig.core.bound_by_kernel(any(53)).unwrap();
+    rig.core.serve_kernel_socket(socket(1, any(53))).unwrap();
     for port in 40_000..40_100 {
         sends(&mut rig, port, b"x");
     }
     assert_eq!(rig.net().sent.len(), 100);
     let bound = bound(&rig);
-    assert_eq!((bound.len(), bound[0], bound[19]), (20, any(53), any(40_099)));
+    // Two sockets of the stack are for ICMP.
+    assert_eq!((bound.len(), bound[0], bound[17]), (18, any(53), any(40_099)));
 }
 
 struct Never;

@@ -4,22 +4,32 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use netgraft_core::{BoundSocket, Core, PrivateLink, PrivateLinks, Program, Seen};
-use netgraft_launch::control;
+use netgraft_core::{Cookie, Core, KernelSocket, PrivateLink, PrivateLinks, Program, Seen};
+use netgraft_launch::{clock, control};
 use netgraft_linux::link::Packet;
 use netgraft_linux::sock_diag::{News, Observer, UdpSocket};
 use netgraft_linux::{inet_socket, task, unix};
+use netgraft_plugin::Instant;
 
 use super::Bindings;
 
 /// Frames of a link that are taken before others have their turn.
 const FRAMES_A_TURN: usize = 64;
-/// The most descriptors of the programs that are looked at for the owner of a socket, for a capture.
+/// The most descriptors of the programs that are looked at within a second for the owners of sockets, for a capture.
 const SEARCHED: usize = 65_536;
+/// When as many may be looked at again.
+const REFILL: Duration = Duration::from_secs(1);
 
 /// The most sockets of a list that are noted: there are no more ports.
 const MOST_LISTED: usize = 1 << 18;
+
+/// How often a list that was not whole is asked for again.
+const TRIES: u8 = 4;
+
+/// How many parts of an earlier list are taken to get at the next one.
+const BUSY: usize = 256;
 
 /// One link.
 #[derive(Debug)]
@@ -31,15 +41,40 @@ struct Link {
     is_broken: bool,
 }
 
+/// What may be looked at until the next second.
+#[derive(Debug)]
+struct Search {
+    left: usize,
+    refilled: Instant,
+}
+
+impl Default for Search {
+    fn default() -> Search {
+        Search { left: SEARCHED, refilled: Instant::ZERO }
+    }
+}
+
+/// A list of the datagram sockets that is being given.
+#[derive(Debug, Default)]
+struct List {
+    sockets: Vec<KernelSocket>,
+    /// Families that are still to come.
+    to_come: u8,
+    /// What the core knew when it was asked for.
+    mark: u64,
+    /// Whether all that came so far is whole.
+    is_whole: bool,
+    /// How often it may be asked for again because it was not.
+    tries: u8,
+}
+
 /// All private links.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     links: Vec<Link>,
     observer: Option<Observer>,
-    /// Sockets of a list that is being given.
-    listed: Vec<BoundSocket>,
-    /// Families whose list is still to come.
-    to_come: u8,
+    list: List,
+    search: Search,
     /// Frames that were emitted while their link was taken: its number, and where each ends.
     waiting: Vec<(usize, usize)>,
     bytes: Vec<u8>,
@@ -68,24 +103,6 @@ impl Links {
         self.observer.as_ref().map(AsFd::as_fd)
     }
 
-    /// Notes a socket of a list that was asked for.
-    fn note(&mut self, socket: UdpSocket) {
-        if self.to_come > 0 && self.listed.len() < MOST_LISTED {
-            self.listed.push(bound(socket));
-        }
-    }
-
-    fn list(&mut self) {
-        let Some(observer) = &self.observer else { return };
-        self.listed.clear();
-        // One family after the other: the kernel gives one list at a time.
-        self.to_come = 2;
-        if let Err(error) = observer.list(false) {
-            tracing::debug!(%error, "the datagram sockets cannot be listed");
-            self.to_come = 0;
-        }
-    }
-
     fn put(&mut self, number: usize, frame: &[u8]) {
         let Some(link) = self.links.get_mut(number).filter(|link| !link.is_broken) else { return };
         match &mut link.packet {
@@ -105,11 +122,15 @@ impl Links {
         if self.waiting.is_empty() {
             return;
         }
-        let (waiting, bytes) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.bytes));
+        let (mut waiting, mut bytes) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.bytes));
         let mut from = 0;
-        for (number, to) in waiting {
+        for (number, to) in waiting.drain(..) {
             self.put(number, bytes.get(from..to).unwrap_or_default());
             from = to;
+        }
+        if self.waiting.is_empty() {
+            bytes.clear();
+            (self.waiting, self.bytes) = (waiting, bytes);
         }
     }
 }
@@ -131,10 +152,14 @@ impl PrivateLinks for Bindings {
 
     fn owner_of(&mut self, local: SocketAddr) -> Option<Seen> {
         let own = std::process::id();
-        let mut left = SEARCHED;
+        let now = clock::now();
+        let search = &mut self.links.search;
+        if now >= search.refilled + REFILL {
+            *search = Search { left: SEARCHED, refilled: now };
+        }
         for process in task::processes().into_iter().filter(|&process| process != own) {
             for fd in 0..task::descriptors(process) {
-                left = left.checked_sub(1)?;
+                self.links.search.left = self.links.search.left.checked_sub(1)?;
                 if !self.is_socket(process, fd) {
                     continue;
                 }
@@ -184,42 +209,79 @@ pub(crate) fn ready(core: &mut Core<Bindings>, number: u32) {
 
 /// The observer of the datagram sockets has something to say.
 pub(crate) fn observed(core: &mut Core<Bindings>) {
-    let Some(mut observer) = core.kernel().links.observer.take() else { return };
-    let mut is_listed = false;
-    let received = observer.receive(&mut |news| match news {
-        News::Gone(socket) => core.datagram_socket_closed(socket.local),
-        News::Exists(socket) => core.kernel().links.note(socket),
-        News::Listed => is_listed = true,
-    });
+    // What a socket that is gone has sent comes before its end.
+    for number in 0..core.kernel().links.links.len() {
+        ready(core, number as u32);
+    }
     let links = &mut core.kernel().links;
-    if is_listed && links.to_come > 0 {
-        links.to_come -= 1;
-        if links.to_come > 0 {
-            if observer.list(true).is_err() {
-                links.to_come = 0;
-            }
+    let Some(mut observer) = links.observer.take() else { return };
+    let mut list = std::mem::take(&mut links.list);
+    let mut ended = None;
+    let received = observer.receive(&mut |news| match news {
+        News::Gone(socket) => core.datagram_socket_closed(known(socket)),
+        News::Exists(socket) if list.to_come > 0 && list.sockets.len() < MOST_LISTED => {
+            list.sockets.push(known(socket));
+        }
+        News::Exists(_) => list.is_whole = false,
+        News::Listed { is_whole } => ended = Some(is_whole),
+    });
+    if let Some(is_whole) = ended
+        && list.to_come > 0
+    {
+        list.is_whole &= is_whole;
+        list.to_come -= 1;
+        if list.to_come == 0 {
+            core.datagram_sockets_are(&list.sockets, list.is_whole.then_some(list.mark));
+            list.sockets = Vec::new();
         } else {
-            let listed = std::mem::take(&mut links.listed);
-            links.observer = Some(observer);
-            return core.datagram_sockets_are(&listed);
+            list.is_whole &= observer.list(true).is_ok();
         }
     }
-    links.observer = Some(observer);
+    let again = ended.is_some() && list.to_come == 0 && !list.is_whole && list.tries > 0;
+    let tries = list.tries.saturating_sub(1);
+    let links = &mut core.kernel().links;
+    (links.observer, links.list) = (Some(observer), list);
     if received.is_err_and(is_lossy) {
-        links.list();
+        ask(core, TRIES);
+    } else if again {
+        ask(core, tries);
     }
 }
 
 /// Has all datagram sockets listed: of an earlier sentry's, or since something was lost.
 pub(crate) fn list(core: &mut Core<Bindings>) {
-    core.kernel().links.list();
+    ask(core, TRIES);
+}
+
+fn ask(core: &mut Core<Bindings>, tries: u8) {
+    let mark = core.mark_datagram_sockets();
+    let Some(mut observer) = core.kernel().links.observer.take() else { return };
+    // One family after the other: the kernel gives one list at a time, and an earlier one first.
+    let mut asked = observer.list(false);
+    for _ in 0..BUSY {
+        if !matches!(&asked, Err(error) if error.raw_os_error() == Some(libc::EBUSY)) {
+            break;
+        }
+        let _ = observer.receive(&mut |news| {
+            if let News::Gone(socket) = news {
+                core.datagram_socket_closed(known(socket));
+            }
+        });
+        asked = observer.list(false);
+    }
+    if let Err(error) = &asked {
+        tracing::debug!(%error, "the datagram sockets cannot be listed");
+    }
+    let to_come = if asked.is_ok() { 2 } else { 0 };
+    let links = &mut core.kernel().links;
+    links.list = List { sockets: Vec::new(), to_come, mark, is_whole: true, tries };
+    links.observer = Some(observer);
 }
 
 fn is_lossy(error: io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
-fn bound(socket: UdpSocket) -> BoundSocket {
-    let peer = (socket.peer.port() != 0).then_some(socket.peer);
-    BoundSocket { local: socket.local, peer }
+fn known(socket: UdpSocket) -> KernelSocket {
+    KernelSocket { cookie: Cookie(socket.cookie), local: socket.local }
 }
