@@ -44,6 +44,7 @@ mod lingering;
 mod mirror;
 pub mod operator;
 mod output;
+mod path_sockets;
 mod profile;
 mod programs;
 mod pty;

@@ -5,6 +5,7 @@ use std::hash::RandomState;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ use crate::ids::{self, Apart};
 use crate::jobs::Jobs;
 use crate::launcher::Launcher;
 use crate::output::Output;
+use crate::path_sockets;
 use crate::programs::{ProgramId, ProgramPlan};
 use crate::report::Step;
 use crate::sentry::{NOBODY, SentryMain, SentryPlan};
@@ -148,6 +150,17 @@ impl Sandbox {
         let mut stack = (choice.factory)(&config)?;
         let sockets = stacks::sockets(network, stack.as_ref())?;
         let is_private = stacks::is_private(network, sockets);
+        if let Some(program) = program
+            && program.files.no_path_sockets
+            && sockets == Sockets::Surrogates
+            && let Some(path) = path_sockets::in_sight(&program.files)
+        {
+            return Err(RunError::Options(format!(
+                "--no-path-sockets cannot keep the program from the socket {} where the stack carries datagrams: add --tmpfs {}",
+                path.display(),
+                path.parent().filter(|above| above.is_absolute()).unwrap_or(Path::new("/run")).display()
+            )));
+        }
         stacks::check_wrappers(&config, &stack.info(), choice.object.is_some(), network.ask)?;
         // Before any process is made: in version 2 the launcher may leave its own group for it.
         let groups = network.limits.is_any().then(|| Groups::make(&network.limits));

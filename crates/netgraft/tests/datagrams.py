@@ -1,6 +1,6 @@
-"""Runs in a network namespace of its own, which it owns: a program in a sandbox of netgraft (argv[1]) with --datagrams kernel on a
-TAP device, and a server of UDP at its other end. Prints OK."""
+"""Runs in a network namespace of its own, which it owns: a program in a sandbox of netgraft (argv[1]) on a TAP device, and a server of UDP at its other end. Prints OK."""
 import atexit
+import errno
 import os
 import select
 import signal
@@ -74,6 +74,21 @@ for family, server in SERVERS:
         t.setsockopt(socket.SOL_IP, socket.IP_TTL, 1)
         assert ask(t, b"ttl", (server, 7000))[0] == b"1"
 
+    # What another peer sends to a connected socket is refused, and told to who sent it.
+    assert ask(c, b"other", (server, 7000))[0] == b"refused"
+
+# The source that a socket is bound to, or that a control message names, of several.
+o = udp()
+o.bind((OTHER, 0))
+assert ask(o, b"from", ("192.0.2.1", 7000))[0] == OTHER.encode()
+chosen = udp()
+def from_other(s, data, to):
+    info = struct.pack("=I4s4s", 0, socket.inet_aton(OTHER), bytes(4))
+    s.sendmsg([data], [(socket.SOL_IP, IP_PKTINFO, info)], 0, to)
+from_other(chosen, b"from", ("192.0.2.1", 7000))
+assert chosen.recv(100) == OTHER.encode()
+assert ask(chosen, b"from", ("192.0.2.1", 7000))[0] == OWN.encode()
+
 # A bound socket is reached by what it never spoke to, with the address that was meant.
 b = udp()
 b.setsockopt(socket.SOL_IP, IP_PKTINFO, 1)
@@ -97,6 +112,10 @@ for _ in range(20):
     if select.select([m], [], [], 1)[0]:
         break
 assert m.recv(100) == b"for the group"
+m.close()
+if not NATIVE:
+    # The link hears that nobody here is a member any more.
+    assert ask(udp(), b"left", ("192.0.2.1", 7000))[0] == b"left"
 # Inside, nothing of this is needed.
 inside = udp()
 inside.bind(("127.0.0.1", 0))
@@ -115,6 +134,7 @@ SURVIVOR = r"""
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind(("0.0.0.0", 5355))
+s.setsockopt(socket.SOL_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.2.4") + socket.inet_aton("192.0.2.2"))
 print("up", flush=True)
 while True:
     data, source = s.recvfrom(100)
@@ -134,6 +154,16 @@ def ip(*words):
     subprocess.run(["ip", *words], check=True)
 
 
+def await_leave(igmp):
+    """Waits for the report that nobody is a member of 239.1.2.3: of IGMP's version 2 (RFC 2236) or 3 (RFC 3376)."""
+    group = socket.inet_aton("239.1.2.3")
+    while True:
+        packet = igmp.recv(2000)
+        report = packet[(packet[0] & 15) * 4:]
+        if report[0] == 0x17 and report[4:8] == group or report[0] == 0x22 and report[8] in (3, 6) and report[12:16] == group:
+            return
+
+
 def serve():
     sockets = []
     for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
@@ -141,11 +171,26 @@ def serve():
         server.bind((address, 7000))
         sockets.append(server)
     sockets[0].setsockopt(socket.SOL_IP, 12, 1)
+    igmp = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)
+    igmp.settimeout(20)
     while True:
         for server in select.select(sockets, [], [])[0]:
             data, control, _, source = server.recvmsg(70000, 100)
             if data == b"ttl":
                 data = b"%d" % int.from_bytes(control[0][2][:4], "little")
+            if data == b"from":
+                data = source[0].encode()
+            if data == b"other":
+                with socket.socket(server.family, socket.SOCK_DGRAM) as other:
+                    other.settimeout(20)
+                    other.connect(source)
+                    other.send(b"nothing that you asked for")
+                    try:
+                        data = other.recv(100)
+                    except ConnectionRefusedError:
+                        data = b"refused"
+            if data == b"left":
+                await_leave(igmp)
             server.sendto(data, source)
             if data == b"poke":
                 server.sendto(b"unasked", (source[0], 5353))
@@ -153,6 +198,13 @@ def serve():
                 # The device that has the address now.
                 server.setsockopt(socket.SOL_IP, socket.IP_MULTICAST_IF, socket.inet_aton("192.0.2.1"))
                 server.sendto(b"for the group", ("239.1.2.3", 5354))
+                # As a router, which hears who leaves.
+                for routers in ("224.0.0.2", "224.0.0.22"):
+                    member = socket.inet_aton(routers) + socket.inet_aton("192.0.2.1")
+                    try:
+                        igmp.setsockopt(socket.SOL_IP, socket.IP_ADD_MEMBERSHIP, member)
+                    except OSError as error:
+                        assert error.errno == errno.EADDRINUSE, error
 
 
 def await_device(name):
@@ -165,7 +217,7 @@ def await_device(name):
 
 def sandbox(*words):
     command = [NETGRAFT, "run", "--link", "tap:t0", "--address", "192.0.2.2/24", "--address", "2001:db8::2/64",
-               "--datagrams", "kernel", *words]
+               "--address", "192.0.2.3/24", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     CHILDREN.append(process)
     await_device("t0")
@@ -189,17 +241,17 @@ def sentry_of(launcher):
 
 ip("link", "set", "lo", "up")
 # The program is right: the kernel's sockets pass.
-OWN = (["192.0.2.1/32", "dev", "lo"], ["2001:db8::1/128", "dev", "lo"])
+OWN = (["192.0.2.1/32", "dev", "lo"], ["192.0.2.3/32", "dev", "lo"], ["2001:db8::1/128", "dev", "lo"])
 for words in OWN:
     ip("addr", "add", *words)
 thread = threading.Thread(target=serve, daemon=True)
 thread.start()
-native = subprocess.run([sys.executable, "-c", f"OWN = '192.0.2.1'\n{PROGRAM}"], capture_output=True, text=True, timeout=120)
+native = subprocess.run([sys.executable, "-c", f"NATIVE, OWN, OTHER = True, '192.0.2.1', '192.0.2.3'\n{PROGRAM}"], capture_output=True, text=True, timeout=120)
 assert native.stdout == "done\n", native.stderr
 for words in OWN:
     ip("addr", "del", *words)
 
-box = sandbox("--", "/usr/bin/python3", "-c", f"OWN = '192.0.2.2'\n{PROGRAM}")
+box = sandbox("--", "/usr/bin/python3", "-c", f"NATIVE, OWN, OTHER = False, '192.0.2.2', '192.0.2.3'\n{PROGRAM}")
 out, errors = box.communicate(timeout=120)
 assert (out, errors, box.returncode) == ("done\n", "", 0), (out, errors, box.returncode)
 
@@ -209,9 +261,12 @@ assert box.stdout.readline() == "up\n", box.stderr.read()
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
-def echoed():
+client.setsockopt(socket.SOL_IP, socket.IP_MULTICAST_IF, socket.inet_aton("192.0.2.1"))
+
+
+def echoed(address="192.0.2.2"):
     for _ in range(60):
-        client.sendto(b"there?", ("192.0.2.2", 5355))
+        client.sendto(b"there?", (address, 5355))
         if select.select([client], [], [], 0.5)[0]:
             try:
                 return client.recv(100) == b"there?"
@@ -220,9 +275,9 @@ def echoed():
     return False
 
 
-assert echoed()
+assert echoed() and echoed("239.1.2.4")
 os.kill(sentry_of(box), signal.SIGKILL)
-assert echoed()
+assert echoed() and echoed("239.1.2.4")
 box.send_signal(signal.SIGTERM)
 _, errors = box.communicate(timeout=30)
 assert "a fresh one takes over" in errors, errors

@@ -1,4 +1,4 @@
-//! The kernel's own datagram sockets on a link (`--datagrams kernel`), as root and as an ordinary user in a user namespace of its
+//! The kernel's own datagram sockets on a link, as root and as an ordinary user in a user namespace of its
 //! own. Needs root: changes users.
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 

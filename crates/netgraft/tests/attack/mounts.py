@@ -59,10 +59,14 @@ def mounted():
     with open('/proc/self/mountinfo') as file:
         return [line.split()[4] for line in file]
 
+FIRST = set(mounted())
+
 def umounts():
     done = False
+    # What the host has mounted since, and its copies: it is not hidden what was in sight before.
+    later = {place.rsplit('/', 1)[-1] for place in mounted() if place not in FIRST and not place.startswith(here)}
     for place in reversed(mounted()):
-        if place not in ('/', here):
+        if place not in ('/', here) and place.rsplit('/', 1)[-1] not in later:
             done |= libc.umount2(place.encode(), 0) == 0 or libc.umount2(place.encode(), 2) == 0
     return looks('') | ({'umounts'} if done else set())
 
