@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netgraft_linux::fdpass::{self, wait_readable};
-use netgraft_linux::link::Packet;
+use netgraft_linux::link::{Packet, enlarge};
 use netgraft_linux::namespace::{Namespaces, join, unshare};
 use netgraft_linux::netdev::{Changes, NextHop, TunKind, index_of, make_tun};
 use netgraft_linux::nsfd::Namespace;
@@ -252,7 +252,13 @@ fn make_in_child(devices: &[Device], program: i32, is_private: bool) -> io::Resu
         sort_out(serde_json::from_slice(&report)?, fds)
     });
     match told {
-        Ok((problems, mirror)) => Ok((problems, Mirror { maker: Some(maker), ..mirror })),
+        Ok((problems, mirror)) => {
+            for link in &mirror.links {
+                // The maker has not the launcher's rights; where that has none either, the default has to do.
+                let _ = enlarge(link.socket.as_fd());
+            }
+            Ok((problems, Mirror { maker: Some(maker), ..mirror }))
+        }
         Err(error) => {
             let _ = process::kill(maker, libc::SIGKILL);
             reap(maker);

@@ -126,6 +126,9 @@ fn assert_everybody_agrees(seen: &Value, mtu: u32) {
 /// `IFF_UP`, `IFF_BROADCAST`, `IFF_RUNNING` and `IFF_MULTICAST` (netdevice(7)).
 const FLAGS: u64 = 1 | 2 | 0x40 | 0x1000;
 
+/// `IFF_NOARP`: on a private link nobody is asked for.
+const NOARP: u64 = 0x80;
+
 fn flags(seen: &Value, whom: &str, interface: &str) -> u64 {
     // IFF_LOWER_UP does not fit in what an `ioctl` answers.
     seen[whom][interface]["flags"].as_u64().unwrap() & 0xffff
@@ -164,8 +167,8 @@ fn a_stack_on_a_link_is_seen_by_everybody() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_everybody_agrees(&seen, 1420);
     assert!(has_carrier(&seen));
-    assert_eq!(flags(&seen, "getifaddrs", "eth0"), FLAGS);
-    assert_eq!(flags(&seen, "ioctls", "eth0"), FLAGS);
+    assert_eq!(flags(&seen, "getifaddrs", "eth0"), FLAGS | NOARP);
+    assert_eq!(flags(&seen, "ioctls", "eth0"), FLAGS | NOARP);
     let neighbours = run(&format!("ip -n {} neigh show 192.0.2.2", wire.neighbour));
     assert!(neighbours.contains(seen["getifaddrs"]["eth0"]["mac"].as_str().unwrap()), "{neighbours}");
     assert_namespace_is_gone(&seen);

@@ -78,8 +78,7 @@ impl Packet {
         set(fd.as_raw_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
         filter(fd.as_fd(), vlan)?;
         // Beyond rmem_max only with CAP_NET_ADMIN; without it the default has to do.
-        let forced = set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER);
-        forced.or_else(|_| set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, BUFFER))?;
+        enlarge(fd.as_fd()).or_else(|_| set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, BUFFER))?;
         // SAFETY: `sockaddr_ll` is plain data for which zero is valid.
         let mut addr: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         addr.sll_family = libc::AF_PACKET as u16;
@@ -150,6 +149,14 @@ impl AsFd for Packet {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Gives a packet socket a receive buffer for bursts of frames, beyond `net.core.rmem_max` (socket(7), `SO_RCVBUFFORCE`).
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN of the host.
+pub fn enlarge(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)
 }
 
 /// Lets frames of one VLAN alone through, or those without a tag. The kernel takes tags out of the frames that it shows to packet
