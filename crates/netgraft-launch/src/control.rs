@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use netgraft_core::policy::PolicySpec;
 use netgraft_linux::fdpass;
 use netgraft_plugin::{Cidr, inet};
 use serde::de::DeserializeOwned;
@@ -37,7 +38,17 @@ pub enum FromSentry {
     Attached(u32),
     /// The answer to [`ToSentry::Listener`] if the sentry does not serve it: why.
     NotAttached(u32, String),
+    /// A part of the rules that the operator has set, which a sentry that takes over keeps: with all settings and some rules.
+    Policy {
+        /// The part.
+        spec: PolicySpec,
+        /// Whether more parts follow.
+        more: bool,
+    },
 }
+
+/// The most rules of a part of [`FromSentry::Policy`].
+pub const RULES_A_PART: usize = 400;
 
 /// A socket of the program that outlives its stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

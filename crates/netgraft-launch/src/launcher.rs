@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netgraft_abi::Level;
+use netgraft_core::policy::{Loopback, MOST_RULES, Policy, PolicySpec, Rule};
 use netgraft_linux::fdpass::{self, wait_readable};
 use netgraft_linux::listener::Listener;
 use netgraft_linux::nsfd::Namespace;
@@ -104,6 +106,8 @@ pub(super) struct Launcher {
     pub(super) namespaces: NamespaceIds,
     /// How often a sentry has taken over.
     pub(super) restarts: u32,
+    /// Rules that the operator is setting, as far as the sentry has said them.
+    pub(super) rules: Vec<Rule>,
     /// The processes beside the sentry's successor that answer calls when there is no sentry any more.
     pub(super) stand_ins: Vec<i32>,
     /// The sentry's network namespace, if it has one of its own.
@@ -168,6 +172,7 @@ impl Launcher {
             listeners: BTreeMap::new(),
             namespaces: NamespaceIds::default(),
             restarts: 0,
+            rules: Vec::new(),
             stand_ins: Vec::new(),
             surrogates: None,
             keeper: None,
@@ -361,9 +366,32 @@ impl Launcher {
                     spare.forget(cookie);
                 }
             }
+            FromSentry::Policy { spec, more } => {
+                if let Err(what) = self.note_policy(spec, more) {
+                    return gone(Some(Cause::GaveUp(format!("it sent nonsense: {what}"))));
+                }
+            }
             message => return Ok(Some(Incoming::Sentry(message))),
         }
         Ok(None)
+    }
+
+    /// Notes rules that the operator has set: a sentry that takes over keeps them.
+    fn note_policy(&mut self, mut spec: PolicySpec, more: bool) -> Result<(), &'static str> {
+        if self.rules.len() + spec.rules.len() > MOST_RULES {
+            return Err("too many rules");
+        }
+        self.rules.append(&mut spec.rules);
+        if more {
+            return Ok(());
+        }
+        spec.rules = std::mem::take(&mut self.rules);
+        if self.plan.host_network {
+            spec.loopback = Loopback::OfHost;
+        }
+        tracing::info!("the operator has set other rules: {}", spec.rules.len());
+        *self.plan.sentry.policy.borrow_mut() = Some(Arc::new(Policy::new(spec)));
+        Ok(())
     }
 
     /// Says something when the program is started.
@@ -867,6 +895,7 @@ fn said(message: FromSentry) -> Result<(), RunError> {
         | FromSentry::Keep(_)
         | FromSentry::Attached(_)
         | FromSentry::NotAttached(..)
+        | FromSentry::Policy { .. }
         | FromSentry::Forget(_) => Ok(()),
     }
 }

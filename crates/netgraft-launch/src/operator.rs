@@ -9,12 +9,13 @@
 
 use std::net::SocketAddr;
 
+use netgraft_core::policy::PolicySpec;
 use serde::{Deserialize, Serialize};
 
 /// The version of the messages.
 pub const VERSION: u32 = 1;
 /// The most bytes that a request has, its end of line included.
-pub const MOST_REQUEST: usize = 1 << 20;
+pub const MOST_REQUEST: usize = 4 << 20;
 /// The most bytes that one message of an answer has.
 pub const MOST_ANSWER: usize = 1 << 20;
 
@@ -45,6 +46,13 @@ pub enum Request {
     Info,
     /// The sockets that the sentry has: an [`Answer::Socket`] each, then [`Answer::Done`].
     Sockets,
+    /// Other rules, for what begins from now on: [`Answer::PolicySet`], or an error, and then the rules stay as they are.
+    SetPolicy {
+        /// The rules.
+        policy: PolicySpec,
+        /// Whether what goes on and is denied by them is ended.
+        kill: bool,
+    },
 }
 
 /// An answer with its version.
@@ -74,6 +82,13 @@ pub enum Answer {
     Info(Info),
     /// A part of the answer to [`Request::Sockets`].
     Socket(SocketLine),
+    /// To [`Request::SetPolicy`]: the rules are kept from now on.
+    PolicySet {
+        /// How many flows were ended.
+        ended: u64,
+        /// How many were to be ended and go on, since no descriptor of theirs was found.
+        left: u64,
+    },
     /// The last message of an answer that has several, or all that there is to say.
     Done,
     /// Why there is no answer.

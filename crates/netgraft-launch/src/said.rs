@@ -65,6 +65,7 @@ impl Ear {
             | FromSentry::Keeper
             | FromSentry::Busy
             | FromSentry::Forget(_)
+            | FromSentry::Policy { .. }
             | FromSentry::Attached(_)) => other,
         }))
     }

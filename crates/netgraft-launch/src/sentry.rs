@@ -1,6 +1,7 @@
 //! The sentry's process: it drops everything that it does not need, then brings the stack up and serves.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::hash::RandomState;
 use std::io::{self, PipeReader, Read};
@@ -124,7 +125,7 @@ pub(super) struct SentryPlan {
     /// Whether datagrams pass over private links.
     pub(super) is_private: bool,
     /// Who may talk to whom.
-    pub(super) policy: Option<Arc<Policy>>,
+    pub(super) policy: RefCell<Option<Arc<Policy>>>,
     /// Keys for names that every sentry of the sandbox is to know.
     pub(super) name_keys: RandomState,
     /// What it runs when it is confined.
@@ -296,7 +297,7 @@ fn serve(
         join: plan.join,
         sockets: plan.sockets,
         is_private: plan.is_private,
-        policy: plan.policy.clone(),
+        policy: plan.policy.borrow().clone(),
         name_keys: plan.name_keys.clone(),
     })
     .map_err(cannot("go on"))

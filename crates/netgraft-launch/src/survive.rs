@@ -244,6 +244,8 @@ impl Launcher {
         self.control_open = true;
         self.ear = self.ear.of_next();
         self.restarts += 1;
+        // What it had begun to say of other rules.
+        self.rules.clear();
         self.watchdog = Watchdog::new(Instant::now());
         Ok(())
     }

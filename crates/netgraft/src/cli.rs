@@ -26,7 +26,7 @@ use crate::fault_args::FaultArgs;
 use crate::link_option::{AddressOption, LinkOption};
 use crate::operator::SsArgs;
 use crate::pcap_args::PcapArgs;
-use crate::policy_args::{PolicyArgs, PolicyCheck, PolicyCommand};
+use crate::policy_args::{PolicyArgs, PolicyCommand};
 use crate::program_args::ProgramArgs;
 
 const EXAMPLES: &str = "\
@@ -324,8 +324,8 @@ pub(crate) enum Command {
         /// Whether their system calls are asked for.
         syscalls: bool,
     },
-    /// Say what a policy file does.
-    PolicyCheck(PolicyCheck),
+    /// Say what a policy file does, or have a sandbox keep its rules.
+    Policy(PolicyCommand),
     /// List the sandboxes that run.
     List {
         /// Whether as JSON.
@@ -376,7 +376,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
             return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
         }
         Subcommands::Check(args) => return Ok(check(args)),
-        Subcommands::Policy(PolicyCommand::Check(args)) => return Ok(Command::PolicyCheck(args)),
+        Subcommands::Policy(command) => return Ok(Command::Policy(command)),
         Subcommands::List { json } => return Ok(Command::List { json }),
         Subcommands::Ss(args) => return Ok(Command::Ss(args)),
         Subcommands::NewStack(NewStackArgs { dir, language, source }) => {
