@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use netgraft_core::policy::PolicySpec;
 use netgraft_linux::fdpass;
+use netgraft_plugin::faults::LinkFaults;
 use netgraft_plugin::{Cidr, inet};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ pub enum FromSentry {
     Keep(Kept),
     /// The socket of this cookie is gone.
     Forget(u64),
+    /// The faults of the link are these from now on, also those of a sentry that takes over.
+    Link(LinkSetting),
     /// The answer to [`ToSentry::Listener`]: the calls of this listener are served from now on.
     Attached(u32),
     /// The answer to [`ToSentry::Listener`] if the sentry does not serve it: why.
@@ -49,6 +52,26 @@ pub enum FromSentry {
 
 /// The most rules of a part of [`FromSentry::Policy`].
 pub const RULES_A_PART: usize = 400;
+
+/// The faults of a link, as [`netgraft_plugin::faults::Faults`] are written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkSetting {
+    /// Those of frames to the stack.
+    pub incoming: String,
+    /// Those of frames from it.
+    pub outgoing: String,
+    /// Decides which frames they meet.
+    pub seed: u64,
+}
+
+impl LinkSetting {
+    /// The faults and the seed; `None` if the texts are none.
+    #[must_use]
+    pub fn parse(&self) -> Option<(LinkFaults, u64)> {
+        let (incoming, outgoing) = (self.incoming.parse().ok()?, self.outgoing.parse().ok()?);
+        Some((LinkFaults { incoming, outgoing }, self.seed))
+    }
+}
 
 /// A socket of the program that outlives its stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

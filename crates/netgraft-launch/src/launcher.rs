@@ -371,6 +371,11 @@ impl Launcher {
                     return gone(Some(Cause::GaveUp(format!("it sent nonsense: {what}"))));
                 }
             }
+            FromSentry::Link(setting) => {
+                if let Some(spare) = &mut self.spare {
+                    spare.link = Some(setting);
+                }
+            }
             message => return Ok(Some(Incoming::Sentry(message))),
         }
         Ok(None)
@@ -529,13 +534,17 @@ impl Launcher {
         let places = self.listeners.keys().copied().collect();
         let home = self.namespaces;
         let (init_str, kept) = (stack.init_str.clone(), Vec::new());
-        let message =
-            sentry::handover(Handover { init_str, listeners: places, kept, home, is_successor: false })
-                .ok()
-                .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
-                .ok_or_else(|| {
-                    RunError::Sentry("the stack hands over more than one message can carry".to_owned())
-                })?;
+        let message = sentry::handover(Handover {
+            init_str,
+            listeners: places,
+            kept,
+            link: None,
+            home,
+            is_successor: false,
+        })
+        .ok()
+        .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
+        .ok_or_else(|| RunError::Sentry("the stack hands over more than one message can carry".to_owned()))?;
         let fds: Vec<_> = self.listeners.values().chain(&stack.fds).map(AsFd::as_fd).collect();
         fdpass::send(self.ends()?.control.as_fd(), &message, &fds).map_err(step(Step::Handover))?;
         if let Some(spare) = &mut self.spare {
@@ -893,6 +902,7 @@ fn said(message: FromSentry) -> Result<(), RunError> {
         | FromSentry::Keeper
         | FromSentry::Busy
         | FromSentry::Keep(_)
+        | FromSentry::Link(_)
         | FromSentry::Attached(_)
         | FromSentry::NotAttached(..)
         | FromSentry::Policy { .. }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::allow::{self, Origin};
 use super::keeper;
 use crate::clock;
-use crate::control::{self, FromSentry, Kept, Network};
+use crate::control::{self, FromSentry, Kept, LinkSetting, Network};
 use crate::join::Join;
 use crate::output::Output;
 use crate::spec::SocketLimits;
@@ -152,6 +152,8 @@ pub(super) struct Handover {
     pub(super) listeners: Vec<u32>,
     /// What a sentry before this one said of sockets that are to be made again.
     pub(super) kept: Vec<Kept>,
+    /// And of the link's faults, if they were changed.
+    pub(super) link: Option<LinkSetting>,
     /// The namespaces of the programs.
     pub(super) home: NamespaceIds,
     /// Whether there was a sentry before this one, which knew who may have left them.
@@ -263,7 +265,7 @@ fn serve(
     let Some((bytes, mut fds)) = message else { return Err("the launcher is gone".to_owned()) };
     let handover: Handover =
         serde_json::from_slice(&bytes).map_err(|e| format!("the handover is malformed: {e}"))?;
-    let Handover { init_str, listeners, kept, home, is_successor } = handover;
+    let Handover { init_str, listeners, kept, link, home, is_successor } = handover;
     if fds.len() < listeners.len() {
         return Err("the handover has too few descriptors".to_owned());
     }
@@ -274,6 +276,10 @@ fn serve(
     let mut stack =
         early.map_or_else(|| make_confined(plan, control.as_fd(), calls.as_ref(), &disposal), Ok)?;
     stack.init(InitStackArgs { init_str, fds, now: clock::now() }).map_err(|e| e.to_string())?;
+    if let Some((faults, seed)) = link.and_then(|link| link.parse()) {
+        // A link that can be changed can be so again.
+        let _ = stack.set_link_faults(faults, Some(seed));
+    }
     let mut seen = Network::of(stack.as_ref());
     if matches!(network, SentryNetwork::Caller) {
         // Of the host's devices those that carry addresses: getaddrinfo(3) asks for them (AI_ADDRCONFIG).

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use netgraft_core::policy::{MOST_RULES, Policy, PolicyRouter, PolicySpec};
 use netgraft_core::route::ByKind;
 use netgraft_core::{Core, EndedFlows, Inspected};
-use netgraft_launch::control::{FromSentry, RULES_A_PART};
+use netgraft_launch::control::{FromSentry, LinkSetting, RULES_A_PART};
 use netgraft_launch::operator::{
-    Answer, Answered, Asked, Behind, Info, MOST_REQUEST, Request, SocketLine, VERSION,
+    Answer, Answered, Asked, Behind, Direction, Info, LinkChange, LinkState, MOST_REQUEST, Request,
+    SocketLine, VERSION,
 };
 use netgraft_linux::filter::Sockets;
 use netgraft_linux::unix;
+use netgraft_plugin::faults::{Counts, Faults, LinkFaults, LinkReport};
 use netgraft_plugin::{Events, Protocol, TcpState};
 
 use crate::bindings::Bindings;
@@ -148,6 +150,10 @@ impl Operators {
                 Ok(()) => client.say(Answer::PolicySet { ended: 0, left: 0 }),
                 Err(text) => client.say(Answer::Error { text }),
             },
+            Request::Link(change) => client.say(match self.link(&change, core) {
+                Ok(state) => Answer::Link(state),
+                Err(text) => Answer::Error { text },
+            }),
             _ => client.say(Answer::Error { text: "this sentry does not know that request".to_owned() }),
         }
     }
@@ -201,6 +207,50 @@ impl Operators {
             }
         };
         Err(text.to_owned())
+    }
+
+    /// Changes the faults of the link, if there is something to change, and says what they are.
+    fn link(&self, change: &LinkChange, core: &mut Core<Bindings>) -> Result<LinkState, String> {
+        let report =
+            |core: &Core<Bindings>| core.stack().link_report().ok_or_else(|| self.without_faults(core));
+        let current = report(core)?;
+        if *change == LinkChange::default() {
+            return Ok(link_state(&current));
+        }
+        let LinkFaults { mut incoming, mut outgoing } =
+            if change.reset { LinkFaults::default() } else { current.faults };
+        for (way, faults, text) in
+            [("in", &mut incoming, &change.incoming), ("out", &mut outgoing, &change.outgoing)]
+        {
+            faults.change(text).and_then(|()| faults.check()).map_err(|error| format!("{way}: {error}"))?;
+        }
+        let faults = LinkFaults { incoming, outgoing };
+        core.set_link_faults(faults, change.seed)
+            .map_err(|error| format!("the stack refuses that: {error}"))?;
+        let state = link_state(&report(core)?);
+        let setting = LinkSetting {
+            incoming: state.incoming.faults.clone(),
+            outgoing: state.outgoing.faults.clone(),
+            seed: state.seed,
+        };
+        // For a sentry that takes over; this one has what it was told.
+        let _ = core.kernel().launcher.send(&FromSentry::Link(setting));
+        Ok(state)
+    }
+
+    /// Why there are no faults to change.
+    fn without_faults(&self, core: &Core<Bindings>) -> String {
+        let stack = core.stack();
+        if matches!(self.ways.sockets, Sockets::Host) {
+            return "its sockets are the host's, so it has no link of its own".to_owned();
+        }
+        if stack.interfaces().iter().all(|interface| interface.loopback) {
+            return "it has no link: 'netgraft run --link' gives it one".to_owned();
+        }
+        format!(
+            "the stack {} has its device itself: start the sandbox with --link-delay 0ms, so that netgraft carries the frames",
+            stack.info().name
+        )
     }
 
     fn info(&self, core: &Core<Bindings>) -> Info {
@@ -295,6 +345,23 @@ fn tell_launcher(core: &mut Core<Bindings>, policy: &PolicySpec) -> io::Result<(
         if !more {
             return Ok(());
         }
+    }
+}
+
+fn link_state(report: &LinkReport) -> LinkState {
+    let direction = |faults: &Faults, counts: &Counts| Direction {
+        faults: faults.to_string(),
+        frames: counts.frames,
+        overflowed: counts.overflowed,
+        lost: counts.lost,
+        corrupted: counts.corrupted,
+        duplicated: counts.duplicated,
+        reordered: counts.reordered,
+    };
+    LinkState {
+        incoming: direction(&report.faults.incoming, &report.incoming),
+        outgoing: direction(&report.faults.outgoing, &report.outgoing),
+        seed: report.seed,
     }
 }
 

@@ -24,7 +24,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::fault_args::FaultArgs;
 use crate::link_option::{AddressOption, LinkOption};
-use crate::operator::SsArgs;
+use crate::operator::{LinkArgs, SsArgs};
 use crate::pcap_args::PcapArgs;
 use crate::policy_args::{PolicyArgs, PolicyCommand};
 use crate::program_args::ProgramArgs;
@@ -80,6 +80,9 @@ enum Subcommands {
     },
     /// Show the sockets of a sandbox, as ss(8) prints those of a machine
     Ss(SsArgs),
+    /// Show the faults of a sandbox's link, and change them while it runs
+    #[command(after_help = LINK_HELP)]
+    Link(Box<LinkArgs>),
     /// Print the system call profile that programs have by default, to be changed and given to --seccomp
     Seccomp,
     /// Write a small stack that is whole, with build files and its test: to begin a stack of your own with
@@ -88,6 +91,15 @@ enum Subcommands {
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
 }
+
+const LINK_HELP: &str = "\
+Examples:
+  netgraft link 4711
+      the faults of the link of sandbox 4711 ('netgraft list' shows the numbers), and what became of its frames
+  netgraft link 4711 --link-loss 1% --link-delay out:25ms
+      from now on: a fault that is not named stays as it is
+  netgraft link 4711 --reset
+      none from now on";
 
 const CHECK_HELP: &str = "\
 A stack in a file runs in processes of its own for each case, which have no rights, files and network of yours, and may
@@ -333,6 +345,8 @@ pub(crate) enum Command {
     },
     /// Show the sockets of a sandbox.
     Ss(SsArgs),
+    /// Show or change the faults of its link.
+    Link(Box<LinkArgs>),
     /// Write a new stack.
     NewStack(NewStack),
     /// Run the conformance suite.
@@ -379,6 +393,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Subcommands::Policy(command) => return Ok(Command::Policy(command)),
         Subcommands::List { json } => return Ok(Command::List { json }),
         Subcommands::Ss(args) => return Ok(Command::Ss(args)),
+        Subcommands::Link(args) => return Ok(Command::Link(args)),
         Subcommands::NewStack(NewStackArgs { dir, language, source }) => {
             let command = std::env::current_exe().unwrap_or_else(|_| "netgraft".into());
             return Ok(Command::NewStack(NewStack { dir, language, source, command }));
