@@ -222,6 +222,16 @@ impl Network {
             .collect();
         Network { interfaces, routes, of_host: false }
     }
+
+    /// The same of the host's own network: of its devices those that carry addresses, which getaddrinfo(3) asks for
+    /// (`AI_ADDRCONFIG`).
+    #[must_use]
+    pub fn of_host(stack: &(impl inet::Stack + ?Sized)) -> Network {
+        let mut network = Network::of(stack);
+        network.interfaces.retain(|interface| interface.up && !interface.addresses.is_empty());
+        network.of_host = true;
+        network
+    }
 }
 
 /// What happened in a sandbox.

@@ -15,14 +15,14 @@ use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
 use netgraft_plugin::stack::SetupError;
-use netgraft_plugin::{LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
+use netgraft_plugin::{InitStackArgs, LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::door::Door;
 use super::groups::Groups;
 use super::jobs::{AfterStop, Jobs};
 use super::keeper;
-use super::mirror::{self, Link, Mirror};
+use super::mirror::{self, Link, Making, Mirror};
 use super::output::Shown;
 use super::programs::{self, Further, Home, ProgramId};
 use super::pty::Pty;
@@ -34,7 +34,8 @@ use super::tree::{self, LauncherEnds, Plan};
 use super::uplink::Uplink;
 use super::veth::{self, Veth};
 use super::watchdog::{Look, Watchdog};
-use crate::control::{self, FromSentry, Summary, ToSentry};
+use crate::clock;
+use crate::control::{self, FromSentry, Network, Summary, ToSentry};
 use crate::error::RunError;
 use crate::vitals::UnderWay;
 
@@ -407,6 +408,7 @@ impl Launcher {
     /// Brings the sandbox up to the point where the program is executed.
     pub(super) fn start(&mut self, stack: &mut dyn PluginStack) -> Result<(), RunError> {
         let mut handed_over: Option<PreInitStack> = None;
+        let mut devices: Option<Making> = None;
         loop {
             match self.next(None)? {
                 Some(Incoming::Report(Report::NeedsIdMaps, helper)) => {
@@ -424,6 +426,11 @@ impl Launcher {
                         self.spare = Some(Spare::new(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
                     }
                     let mut prepared = self.prepare_stack(stack, pid.unsigned_abs())?;
+                    if self.plan.host_network {
+                        // What the sentry will say of it, some milliseconds of the kernel's work earlier.
+                        devices = network_of_host(stack, &prepared)
+                            .map(|network| mirror::begin(&network, pid, false));
+                    }
                     if let Some(uplink) = &self.uplink {
                         prepared.fds.insert(0, uplink.socket().map_err(step(Step::Handover))?);
                     }
@@ -454,7 +461,11 @@ impl Launcher {
                     {
                         tracing::info!("inside, the link {link} is {}", printable(&interface.name));
                     }
-                    self.mirror = mirror::show(&network, program, self.plan.sentry.is_private)?;
+                    let is_private = self.plan.sentry.is_private;
+                    self.mirror = devices
+                        .take()
+                        .unwrap_or_else(|| mirror::begin(&network, program, is_private))
+                        .finish()?;
                     self.hand_over_links().map_err(step(Step::Handover))?;
                     self.jobs.place(program).map_err(step(Step::Supervise))?;
                     self.reap_helpers();
@@ -876,6 +887,13 @@ impl Drop for Launcher {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// The host's network, as a stack in the launcher's own namespace sees it; `None` if it cannot say.
+fn network_of_host(stack: &mut dyn PluginStack, prepared: &PreInitStack) -> Option<Network> {
+    let fds = prepared.fds.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>().ok()?;
+    stack.init(InitStackArgs { init_str: prepared.init_str.clone(), fds, now: clock::now() }).ok()?;
+    Some(Network::of_host(stack))
 }
 
 /// Whether a signal asks for no end of a sandbox that is being made.

@@ -280,12 +280,10 @@ fn serve(
         // A link that can be changed can be so again.
         let _ = stack.set_link_faults(faults, Some(seed));
     }
-    let mut seen = Network::of(stack.as_ref());
-    if matches!(network, SentryNetwork::Caller) {
-        // Of the host's devices those that carry addresses: getaddrinfo(3) asks for them (AI_ADDRCONFIG).
-        seen.interfaces.retain(|interface| interface.up && !interface.addresses.is_empty());
-        seen.of_host = true;
-    }
+    let seen = match network {
+        SentryNetwork::Caller => Network::of_host(stack.as_ref()),
+        SentryNetwork::Own | SentryNetwork::Former(_) => Network::of(stack.as_ref()),
+    };
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
     (plan.main.run)(SentryArgs {
         stack,
