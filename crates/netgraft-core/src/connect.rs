@@ -126,6 +126,9 @@ impl<K: Kernel> Core<K> {
         blocking: bool,
     ) -> Outcome {
         let id = subject.id;
+        if let Some(socket) = self.table.get_mut(id) {
+            socket.toward = Some(addr);
+        }
         match self.route_connect(&request.caller, id, addr)? {
             Route::Stack => {}
             Route::Joined(listener) => {
@@ -332,7 +335,7 @@ impl<K: Kernel> Core<K> {
         self.enter(id, State::Fresh);
     }
 
-    fn connect_failed(&mut self, id: SocketId, error: Error) {
+    pub(crate) fn connect_failed(&mut self, id: SocketId, error: Error) {
         let waiting = self.parked.take_connects(id);
         match self.table.get(id).map(|s| &s.state) {
             // The surrogate is as it was: the program may try again.

@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use netgraft_plugin::faults::LinkFaults;
 use netgraft_plugin::inet::Statistics;
 use netgraft_plugin::{Event, Events, Handle, Instant, PluginStack};
 
@@ -168,6 +169,14 @@ impl<K: Kernel> Core<K> {
     #[must_use]
     pub fn stack(&self) -> &Stack {
         &self.stack
+    }
+
+    /// Replaces the faults of the stack's link: [`PluginStack::set_link_faults`].
+    ///
+    /// # Errors
+    /// If it has none that can be changed.
+    pub fn set_link_faults(&mut self, faults: LinkFaults, seed: Option<u64>) -> netgraft_plugin::Result<()> {
+        self.stack.set_link_faults(faults, seed)
     }
 
     /// What was counted.

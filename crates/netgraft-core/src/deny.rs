@@ -58,18 +58,23 @@ impl Denials {
 impl<K: Kernel> Core<K> {
     /// Where a flow of a call goes. What is denied is told to the operator.
     pub(crate) fn route(&mut self, caller: &Caller, flow: &Flow) -> Route {
-        // To an address of the stack's own it stays in the sandbox, and is decided as what goes over its loopback.
-        let inner = if self.router.own_is_loopback() {
-            flow.within(|ip| !ip.is_loopback() && self.is_own(ip))
-        } else {
-            None
-        };
-        let decided = inner.unwrap_or(*flow);
+        let decided = self.decided(flow);
         let route = self.router.route(&decided);
         if matches!(route, Route::Denied(_)) {
             self.tell_denied(Some(caller), &decided);
         }
         route
+    }
+
+    /// The flow that is decided on: to an address of the stack's own it stays in the sandbox, and is decided as what goes over
+    /// its loopback.
+    pub(crate) fn decided(&self, flow: &Flow) -> Flow {
+        let inner = if self.router.own_is_loopback() {
+            flow.within(|ip| !ip.is_loopback() && self.is_own(ip))
+        } else {
+            None
+        };
+        inner.unwrap_or(*flow)
     }
 
     /// Asks where a datagram of a socket goes, and refuses what is denied and answers nobody.

@@ -54,6 +54,8 @@ pub enum Side {
 pub(crate) struct Joined {
     /// Its addresses.
     pub(crate) pair: Pair,
+    /// Which side it is.
+    pub(crate) side: Side,
     /// What is left of a `connect` that does not block.
     pub(crate) opening: Opening,
     /// Whether this side has called shutdown(2) for sending.
@@ -222,7 +224,7 @@ impl<K: Kernel> Core<K> {
             }
         };
         let opening = if blocking { Opening::Done } else { Opening::Unreported };
-        self.enter(id, State::Joined(Joined { pair, opening, has_ended: false }));
+        self.enter(id, State::Joined(Joined { pair, side: Side::Client, opening, has_ended: false }));
         self.counts.connections_out += 1;
         self.counts.connections_in += 1;
         self.counts.connections_joined += 1;
@@ -368,7 +370,7 @@ impl<K: Kernel> Core<K> {
         (spec, pair, side): (SocketSpec, Pair, Side),
     ) -> Option<SocketId> {
         let cookie = self.kernel.cookie(file)?;
-        let state = State::Joined(Joined { pair, opening: Opening::Done, has_ended: false });
+        let state = State::Joined(Joined { pair, side, opening: Opening::Done, has_ended: false });
         let mut socket = Socket::new(spec, program, None, state).of(owner);
         if side == Side::Server {
             // What a listener was set to, its connections are (socket(7)), but for what is a listener's or a packet's.

@@ -42,6 +42,7 @@ mod program;
 mod pump;
 mod receive;
 mod refused;
+mod reload;
 mod restore;
 mod send;
 mod shutdown;
@@ -70,6 +71,7 @@ pub use private_link::{KernelSocket, PrivateLink, PrivateLinks};
 pub use program::{
     Caller, Files, ForeignCall, Gone, InjectError, Privilege, Program, ProgramId, Serves, total,
 };
+pub use reload::EndedFlows;
 pub use socket::Seen;
 pub use stack::Stack;
 pub use surrogate::{

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netgraft_plugin::{Kind, SocketSpec};
+use serde::{Deserialize, Serialize};
 
 use crate::table::SocketId;
 
@@ -77,7 +78,8 @@ pub enum Route {
 }
 
 /// The errno with which a denied flow fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Denial {
     /// EACCES, as a firewall that rejects locally.
     AccessDenied,

@@ -176,6 +176,8 @@ pub(crate) struct Socket<K: Files> {
     pub(crate) pending: Pending,
     /// What outlives a handle.
     pub(crate) setup: Setup,
+    /// Where a stream socket was connected to last, as the call had it.
+    pub(crate) toward: Option<SocketAddr>,
     /// `SO_RCVTIMEO` and `SO_SNDTIMEO`.
     timeouts: [Option<Duration>; 2],
     /// Control messages that the program wants.
@@ -203,6 +205,7 @@ impl<K: Files> Socket<K> {
             watch: None,
             pending: Pending::None,
             setup: Setup::default(),
+            toward: None,
             timeouts: [None; 2],
             ancillary: 0,
             kept: Kept::default(),

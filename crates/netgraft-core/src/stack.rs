@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 
 use netgraft_plugin::data::{Batch, Fill, Spare, Streamed, Take};
+use netgraft_plugin::faults::LinkFaults;
 use netgraft_plugin::{
     Error, Event, Events, Handle, Instant, PluginStack, Received, RecvFlags, Result, SendFlags, Shutdown,
     SocketOption, SocketSpec,
@@ -59,6 +60,13 @@ impl Stack {
     /// Ends it.
     pub fn destroy(&mut self) {
         self.inner.destroy();
+    }
+
+    /// [`netgraft_plugin::PluginStack::set_link_faults`]
+    pub fn set_link_faults(&mut self, faults: LinkFaults, seed: Option<u64>) -> Result<()> {
+        // Frames that were under way may be due now.
+        self.due = true;
+        self.inner.set_link_faults(faults, seed)
     }
 
     /// [`netgraft_plugin::Sockets::socket`]

@@ -4,7 +4,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use netgraft_core::policy::PolicySpec;
 use netgraft_linux::fdpass;
+use netgraft_plugin::faults::LinkFaults;
 use netgraft_plugin::{Cidr, inet};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -33,10 +35,42 @@ pub enum FromSentry {
     Keep(Kept),
     /// The socket of this cookie is gone.
     Forget(u64),
+    /// The faults of the link are these from now on, also those of a sentry that takes over.
+    Link(LinkSetting),
     /// The answer to [`ToSentry::Listener`]: the calls of this listener are served from now on.
     Attached(u32),
     /// The answer to [`ToSentry::Listener`] if the sentry does not serve it: why.
     NotAttached(u32, String),
+    /// A part of the rules that the operator has set, which a sentry that takes over keeps: with all settings and some rules.
+    Policy {
+        /// The part.
+        spec: PolicySpec,
+        /// Whether more parts follow.
+        more: bool,
+    },
+}
+
+/// The most rules of a part of [`FromSentry::Policy`].
+pub const RULES_A_PART: usize = 400;
+
+/// The faults of a link, as [`netgraft_plugin::faults::Faults`] are written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkSetting {
+    /// Those of frames to the stack.
+    pub incoming: String,
+    /// Those of frames from it.
+    pub outgoing: String,
+    /// Decides which frames they meet.
+    pub seed: u64,
+}
+
+impl LinkSetting {
+    /// The faults and the seed; `None` if the texts are none.
+    #[must_use]
+    pub fn parse(&self) -> Option<(LinkFaults, u64)> {
+        let (incoming, outgoing) = (self.incoming.parse().ok()?, self.outgoing.parse().ok()?);
+        Some((LinkFaults { incoming, outgoing }, self.seed))
+    }
 }
 
 /// A socket of the program that outlives its stack.
@@ -187,6 +221,16 @@ impl Network {
             })
             .collect();
         Network { interfaces, routes, of_host: false }
+    }
+
+    /// The same of the host's own network: of its devices those that carry addresses, which getaddrinfo(3) asks for
+    /// (`AI_ADDRCONFIG`).
+    #[must_use]
+    pub fn of_host(stack: &(impl inet::Stack + ?Sized)) -> Network {
+        let mut network = Network::of(stack);
+        network.interfaces.retain(|interface| interface.up && !interface.addresses.is_empty());
+        network.of_host = true;
+        network
     }
 }
 

@@ -4,23 +4,25 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netgraft_abi::Level;
+use netgraft_core::policy::{Loopback, MOST_RULES, Policy, PolicySpec, Rule};
 use netgraft_linux::fdpass::{self, wait_readable};
 use netgraft_linux::listener::Listener;
 use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::process::{self, Change, Wait};
 use netgraft_linux::signal::{self, Arrived, Signals};
 use netgraft_plugin::stack::SetupError;
-use netgraft_plugin::{LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
+use netgraft_plugin::{InitStackArgs, LinkConfig, PluginStack, PreInitStack, PreInitStackArgs};
 
 use super::crash::Cause;
 use super::door::Door;
 use super::groups::Groups;
 use super::jobs::{AfterStop, Jobs};
 use super::keeper;
-use super::mirror::{self, Link, Mirror};
+use super::mirror::{self, Link, Making, Mirror};
 use super::output::Shown;
 use super::programs::{self, Further, Home, ProgramId};
 use super::pty::Pty;
@@ -32,7 +34,8 @@ use super::tree::{self, LauncherEnds, Plan};
 use super::uplink::Uplink;
 use super::veth::{self, Veth};
 use super::watchdog::{Look, Watchdog};
-use crate::control::{self, FromSentry, Summary, ToSentry};
+use crate::clock;
+use crate::control::{self, FromSentry, Network, Summary, ToSentry};
 use crate::error::RunError;
 use crate::vitals::UnderWay;
 
@@ -104,6 +107,8 @@ pub(super) struct Launcher {
     pub(super) namespaces: NamespaceIds,
     /// How often a sentry has taken over.
     pub(super) restarts: u32,
+    /// Rules that the operator is setting, as far as the sentry has said them.
+    pub(super) rules: Vec<Rule>,
     /// The processes beside the sentry's successor that answer calls when there is no sentry any more.
     pub(super) stand_ins: Vec<i32>,
     /// The sentry's network namespace, if it has one of its own.
@@ -168,6 +173,7 @@ impl Launcher {
             listeners: BTreeMap::new(),
             namespaces: NamespaceIds::default(),
             restarts: 0,
+            rules: Vec::new(),
             stand_ins: Vec::new(),
             surrogates: None,
             keeper: None,
@@ -361,9 +367,37 @@ impl Launcher {
                     spare.forget(cookie);
                 }
             }
+            FromSentry::Policy { spec, more } => {
+                if let Err(what) = self.note_policy(spec, more) {
+                    return gone(Some(Cause::GaveUp(format!("it sent nonsense: {what}"))));
+                }
+            }
+            FromSentry::Link(setting) => {
+                if let Some(spare) = &mut self.spare {
+                    spare.link = Some(setting);
+                }
+            }
             message => return Ok(Some(Incoming::Sentry(message))),
         }
         Ok(None)
+    }
+
+    /// Notes rules that the operator has set: a sentry that takes over keeps them.
+    fn note_policy(&mut self, mut spec: PolicySpec, more: bool) -> Result<(), &'static str> {
+        if self.rules.len() + spec.rules.len() > MOST_RULES {
+            return Err("too many rules");
+        }
+        self.rules.append(&mut spec.rules);
+        if more {
+            return Ok(());
+        }
+        spec.rules = std::mem::take(&mut self.rules);
+        if self.plan.host_network {
+            spec.loopback = Loopback::OfHost;
+        }
+        tracing::info!("the operator has set other rules: {}", spec.rules.len());
+        *self.plan.sentry.policy.borrow_mut() = Some(Arc::new(Policy::new(spec)));
+        Ok(())
     }
 
     /// Says something when the program is started.
@@ -374,6 +408,7 @@ impl Launcher {
     /// Brings the sandbox up to the point where the program is executed.
     pub(super) fn start(&mut self, stack: &mut dyn PluginStack) -> Result<(), RunError> {
         let mut handed_over: Option<PreInitStack> = None;
+        let mut devices: Option<Making> = None;
         loop {
             match self.next(None)? {
                 Some(Incoming::Report(Report::NeedsIdMaps, helper)) => {
@@ -391,6 +426,11 @@ impl Launcher {
                         self.spare = Some(Spare::new(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
                     }
                     let mut prepared = self.prepare_stack(stack, pid.unsigned_abs())?;
+                    if self.plan.host_network {
+                        // What the sentry will say of it, some milliseconds of the kernel's work earlier.
+                        devices = network_of_host(stack, &prepared)
+                            .map(|network| mirror::begin(&network, pid, false));
+                    }
                     if let Some(uplink) = &self.uplink {
                         prepared.fds.insert(0, uplink.socket().map_err(step(Step::Handover))?);
                     }
@@ -421,7 +461,11 @@ impl Launcher {
                     {
                         tracing::info!("inside, the link {link} is {}", printable(&interface.name));
                     }
-                    self.mirror = mirror::show(&network, program, self.plan.sentry.is_private)?;
+                    let is_private = self.plan.sentry.is_private;
+                    self.mirror = devices
+                        .take()
+                        .unwrap_or_else(|| mirror::begin(&network, program, is_private))
+                        .finish()?;
                     self.hand_over_links().map_err(step(Step::Handover))?;
                     self.jobs.place(program).map_err(step(Step::Supervise))?;
                     self.reap_helpers();
@@ -501,13 +545,17 @@ impl Launcher {
         let places = self.listeners.keys().copied().collect();
         let home = self.namespaces;
         let (init_str, kept) = (stack.init_str.clone(), Vec::new());
-        let message =
-            sentry::handover(Handover { init_str, listeners: places, kept, home, is_successor: false })
-                .ok()
-                .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
-                .ok_or_else(|| {
-                    RunError::Sentry("the stack hands over more than one message can carry".to_owned())
-                })?;
+        let message = sentry::handover(Handover {
+            init_str,
+            listeners: places,
+            kept,
+            link: None,
+            home,
+            is_successor: false,
+        })
+        .ok()
+        .filter(|_| stack.fds.len() < fdpass::MAX_FDS)
+        .ok_or_else(|| RunError::Sentry("the stack hands over more than one message can carry".to_owned()))?;
         let fds: Vec<_> = self.listeners.values().chain(&stack.fds).map(AsFd::as_fd).collect();
         fdpass::send(self.ends()?.control.as_fd(), &message, &fds).map_err(step(Step::Handover))?;
         if let Some(spare) = &mut self.spare {
@@ -841,6 +889,13 @@ impl Drop for Launcher {
     }
 }
 
+/// The host's network, as a stack in the launcher's own namespace sees it; `None` if it cannot say.
+fn network_of_host(stack: &mut dyn PluginStack, prepared: &PreInitStack) -> Option<Network> {
+    let fds = prepared.fds.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>().ok()?;
+    stack.init(InitStackArgs { init_str: prepared.init_str.clone(), fds, now: clock::now() }).ok()?;
+    Some(Network::of_host(stack))
+}
+
 /// Whether a signal asks for no end of a sandbox that is being made.
 fn is_no_end(signal: i32) -> bool {
     matches!(signal, libc::SIGCHLD | libc::SIGCONT | libc::SIGWINCH | libc::SIGURG)
@@ -865,8 +920,10 @@ fn said(message: FromSentry) -> Result<(), RunError> {
         | FromSentry::Keeper
         | FromSentry::Busy
         | FromSentry::Keep(_)
+        | FromSentry::Link(_)
         | FromSentry::Attached(_)
         | FromSentry::NotAttached(..)
+        | FromSentry::Policy { .. }
         | FromSentry::Forget(_) => Ok(()),
     }
 }

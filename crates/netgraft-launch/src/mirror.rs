@@ -91,32 +91,68 @@ impl Mirror {
     }
 }
 
-/// Makes the devices. The program's process waits meanwhile. What cannot be made is a warning: the program's
-/// sockets work without.
-///
-/// # Errors
-/// With `is_private` the devices are private links, and one that cannot be made leaves datagrams without a way out.
-pub(super) fn show(network: &Network, program: i32, is_private: bool) -> Result<Mirror, RunError> {
-    if network.interfaces.is_empty() {
-        return Ok(Mirror::default());
+/// Devices that are being made.
+pub(super) struct Making {
+    /// Private links, without which datagrams have no way out.
+    is_private: bool,
+    begun: Result<Option<Maker>, String>,
+}
+
+/// The process that makes the devices. Dropping it ends it.
+struct Maker {
+    pid: i32,
+    /// Where it says what it has made.
+    answer: OwnedFd,
+}
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        let _ = process::kill(self.pid, libc::SIGKILL);
+        reap(self.pid);
     }
-    let made = devices(network).and_then(|devices| {
-        make_in_child(&devices, program, is_private).map_err(|e| format!("cannot make devices for them: {e}"))
-    });
-    let (problems, mirror) = match made {
-        Ok((problems, mirror)) => (problems, mirror),
-        Err(problem) => (vec![problem], Mirror::default()),
+}
+
+/// Begins to make the devices. The program's process waits until they are finished.
+pub(super) fn begin(network: &Network, program: i32, is_private: bool) -> Making {
+    let begun = if network.interfaces.is_empty() {
+        Ok(None)
+    } else {
+        devices(network)
+            .and_then(|devices| make_in_child(&devices, program, is_private).map_err(cannot_make).map(Some))
     };
-    if is_private && mirror.links.is_empty() {
-        return Err(RunError::Options(format!(
-            "the private link of datagram sockets cannot be made: {}; add --datagrams stack to do without",
-            problems.join(", ")
-        )));
+    Making { is_private, begun }
+}
+
+impl Making {
+    /// Waits until the devices are there. What cannot be made is a warning: the program's sockets work without.
+    ///
+    /// # Errors
+    /// If they are private links and there is none.
+    pub(super) fn finish(self) -> Result<Mirror, RunError> {
+        let made = match self.begun {
+            Ok(None) => return Ok(Mirror::default()),
+            Ok(Some(maker)) => finish(maker).map_err(cannot_make),
+            Err(problem) => Err(problem),
+        };
+        let (problems, mirror) = match made {
+            Ok((problems, mirror)) => (problems, mirror),
+            Err(problem) => (vec![problem], Mirror::default()),
+        };
+        if self.is_private && mirror.links.is_empty() {
+            return Err(RunError::Options(format!(
+                "the private link of datagram sockets cannot be made: {}; add --datagrams stack to do without",
+                problems.join(", ")
+            )));
+        }
+        for problem in problems {
+            tracing::warn!("the program does not see all of the stack's interfaces: {problem}");
+        }
+        Ok(mirror)
     }
-    for problem in problems {
-        tracing::warn!("the program does not see all of the stack's interfaces: {problem}");
-    }
-    Ok(mirror)
+}
+
+fn cannot_make(error: io::Error) -> String {
+    format!("cannot make devices for them: {error}")
 }
 
 /// Checks what the sentry says.
@@ -234,37 +270,31 @@ fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-fn make_in_child(devices: &[Device], program: i32, is_private: bool) -> io::Result<(Vec<String>, Mirror)> {
+fn make_in_child(devices: &[Device], program: i32, is_private: bool) -> io::Result<Maker> {
     let pidfd = process::pidfd(program)?;
-    let (ours, theirs) = fdpass::pair()?;
-    let maker = process::fork(|| match make_all(devices, is_private, pidfd.as_fd(), theirs.as_fd()) {
+    let (answer, theirs) = fdpass::pair()?;
+    let pid = process::fork(|| match make_all(devices, is_private, pidfd.as_fd(), theirs.as_fd()) {
         Ok(()) => 0,
         Err(_) => 1,
     })?;
-    drop(theirs);
-    let received = match wait_readable([Some(ours.as_fd())], Some(TIME)) {
-        Ok([true]) => fdpass::receive(ours.as_fd(), REPORT_LIMIT),
-        Ok([false]) => Err(io::ErrorKind::TimedOut.into()),
-        Err(error) => Err(error),
+    Ok(Maker { pid, answer })
+}
+
+/// Waits for what the maker says; it has nothing left to do then.
+fn finish(maker: Maker) -> io::Result<(Vec<String>, Mirror)> {
+    let answer = maker.answer.as_fd();
+    let received = match wait_readable([Some(answer)], Some(TIME))? {
+        [true] => fdpass::receive(answer, REPORT_LIMIT)?,
+        [false] => return Err(io::ErrorKind::TimedOut.into()),
     };
-    let told = received.and_then(|received| {
-        let (report, fds) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
-        sort_out(serde_json::from_slice(&report)?, fds)
-    });
-    match told {
-        Ok((problems, mirror)) => {
-            for link in &mirror.links {
-                // The maker has not the launcher's rights; where that has none either, the default has to do.
-                let _ = enlarge(link.socket.as_fd());
-            }
-            Ok((problems, Mirror { maker: Some(maker), ..mirror }))
-        }
-        Err(error) => {
-            let _ = process::kill(maker, libc::SIGKILL);
-            reap(maker);
-            Err(error)
-        }
+    let (report, fds) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let (problems, mirror) = sort_out(serde_json::from_slice(&report)?, fds)?;
+    for link in &mirror.links {
+        // The maker has not the launcher's rights; where that has none either, the default has to do.
+        let _ = enlarge(link.socket.as_fd());
     }
+    let maker = Some(std::mem::ManuallyDrop::new(maker).pid);
+    Ok((problems, Mirror { maker, ..mirror }))
 }
 
 /// Finds out what each descriptor is.

@@ -9,12 +9,13 @@
 
 use std::net::SocketAddr;
 
+use netgraft_core::policy::PolicySpec;
 use serde::{Deserialize, Serialize};
 
 /// The version of the messages.
 pub const VERSION: u32 = 1;
 /// The most bytes that a request has, its end of line included.
-pub const MOST_REQUEST: usize = 1 << 20;
+pub const MOST_REQUEST: usize = 4 << 20;
 /// The most bytes that one message of an answer has.
 pub const MOST_ANSWER: usize = 1 << 20;
 
@@ -45,6 +46,32 @@ pub enum Request {
     Info,
     /// The sockets that the sentry has: an [`Answer::Socket`] each, then [`Answer::Done`].
     Sockets,
+    /// Other rules, for what begins from now on: [`Answer::PolicySet`], or an error, and then the rules stay as they are.
+    SetPolicy {
+        /// The rules.
+        policy: PolicySpec,
+        /// Whether what goes on and is denied by them is ended.
+        kill: bool,
+    },
+    /// Changes what happens to the frames of the link: [`Answer::Link`], with what is in force then.
+    Link(LinkChange),
+}
+
+/// A change of the link's faults; the default changes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkChange {
+    /// Whether all faults end first.
+    pub reset: bool,
+    /// Faults of the frames to the stack, as [`netgraft_plugin::faults::Faults::change`] reads them. Those that are not named
+    /// stay.
+    #[serde(rename = "in")]
+    pub incoming: String,
+    /// Those of the frames from it.
+    #[serde(rename = "out")]
+    pub outgoing: String,
+    /// Decides anew which frames they meet.
+    pub seed: Option<u64>,
 }
 
 /// An answer with its version.
@@ -74,6 +101,15 @@ pub enum Answer {
     Info(Info),
     /// A part of the answer to [`Request::Sockets`].
     Socket(SocketLine),
+    /// To [`Request::SetPolicy`]: the rules are kept from now on.
+    PolicySet {
+        /// How many flows were ended.
+        ended: u64,
+        /// How many were to be ended and go on, since no descriptor of theirs was found.
+        left: u64,
+    },
+    /// To [`Request::Link`].
+    Link(LinkState),
     /// The last message of an answer that has several, or all that there is to say.
     Done,
     /// Why there is no answer.
@@ -108,6 +144,38 @@ pub enum Behind {
     StackAndKernel,
     /// The host's sockets.
     Host,
+}
+
+/// The link of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkState {
+    /// What happens to frames to the stack, and what has.
+    #[serde(rename = "in")]
+    pub incoming: Direction,
+    /// To those from it.
+    #[serde(rename = "out")]
+    pub outgoing: Direction,
+    /// Decides which frames that are.
+    pub seed: u64,
+}
+
+/// One direction of a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Direction {
+    /// As [`netgraft_plugin::faults::Faults`] are written.
+    pub faults: String,
+    /// All frames.
+    pub frames: u64,
+    /// Those that found the queue full.
+    pub overflowed: u64,
+    /// Those lost on the way.
+    pub lost: u64,
+    /// Those that were damaged.
+    pub corrupted: u64,
+    /// Those that came twice.
+    pub duplicated: u64,
+    /// Those that were held back.
+    pub reordered: u64,
 }
 
 /// A socket.

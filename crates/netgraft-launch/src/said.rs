@@ -60,11 +60,16 @@ impl Ear {
                 FromSentry::Summary(Summary { stack, ..summary })
             }
             FromSentry::Keep(kept) => FromSentry::Keep(check_kept(kept)?),
+            FromSentry::Link(setting) => match setting.parse() {
+                Some(_) => FromSentry::Link(setting),
+                None => return Err("faults of a link that are none".to_owned()),
+            },
             other @ (FromSentry::Ready(_)
             | FromSentry::NetworkNamespace
             | FromSentry::Keeper
             | FromSentry::Busy
             | FromSentry::Forget(_)
+            | FromSentry::Policy { .. }
             | FromSentry::Attached(_)) => other,
         }))
     }

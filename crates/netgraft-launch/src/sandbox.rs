@@ -1,5 +1,6 @@
 //! A sandbox from its making to its end, for who runs one program in it and for who runs several.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::hash::RandomState;
 use std::io;
@@ -223,7 +224,7 @@ impl Sandbox {
                 join: network.join,
                 sockets,
                 is_private,
-                policy: network.policy.clone().map(|spec| Arc::new(Policy::new(spec))),
+                policy: RefCell::new(network.policy.clone().map(|spec| Arc::new(Policy::new(spec)))),
                 name_keys: RandomState::new(),
                 main: sentry,
             },

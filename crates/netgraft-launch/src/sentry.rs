@@ -1,6 +1,7 @@
 //! The sentry's process: it drops everything that it does not need, then brings the stack up and serves.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::hash::RandomState;
 use std::io::{self, PipeReader, Read};
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::allow::{self, Origin};
 use super::keeper;
 use crate::clock;
-use crate::control::{self, FromSentry, Kept, Network};
+use crate::control::{self, FromSentry, Kept, LinkSetting, Network};
 use crate::join::Join;
 use crate::output::Output;
 use crate::spec::SocketLimits;
@@ -124,7 +125,7 @@ pub(super) struct SentryPlan {
     /// Whether datagrams pass over private links.
     pub(super) is_private: bool,
     /// Who may talk to whom.
-    pub(super) policy: Option<Arc<Policy>>,
+    pub(super) policy: RefCell<Option<Arc<Policy>>>,
     /// Keys for names that every sentry of the sandbox is to know.
     pub(super) name_keys: RandomState,
     /// What it runs when it is confined.
@@ -151,6 +152,8 @@ pub(super) struct Handover {
     pub(super) listeners: Vec<u32>,
     /// What a sentry before this one said of sockets that are to be made again.
     pub(super) kept: Vec<Kept>,
+    /// And of the link's faults, if they were changed.
+    pub(super) link: Option<LinkSetting>,
     /// The namespaces of the programs.
     pub(super) home: NamespaceIds,
     /// Whether there was a sentry before this one, which knew who may have left them.
@@ -262,7 +265,7 @@ fn serve(
     let Some((bytes, mut fds)) = message else { return Err("the launcher is gone".to_owned()) };
     let handover: Handover =
         serde_json::from_slice(&bytes).map_err(|e| format!("the handover is malformed: {e}"))?;
-    let Handover { init_str, listeners, kept, home, is_successor } = handover;
+    let Handover { init_str, listeners, kept, link, home, is_successor } = handover;
     if fds.len() < listeners.len() {
         return Err("the handover has too few descriptors".to_owned());
     }
@@ -273,12 +276,14 @@ fn serve(
     let mut stack =
         early.map_or_else(|| make_confined(plan, control.as_fd(), calls.as_ref(), &disposal), Ok)?;
     stack.init(InitStackArgs { init_str, fds, now: clock::now() }).map_err(|e| e.to_string())?;
-    let mut seen = Network::of(stack.as_ref());
-    if matches!(network, SentryNetwork::Caller) {
-        // Of the host's devices those that carry addresses: getaddrinfo(3) asks for them (AI_ADDRCONFIG).
-        seen.interfaces.retain(|interface| interface.up && !interface.addresses.is_empty());
-        seen.of_host = true;
+    if let Some((faults, seed)) = link.and_then(|link| link.parse()) {
+        // A link that can be changed can be so again.
+        let _ = stack.set_link_faults(faults, Some(seed));
     }
+    let seen = match network {
+        SentryNetwork::Caller => Network::of_host(stack.as_ref()),
+        SentryNetwork::Own | SentryNetwork::Former(_) => Network::of(stack.as_ref()),
+    };
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
     (plan.main.run)(SentryArgs {
         stack,
@@ -296,7 +301,7 @@ fn serve(
         join: plan.join,
         sockets: plan.sockets,
         is_private: plan.is_private,
-        policy: plan.policy.clone(),
+        policy: plan.policy.borrow().clone(),
         name_keys: plan.name_keys.clone(),
     })
     .map_err(cannot("go on"))

@@ -202,7 +202,7 @@ fn check_link(
     let linked = config.link != LinkConfig::None || veth.is_some();
     let addressed =
         !config.addresses.is_empty() || !config.gateways.is_empty() || !config.neighbours.is_empty();
-    if !linked && !config.wrappers.faults.is_none() {
+    if !linked && (!config.wrappers.faults.is_none() || config.wrappers.changeable) {
         return Err(RunError::Options(
             "--link-delay, --link-loss and the like are faults of a link: give a --link, passt, tap:NAME or packet:IFACE"
                 .to_owned(),

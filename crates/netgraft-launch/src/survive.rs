@@ -23,7 +23,7 @@ use super::report::Role;
 use super::sentry::{self, Handover, SentryNetwork};
 use super::stand_in;
 use super::watchdog::Watchdog;
-use crate::control::{Kept, KeptRole};
+use crate::control::{Kept, KeptRole, LinkSetting};
 
 /// How many restarts there may be in [`WINDOW`].
 const RESTARTS: usize = 5;
@@ -46,6 +46,8 @@ pub(super) struct Spare {
     pub(super) fds: Vec<OwnedFd>,
     /// Sockets that are to be made again, by cookie.
     kept: HashMap<u64, Kept>,
+    /// Faults of the link that were set while it ran.
+    pub(super) link: Option<LinkSetting>,
     /// When there were restarts.
     restarts: VecDeque<Instant>,
 }
@@ -59,6 +61,7 @@ impl Spare {
             init_str: String::new(),
             fds: Vec::new(),
             kept: HashMap::new(),
+            link: None,
             restarts: VecDeque::new(),
         })
     }
@@ -234,7 +237,9 @@ impl Launcher {
         kept.sort_by_key(|kept| kept.role == KeptRole::Datagrams);
         let fds: Vec<_> = listeners.values().chain(&spare.fds).map(AsFd::as_fd).collect();
         let (init_str, listeners) = (spare.init_str.clone(), self.listeners.keys().copied().collect());
-        let message = sentry::handover(Handover { init_str, listeners, kept, home, is_successor: true })?;
+        let link = spare.link.clone();
+        let message =
+            sentry::handover(Handover { init_str, listeners, kept, link, home, is_successor: true })?;
         // One that has ended already is told by the hang-up of this socket.
         let _ = fdpass::send(control.as_fd(), &message, &fds);
         if let Some(ends) = &mut self.ends {
@@ -244,6 +249,8 @@ impl Launcher {
         self.control_open = true;
         self.ear = self.ear.of_next();
         self.restarts += 1;
+        // What it had begun to say of other rules.
+        self.rules.clear();
         self.watchdog = Watchdog::new(Instant::now());
         Ok(())
     }
@@ -270,6 +277,7 @@ mod tests {
             init_str: String::new(),
             fds: Vec::new(),
             kept: HashMap::new(),
+            link: None,
             restarts: VecDeque::new(),
         };
         let start = Instant::now();

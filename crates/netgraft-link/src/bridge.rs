@@ -24,6 +24,7 @@ use netgraft_plugin::{Error, Instant, Result};
 
 use crate::cut::Cutter;
 use crate::device::Rebuilt;
+use crate::faulty::Dial;
 use crate::pcap::Recorder;
 
 /// Frames of one direction and one call.
@@ -52,6 +53,7 @@ pub struct Bridge {
     /// The stack's end is behind it; `None` once that is closed.
     channel: Option<Channel>,
     recorder: Option<Recorder>,
+    dial: Option<Dial>,
     cutter: Cutter,
     /// Frames that the link had no room for.
     waiting: VecDeque<(Vec<u8>, FrameMeta)>,
@@ -75,6 +77,7 @@ impl Bridge {
             link,
             channel: Some(Channel::from_fd(own)),
             recorder: rebuilt.recorder,
+            dial: rebuilt.dial,
             cutter: Cutter::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -309,6 +312,12 @@ impl Bridge {
     pub fn recording(&self) -> Option<Box<dyn Recording>> {
         let recorder = self.recorder.clone()?;
         Some(Box::new(recorder))
+    }
+
+    /// Changes the faults of the link, if it has such.
+    #[must_use]
+    pub fn dial(&self) -> Option<&Dial> {
+        self.dial.as_ref()
     }
 
     /// When [`Bridge::receive`] and [`Bridge::send`] are to be called at the latest.

@@ -13,7 +13,7 @@ use netgraft_plugin::{
 
 use crate::capture::Captured;
 use crate::cut::Cutter;
-use crate::faulty::Faulty;
+use crate::faulty::{Dial, Faulty};
 use crate::leased::Leased;
 use crate::passt::PasstLink;
 use crate::pcap::Recorder;
@@ -108,6 +108,9 @@ pub struct Rebuilt {
     /// The capture, if there is one, for what crosses no link: the stack's loopback. The stack flushes it when it has
     /// polled.
     pub recorder: Option<Recorder>,
+    /// Changes the faults of the link, if there is one; the stack's
+    /// [`set_link_faults`](netgraft_plugin::PluginStack::set_link_faults) turns it.
+    pub dial: Option<Dial>,
 }
 
 /// Makes the link again of what [`open`] gave, in the sentry: what a stack's `init` is passed. `name` is what the stack
@@ -130,9 +133,10 @@ pub fn rebuild(
         None => None,
     };
     let mut link = bare(text, fds, (wrappers.mtu.map_or(usize::MAX, usize::from), wrappers.vlan))?;
-    if !wrappers.faults.is_none() {
-        link =
-            link.map(|link| Box::new(Faulty::new(link, wrappers.faults, wrappers.seed).0) as Box<dyn Link>);
+    let mut dial = None;
+    if let Some(bare) = link.take() {
+        let (faulty, its) = Faulty::new(bare, wrappers.faults, wrappers.seed);
+        (link, dial) = (Some(Box::new(faulty) as Box<dyn Link>), Some(its));
     }
     if let (Some(bare), Some(recorder)) = (link.take_if(|_| recorder.is_some()), &recorder) {
         let on = recorder.interface(name, bare.medium());
@@ -143,7 +147,7 @@ pub fn rebuild(
     if !wrappers.terms.is_empty() {
         link = link.map(|link| Box::new(Leased::new(link, &wrappers.terms)) as Box<dyn Link>);
     }
-    Ok(Rebuilt { link, recorder })
+    Ok(Rebuilt { link, recorder, dial })
 }
 
 fn bare(
@@ -285,6 +289,10 @@ impl Link for TapLink {
         self.rest = Rest::Here;
     }
 
+    fn resume_offload(&mut self) {
+        self.rest = Rest::Kernel;
+    }
+
     fn receive(&mut self, _now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
         let TapLink { tap, rest, cutter, .. } = self;
         for count in 0..limit {
@@ -332,6 +340,10 @@ impl Link for PacketLink {
 
     fn refuse_offload(&mut self) {
         self.rest = Rest::Here;
+    }
+
+    fn resume_offload(&mut self) {
+        self.rest = Rest::Kernel;
     }
 
     fn receive(&mut self, _now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {

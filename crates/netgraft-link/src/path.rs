@@ -6,6 +6,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use netgraft_plugin::Instant;
+pub use netgraft_plugin::faults::Counts;
 use netgraft_plugin::faults::{Faults, Loss, Share};
 
 use crate::random::Random;
@@ -14,23 +15,6 @@ use crate::random::Random;
 const HELD: usize = 64 << 20;
 /// Buffers that are kept for the next frames.
 const SPARE: usize = 1024;
-
-/// What became of the frames that went in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// All of them.
-    pub frames: u64,
-    /// Those that found the queue full, or more than 64 MiB under way.
-    pub overflowed: u64,
-    /// Those lost on the way.
-    pub lost: u64,
-    /// Those that were damaged.
-    pub corrupted: u64,
-    /// Those that came out twice.
-    pub duplicated: u64,
-    /// Those that were held back.
-    pub reordered: u64,
-}
 
 /// The state of a line that loses frames in bursts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +85,27 @@ impl Path {
             spare: Vec::new(),
             counts: Counts::default(),
         }
+    }
+
+    /// Decides what becomes of later frames as a path does that begins now with this seed.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random = Random::new(seed);
+        self.line = Line::Good;
+    }
+
+    /// From now on frames meet other faults. Those that are under way arrive at the latest when one that comes now would:
+    /// nobody waits for a long time that is not in force any more.
+    pub fn change(&mut self, now: Instant, faults: &Faults) {
+        if faults.rate.is_none() {
+            self.entering.clear();
+        }
+        let entered = self.entering.back().map_or(now, |last| now.max(*last));
+        let late = if faults.reorder == Share::NONE { Duration::ZERO } else { faults.reorder_by };
+        let next = entered + faults.delay.saturating_add(faults.jitter);
+        self.last_due = self.last_due.min(next);
+        let mut waiting = std::mem::take(&mut self.under_way).into_vec();
+        waiting.iter_mut().for_each(|frame| frame.due = frame.due.min(next + late));
+        self.under_way = waiting.into();
     }
 
     /// Takes a frame in at `now`, and decides what becomes of it.
@@ -408,5 +413,39 @@ mod tests {
             path.push(Instant::ZERO, &faults, &frame);
         }
         assert_eq!(path.counts().overflowed, 1);
+    }
+
+    #[test]
+    fn a_change_keeps_nobody_waiting_for_what_is_over() {
+        let ms = Duration::from_millis;
+        let hour = Faults { delay: Duration::from_secs(3600), ..Faults::default() };
+        let rate = Faults { rate: Rate::from_bits(8_000), ..Faults::default() };
+        for (before, after, due) in [
+            // Frames of 100 bytes take 100 ms; the last of three has entered after 300.
+            (hour, Faults::default(), [0, 0, 0, 0]),
+            (hour, Faults { delay: ms(20), ..hour }, [20, 20, 20, 20]),
+            (Faults { delay: ms(20), ..hour }, hour, [20, 20, 20, 3_600_000]),
+            (rate, Faults::default(), [0, 0, 0, 0]),
+            (
+                rate,
+                Faults { loss: Loss::None, duplicate: Share::NONE, queue: 9, ..rate },
+                [100, 200, 300, 400],
+            ),
+        ] {
+            let mut path = Path::new(0, 1);
+            for number in 0..3 {
+                path.push(Instant::ZERO, &before, &[number; 100]);
+            }
+            path.change(Instant::ZERO, &after);
+            path.push(Instant::ZERO, &after, &[3; 100]);
+            let mut seen = Vec::new();
+            while let Some(at) = path.next_deadline() {
+                let frame = path.pop(at).unwrap();
+                seen.push((frame[0], at.since(Instant::ZERO)));
+            }
+            let expected: Vec<_> = (0..4).zip(due.map(ms)).collect();
+            assert_eq!(seen, expected);
+            assert!(path.is_clear(&Faults::default()) || after.rate.is_some());
+        }
     }
 }

@@ -20,6 +20,10 @@ macro_rules! as_the_link_within {
             self.link.refuse_offload();
         }
 
+        fn resume_offload(&mut self) {
+            self.link.resume_offload();
+        }
+
         fn room(&self) -> Option<usize> {
             self.link.room()
         }

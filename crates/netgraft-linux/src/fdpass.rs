@@ -171,7 +171,12 @@ pub(crate) fn send_in(
 /// As recvmsg(2); [`io::ErrorKind::InvalidData`] if the message is longer than `limit` bytes or lost
 /// descriptors.
 pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    let mut data = vec![0_u8; limit];
+    // Room for what is there, not for the longest message, whose pages cost more than this look.
+    let length = next_length(socket)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let mut data = vec![0_u8; length.min(limit)];
     let mut fds = Vec::new();
     let (got, is_whole) = receive_in(&mut control_buffer(MAX_FDS), socket, &mut data, |fd| fds.push(fd))?;
     if got == 0 {
@@ -182,6 +187,21 @@ pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> io::Result<Option<(Vec<u
     }
     data.truncate(got);
     Ok(Some((data, fds)))
+}
+
+/// Waits for the next message: how many bytes it has, 0 if the peer is gone.
+fn next_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    // SAFETY: `msghdr` is plain data for which zero is valid: no room for anything.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    loop {
+        let flags = libc::MSG_PEEK | libc::MSG_TRUNC;
+        // SAFETY: the message has no buffers, into which the kernel could write.
+        let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+        match check(got as libc::c_int) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map(|length| length as usize),
+        }
+    }
 }
 
 /// The same with buffers of the caller's, so that nothing is allocated: how many bytes of `data` the message has, and whether
@@ -310,5 +330,18 @@ mod tests {
         assert_eq!(send(a.as_fd(), b"", &[]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         drop(b);
         assert_eq!(send(a.as_fd(), b"x", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_none_and_the_next_is_whole() {
+        let (ours, theirs) = pair().unwrap();
+        send(theirs.as_fd(), &[7; 100], &[theirs.as_fd()]).unwrap();
+        send(theirs.as_fd(), &[8; 10], &[theirs.as_fd()]).unwrap();
+        drop(theirs);
+        assert_eq!(receive(ours.as_fd(), 99).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let (data, fds) = receive(ours.as_fd(), 10).unwrap().unwrap();
+        assert_eq!((data, fds.len()), (vec![8; 10], 1));
+        drop(fds);
+        assert!(receive(ours.as_fd(), 10).unwrap().is_none());
     }
 }

@@ -243,6 +243,9 @@ pub struct Wrappers {
     pub faults: LinkFaults,
     /// Decides which frames are lost and so on.
     pub seed: u64,
+    /// Whether the faults are to be changeable while the stack runs also where that costs something: an object's frames, which
+    /// it else reads from the device itself, then pass through netgraft.
+    pub changeable: bool,
     /// What a capture keeps of frames, if they are captured. The launcher then hands the capture's socket over, as the last
     /// of the descriptors of `init`.
     pub capture: Option<CaptureConfig>,
@@ -306,13 +309,23 @@ impl Wrappers {
     /// These faults, decided by this seed.
     #[must_use]
     pub const fn of_faults(faults: LinkFaults, seed: u64) -> Wrappers {
-        Wrappers { faults, seed, capture: None, mtu: None, vlan: None, opened: None, terms: Vec::new() }
+        Wrappers {
+            faults,
+            seed,
+            changeable: false,
+            capture: None,
+            mtu: None,
+            vlan: None,
+            opened: None,
+            terms: Vec::new(),
+        }
     }
 
     /// Whether frames are left alone.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.faults.is_none()
+            && !self.changeable
             && self.capture.is_none()
             && self.mtu.is_none()
             && self.vlan.is_none()

@@ -37,6 +37,9 @@ macro_rules! contract {
                 fn owners(&self) -> Option<Arc<Owners>>;
                 #[quiet]
                 fn recording(&self) -> Option<Box<dyn Recording>>;
+                #[quiet]
+                fn link_report(&self) -> Option<LinkReport>;
+                fn set_link_faults(&mut self, faults: LinkFaults, seed: Option<u64>) -> Result<()>;
             }
             Sockets {
                 fn socket(&mut self, spec: SocketSpec) -> Result<Handle>;

@@ -165,6 +165,36 @@ impl LinkFaults {
     }
 }
 
+/// What became of the frames of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All of them.
+    pub frames: u64,
+    /// Those that found the queue full, or more than 64 MiB under way.
+    pub overflowed: u64,
+    /// Those lost on the way.
+    pub lost: u64,
+    /// Those that were damaged.
+    pub corrupted: u64,
+    /// Those that came out twice.
+    pub duplicated: u64,
+    /// Those that were held back.
+    pub reordered: u64,
+}
+
+/// What happens to the frames of a link whose faults can be changed, and what has happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkReport {
+    /// What happens.
+    pub faults: LinkFaults,
+    /// What decides which frames are lost and so on.
+    pub seed: u64,
+    /// What became of the frames to the stack.
+    pub incoming: Counts,
+    /// And of those from it.
+    pub outgoing: Counts,
+}
+
 /// A text that is no fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseFaultError {
@@ -175,7 +205,7 @@ pub enum ParseFaultError {
     #[error("'{0}' is not a time of at most an hour, such as 25ms, 200us or 1.5s")]
     Time(String),
     /// Not a rate.
-    #[error("'{0}' is not a rate, such as 100mbit, 1.5gbit or 56kbit")]
+    #[error("'{0}' is not a rate, such as 100mbit, 1.5gbit, 56kbit or none")]
     Rate(String),
     /// Not a loss.
     #[error(
@@ -251,6 +281,35 @@ impl FromStr for Rate {
     }
 }
 
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1_000_000_000, "gbit"), (1_000_000, "mbit"), (1_000, "kbit")];
+        let (size, unit) = largest(self.bits(), &units).unwrap_or((1, "bit"));
+        write!(f, "{}{unit}", self.bits() / size)
+    }
+}
+
+/// The largest unit of which a number is a multiple.
+fn largest<'a>(number: u64, units: &[(u64, &'a str)]) -> Option<(u64, &'a str)> {
+    units.iter().copied().find(|(size, _)| number.is_multiple_of(*size))
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Loss::None => write!(f, "{}", Share::NONE),
+            Loss::Random(share) => write!(f, "{share}"),
+            Loss::Bursts(Bursts { begin, end, within, outside }) => {
+                write!(f, "burst:{begin}/{end}")?;
+                if (*within, *outside) != (Share::ALL, Share::NONE) {
+                    write!(f, "/{within}")?;
+                }
+                if *outside == Share::NONE { Ok(()) } else { write!(f, "/{outside}") }
+            }
+        }
+    }
+}
+
 impl FromStr for Loss {
     type Err = ParseFaultError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -278,6 +337,19 @@ fn time(text: &str) -> Result<Duration, ParseFaultError> {
     time.ok_or_else(|| ParseFaultError::Time(text.to_owned()))
 }
 
+/// A time as [`time`] reads it.
+struct Time(Duration);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No fault takes longer than an hour.
+        let nanos = u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX);
+        let units = [(1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")];
+        let (size, unit) = largest(nanos, &units).unwrap_or((1, "ns"));
+        write!(f, "{}{unit}", nanos / size)
+    }
+}
+
 /// One fault with its value, by name: how an operator describes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -294,8 +366,8 @@ pub enum Fault {
     Duplicate(Share),
     /// `corrupt`
     Corrupt(Share),
-    /// `rate`
-    Rate(Rate),
+    /// `rate`: RATE or none, which also ends what the queue was
+    Rate(Option<Rate>),
     /// `queue`
     Queue(u32),
 }
@@ -316,7 +388,8 @@ impl Fault {
             },
             "duplicate" => Fault::Duplicate(value.parse()?),
             "corrupt" => Fault::Corrupt(value.parse()?),
-            "rate" => Fault::Rate(value.parse()?),
+            "rate" if value == "none" => Fault::Rate(None),
+            "rate" => Fault::Rate(Some(value.parse()?)),
             "queue" => match value.parse() {
                 Ok(frames) if frames <= 1_000_000 => Fault::Queue(frames),
                 _ => return Err(ParseFaultError::Queue(value.to_owned())),
@@ -326,7 +399,80 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Fault::Delay(_) => "delay",
+            Fault::Jitter(_) => "jitter",
+            Fault::Loss(_) => "loss",
+            Fault::Reorder(..) => "reorder",
+            Fault::Duplicate(_) => "duplicate",
+            Fault::Corrupt(_) => "corrupt",
+            Fault::Rate(_) => "rate",
+            Fault::Queue(_) => "queue",
+        }
+    }
+
+    /// Its value, as [`Fault::parse`] reads it.
+    #[must_use]
+    pub fn value(&self) -> String {
+        match self {
+            Fault::Delay(time) | Fault::Jitter(time) => Time(*time).to_string(),
+            Fault::Loss(loss) => loss.to_string(),
+            Fault::Reorder(share, Faults::REORDER_BY) => share.to_string(),
+            Fault::Reorder(share, by) => format!("{share}:{}", Time(*by)),
+            Fault::Duplicate(share) | Fault::Corrupt(share) => share.to_string(),
+            Fault::Rate(rate) => rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string()),
+            Fault::Queue(frames) => frames.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    /// `NAME=VALUE`, as [`Faults::change`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name(), self.value())
+    }
+}
+
 impl Faults {
+    /// Those that are not as in the default.
+    pub fn all(&self) -> impl Iterator<Item = Fault> {
+        let default = Faults::default();
+        let pairs = self.each().into_iter().zip(default.each());
+        pairs.filter(|(fault, default)| fault != default).map(|(fault, _)| fault)
+    }
+
+    const fn each(&self) -> [Fault; 8] {
+        [
+            Fault::Delay(self.delay),
+            Fault::Jitter(self.jitter),
+            Fault::Loss(self.loss),
+            Fault::Reorder(self.reorder, self.reorder_by),
+            Fault::Duplicate(self.duplicate),
+            Fault::Corrupt(self.corrupt),
+            Fault::Rate(self.rate),
+            Fault::Queue(self.queue),
+        ]
+    }
+
+    /// Sets what a text names: `NAME=VALUE` as often as is wanted, with commas between; an empty text and `none` change
+    /// nothing. Whether they go together is for [`Faults::check`].
+    ///
+    /// # Errors
+    /// What is no fault; those in front of it are set.
+    pub fn change(&mut self, text: &str) -> Result<(), ParseFaultError> {
+        let text = if text == "none" { "" } else { text };
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let (name, value) =
+                part.split_once('=').ok_or_else(|| ParseFaultError::Unknown(part.to_owned()))?;
+            self.set(Fault::parse(name.trim(), value.trim())?);
+        }
+        Ok(())
+    }
+
     /// Sets one of them.
     pub fn set(&mut self, fault: Fault) {
         match fault {
@@ -336,7 +482,12 @@ impl Faults {
             Fault::Reorder(share, by) => (self.reorder, self.reorder_by) = (share, by),
             Fault::Duplicate(share) => self.duplicate = share,
             Fault::Corrupt(share) => self.corrupt = share,
-            Fault::Rate(rate) => self.rate = Some(rate),
+            Fault::Rate(rate) => {
+                self.rate = rate;
+                if rate.is_none() {
+                    self.queue = Faults::QUEUE;
+                }
+            }
             Fault::Queue(frames) => self.queue = frames,
         }
     }
@@ -358,17 +509,22 @@ impl Faults {
 
 impl FromStr for Faults {
     type Err = ParseFaultError;
-    /// Reads `NAME=VALUE` as often as is wanted, with commas between; an empty text and `none` are no faults.
+    /// Reads what [`Faults::change`] does; an empty text and `none` are no faults.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut faults = Faults::default();
-        let text = if text == "none" { "" } else { text };
-        for part in text.split(',').filter(|part| !part.is_empty()) {
-            let (name, value) =
-                part.split_once('=').ok_or_else(|| ParseFaultError::Unknown(part.to_owned()))?;
-            faults.set(Fault::parse(name.trim(), value.trim())?);
-        }
+        faults.change(text)?;
         faults.check()?;
         Ok(faults)
+    }
+}
+
+impl fmt::Display for Faults {
+    /// As it is read again.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all = self.all();
+        let Some(first) = all.next() else { return f.write_str("none") };
+        write!(f, "{first}")?;
+        all.try_for_each(|fault| write!(f, ",{fault}"))
     }
 }
 
@@ -445,6 +601,7 @@ mod tests {
             reorder_by: Duration::from_millis(5),
         };
         assert_eq!(faults, expected);
+        assert_eq!(faults.to_string().parse(), Ok(faults));
         assert_eq!("".parse(), Ok(Faults::default()));
         assert_eq!("none".parse(), Ok(Faults::default()));
         for (text, part) in [
@@ -458,5 +615,35 @@ mod tests {
             let error = text.parse::<Faults>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_line_is_written_as_it_is_read() {
+        for text in [
+            "none",
+            "delay=25ms",
+            "delay=1s,jitter=999999999ns",
+            "loss=0.05%,reorder=1%",
+            "loss=burst:1%/20%",
+            "loss=burst:1%/20%/50%",
+            "loss=burst:1%/20%/100%/0.5%,reorder=2%:200us",
+            "duplicate=2%,corrupt=100%,rate=1500kbit,queue=0",
+            "rate=1gbit",
+        ] {
+            let faults: Faults = text.parse().unwrap();
+            assert_eq!(faults.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_change_leaves_what_it_does_not_name() {
+        let mut faults: Faults = "delay=25ms,rate=1mbit,queue=5".parse().unwrap();
+        faults.change("loss=1%,rate=2mbit").unwrap();
+        assert_eq!(faults.to_string(), "delay=25ms,loss=1%,rate=2mbit,queue=5");
+        // Without a rate nothing waits for it.
+        faults.change("rate=none,loss=0%,delay=0ms").unwrap();
+        assert_eq!(faults, Faults::default());
+        assert!(faults.change("jitter=1ms,speed=1").is_err());
+        assert!(faults.check().is_err());
     }
 }

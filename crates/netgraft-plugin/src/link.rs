@@ -60,11 +60,14 @@ pub trait Link: Send {
         Offload::default()
     }
 
-    /// Ends what the other side does for the stack, for good: from then on [`Link::offload`] is that of
+    /// Ends what the other side does for the stack: from then on [`Link::offload`] is that of
     /// [`Offload::default`], each received frame is a whole one of the wire's with the checksum that is in it, and sent
     /// ones leave as they are. Wrappers that treat single frames of the wire ask for it. The default is for links
     /// without offloads.
     fn refuse_offload(&mut self) {}
+
+    /// The opposite of [`Link::refuse_offload`]: the link is again as it was at first.
+    fn resume_offload(&mut self) {}
 
     /// Bytes of frames that may be on their way to the stack before the other side drops some; `None` if that is not known.
     /// Stacks keep the windows that they offer below it.
@@ -119,6 +122,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn refuse_offload(&mut self) {
         (**self).refuse_offload();
+    }
+
+    fn resume_offload(&mut self) {
+        (**self).resume_offload();
     }
 
     fn room(&self) -> Option<usize> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::event::{Event, Events};
+use crate::faults::{LinkFaults, LinkReport};
 use crate::inet;
 use crate::notify::PluginNotifier;
 use crate::option::OptionName;
@@ -202,5 +203,20 @@ pub trait PluginStack: inet::Stack + Sockets + PluginNotifier + Send {
     /// [`PluginStack::destroy`], and used after it.
     fn recording(&self) -> Option<Box<dyn Recording>> {
         None
+    }
+
+    /// What happens to the frames of the stack's link, and what has; `None` if that cannot be changed while the stack runs.
+    fn link_report(&self) -> Option<LinkReport> {
+        None
+    }
+
+    /// Replaces the faults of the link, for frames that come from now on; with a seed, which of them are lost and so on is
+    /// decided anew. Frames that are under way arrive when they would have.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] if [`PluginStack::link_report`] is `None`.
+    fn set_link_faults(&mut self, faults: LinkFaults, seed: Option<u64>) -> Result<(), Error> {
+        let _ = (faults, seed);
+        Err(Error::NotSupported)
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::contract;
 use crate::contract::Call;
 use crate::data::{Batch, Datagram, Fill, Spare, Streamed, Take};
+use crate::faults::{LinkFaults, LinkReport};
 use crate::inet::{BufferSizes, Interface, Recovery, Route, Stack, Statistics};
 use crate::owners::Owners;
 use crate::recording::Recording;

@@ -6,13 +6,19 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
-use netgraft_core::{Core, Inspected};
+use netgraft_core::policy::{MOST_RULES, Policy, PolicyRouter, PolicySpec};
+use netgraft_core::route::ByKind;
+use netgraft_core::{Core, EndedFlows, Inspected};
+use netgraft_launch::control::{FromSentry, LinkSetting, RULES_A_PART};
 use netgraft_launch::operator::{
-    Answer, Answered, Asked, Behind, Info, MOST_REQUEST, Request, SocketLine, VERSION,
+    Answer, Answered, Asked, Behind, Direction, Info, LinkChange, LinkState, MOST_REQUEST, Request,
+    SocketLine, VERSION,
 };
 use netgraft_linux::filter::Sockets;
 use netgraft_linux::unix;
+use netgraft_plugin::faults::{Counts, Faults, LinkFaults, LinkReport};
 use netgraft_plugin::{Events, Protocol, TcpState};
 
 use crate::bindings::Bindings;
@@ -21,7 +27,7 @@ use crate::poller::{Poller, Token};
 /// How many there may be at a time.
 const MOST_CLIENTS: usize = 16;
 /// How much is read from one of them in a round.
-const READ: usize = 16 << 10;
+const READ: usize = 64 << 10;
 /// How many places of the table are looked at for a part of an answer.
 const SOCKETS_A_PART: usize = 128;
 
@@ -30,6 +36,19 @@ const SOCKETS_A_PART: usize = 128;
 enum More {
     /// Sockets, from this place of the table on.
     Sockets(usize),
+    /// Flows that are to be ended, from this place of the table on, and what became of those before.
+    Kill(usize, EndedFlows),
+}
+
+/// What an operator can change, or cannot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ways {
+    /// What stands behind the programs' sockets.
+    pub(crate) sockets: Sockets,
+    /// Whether datagrams pass over private links, past the rules.
+    pub(crate) is_private: bool,
+    /// Where goes what no rule denies.
+    pub(crate) routes: ByKind,
 }
 
 /// One who is connected.
@@ -51,7 +70,7 @@ struct Client {
 pub(crate) struct Operators {
     clients: HashMap<u32, Client>,
     next: u32,
-    sockets: Sockets,
+    ways: Ways,
 }
 
 /// A connection is over, in order or not.
@@ -59,8 +78,8 @@ struct Over;
 
 impl Operators {
     /// None yet.
-    pub(crate) fn new(sockets: Sockets) -> Operators {
-        Operators { clients: HashMap::new(), next: 0, sockets }
+    pub(crate) fn new(ways: Ways) -> Operators {
+        Operators { clients: HashMap::new(), next: 0, ways }
     }
 
     /// Takes one over, unless there are as many as there may be.
@@ -126,6 +145,15 @@ impl Operators {
         match asked {
             Request::Info => client.say(Answer::Info(self.info(core))),
             Request::Sockets => client.more = Some(More::Sockets(0)),
+            Request::SetPolicy { policy, kill } => match self.set_policy(policy, core) {
+                Ok(()) if kill => client.more = Some(More::Kill(0, EndedFlows::default())),
+                Ok(()) => client.say(Answer::PolicySet { ended: 0, left: 0 }),
+                Err(text) => client.say(Answer::Error { text }),
+            },
+            Request::Link(change) => client.say(match self.link(&change, core) {
+                Ok(state) => Answer::Link(state),
+                Err(text) => Answer::Error { text },
+            }),
             _ => client.say(Answer::Error { text: "this sentry does not know that request".to_owned() }),
         }
     }
@@ -143,7 +171,86 @@ impl Operators {
                     None => client.say(Answer::Done),
                 }
             }
+            More::Kill(from, before) => {
+                let (some, next) = core.end_denied(from, SOCKETS_A_PART);
+                let all = EndedFlows { ended: before.ended + some.ended, left: before.left + some.left };
+                match next {
+                    Some(next) => client.more = Some(More::Kill(next, all)),
+                    None => client.say(Answer::PolicySet { ended: all.ended, left: all.left }),
+                }
+            }
         }
+    }
+
+    /// Has other rules kept from now on, by a sentry that takes over as well.
+    fn set_policy(&self, policy: PolicySpec, core: &mut Core<Bindings>) -> Result<(), String> {
+        if policy.is_empty() {
+            return Err("there is neither a rule nor a default: that would allow everything".to_owned());
+        }
+        if policy.rules.len() > MOST_RULES {
+            return Err(format!("there are more than {MOST_RULES} rules"));
+        }
+        let compiled = Policy::new(policy);
+        let text = match self.ways.sockets {
+            Sockets::Host => "rules are not kept with --network host",
+            Sockets::StreamSurrogates if self.ways.is_private => {
+                "its datagrams go past rules, since it was started without any: start it with --policy, or with --datagrams stack"
+            }
+            Sockets::StreamSurrogates if compiled.concerns_loopback_datagrams() => {
+                "its datagrams stay on its loopback and go past rules, since it was started without any about them: start it with                  --policy, or with --datagrams stack"
+            }
+            _ => {
+                tell_launcher(core, compiled.spec()).map_err(|error| error.to_string())?;
+                let policy = Arc::new(compiled);
+                core.set_router(Box::new(PolicyRouter { routes: self.ways.routes, policy }));
+                return Ok(());
+            }
+        };
+        Err(text.to_owned())
+    }
+
+    /// Changes the faults of the link, if there is something to change, and says what they are.
+    fn link(&self, change: &LinkChange, core: &mut Core<Bindings>) -> Result<LinkState, String> {
+        let report =
+            |core: &Core<Bindings>| core.stack().link_report().ok_or_else(|| self.without_faults(core));
+        let current = report(core)?;
+        if *change == LinkChange::default() {
+            return Ok(link_state(&current));
+        }
+        let LinkFaults { mut incoming, mut outgoing } =
+            if change.reset { LinkFaults::default() } else { current.faults };
+        for (way, faults, text) in
+            [("in", &mut incoming, &change.incoming), ("out", &mut outgoing, &change.outgoing)]
+        {
+            faults.change(text).and_then(|()| faults.check()).map_err(|error| format!("{way}: {error}"))?;
+        }
+        let faults = LinkFaults { incoming, outgoing };
+        core.set_link_faults(faults, change.seed)
+            .map_err(|error| format!("the stack refuses that: {error}"))?;
+        let state = link_state(&report(core)?);
+        let setting = LinkSetting {
+            incoming: state.incoming.faults.clone(),
+            outgoing: state.outgoing.faults.clone(),
+            seed: state.seed,
+        };
+        // For a sentry that takes over; this one has what it was told.
+        let _ = core.kernel().launcher.send(&FromSentry::Link(setting));
+        Ok(state)
+    }
+
+    /// Why there are no faults to change.
+    fn without_faults(&self, core: &Core<Bindings>) -> String {
+        let stack = core.stack();
+        if matches!(self.ways.sockets, Sockets::Host) {
+            return "its sockets are the host's, so it has no link of its own".to_owned();
+        }
+        if stack.interfaces().iter().all(|interface| interface.loopback) {
+            return "it has no link: 'netgraft run --link' gives it one".to_owned();
+        }
+        format!(
+            "the stack {} has its device itself: start the sandbox with --link-delay 0ms, so that netgraft carries the frames",
+            stack.info().name
+        )
     }
 
     fn info(&self, core: &Core<Bindings>) -> Info {
@@ -159,7 +266,7 @@ impl Operators {
             stack_version: own.version,
             interfaces: interfaces.collect(),
             sockets: core.sockets() as u64,
-            behind: match self.sockets {
+            behind: match self.ways.sockets {
                 Sockets::Host => Behind::Host,
                 Sockets::Surrogates => Behind::Stack,
                 Sockets::StreamSurrogates => Behind::StackAndKernel,
@@ -224,6 +331,37 @@ impl Client {
             poller.change(self.socket.as_fd(), events, Token::Operator(number)).map_err(|_| Over)?;
         }
         Ok(())
+    }
+}
+
+/// Tells the launcher which rules there are now, in parts that fit into a message.
+fn tell_launcher(core: &mut Core<Bindings>, policy: &PolicySpec) -> io::Result<()> {
+    let mut parts = policy.rules.chunks(RULES_A_PART).peekable();
+    loop {
+        let rules = parts.next().unwrap_or_default().to_vec();
+        let more = parts.peek().is_some();
+        let spec = PolicySpec { rules, ..*policy };
+        core.kernel().launcher.send(&FromSentry::Policy { spec, more })?;
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+fn link_state(report: &LinkReport) -> LinkState {
+    let direction = |faults: &Faults, counts: &Counts| Direction {
+        faults: faults.to_string(),
+        frames: counts.frames,
+        overflowed: counts.overflowed,
+        lost: counts.lost,
+        corrupted: counts.corrupted,
+        duplicated: counts.duplicated,
+        reordered: counts.reordered,
+    };
+    LinkState {
+        incoming: direction(&report.faults.incoming, &report.incoming),
+        outgoing: direction(&report.faults.outgoing, &report.outgoing),
+        seed: report.seed,
     }
 }
 

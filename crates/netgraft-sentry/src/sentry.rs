@@ -23,7 +23,7 @@ use netgraft_plugin::{Events, Instant};
 
 use crate::bindings::{Bindings, ToLauncher, links};
 use crate::calls::{self, Programs, Received};
-use crate::operator::Operators;
+use crate::operator::{Operators, Ways};
 use crate::poller::{Poller, Token, events};
 use crate::restore;
 use crate::turns::{Sleep, Turn, Turns};
@@ -158,7 +158,7 @@ impl Sentry {
             stack: format!("{} {}", info.name, info.version),
             memory: Memory { meter, next: Instant::ZERO, is_stale: true, most_sockets: 0, least },
             calls,
-            operators: Operators::new(behind),
+            operators: Operators::new(Ways { sockets: behind, is_private, routes }),
         };
         let mut turn = turns.take();
         restore::restore(&mut turn.core, &kept);

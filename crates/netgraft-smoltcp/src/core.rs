@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use netgraft_link::Dial;
 use netgraft_link::pcap::{InterfaceId, Recorder};
 use netgraft_plugin::inet::{BufferSizes, Route, Statistics, best_route, is_broadcast};
 use netgraft_plugin::link::Link;
@@ -88,6 +89,8 @@ pub(crate) struct Core {
     pub(crate) link_down: bool,
     /// The capture, with the loopback's place in it.
     pub(crate) capture: Option<(Recorder, InterfaceId)>,
+    /// Changes the faults of the link.
+    pub(crate) dial: Option<Dial>,
     /// Routes that were added; those of the addresses are not among them.
     pub(crate) routes: Vec<Route>,
     pub(crate) socks: Socks,
@@ -163,6 +166,7 @@ impl Core {
             link: None,
             link_down: false,
             capture: None,
+            dial: None,
             routes: Vec::new(),
             socks: Socks::default(),
             connections: Map::with_hasher(key),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use netgraft_link::Rebuilt;
 use netgraft_link::pcap::Recorder;
+use netgraft_plugin::faults::{LinkFaults, LinkReport};
 use netgraft_plugin::inet::Route;
 use netgraft_plugin::link::{Link, Medium};
 use netgraft_plugin::owners::Owners;
@@ -214,12 +215,14 @@ impl PluginStack for SmoltcpStack {
         let Phase::Made(given) = &mut self.phase else {
             return Err(SetupError::new("the stack has been initialised already"));
         };
-        let Rebuilt { link, recorder } = match given.take() {
-            Some(link) => Rebuilt { link: Some(link), recorder: None },
+        let Rebuilt { link, recorder, dial } = match given.take() {
+            Some(link) => Rebuilt { link: Some(link), recorder: None, dial: None },
             None => netgraft_link::rebuild(&self.config, crate::iface::LINK_NAME, &args.init_str, args.fds)?,
         };
         netgraft_linux::link::keep_large_buffers_lazy();
-        self.phase = Phase::Running(Box::new(self.start(link, recorder, args.now)?));
+        let mut core = self.start(link, recorder, args.now)?;
+        core.dial = dial;
+        self.phase = Phase::Running(Box::new(core));
         Ok(())
     }
 
@@ -270,6 +273,16 @@ impl PluginStack for SmoltcpStack {
     fn recording(&self) -> Option<Box<dyn Recording>> {
         let (recorder, _) = self.core().ok()?.capture.as_ref()?;
         Some(Box::new(recorder.clone()))
+    }
+
+    fn link_report(&self) -> Option<LinkReport> {
+        Some(self.core().ok()?.dial.as_ref()?.report())
+    }
+
+    fn set_link_faults(&mut self, faults: LinkFaults, seed: Option<u64>) -> Result<(), Error> {
+        let dial = self.core()?.dial.as_ref().ok_or(Error::NotSupported)?;
+        dial.change(faults, seed);
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use netgraft::control::Summary;
 use netgraft::publish::Publish;
 use netgraft::{
@@ -24,9 +24,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::fault_args::FaultArgs;
 use crate::link_option::{AddressOption, LinkOption};
-use crate::operator::SsArgs;
+use crate::operator::{LinkArgs, SsArgs};
 use crate::pcap_args::PcapArgs;
-use crate::policy_args::{PolicyArgs, PolicyCheck, PolicyCommand};
+use crate::policy_args::{PolicyArgs, PolicyCommand};
 use crate::program_args::ProgramArgs;
 
 const EXAMPLES: &str = "\
@@ -80,6 +80,9 @@ enum Subcommands {
     },
     /// Show the sockets of a sandbox, as ss(8) prints those of a machine
     Ss(SsArgs),
+    /// Show the faults of a sandbox's link, and change them while it runs
+    #[command(after_help = LINK_HELP)]
+    Link(Box<LinkArgs>),
     /// Print the system call profile that programs have by default, to be changed and given to --seccomp
     Seccomp,
     /// Write a small stack that is whole, with build files and its test: to begin a stack of your own with
@@ -88,6 +91,15 @@ enum Subcommands {
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
 }
+
+const LINK_HELP: &str = "\
+Examples:
+  netgraft link 4711
+      the faults of the link of sandbox 4711 ('netgraft list' shows the numbers), and what became of its frames
+  netgraft link 4711 --link-loss 1% --link-delay out:25ms
+      from now on: a fault that is not named stays as it is
+  netgraft link 4711 --reset
+      none from now on";
 
 const CHECK_HELP: &str = "\
 A stack in a file runs in processes of its own for each case, which have no rights, files and network of yours, and may
@@ -324,8 +336,8 @@ pub(crate) enum Command {
         /// Whether their system calls are asked for.
         syscalls: bool,
     },
-    /// Say what a policy file does.
-    PolicyCheck(PolicyCheck),
+    /// Say what a policy file does, or have a sandbox keep its rules.
+    Policy(PolicyCommand),
     /// List the sandboxes that run.
     List {
         /// Whether as JSON.
@@ -333,6 +345,8 @@ pub(crate) enum Command {
     },
     /// Show the sockets of a sandbox.
     Ss(SsArgs),
+    /// Show or change the faults of its link.
+    Link(Box<LinkArgs>),
     /// Write a new stack.
     NewStack(NewStack),
     /// Run the conformance suite.
@@ -368,23 +382,41 @@ pub(crate) enum Stop {
 
 /// Parses a command line; the first element is this program's name.
 pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
+    if let Some((run, matches)) = parse_run(&args) {
+        return to_run(run, &args, &matches);
+    }
     let matches = Cli::command().try_get_matches_from(&args).map_err(|error| stop(&error, &args))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error, &args))?;
-    let run = match cli.command {
-        Subcommands::Stacks { files, syscalls } => return Ok(Command::Stacks { files, syscalls }),
-        Subcommands::Seccomp => {
-            return Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text())));
-        }
-        Subcommands::Check(args) => return Ok(check(args)),
-        Subcommands::Policy(PolicyCommand::Check(args)) => return Ok(Command::PolicyCheck(args)),
-        Subcommands::List { json } => return Ok(Command::List { json }),
-        Subcommands::Ss(args) => return Ok(Command::Ss(args)),
+    match cli.command {
+        Subcommands::Stacks { files, syscalls } => Ok(Command::Stacks { files, syscalls }),
+        Subcommands::Seccomp => Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text()))),
+        Subcommands::Check(args) => Ok(check(args)),
+        Subcommands::Policy(command) => Ok(Command::Policy(command)),
+        Subcommands::List { json } => Ok(Command::List { json }),
+        Subcommands::Ss(args) => Ok(Command::Ss(args)),
+        Subcommands::Link(args) => Ok(Command::Link(args)),
         Subcommands::NewStack(NewStackArgs { dir, language, source }) => {
             let command = std::env::current_exe().unwrap_or_else(|_| "netgraft".into());
-            return Ok(Command::NewStack(NewStack { dir, language, source, command }));
+            Ok(Command::NewStack(NewStack { dir, language, source, command }))
         }
-        Subcommands::Run(run) => *run,
-    };
+        Subcommands::Run(run) => match matches.subcommand_matches("run") {
+            Some(matches) => to_run(*run, &args, matches),
+            None => Err(Stop::Error("there is no command".to_owned())),
+        },
+    }
+}
+
+/// Parses the options of `run` alone: describing all other commands takes as long as this one's parsing. `None` for another
+/// command, and where something is wrong or help is asked for, which is for the whole description to say.
+fn parse_run(args: &[OsString]) -> Option<(RunArgs, ArgMatches)> {
+    let args = args.get(1..).filter(|args| args.first().is_some_and(|name| name == "run"))?;
+    let matches = RunArgs::augment_args(clap::Command::new("run")).try_get_matches_from(args).ok()?;
+    let run = RunArgs::from_arg_matches(&matches).ok()?;
+    Some((run, matches))
+}
+
+/// What `run` is to do; `matches` are its own.
+fn to_run(run: RunArgs, args: &[OsString], matches: &ArgMatches) -> Result<Command, Stop> {
     let mut command = run.command.into_iter();
     let program = command.next().unwrap_or_default();
     // A program's name may begin with '-' only behind "--": anything else is a misspelt option.
@@ -396,7 +428,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         }
     }
     let mut network = NetworkSpec::new(run.network);
-    network.policy = run.policy.spec(matches.subcommand_matches("run"), run.network).map_err(Stop::Error)?;
+    network.policy = run.policy.spec(Some(matches), run.network).map_err(Stop::Error)?;
     network.plugin = run.plugin;
     let (link, veth) = run.link.split();
     network.veth = veth;
@@ -698,6 +730,17 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn run_is_parsed_without_the_other_commands() {
+        let alone =
+            |line: &str| parse_run(&line.split(' ').map(OsString::from).collect::<Vec<_>>()).is_some();
+        assert!(alone("netgraft run --network host -- true"));
+        // Who says what is wrong knows all commands.
+        for line in ["netgraft run --help", "netgraft run", "netgraft list"] {
+            assert!(!alone(line), "{line}");
+        }
+    }
 
     fn parsed(line: &str) -> Result<Command, Stop> {
         parse(line.split_ascii_whitespace().map(OsString::from).collect())

@@ -3,11 +3,12 @@
 use std::hash::{BuildHasher, RandomState};
 
 use clap::Args;
+use netgraft_launch::operator::LinkChange;
 use netgraft_plugin::Wrappers;
 use netgraft_plugin::faults::{Fault, Faults, LinkFaults, ParseFaultError};
 
 /// Faults of the link, each for both directions or with `in:` or `out:` in front for one.
-#[derive(Args)]
+#[derive(Args, Debug, Default)]
 #[command(
     next_help_heading = "Faults of the link (VALUE, or in:VALUE or out:VALUE for one direction; repeatable)"
 )]
@@ -36,7 +37,7 @@ pub(crate) struct FaultArgs {
     #[arg(long, value_name = "SHARE", value_parser = |text: &str| directed("corrupt", text))]
     link_corrupt: Vec<Directed>,
 
-    /// How fast frames go: 100mbit, 56kbit
+    /// How fast frames go: 100mbit, 56kbit, or none for as fast as the link is
     #[arg(long, value_name = "RATE", value_parser = |text: &str| directed("rate", text))]
     link_rate: Vec<Directed>,
 
@@ -77,6 +78,43 @@ impl FaultArgs {
     /// One line: what does not go together.
     pub(crate) fn wrappers(&self) -> Result<Wrappers, String> {
         let mut faults = LinkFaults::default();
+        for Directed(ways, fault) in self.all() {
+            if *ways != Ways::Out {
+                faults.incoming.set(*fault);
+            }
+            if *ways != Ways::In {
+                faults.outgoing.set(*fault);
+            }
+        }
+        check("out", &faults.outgoing)?;
+        check("in", &faults.incoming)?;
+        // Also where there are none yet: 'netgraft link' brings them.
+        let seed = self.link_seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+        let mut wrappers = Wrappers::of_faults(faults, seed);
+        wrappers.changeable = self.all().next().is_some() || self.link_seed.is_some();
+        Ok(wrappers)
+    }
+
+    /// What a running link is to be told.
+    pub(crate) fn change(&self, reset: bool) -> LinkChange {
+        let mut change = LinkChange { reset, seed: self.link_seed, ..LinkChange::default() };
+        for Directed(ways, fault) in self.all() {
+            let ways = match ways {
+                Ways::Both => [Some(&mut change.incoming), Some(&mut change.outgoing)],
+                Ways::In => [Some(&mut change.incoming), None],
+                Ways::Out => [None, Some(&mut change.outgoing)],
+            };
+            for text in ways.into_iter().flatten() {
+                if !text.is_empty() {
+                    text.push(',');
+                }
+                text.push_str(&fault.to_string());
+            }
+        }
+        change
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Directed> {
         let all = [
             &self.link_delay,
             &self.link_jitter,
@@ -87,21 +125,7 @@ impl FaultArgs {
             &self.link_rate,
             &self.link_queue,
         ];
-        for Directed(ways, fault) in all.into_iter().flatten() {
-            if *ways != Ways::Out {
-                faults.incoming.set(*fault);
-            }
-            if *ways != Ways::In {
-                faults.outgoing.set(*fault);
-            }
-        }
-        check("out", &faults.outgoing)?;
-        check("in", &faults.incoming)?;
-        if faults.is_none() && self.link_seed.is_some() {
-            return Err("--link-seed decides what faults do: give one, such as --link-loss 1%".to_owned());
-        }
-        let seed = self.link_seed.unwrap_or_else(|| RandomState::new().hash_one(0));
-        Ok(if faults.is_none() { Wrappers::default() } else { Wrappers::of_faults(faults, seed) })
+        all.into_iter().flatten()
     }
 }
 
@@ -161,9 +185,24 @@ mod tests {
     #[test]
     fn without_a_fault_there_is_no_wrapper() {
         assert!(parsed("").unwrap().is_none());
-        assert!(parsed("--link-loss 0%").unwrap().is_none());
-        assert!(parsed("--link-seed 1").unwrap_err().contains("decides what faults do"));
-        // Two runs that name no seed are not alike.
+        // One of 0 has the link ready for others.
+        for line in ["--link-loss 0%", "--link-seed 1"] {
+            let wrappers = parsed(line).unwrap();
+            assert!(wrappers.changeable && wrappers.faults.is_none(), "{line}");
+        }
+        // Two runs that name no seed are not alike, also where faults come later.
+        assert_ne!(parsed("").unwrap().seed, parsed("").unwrap().seed);
         assert_ne!(parsed("--link-loss 1%").unwrap().seed, parsed("--link-loss 1%").unwrap().seed);
+    }
+
+    #[test]
+    fn a_change_names_what_it_changes() {
+        let line = "x --link-delay 25ms --link-loss out:1% --link-rate in:none --link-reorder in:1%:5ms --link-seed 7";
+        let faults = Line::try_parse_from(line.split(' ')).unwrap().faults;
+        let change = faults.change(true);
+        assert_eq!(change.incoming, "delay=25ms,reorder=1%:5ms,rate=none");
+        assert_eq!(change.outgoing, "delay=25ms,loss=1%");
+        assert_eq!((change.reset, change.seed), (true, Some(7)));
+        assert_eq!(FaultArgs::default().change(false), LinkChange::default());
     }
 }

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use cli::{Command, Style};
 use netgraft::{Cases, CheckOptions, EXIT_FAILURE, NetworkSpec, ProgramSpec, RunError};
+use policy_args::PolicyCommand;
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().collect()) {
@@ -64,9 +65,11 @@ fn main() -> ExitCode {
                 }
             }
         }
-        Command::PolicyCheck(args) => text(policy_args::check(&args)),
+        Command::Policy(PolicyCommand::Check(args)) => text(policy_args::check(&args)),
+        Command::Policy(PolicyCommand::Set(args)) => text(policy_args::set(&args)),
         Command::List { json } => text(operator::list(json)),
         Command::Ss(args) => text(operator::ss(&args)),
+        Command::Link(args) => text(operator::link(&args)),
         Command::NewStack(new) => match netgraft::new_stack(&new) {
             Ok(object) => {
                 print(&cli::new_stack_text(&new, &object));

@@ -7,7 +7,10 @@ use clap::{ArgMatches, Args, Subcommand};
 use netgraft::policy::{
     Action, Denial, Direction, Loopback, Policy, PolicyFile, PolicySpec, Rule, parse_flow,
 };
+use netgraft_launch::operator::{Answer, Request};
 use netgraft_plugin::NetworkType;
+
+use crate::operator::Client;
 
 #[derive(Args)]
 #[command(next_help_heading = "Who may talk to whom")]
@@ -88,10 +91,7 @@ impl PolicyArgs {
         spec.allow_private |= self.allow_private;
         spec.loopback = loopback(network);
         if let (Some(file), true) = (&self.policy, spec.is_empty()) {
-            return Err(format!(
-                "{}: there is neither a rule nor a default in it, so it would allow everything: add one, such as default = \"deny\"",
-                file.display()
-            ));
+            return Err(without_rules(file));
         }
         if spec.is_empty() {
             let alone = [(self.allow_private, "--allow-private"), (self.deny_with.is_some(), "--deny-with")];
@@ -110,6 +110,13 @@ fn loopback(network: NetworkType) -> Loopback {
     if network == NetworkType::Host { Loopback::OfHost } else { Loopback::OfSandbox }
 }
 
+fn without_rules(file: &Path) -> String {
+    format!(
+        "{}: there is neither a rule nor a default in it, so it would allow everything: add one, such as default = \"deny\"",
+        file.display()
+    )
+}
+
 fn read(file: &Path) -> Result<PolicySpec, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     PolicyFile::parse(&text).map(|file| file.spec).map_err(|error| format!("{}: {error}", file.display()))
@@ -119,6 +126,22 @@ fn read(file: &Path) -> Result<PolicySpec, String> {
 pub(crate) enum PolicyCommand {
     /// Read a policy file and say what it does
     Check(PolicyCheck),
+    /// Have a sandbox that runs keep the rules of a file instead of those that it has
+    Set(PolicySet),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PolicySet {
+    /// The sandbox, as 'netgraft list' names it
+    sandbox: String,
+
+    /// The file. If anything is wrong with it, the sandbox keeps the rules that it has
+    #[arg(value_name = "FILE.toml")]
+    file: PathBuf,
+
+    /// Also end what goes on and is denied by them: connections are reset. Without it, they are about what begins from now on
+    #[arg(long)]
+    kill: bool,
 }
 
 #[derive(Args, Debug)]
@@ -135,6 +158,30 @@ pub(crate) struct PolicyCheck {
     /// The type of network that it is for
     #[arg(long, value_name = "TYPE", default_value_t)]
     network: NetworkType,
+}
+
+/// The text of `netgraft policy set`.
+pub(crate) fn set(args: &PolicySet) -> Result<String, String> {
+    let policy = read(&args.file)?;
+    if policy.is_empty() {
+        return Err(without_rules(&args.file));
+    }
+    let mut client = Client::connect(&args.sandbox)?;
+    client.ask(Request::SetPolicy { policy, kill: args.kill })?;
+    let Answer::PolicySet { ended, left } = client.next()? else {
+        return Err(format!("the sandbox {} answers something else", args.sandbox));
+    };
+    let mut text = String::new();
+    if args.kill {
+        let _ = writeln!(text, "{ended} flows ended");
+    }
+    if left > 0 {
+        let _ = writeln!(
+            text,
+            "{left} connections between its programs go on: no descriptor of theirs was found"
+        );
+    }
+    Ok(text)
 }
 
 /// The text of `netgraft policy check`.

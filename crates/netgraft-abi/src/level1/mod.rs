@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use netgraft_link::Bridge;
+use netgraft_plugin::faults::{LinkFaults, LinkReport};
 use netgraft_plugin::stack::{SetupError, StackInfo};
 use netgraft_plugin::{
     Error, Event, Events, Handle, InitStackArgs, Instant, Kind, PluginNotifier, PluginStack, PreInitStack,
@@ -333,6 +334,17 @@ impl PluginStack for Level1Stack {
 
     fn recording(&self) -> Option<Box<dyn netgraft_plugin::recording::Recording>> {
         self.live().ok()?.bridge.as_ref()?.recording()
+    }
+
+    fn link_report(&self) -> Option<LinkReport> {
+        Some(self.live().ok()?.bridge.as_ref()?.dial()?.report())
+    }
+
+    fn set_link_faults(&mut self, faults: LinkFaults, seed: Option<u64>) -> Result<()> {
+        let bridge = self.live()?.bridge.as_ref();
+        let dial = bridge.and_then(|bridge| bridge.dial()).ok_or(Error::NotSupported)?;
+        dial.change(faults, seed);
+        Ok(())
     }
 }
 

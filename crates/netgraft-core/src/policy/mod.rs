@@ -26,6 +26,8 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 pub use file::{PolicyError, PolicyFile};
 pub use heard::Heard;
 pub use place::{Net, Place, led_to, plain};
@@ -50,7 +52,7 @@ pub enum Loopback {
 }
 
 /// What a policy is made of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicySpec {
     /// The rules, the first one first.
     pub rules: Vec<Rule>,
@@ -60,7 +62,8 @@ pub struct PolicySpec {
     pub allow_private: bool,
     /// What a call answers that is denied.
     pub deny_with: Option<Denial>,
-    /// Whose the loopback is.
+    /// Whose the loopback is. The sandbox knows that, and no message says it.
+    #[serde(skip)]
     pub loopback: Loopback,
 }
 

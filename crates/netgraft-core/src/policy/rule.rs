@@ -4,10 +4,13 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
+use serde::{Deserialize, Serialize};
+
 use super::place::{Net, masked, width};
 
 /// Who begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Direction {
     /// A program connects, or sends a datagram.
     Out,
@@ -32,7 +35,8 @@ impl fmt::Display for Direction {
 }
 
 /// What is spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// TCP
     Tcp,
@@ -60,7 +64,8 @@ impl fmt::Display for Protocol {
 }
 
 /// What a rule does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// The flow may be.
     Allow,
@@ -92,8 +97,9 @@ impl fmt::Display for RuleError {
     }
 }
 
-/// A rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A rule. In messages it is its text, with the verb.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Rule {
     /// What it does.
     pub action: Action,
@@ -215,6 +221,20 @@ impl Rule {
     #[must_use]
     pub fn has_port(&self, port: u16) -> bool {
         self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
+    }
+}
+
+impl TryFrom<String> for Rule {
+    type Error = RuleError;
+
+    fn try_from(text: String) -> Result<Rule, RuleError> {
+        Rule::parse_with_verb(&text)
+    }
+}
+
+impl From<Rule> for String {
+    fn from(rule: Rule) -> String {
+        rule.to_string()
     }
 }
 

@@ -42,6 +42,8 @@ mod random;
 #[cfg(test)]
 mod receive;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod restore;
 #[cfg(test)]
 mod route;

@@ -24,7 +24,10 @@ fn bridge() -> (Bridge, WireEnd, Channel) {
 
 fn on(link: Box<dyn Link>) -> (Bridge, Channel) {
     let (own, stack) = pair().unwrap();
-    (Bridge::new(Rebuilt { link: Some(link), recorder: None }, own).unwrap(), Channel::from_fd(stack))
+    (
+        Bridge::new(Rebuilt { link: Some(link), recorder: None, dial: None }, own).unwrap(),
+        Channel::from_fd(stack),
+    )
 }
 
 /// A link with offloads whose sender takes no more than `room` frames, and whose receiver has `incoming`.

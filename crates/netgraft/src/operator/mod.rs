@@ -4,6 +4,7 @@
 //! printed.
 
 mod kernel_sockets;
+mod link;
 mod list;
 mod processes;
 mod ss;
@@ -18,6 +19,7 @@ use netgraft_launch::operator::{Answer, Answered, Asked, MOST_ANSWER, Request, V
 use netgraft_launch::printable;
 use netgraft_linux::peer::Peer;
 
+pub(crate) use link::{LinkArgs, link};
 pub(crate) use list::list;
 pub(crate) use ss::{SsArgs, ss};
 
@@ -89,6 +91,11 @@ impl Client {
             _ => format!("the sandbox {}: {error}", self.sandbox),
         }
     }
+}
+
+/// Why an answer is not used.
+fn unexpected() -> String {
+    "the sentry answers something else than it was asked for".to_owned()
 }
 
 /// Lines of columns that are as wide as they need to be; the last one is not filled.

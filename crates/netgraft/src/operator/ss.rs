@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::kernel_sockets::{self, KernelSocket};
 use super::processes::{self, Process};
-use super::{Client, table};
+use super::{Client, table, unexpected};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct SsArgs {
@@ -116,10 +116,6 @@ pub(crate) fn ss(args: &SsArgs) -> Result<String, String> {
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     rows.extend(lines.iter().map(row));
     Ok(table(&rows))
-}
-
-fn unexpected() -> String {
-    "the sentry answers something else than it was asked for".to_owned()
 }
 
 /// The sentry's sockets. Of a joined connection both sides are there, also when only one has an entry.
