@@ -94,6 +94,9 @@ fn check_datagrams(spec: &NetworkSpec, can: bool) -> Result<(), RunError> {
         (Datagrams::Kernel, _) if spec.policy.is_some() => {
             "--allow, --deny and --policy are kept on the stack's datagram sockets only: leave --datagrams kernel out"
         }
+        (Datagrams::Kernel, _) if spec.flows.is_some() => {
+            "--flows and --learn see the stack's datagram sockets only: leave --datagrams kernel out"
+        }
         (Datagrams::Kernel, Join::Never) => {
             "with --join never the stack carries all datagrams: leave --datagrams kernel out"
         }
@@ -253,11 +256,16 @@ pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Result<
                 "--allow, --deny and --policy are not kept with host sockets: leave --network host out";
             return Err(RunError::Options(text.to_owned()));
         }
+        if network.flows.is_some() {
+            let text = "--flows and --learn do not see host sockets: leave --network host out";
+            return Err(RunError::Options(text.to_owned()));
+        }
         Ok(Sockets::Host)
     } else if is_own
         && network.join == Join::Always
         && network.datagrams.are_the_kernels(has_link)
         && !is_ruled
+        && network.flows.is_none()
     {
         Ok(Sockets::StreamSurrogates)
     } else {
