@@ -9,9 +9,10 @@ use crate::codec::call::Buffer;
 use crate::codec::sockaddr::{self, Given};
 use crate::codec::sockopt::Direction;
 use crate::core::{Core, Kernel, Request, Subject};
+use crate::flows::FlowEnd;
 use crate::join::meant;
 use crate::program::{Caller, InjectError};
-use crate::route::{Denial, Route};
+use crate::route::{Denial, Flow, Route};
 use crate::socket::{Attempt, Over, Pending, Socket, State};
 use crate::stream::{Opening, SendBuffer, Stream};
 use crate::surrogate::Interest;
@@ -129,7 +130,11 @@ impl<K: Kernel> Core<K> {
         if let Some(socket) = self.table.get_mut(id) {
             socket.toward = Some(addr);
         }
-        match self.route_connect(&request.caller, id, addr)? {
+        let route = self.route_connect(&request.caller, id, addr)?;
+        if let (Route::Stack | Route::Joined(_), Some(spec)) = (route, self.table.get(id).map(|s| s.spec)) {
+            self.begin_flow(id, Some(&request.caller), &Flow::Connect(spec, addr));
+        }
+        match route {
             Route::Stack => {}
             Route::Joined(listener) => {
                 if let Some(joined) = self.join(subject, listener, addr, blocking)? {
@@ -164,7 +169,10 @@ impl<K: Kernel> Core<K> {
                 }
                 Err(uapi::EINPROGRESS)
             }
-            Err(error) => Err(error.errno()),
+            Err(error) => {
+                self.flow_ended(id, FlowEnd::Failed(error));
+                Err(error.errno())
+            }
         }
     }
 
@@ -188,6 +196,7 @@ impl<K: Kernel> Core<K> {
         for parked in self.parked.take_all(id) {
             self.answer(&parked.caller, Err(uapi::ECONNABORTED));
         }
+        self.flow_ended(id, FlowEnd::Reset);
         if let Some(handle) = self.table.set_handle(id, None) {
             self.stack.abort(handle, self.time.now);
         }
@@ -329,6 +338,7 @@ impl<K: Kernel> Core<K> {
 
     /// A blocking attempt is over, and the socket as if there had been none.
     pub(crate) fn begin_anew(&mut self, id: SocketId) {
+        self.flow_ended(id, FlowEnd::Closed);
         if let Some(handle) = self.table.set_handle(id, None) {
             self.stack.close(handle, self.time.now);
         }
@@ -337,6 +347,7 @@ impl<K: Kernel> Core<K> {
 
     pub(crate) fn connect_failed(&mut self, id: SocketId, error: Error) {
         let waiting = self.parked.take_connects(id);
+        self.flow_ended(id, FlowEnd::Failed(error));
         match self.table.get(id).map(|s| &s.state) {
             // The surrogate is as it was: the program may try again.
             Some(State::Connecting(Attempt::Blocking)) => self.begin_anew(id),

@@ -19,6 +19,7 @@ use crate::codec::sockopt::Direction;
 use crate::counts::Counts;
 use crate::datagram::MAX_DATAGRAM;
 use crate::deny::Denials;
+use crate::flows::{FlowLog, FlowSink};
 use crate::host::{HostCalls, HostSocket};
 use crate::join::Accepted;
 use crate::journal::Journal;
@@ -38,9 +39,9 @@ use crate::table::{SocketId, Table};
 use crate::uapi;
 
 /// All that the core needs of the world. See the traits for what is what.
-pub trait Kernel: Program + Surrogate + Watcher + HostSocket + PrivateLinks + Journal {}
+pub trait Kernel: Program + Surrogate + Watcher + HostSocket + PrivateLinks + Journal + FlowSink {}
 
-impl<K: Program + Surrogate + Watcher + HostSocket + PrivateLinks + Journal> Kernel for K {}
+impl<K: Program + Surrogate + Watcher + HostSocket + PrivateLinks + Journal + FlowSink> Kernel for K {}
 
 /// Times that the stack is polled again in a round for what its own events brought.
 const POLLS_A_ROUND: usize = 8;
@@ -85,6 +86,8 @@ pub struct Core<K: Kernel> {
     pub(crate) denials: Denials,
     /// Who may be answered all the same.
     pub(crate) heard: Heard,
+    /// Flows, if they are recorded.
+    pub(crate) flows: Option<FlowLog>,
     pub(crate) table: Table<K>,
     pub(crate) parked: ParkingLot,
     pub(crate) answers: Answers,
@@ -131,6 +134,7 @@ impl<K: Kernel> Core<K> {
             router,
             denials: Denials::default(),
             heard: Heard::default(),
+            flows: None,
             table: Table::default(),
             parked: ParkingLot::default(),
             answers: Answers::default(),
@@ -233,6 +237,7 @@ impl<K: Kernel> Core<K> {
             self.parked.next_deadline(),
             self.work.retry_at(),
             self.host.next_deadline(),
+            self.flows.as_ref().and_then(FlowLog::next_deadline),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -284,6 +289,7 @@ impl<K: Kernel> Core<K> {
             self.pump_listener(id);
         }
         self.run_host_timers();
+        self.sweep_flows();
     }
 
     /// Files that were closed for the last time.
@@ -320,6 +326,7 @@ impl<K: Kernel> Core<K> {
             let _ = self.pump_datagram_out(id);
         }
         self.stack.poll(self.time.now);
+        self.stop_flows();
         self.parked = ParkingLot::default();
         for id in self.table.ids().collect::<Vec<_>>() {
             self.discard(id);

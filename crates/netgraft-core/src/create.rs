@@ -8,6 +8,7 @@ use crate::answers::{Answer, Outcome};
 use crate::codec::call::{self, Call, NewSocket};
 use crate::core::{Core, Kernel, Subject};
 use crate::datagram::Datagram;
+use crate::flows::FlowEnd;
 use crate::program::{Caller, InjectError, Privilege};
 use crate::pump::Work;
 use crate::route::{Flow, Route};
@@ -120,6 +121,9 @@ impl<K: Kernel> Core<K> {
             self.kernel.watch_end(&datagram.end, id, Interest::Input);
         }
         self.observe(handle);
+        if new.spec.kind == Kind::Raw {
+            self.begin_flow(id, Some(caller), &Flow::Socket(new.spec));
+        }
         Ok((id, file))
     }
 
@@ -225,6 +229,7 @@ impl<K: Kernel> Core<K> {
         }
         self.journal_end(id);
         self.forget_owner(id);
+        self.flow_ended(id, FlowEnd::Closed);
         let Some((socket, _)) = self.table.remove(id) else { return };
         if let Some(watch) = socket.watch {
             self.kernel.unwatch_close(watch);
@@ -243,6 +248,7 @@ impl<K: Kernel> Core<K> {
     /// Ends a socket with a reset of its connection.
     pub(crate) fn discard_with_reset(&mut self, id: SocketId) {
         tracing::debug!(?id, "the program closed a connection with bytes unread");
+        self.flow_ended(id, FlowEnd::Reset);
         if let Some(handle) = self.table.set_handle(id, None) {
             self.stack.abort(handle, self.time.now);
         }

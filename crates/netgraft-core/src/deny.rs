@@ -15,31 +15,29 @@ use crate::uapi::Errno;
 const AT_ONCE: u32 = 20;
 const A_SECOND: u32 = 5;
 
-/// Bounds what is told: a program can try as often as it likes.
+/// Bounds how often something is told of that a program can bring about as often as it likes.
 #[derive(Debug)]
-pub(crate) struct Denials {
+pub(crate) struct Bucket {
+    at_once: u32,
+    a_second: u32,
     left: u32,
     refilled: Instant,
-    /// Denied since one was last told of.
+    /// What there was since one was last told of.
     untold: u64,
-    /// All that were denied.
-    pub(crate) total: u64,
 }
 
-impl Default for Denials {
-    fn default() -> Denials {
-        Denials { left: AT_ONCE, refilled: Instant::ZERO, untold: 0, total: 0 }
+impl Bucket {
+    /// Tells of so many at once, and of so many in a second after that.
+    pub(crate) fn new(at_once: u32, a_second: u32) -> Bucket {
+        Bucket { at_once, a_second, left: at_once, refilled: Instant::ZERO, untold: 0 }
     }
-}
 
-impl Denials {
     /// Counts one. `None` if it is not told of; else how many were not told of before it.
-    fn note(&mut self, now: Instant) -> Option<u64> {
-        self.total += 1;
+    pub(crate) fn note(&mut self, now: Instant) -> Option<u64> {
         let seconds = now.since(self.refilled).as_secs();
         if seconds > 0 {
-            let more = u32::try_from(seconds).unwrap_or(u32::MAX).saturating_mul(A_SECOND);
-            self.left = self.left.saturating_add(more).min(AT_ONCE);
+            let more = u32::try_from(seconds).unwrap_or(u32::MAX).saturating_mul(self.a_second);
+            self.left = self.left.saturating_add(more).min(self.at_once);
             self.refilled = self.refilled + Duration::from_secs(seconds);
         }
         match self.left.checked_sub(1) {
@@ -55,13 +53,36 @@ impl Denials {
     }
 }
 
+/// What was denied.
+#[derive(Debug)]
+pub(crate) struct Denials {
+    /// Bounds the messages about it.
+    told: Bucket,
+    /// All that were denied.
+    pub(crate) total: u64,
+}
+
+impl Default for Denials {
+    fn default() -> Denials {
+        Denials { told: Bucket::new(AT_ONCE, A_SECOND), total: 0 }
+    }
+}
+
+impl Denials {
+    /// Counts one. `None` if it is not told of; else how many were not told of before it.
+    fn note(&mut self, now: Instant) -> Option<u64> {
+        self.total += 1;
+        self.told.note(now)
+    }
+}
+
 impl<K: Kernel> Core<K> {
     /// Where a flow of a call goes. What is denied is told to the operator.
     pub(crate) fn route(&mut self, caller: &Caller, flow: &Flow) -> Route {
         let decided = self.decided(flow);
         let route = self.router.route(&decided);
         if matches!(route, Route::Denied(_)) {
-            self.tell_denied(Some(caller), &decided);
+            self.note_denied(Some(caller), &decided);
         }
         route
     }
@@ -100,7 +121,7 @@ impl<K: Kernel> Core<K> {
         let asked = Asked { router: self.router.as_mut(), stack: &self.stack, heard: &mut self.heard };
         match incoming(asked, (spec, handle), peer) {
             Some(flow) => {
-                self.tell_denied(None, &flow);
+                self.note_denied(None, &flow);
                 true
             }
             None => false,

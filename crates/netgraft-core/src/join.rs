@@ -225,6 +225,9 @@ impl<K: Kernel> Core<K> {
         };
         let opening = if blocking { Opening::Done } else { Opening::Unreported };
         self.enter(id, State::Joined(Joined { pair, side: Side::Client, opening, has_ended: false }));
+        self.flow_joined(id, pair);
+        // Only if somebody wants to know of its end at once.
+        self.watch_close(id, &subject.file);
         self.counts.connections_out += 1;
         self.counts.connections_in += 1;
         self.counts.connections_joined += 1;

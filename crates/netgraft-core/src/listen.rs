@@ -273,6 +273,7 @@ impl<K: Kernel> Core<K> {
                     accepted.inherit(inheritance);
                     let new = self.table.insert(accepted);
                     self.table.set_name(new, end_name);
+                    self.begin_incoming(new, held);
                     self.start_stream(new);
                     self.counts.connections_in += 1;
                     self.serve_parked_accept(id);

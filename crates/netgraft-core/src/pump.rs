@@ -8,6 +8,7 @@ use netgraft_plugin::{Error, Event, Events, Instant, RecvFlags, SendFlags, Shutd
 use crate::core::{Core, Kernel};
 use crate::datagram::{MAX_DATAGRAM, Queue, Reading};
 use crate::deny::{Asked, incoming};
+use crate::flows::{FlowEnd, Way};
 use crate::receive::is_receive;
 use crate::socket::{Attempt, Over, Pending, Socket, State};
 use crate::stream::{self, Opening, Pump, Pumped, Stream};
@@ -310,6 +311,7 @@ impl<K: Kernel> Core<K> {
         });
         let Some((pumped, moved)) = ran else { return Pumped::Idle };
         self.counts.bytes_sent += moved;
+        self.flow_moved(id, Way::Out, moved);
         if moved > 0 {
             // There is room in the surrogate.
             self.retry_sends(id);
@@ -322,6 +324,7 @@ impl<K: Kernel> Core<K> {
             return Pumped::Idle;
         };
         self.counts.bytes_received += moved;
+        self.flow_moved(id, Way::In, moved);
         if let Some(stream) = self.table.get_mut(id).and_then(Socket::stream_mut)
             && stream.waits_for_program()
             && stream.set_interest(Interest::InputAndRoom)
@@ -340,6 +343,7 @@ impl<K: Kernel> Core<K> {
     pub(crate) fn fail_stream(&mut self, id: SocketId, error: Error) {
         tracing::debug!(?id, %error, "a connection failed");
         let file = self.find_file(id);
+        self.flow_ended(id, FlowEnd::Failed(error));
         let Some(socket) = self.table.get_mut(id) else { return };
         let local = socket.handle.and_then(|handle| self.stack.local_addr(handle).ok());
         let ended = |over| State::Ended(crate::socket::Ended { over, local });
@@ -432,6 +436,7 @@ impl<K: Kernel> Core<K> {
                 Ok(n) => {
                     self.counts.datagrams_sent += 1;
                     self.counts.bytes_sent += n as u64;
+                    self.datagram_passed(id, Way::Out, None, n);
                 }
                 Err(Error::Again) => {
                     datagram.held = Some(held.unwrap_or_else(|| self.buffers.scratch[..len].to_vec()));
@@ -478,7 +483,7 @@ impl<K: Kernel> Core<K> {
                     Asked { router: self.router.as_mut(), stack: &self.stack, heard: &mut self.heard };
                 let unwanted = incoming(asked, (spec, handle), received.from);
                 if let Some(flow) = unwanted {
-                    self.tell_denied(None, &flow);
+                    self.note_denied(None, &flow);
                     return true;
                 }
                 self.counts.datagrams_received += 1;
@@ -495,6 +500,7 @@ impl<K: Kernel> Core<K> {
                         tracing::debug!(errno, "a datagram could not be put into its surrogate");
                     }
                 }
+                self.datagram_passed(id, Way::In, received.from, received.len);
             }
             Err(Error::Again) => {}
             Err(error) => socket.pending = Pending::Hidden(error),

@@ -12,6 +12,7 @@ use crate::codec::sockaddr;
 use crate::codec::sockopt::{Ancillary, Direction};
 use crate::core::{Core, Kernel, Request, Subject};
 use crate::datagram::{MAX_DATAGRAM, Queue, Reading};
+use crate::flows::Way;
 use crate::program::{Caller, Files, Program, total};
 use crate::send::Carrier;
 use crate::socket::{Over, Socket, State};
@@ -169,6 +170,7 @@ impl<K: Kernel> Core<K> {
         if peek == 0 {
             self.counts.datagrams_received += 1;
             self.counts.bytes_received += received.len as u64;
+            self.datagram_passed(subject.id, Way::In, received.from, received.len);
         }
         Ok(received)
     }

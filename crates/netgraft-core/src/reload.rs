@@ -4,6 +4,7 @@
 use netgraft_plugin::{Error, Kind, Shutdown};
 
 use crate::core::{Core, Kernel, Subject};
+use crate::flows::FlowEnd;
 use crate::join::{Joined, Side};
 use crate::policy::Heard;
 use crate::route::{Denial, Flow, Route, Router};
@@ -109,7 +110,9 @@ impl<K: Kernel> Core<K> {
             State::Datagram(_) if socket.spec.kind == Kind::Raw => self.end_raw(id, denial),
             State::Datagram(_) => {
                 // What was written before it is ended still belongs to the peer, and is not sent any more.
-                if let Some(handle) = socket.handle {
+                let handle = socket.handle;
+                self.flow_ended(id, FlowEnd::Killed);
+                if let Some(handle) = handle {
                     let _ = self.stack.disconnect(handle);
                 }
                 if let Some(file) = self.find_file(id) {
@@ -127,6 +130,7 @@ impl<K: Kernel> Core<K> {
     }
 
     fn abort_handle(&mut self, id: SocketId) {
+        self.flow_ended(id, FlowEnd::Killed);
         if let Some(handle) = self.table.set_handle(id, None) {
             self.stack.abort(handle, self.time.now);
         }
@@ -146,6 +150,7 @@ impl<K: Kernel> Core<K> {
         }
         let subject = Subject { id, file };
         self.reset_at_close(&subject);
+        self.flow_ended(id, FlowEnd::Killed);
         let shut = self.kernel.shut(&subject.file, Shutdown::Both);
         self.kernel.dispose(subject.file);
         if let Some(State::Joined(joined)) = self.table.get_mut(id).map(|socket| &mut socket.state) {
@@ -158,6 +163,7 @@ impl<K: Kernel> Core<K> {
         for parked in self.parked.take_all(id) {
             self.answer(&parked.caller, Err(denial.errno()));
         }
+        self.flow_ended(id, FlowEnd::Killed);
         if let Some(handle) = self.table.set_handle(id, None) {
             self.stack.close(handle, self.time.now);
         }

@@ -11,6 +11,7 @@ use crate::codec::sockaddr::{self, Given};
 use crate::codec::sockopt::Direction;
 use crate::core::{Core, Kernel, Request, Subject};
 use crate::datagram::MAX_DATAGRAM;
+use crate::flows::Way;
 use crate::program::{Caller, Program, total};
 use crate::pump::Work;
 use crate::socket::{Socket, State};
@@ -125,6 +126,7 @@ impl<K: Kernel> Core<K> {
         let len = payload.len();
         self.counts.datagrams_sent += 1;
         self.counts.bytes_sent += len as u64;
+        self.datagram_passed(subject.id, Way::Out, to, len);
         Ok(len)
     }
 

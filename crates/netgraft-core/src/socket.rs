@@ -8,6 +8,7 @@ use netgraft_plugin::{Error, Handle, Kind, SocketOption, SocketSpec};
 use crate::codec::kept::Kept;
 use crate::codec::sockopt::{Ancillary, Direction};
 use crate::datagram::Datagram;
+use crate::flows::Flowing;
 use crate::join::Joined;
 use crate::listener::Listening;
 use crate::program::{Files, ProgramId};
@@ -176,6 +177,8 @@ pub(crate) struct Socket<K: Files> {
     pub(crate) pending: Pending,
     /// What outlives a handle.
     pub(crate) setup: Setup,
+    /// The flow that it is, if flows are recorded: not of datagrams, which are flows by their peers.
+    pub(crate) flow: Option<Box<Flowing>>,
     /// Where a stream socket was connected to last, as the call had it.
     pub(crate) toward: Option<SocketAddr>,
     /// `SO_RCVTIMEO` and `SO_SNDTIMEO`.
@@ -205,6 +208,7 @@ impl<K: Files> Socket<K> {
             watch: None,
             pending: Pending::None,
             setup: Setup::default(),
+            flow: None,
             toward: None,
             timeouts: [None; 2],
             ancillary: 0,
@@ -228,9 +232,10 @@ impl<K: Files> Socket<K> {
     }
 
     /// Whether only a watch tells of the program's last close ([`State::closed_by`]). A socket that is bound, too, has
-    /// something that must be given up at once.
+    /// something that must be given up at once, and the end of a flow that is recorded is to be known at once.
     pub(crate) fn needs_watch(&self) -> bool {
         self.setup.bound.is_some() && matches!(self.state, State::Fresh)
+            || self.flow.is_some() && matches!(self.state, State::Joined(_))
             || self.state.closed_by() == ClosedBy::Watch
     }
 

@@ -792,9 +792,9 @@ impl Launcher {
         }
     }
 
-    /// Lets the sentry hand over the rest of a capture, after which it ends. What is missing then is the writer's to say.
+    /// Lets the sentry hand over the rest of a capture and the last flows, after which it ends. What is missing then is the writer's to say.
     fn await_last_frames(&mut self) {
-        if self.plan.capture.is_none() {
+        if self.plan.capture.is_none() && self.plan.sentry.flows.is_none() {
             return;
         }
         let deadline = Instant::now() + LAST_FRAMES;

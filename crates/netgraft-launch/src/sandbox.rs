@@ -26,6 +26,7 @@ use crate::capture::Capture;
 use crate::control::Summary;
 use crate::crash::OnCrash;
 use crate::error::{RunError, signal_status};
+use crate::flows::FlowWriter;
 use crate::groups::Groups;
 use crate::ids::{self, Apart};
 use crate::jobs::Jobs;
@@ -116,6 +117,8 @@ pub struct Sandbox {
     apart: Option<Apart>,
     #[expect(dead_code, reason = "waits for the writer when it is dropped")]
     capture: Option<Capture>,
+    #[expect(dead_code, reason = "waits for the writer when it is dropped")]
+    flows: Option<FlowWriter>,
     #[expect(dead_code, reason = "gives the signals back when it is dropped")]
     restore: Restore,
 }
@@ -206,6 +209,8 @@ impl Sandbox {
             }
             None => (None, None),
         };
+        let flows = network.flows.as_ref().map(FlowWriter::start).transpose()?;
+        let (flows, flows_socket) = flows.unzip();
         let plan = Rc::new(Plan {
             capture: capture_socket,
             sentry: SentryPlan {
@@ -225,6 +230,7 @@ impl Sandbox {
                 sockets,
                 is_private,
                 policy: RefCell::new(network.policy.clone().map(|spec| Arc::new(Policy::new(spec)))),
+                flows: flows_socket,
                 name_keys: RandomState::new(),
                 main: sentry,
             },
@@ -260,7 +266,7 @@ impl Sandbox {
         launcher.uplink = uplink;
         launcher.groups = groups;
         launcher.start(stack.as_mut())?;
-        Ok(Sandbox { launcher, taken, apart, capture, restore })
+        Ok(Sandbox { launcher, taken, apart, capture, flows, restore })
     }
 
     /// Starts a further program in the sandbox's namespaces, in a process group of its own and without the terminal.

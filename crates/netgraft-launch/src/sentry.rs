@@ -72,6 +72,8 @@ pub struct SentryArgs {
     pub is_private: bool,
     /// Who may talk to whom.
     pub policy: Option<Arc<Policy>>,
+    /// Where flows go, a socket of packets that does not block; `None` if nobody wants to know them.
+    pub flows: Option<OwnedFd>,
     /// Keys for names that only the sentries of this sandbox can make.
     pub name_keys: RandomState,
 }
@@ -126,6 +128,8 @@ pub(super) struct SentryPlan {
     pub(super) is_private: bool,
     /// Who may talk to whom.
     pub(super) policy: RefCell<Option<Arc<Policy>>>,
+    /// Where flows go.
+    pub(super) flows: Option<OwnedFd>,
     /// Keys for names that every sentry of the sandbox is to know.
     pub(super) name_keys: RandomState,
     /// What it runs when it is confined.
@@ -221,6 +225,7 @@ fn serve(
     let mut kept = vec![0, 1, control.as_raw_fd()];
     let placed = plan.output.take_place(null.as_fd());
     kept.extend(placed.map_err(cannot("replace its input and output"))?);
+    kept.extend(plan.flows.as_ref().map(AsRawFd::as_raw_fd));
     kept.extend(plan.object.iter().flat_map(|object| object.descriptors()));
     if let SentryNetwork::Former(namespace) = network {
         namespace.enter(Namespaces::NET).map_err(cannot("enter the network namespace of the one before"))?;
@@ -284,6 +289,8 @@ fn serve(
         SentryNetwork::Caller => Network::of_host(stack.as_ref()),
         SentryNetwork::Own | SentryNetwork::Former(_) => Network::of(stack.as_ref()),
     };
+    let flows = plan.flows.as_ref().map(OwnedFd::try_clone).transpose();
+    let flows = flows.map_err(cannot("duplicate a descriptor"))?;
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
     (plan.main.run)(SentryArgs {
         stack,
@@ -302,6 +309,7 @@ fn serve(
         sockets: plan.sockets,
         is_private: plan.is_private,
         policy: plan.policy.borrow().clone(),
+        flows,
         name_keys: plan.name_keys.clone(),
     })
     .map_err(cannot("go on"))

@@ -14,6 +14,7 @@ use netgraft_plugin::{InterfaceName, NetworkType, StackConfig, get_plugin_stack}
 use crate::capture::CaptureSpec;
 use crate::crash::OnCrash;
 use crate::datagrams::Datagrams;
+use crate::flows::FlowsSpec;
 use crate::groups::Limits;
 use crate::join::Join;
 use crate::profile::Profile;
@@ -158,6 +159,8 @@ pub struct NetworkSpec {
     pub stacks: Stacks,
     /// Who may talk to whom; `None` is everybody, to everybody who can be reached.
     pub policy: Option<PolicySpec>,
+    /// Where flows are written; `None` is nowhere.
+    pub flows: Option<FlowsSpec>,
 }
 
 impl NetworkSpec {

@@ -95,6 +95,9 @@ fn check_datagrams(spec: &NetworkSpec, can: bool) -> Result<(), RunError> {
         (Datagrams::Kernel, _) if spec.policy.is_some() => {
             "--allow, --deny and --policy are kept on the stack's datagram sockets only: leave --datagrams kernel out"
         }
+        (Datagrams::Kernel, _) if spec.flows.is_some() => {
+            "--flows and --learn see the stack's datagram sockets only: leave --datagrams kernel out"
+        }
         (Datagrams::Kernel, Join::Never) => {
             "with --join never the stack carries all datagrams: leave --datagrams kernel out"
         }
@@ -260,8 +263,12 @@ pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Result<
                 "--allow, --deny and --policy are not kept with host sockets: leave --network host out";
             return Err(RunError::Options(text.to_owned()));
         }
+        if network.flows.is_some() {
+            let text = "--flows and --learn do not see host sockets: leave --network host out";
+            return Err(RunError::Options(text.to_owned()));
+        }
         Ok(Sockets::Host)
-    } else if is_own && network.join == Join::Always && can_be_the_kernels() {
+    } else if is_own && network.join == Join::Always && network.flows.is_none() && can_be_the_kernels() {
         Ok(Sockets::StreamSurrogates)
     } else {
         Ok(Sockets::Surrogates)

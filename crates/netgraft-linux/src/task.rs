@@ -85,6 +85,18 @@ pub fn title(tid: u32) -> Option<String> {
     Some(format!("{name}[{number}]"))
 }
 
+/// The number of a thread's process in its own process-id namespace, and its executable (proc(5), `/proc/TID/exe`), with what is
+/// no character replaced; `None` if there is no such thread.
+#[must_use]
+pub fn executable(tid: u32) -> Option<(u32, Option<String>)> {
+    let status = std::fs::read(format!("/proc/{tid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NStgid:"))?;
+    let number = numbers.split_whitespace().next_back()?.parse().ok()?;
+    let path = std::fs::read_link(format!("/proc/{tid}/exe"));
+    Some((number, path.ok().map(|path| path.to_string_lossy().into_owned())))
+}
+
 /// When a thread was started, in ticks since the system booted (proc(5), `/proc/TID/stat`, field 22): another thread
 /// that gets the same number later has another one. `None` if there is no such thread.
 #[must_use]

@@ -223,6 +223,7 @@ fn serve_call(turn: &mut Turn, caller: &Caller) {
     core.call(caller);
     core.kernel().programs.served(caller.program);
     core.run();
+    core.kernel().flush_flows();
 }
 
 /// A thread has its turn: a launcher that sleeps looks again.

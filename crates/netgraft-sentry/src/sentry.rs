@@ -21,7 +21,7 @@ use netgraft_linux::worker::Worker;
 use netgraft_plugin::recording::Recording;
 use netgraft_plugin::{Events, Instant};
 
-use crate::bindings::{Bindings, ToLauncher, links};
+use crate::bindings::{Bindings, FlowsOut, ToLauncher, links};
 use crate::calls::{self, Programs, Received};
 use crate::operator::{Operators, Ways};
 use crate::poller::{Poller, Token, events};
@@ -102,6 +102,7 @@ impl Sentry {
             sockets,
             is_private,
             policy,
+            flows,
             name_keys,
         } = args;
         let meter = Meter::new()?;
@@ -143,6 +144,10 @@ impl Sentry {
         };
         let mut core = Core::new(bindings, stack, router, budget);
         core.set_joining(join == Join::Always);
+        if let Some(socket) = flows {
+            core.kernel().flows = Some(FlowsOut::new(socket));
+            core.record_flows();
+        }
         core.set_time(time());
         if is_private {
             core.expect_private_links();
@@ -211,6 +216,7 @@ impl Sentry {
                     serve_calls(core, program);
                 }
                 core.run();
+                core.kernel().flush_flows();
                 self.measure_memory(core);
             }
             if let Some(error) = core.kernel().launcher.take_broken() {
@@ -391,12 +397,22 @@ impl Sentry {
             denied: core.denied(),
         };
         let sent = core.kernel().launcher.send(&FromSentry::Summary(summary));
+        self.vitals.end_round();
+        finish_flows(core);
         if let Some(recording) = recording {
             // This takes as long as the writer does, and is no round of the loop that hangs.
             self.vitals.end_round();
             finish_capture(recording);
         }
         sent
+    }
+}
+
+/// Sends the last flows, for as long as the end of a capture may take.
+fn finish_flows(core: &mut Core<Bindings>) {
+    let until = clock::now() + CAPTURE_STILL;
+    while !core.kernel().flush_flows() && clock::now() < until {
+        std::thread::sleep(CAPTURE_RETRY);
     }
 }
 

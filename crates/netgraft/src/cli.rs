@@ -23,6 +23,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::fault_args::FaultArgs;
+use crate::flow_args::FlowArgs;
 use crate::link_option::{AddressOption, LinkOption};
 use crate::operator::{LinkArgs, SsArgs};
 use crate::pcap_args::PcapArgs;
@@ -292,6 +293,9 @@ struct RunArgs {
     policy: PolicyArgs,
 
     #[command(flatten)]
+    flows: FlowArgs,
+
+    #[command(flatten)]
     program: ProgramArgs,
 
     /// The program and its arguments; options of netgraft end here
@@ -429,6 +433,7 @@ fn to_run(run: RunArgs, args: &[OsString], matches: &ArgMatches) -> Result<Comma
     }
     let mut network = NetworkSpec::new(run.network);
     network.policy = run.policy.spec(Some(matches), run.network).map_err(Stop::Error)?;
+    network.flows = run.flows.spec();
     network.plugin = run.plugin;
     let (link, veth) = run.link.split();
     network.veth = veth;

@@ -3,6 +3,7 @@
 
 mod cli;
 mod fault_args;
+mod flow_args;
 mod link_option;
 mod operator;
 mod pcap_args;

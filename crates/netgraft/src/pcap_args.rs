@@ -37,7 +37,7 @@ pub(crate) struct PcapArgs {
 }
 
 /// A number of bytes with k, M or G behind it for 1,000, 1,000,000 or 1,000,000,000.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = match text.strip_suffix(['k', 'M', 'G']) {
         Some(number) => (number, &text[number.len()..]),
         None => (text, ""),

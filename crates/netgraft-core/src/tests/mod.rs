@@ -13,6 +13,8 @@ mod connect;
 #[cfg(test)]
 mod datagram;
 #[cfg(test)]
+mod flows;
+#[cfg(test)]
 mod host;
 #[cfg(test)]
 mod inspect;

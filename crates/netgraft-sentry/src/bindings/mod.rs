@@ -1,5 +1,6 @@
 //! The core's traits on the real kernel, one file for each.
 
+mod flows;
 mod host;
 mod journal;
 pub(crate) mod links;
@@ -20,6 +21,7 @@ use crate::calls::Programs;
 use crate::names::{Names, PairNames};
 use crate::poller::Poller;
 
+pub(crate) use flows::FlowsOut;
 pub(crate) use journal::{ToLauncher, from_control};
 use links::Links;
 
@@ -33,6 +35,8 @@ pub(crate) struct Bindings {
     pub(crate) launcher: ToLauncher,
     /// The devices that lead to the programs' datagram sockets.
     pub(crate) links: Links,
+    /// Where flows go, if they are recorded.
+    pub(crate) flows: Option<FlowsOut>,
     /// Closes files that are no sockets.
     disposal: Disposal,
     names: Names,
@@ -70,6 +74,7 @@ impl Bindings {
             poller,
             launcher,
             links: Links::default(),
+            flows: None,
             disposal,
             names: Names::default(),
             pairs: PairNames::new(name_keys),

@@ -9,6 +9,7 @@ use netgraft_plugin::{Domain, Shutdown};
 
 use super::unix::{GATED, Kind, SEND_BUFFER};
 use super::world::World;
+use crate::flows::{FlowRecord, FlowSink, ProcessName};
 use crate::join::{Pair, Side};
 use crate::journal::{Journal, Kept};
 use crate::private_link::PrivateLinks;
@@ -374,6 +375,17 @@ impl PrivateLinks for FakeKernel {
     }
 
     fn flush(&mut self) {}
+}
+
+impl FlowSink for FakeKernel {
+    fn flow(&mut self, record: FlowRecord) {
+        self.with(|w| w.notes.flows.push(record));
+    }
+
+    fn process_name(&mut self, tid: u32) -> Option<ProcessName> {
+        self.with(|w| w.threads.contains_key(&tid))
+            .then(|| ProcessName { pid: tid, executable: Some("/bin/program".to_owned()) })
+    }
 }
 
 impl Journal for FakeKernel {

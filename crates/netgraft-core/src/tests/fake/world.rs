@@ -74,6 +74,7 @@ pub(crate) struct Notes {
     pub(crate) kept: Vec<Kept>,
     pub(crate) forgotten: Vec<Cookie>,
     pub(crate) warnings: Vec<String>,
+    pub(crate) flows: Vec<crate::FlowRecord>,
 }
 
 /// Limits of the system.

@@ -12,6 +12,7 @@ use super::super::fake::world::Reply;
 use super::model::{End, Model};
 use super::ops::{Op, Then, What};
 use crate::Budget;
+use crate::policy::{Direction, Protocol};
 use crate::program::{Caller, ProgramId};
 use crate::route::{Always, Route};
 use crate::uapi::{self, Errno};
@@ -96,6 +97,9 @@ pub(crate) fn play_and_count(ops: &[Op], seen: &mut Seen) -> Check {
     rig.world_mut().notes.is_kept = ops.len().is_multiple_of(2);
     rig.net().window = 4096;
     rig.core.set_joining(ops.len().is_multiple_of(3));
+    if ops.len() % 7 < 3 {
+        rig.core.record_flows();
+    }
     let mut play = Play {
         rig,
         model: Model::default(),
@@ -359,7 +363,39 @@ impl Play<'_> {
         }
         self.rig.settle();
         let left = self.rig.leftovers();
-        if left.is_empty() { Ok(()) } else { Err(format!("at the end there is {left:?}")) }
+        if !left.is_empty() {
+            return Err(format!("at the end there is {left:?}"));
+        }
+        self.flows_add_up()
+    }
+
+    /// Each connection was recorded once, if flows are recorded, and what passed is what was counted.
+    fn flows_add_up(&self) -> Check {
+        let (counts, world) = (self.rig.core.counts(), self.rig.world());
+        let flows = &world.notes.flows;
+        if self.rig.core.flows.is_none() {
+            return if flows.is_empty() { Ok(()) } else { Err("flows that nobody wants to know".to_owned()) };
+        }
+        let of = |wanted| {
+            let is_it =
+                |flow: &&crate::FlowRecord| flow.protocol == Protocol::Tcp && flow.direction == wanted;
+            flows.iter().filter(is_it).count() as u64
+        };
+        // Attempts are flows, too.
+        if of(Direction::Out) < counts.connections_out
+            || of(Direction::In) != counts.connections_in - counts.connections_joined
+        {
+            return Err(format!("{counts:?}, and these flows: {flows:?}"));
+        }
+        let sum = |amount: fn(&crate::FlowRecord) -> Option<crate::Amount>| -> u64 {
+            flows.iter().filter_map(amount).map(|amount| amount.bytes).sum()
+        };
+        let (sent, received) = (sum(|flow| flow.sent), sum(|flow| flow.received));
+        if (sent, received) == (counts.bytes_sent, counts.bytes_received) {
+            Ok(())
+        } else {
+            Err(format!("{sent} and {received} bytes in flows, and {counts:?}"))
+        }
     }
 
     /// Moves bytes until nothing is under way, and looks whether all has arrived.
