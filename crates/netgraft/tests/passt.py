@@ -1,5 +1,5 @@
 """Runs in a network namespace of its own, which it owns, in a folder of its own: netgraft (argv[1]) behind passt, also with
-lwIP (argv[2]), and servers in another namespace. Prints OK."""
+lwIP (argv[2]), and servers in another namespace. The stack that argv[3] names (built-in, lwip, neither) moves 1 GiB each way. Prints OK."""
 import atexit
 import hashlib
 import os
@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 
-NETGRAFT, LWIP = sys.argv[1:3]
+NETGRAFT, LWIP, LARGE = sys.argv[1:4]
 V4, V6 = "198.51.100.1", "2001:db8:1::1"
-# Of both ways and families; PASST_SIZE in MiB is another.
-SIZE = int(os.environ.get("PASST_SIZE", "256")) << 20
+# Each way, half of it over each family; PASST_SIZE in MiB is another. And what the other stack moves.
+SIZE = int(os.environ.get("PASST_SIZE", "1024")) << 19
+LESS = 32 << 20
 CHILDREN = []
 # Answers every name with the servers' addresses.
 DNS = f"""
@@ -51,7 +52,7 @@ print(digest.hexdigest())
 SOURCE = """
 import socket, sys
 c = socket.create_connection((sys.argv[1], 9000))
-c.sendfile(open("www/file", "rb"))
+c.sendfile(open(sys.argv[2], "rb"))
 print(c.recv(9).decode())
 """
 
@@ -144,15 +145,23 @@ for place in ("self", OUTSIDE):
     until("addresses are no longer tentative", lambda: all(
         int(line.split()[4], 16) & 0x40 == 0 for line in open(f"/proc/{place}/net/if_inet6")))
 os.mkdir("www")
-digest = hashlib.sha256()
 block = os.urandom(1 << 20)
-with open("www/file", "wb") as file:
-    for number in range(SIZE >> 20):
-        # No two are the same, so that one that is lost or twice there shows.
-        piece = struct.pack("!I", number) + block[4:]
-        file.write(piece)
-        digest.update(piece)
-digest = digest.hexdigest()
+
+
+def make(name, size):
+    """A file, and its checksum."""
+    digest = hashlib.sha256()
+    with open(name, "wb") as file:
+        for number in range(size >> 20):
+            # No two are the same, so that one that is lost or twice there shows.
+            piece = struct.pack("!I", number) + block[4:]
+            file.write(piece)
+            digest.update(piece)
+    return name.removeprefix("www/"), size, digest.hexdigest()
+
+
+PART = make("www/part", LESS)
+FILE = make("www/file", SIZE) if LARGE != "neither" else PART
 SMALL = 3_000_000
 open("www/small", "wb").write(block * 2 + block[:SMALL - (2 << 20)])
 for address in (V4, V6):
@@ -175,15 +184,16 @@ assert "no uplink: --link passt gives it one" in run("-v", "--", "true", link=()
 assert "uplink       none: --link passt gives it one" in run("--summary", "--", "true", link=()).stderr
 assert "uplink" not in run("--summary", "--", "true").stderr
 
-def programs(*stack):
+def programs(moved, *stack):
     """Real programs on a stack, both families, both ways."""
-    for url in (f"http://{V4}:8000/file", f"http://[{V6}]:8000/file"):
+    name, size, digest = moved
+    for url in (f"http://{V4}:8000/{name}", f"http://[{V6}]:8000/{name}"):
         got = run(*stack, "--", "sh", "-c", f"curl -sSg '{url}' | sha256sum").stdout.split()[0]
         assert got == digest, url
     for address in (V4, V6):
-        sink = outside(sys.executable, "-c", SINK, address, str(SIZE), stdout=subprocess.PIPE, text=True)
+        sink = outside(sys.executable, "-c", SINK, address, str(size), stdout=subprocess.PIPE, text=True)
         listening(9000)
-        assert run(*stack, "--", "python3", "-c", SOURCE, address).stdout == "all\n"
+        assert run(*stack, "--", "python3", "-c", SOURCE, address, f"www/{name}").stdout == "all\n"
         assert sink.communicate(timeout=60)[0].split()[0] == digest, address
 
     # Several at once: none of them starves.
@@ -219,8 +229,8 @@ export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
 git init -q work && cd work && git -c user.name=t -c user.email=t@t commit -q --allow-empty -m first && cp ../www/small . && git add small
 git -c user.name=t -c user.email=t@t commit -q -m second
 git clone -q --bare . ../www/repo.git && cd ../www/repo.git && git update-server-info''')
-programs()
-programs("--network", "plugin", "--plugin", LWIP)
+programs(FILE if LARGE == "built-in" else PART)
+programs(FILE if LARGE == "lwip" else PART, "--network", "plugin", "--plugin", LWIP)
 
 # What comes on a connection whose sandbox's side has ended comes once. That of Debian 12 says no end: it resets the connection
 # after 16 s.
@@ -372,7 +382,7 @@ else:
 refused("is 'passt --socket no/such' running", link=("--link", "passt:no/such"))
 
 # passt is killed under load: the program's connection ends, and one line says why.
-script = "curl -sS --limit-rate 8M --max-time 3 http://198.51.100.1:8000/file -o /dev/null; echo done"
+script = "curl -sS --limit-rate 8M --max-time 3 http://198.51.100.1:8000/part -o /dev/null; echo done"
 box = child(NETGRAFT, "run", "--link", "passt", "--", "sh", "-c", script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 until("passt", passts)
 time.sleep(1)
