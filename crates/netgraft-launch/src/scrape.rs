@@ -234,9 +234,10 @@ fn serve(listening: &Listening, launcher: &Arc<OwnedFd>) -> io::Result<()> {
         if !knock {
             continue;
         }
-        let Ok(client) = listening.accept() else { continue };
+        let Ok(mut client) = listening.accept() else { continue };
         if busy.fetch_add(1, Ordering::Relaxed) >= MOST {
             busy.fetch_sub(1, Ordering::Relaxed);
+            refuse(&mut client);
             continue;
         }
         let (launcher, done) = (Arc::clone(launcher), Arc::clone(&busy));
@@ -247,6 +248,17 @@ fn serve(listening: &Listening, launcher: &Arc<OwnedFd>) -> io::Result<()> {
         if thread.is_err() {
             busy.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// Sends one away when there are as many as there may be, without waiting for what it asks.
+fn refuse(client: &mut Client) {
+    let reply = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    // There is room for it, or there is not: nobody waits.
+    if client.set_timeout(Duration::from_millis(1)).is_ok() {
+        let _ = client.write_all(reply);
+        // What is unread would make a reset of the close.
+        let _ = client.read(&mut [0; 4096]);
     }
 }
 

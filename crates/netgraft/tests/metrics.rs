@@ -16,7 +16,8 @@ fn check(name: &str, who: As) {
     script::run(name, who, include_str!("metrics.py"), |dir| {
         // Where an ordinary user can read it.
         let dashboard = dir.join("dashboard.json");
-        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contrib/grafana.json"), &dashboard).unwrap();
+        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contrib/grafana.json"), &dashboard)
+            .unwrap();
         vec![script::object(dir), dashboard.into()]
     });
 }
