@@ -102,6 +102,8 @@ pub struct Core<K: Kernel> {
     pub(crate) held: usize,
     /// Whether memory was short when it was last measured.
     pub(crate) short: bool,
+    /// What was used then.
+    memory: usize,
     /// Whether connections inside the sandbox are joined.
     pub(crate) joins: bool,
     pub(crate) accepted: Accepted,
@@ -150,6 +152,7 @@ impl<K: Kernel> Core<K> {
             time: Time::default(),
             held: 0,
             short: false,
+            memory: 0,
             joins: false,
             accepted: Accepted::default(),
             refused: Refused::default(),
@@ -204,10 +207,23 @@ impl<K: Kernel> Core<K> {
     /// Says how much memory the sentry and its stack use. While that is more than the budget there are no new sockets,
     /// and what programs send stays in their surrogates.
     pub fn note_memory(&mut self, used: usize) {
+        self.memory = used;
         self.short = used >= self.budget.memory;
         if !self.short {
             self.work.resume();
         }
+    }
+
+    /// How much memory was used when it was last measured, and how much may be.
+    #[must_use]
+    pub fn memory(&self) -> (usize, usize) {
+        (self.memory, self.budget.memory)
+    }
+
+    /// How many rules there are about who may talk to whom.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.router.rules()
     }
 
     /// Whether memory is short, so that it is to be measured again soon.

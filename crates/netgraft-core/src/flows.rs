@@ -93,7 +93,7 @@ pub enum FlowEnd {
     Denied,
     /// The operator has ended it.
     Killed,
-    /// No datagram has passed for [`IDLE`].
+    /// No datagram has passed for a minute.
     Idle,
     /// There were too many flows of datagrams: it may go on as another one.
     TooMany,

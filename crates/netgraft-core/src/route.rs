@@ -119,6 +119,11 @@ pub trait Router: Send {
         false
     }
 
+    /// How many rules it has.
+    fn rules(&self) -> usize {
+        0
+    }
+
     /// Why it decides so on a flow, for the operator.
     fn reason(&self, flow: &Flow) -> Option<String> {
         let _ = flow;

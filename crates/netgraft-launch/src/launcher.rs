@@ -28,6 +28,7 @@ use super::programs::{self, Further, Home, ProgramId};
 use super::pty::Pty;
 use super::report::{Report, Role, Step};
 use super::said::{Ear, printable};
+use super::scrape::MetricsServer;
 use super::sentry::{self, Handover, NamespaceIds};
 use super::survive::Spare;
 use super::tree::{self, LauncherEnds, Plan};
@@ -107,6 +108,8 @@ pub(super) struct Launcher {
     pub(super) namespaces: NamespaceIds,
     /// How often a sentry has taken over.
     pub(super) restarts: u32,
+    /// Serves metrics.
+    pub(super) metrics: Option<MetricsServer>,
     /// Rules that the operator is setting, as far as the sentry has said them.
     pub(super) rules: Vec<Rule>,
     /// The processes beside the sentry's successor that answer calls when there is no sentry any more.
@@ -173,6 +176,7 @@ impl Launcher {
             listeners: BTreeMap::new(),
             namespaces: NamespaceIds::default(),
             restarts: 0,
+            metrics: None,
             rules: Vec::new(),
             stand_ins: Vec::new(),
             surrogates: None,
@@ -243,14 +247,18 @@ impl Launcher {
                 written[1],
                 self.lingerer(),
                 self.door.as_ref().map(Door::as_fd),
+                self.metrics.as_ref().map(MetricsServer::fd),
             ];
-            let [report, sentry, signal, logged, printed, orphan, knock] =
+            let [report, sentry, signal, logged, printed, orphan, knock, asks] =
                 wait_readable(fds, wait).map_err(step(Step::Supervise))?;
             if logged || printed {
                 self.show_output();
             }
             if knock {
-                self.let_in();
+                self.let_in(self.door.as_ref().and_then(Door::admit));
+            }
+            if asks {
+                self.let_in_metrics();
             }
             let ends = self.ends()?;
             if report {
@@ -288,13 +296,19 @@ impl Launcher {
 
     /// Hands one who has knocked to the sentry. Whoever comes when it has no room, or is gone, is sent away: neither of the
     /// two can keep the launcher waiting.
-    fn let_in(&mut self) {
-        let (Some(client), Some(ends)) = (self.door.as_ref().and_then(Door::admit), &self.ends) else {
-            return;
-        };
+    fn let_in(&self, client: Option<OwnedFd>) {
+        let (Some(client), Some(ends)) = (client, &self.ends) else { return };
         let sent = control::send_with_fd_now(ends.control.as_fd(), &ToSentry::Operator, client.as_fd());
         if let Err(error) = sent {
             tracing::debug!(%error, "an operator was not let in");
+        }
+    }
+
+    /// The same for the process that serves metrics. Once it is gone it is not listened to any more.
+    fn let_in_metrics(&mut self) {
+        match self.metrics.as_ref().map(MetricsServer::next) {
+            Some(Some(client)) => self.let_in(Some(client)),
+            _ => self.metrics = None,
         }
     }
 
@@ -809,6 +823,7 @@ impl Launcher {
     /// Ends and reaps every process. The order matters: see [`Role::ALL`].
     fn end(&mut self) {
         self.door = None;
+        self.metrics = None;
         self.show_output();
         self.jobs.take_back();
         self.mirror.reap_maker();

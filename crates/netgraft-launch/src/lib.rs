@@ -43,6 +43,7 @@ mod keeper;
 mod launcher;
 mod learn;
 mod lingering;
+pub mod metrics;
 mod mirror;
 pub mod operator;
 mod output;
@@ -54,6 +55,7 @@ pub mod publish;
 mod report;
 mod said;
 mod sandbox;
+mod scrape;
 mod sentry;
 mod spec;
 pub mod stacks;
@@ -84,6 +86,7 @@ pub use programs::ProgramId;
 pub use report::Step;
 pub use said::printable;
 pub use sandbox::{ExitStatus, Sandbox, run};
+pub use scrape::MetricsAddress;
 pub use sentry::{NamespaceIds, SentryArgs, SentryMain, confine_for};
 pub use spec::{
     Ask, Bind, Descriptors, Files, Ids, NetworkSpec, ProgramSpec, Seccomp, SocketLimits, Stacks, Terminal,

@@ -12,6 +12,8 @@ use std::net::SocketAddr;
 use netgraft_core::policy::PolicySpec;
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Figures;
+
 /// The version of the messages.
 pub const VERSION: u32 = 1;
 /// The most bytes that a request has, its end of line included.
@@ -46,6 +48,8 @@ pub enum Request {
     Info,
     /// The sockets that the sentry has: an [`Answer::Socket`] each, then [`Answer::Done`].
     Sockets,
+    /// What is counted: [`Answer::Metrics`].
+    Metrics,
     /// Other rules, for what begins from now on: [`Answer::PolicySet`], or an error, and then the rules stay as they are.
     SetPolicy {
         /// The rules.
@@ -101,6 +105,8 @@ pub enum Answer {
     Info(Info),
     /// A part of the answer to [`Request::Sockets`].
     Socket(SocketLine),
+    /// To [`Request::Metrics`].
+    Metrics(Figures),
     /// To [`Request::SetPolicy`]: the rules are kept from now on.
     PolicySet {
         /// How many flows were ended.

@@ -35,6 +35,7 @@ use crate::output::Output;
 use crate::path_sockets;
 use crate::programs::{ProgramId, ProgramPlan};
 use crate::report::Step;
+use crate::scrape::MetricsServer;
 use crate::sentry::{NOBODY, SentryMain, SentryPlan};
 use crate::spec::{NetworkSpec, ProgramSpec, Terminal};
 use crate::stacks;
@@ -211,6 +212,7 @@ impl Sandbox {
         };
         let flows = network.flows.as_ref().map(FlowWriter::start).transpose()?;
         let (flows, flows_socket) = flows.unzip();
+        let metrics = network.metrics.as_ref().map(MetricsServer::start).transpose()?;
         let plan = Rc::new(Plan {
             capture: capture_socket,
             sentry: SentryPlan {
@@ -264,6 +266,7 @@ impl Sandbox {
             .chain(doubts)
             .for_each(|text| launcher.warn(text));
         launcher.uplink = uplink;
+        launcher.metrics = metrics;
         launcher.groups = groups;
         launcher.start(stack.as_mut())?;
         Ok(Sandbox { launcher, taken, apart, capture, flows, restore })

@@ -19,6 +19,7 @@ use crate::groups::Limits;
 use crate::join::Join;
 use crate::profile::Profile;
 use crate::publish::Publish;
+use crate::scrape::MetricsAddress;
 
 /// The stacks that a name is looked up in.
 #[derive(Clone, Default)]
@@ -161,6 +162,8 @@ pub struct NetworkSpec {
     pub policy: Option<PolicySpec>,
     /// Where flows are written; `None` is nowhere.
     pub flows: Option<FlowsSpec>,
+    /// Where metrics are served; `None` is nowhere.
+    pub metrics: Option<MetricsAddress>,
 }
 
 impl NetworkSpec {

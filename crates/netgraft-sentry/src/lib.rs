@@ -10,6 +10,7 @@
 
 mod bindings;
 mod calls;
+mod figures;
 mod names;
 mod observer;
 mod operator;

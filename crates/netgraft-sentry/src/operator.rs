@@ -22,6 +22,7 @@ use netgraft_plugin::faults::{Counts, Faults, LinkFaults, LinkReport};
 use netgraft_plugin::{Events, Protocol, TcpState};
 
 use crate::bindings::Bindings;
+use crate::figures::figures;
 use crate::poller::{Poller, Token};
 
 /// How many there may be at a time.
@@ -71,6 +72,8 @@ pub(crate) struct Operators {
     clients: HashMap<u32, Client>,
     next: u32,
     ways: Ways,
+    /// Rounds of the sentry's loop.
+    pub(crate) rounds: u64,
 }
 
 /// A connection is over, in order or not.
@@ -79,7 +82,7 @@ struct Over;
 impl Operators {
     /// None yet.
     pub(crate) fn new(ways: Ways) -> Operators {
-        Operators { clients: HashMap::new(), next: 0, ways }
+        Operators { clients: HashMap::new(), next: 0, ways, rounds: 0 }
     }
 
     /// Takes one over, unless there are as many as there may be.
@@ -145,6 +148,7 @@ impl Operators {
         match asked {
             Request::Info => client.say(Answer::Info(self.info(core))),
             Request::Sockets => client.more = Some(More::Sockets(0)),
+            Request::Metrics => client.say(Answer::Metrics(figures(core, self.rounds))),
             Request::SetPolicy { policy, kill } => match self.set_policy(policy, core) {
                 Ok(()) if kill => client.more = Some(More::Kill(0, EndedFlows::default())),
                 Ok(()) => client.say(Answer::PolicySet { ended: 0, left: 0 }),

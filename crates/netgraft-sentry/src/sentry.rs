@@ -217,6 +217,7 @@ impl Sentry {
                 }
                 core.run();
                 core.kernel().flush_flows();
+                self.operators.rounds += 1;
                 self.measure_memory(core);
             }
             if let Some(error) = core.kernel().launcher.take_broken() {

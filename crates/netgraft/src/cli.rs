@@ -81,6 +81,11 @@ enum Subcommands {
     },
     /// Show the sockets of a sandbox, as ss(8) prints those of a machine
     Ss(SsArgs),
+    /// Print what is counted in a sandbox, as OpenMetrics text
+    Metrics {
+        /// The sandbox, as 'netgraft list' names it
+        sandbox: String,
+    },
     /// Show the faults of a sandbox's link, and change them while it runs
     #[command(after_help = LINK_HELP)]
     Link(Box<LinkArgs>),
@@ -349,6 +354,8 @@ pub(crate) enum Command {
     },
     /// Show the sockets of a sandbox.
     Ss(SsArgs),
+    /// Print what is counted in this sandbox.
+    Metrics(String),
     /// Show or change the faults of its link.
     Link(Box<LinkArgs>),
     /// Write a new stack.
@@ -398,6 +405,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Subcommands::Policy(command) => Ok(Command::Policy(command)),
         Subcommands::List { json } => Ok(Command::List { json }),
         Subcommands::Ss(args) => Ok(Command::Ss(args)),
+        Subcommands::Metrics { sandbox } => Ok(Command::Metrics(sandbox)),
         Subcommands::Link(args) => Ok(Command::Link(args)),
         Subcommands::NewStack(NewStackArgs { dir, language, source }) => {
             let command = std::env::current_exe().unwrap_or_else(|_| "netgraft".into());
@@ -433,7 +441,7 @@ fn to_run(run: RunArgs, args: &[OsString], matches: &ArgMatches) -> Result<Comma
     }
     let mut network = NetworkSpec::new(run.network);
     network.policy = run.policy.spec(Some(matches), run.network).map_err(Stop::Error)?;
-    network.flows = run.flows.spec();
+    (network.flows, network.metrics) = (run.flows.spec(), run.flows.metrics);
     network.plugin = run.plugin;
     let (link, veth) = run.link.split();
     network.veth = veth;

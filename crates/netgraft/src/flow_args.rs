@@ -1,15 +1,15 @@
-//! The options about flows.
+//! The options about flows and metrics.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use netgraft::FlowsSpec;
+use netgraft::{FlowsSpec, MetricsAddress};
 
 use crate::pcap_args::bytes;
 
-/// Who talked to whom.
+/// Who talked to whom, and how much.
 #[derive(Args)]
-#[command(next_help_heading = "Flows")]
+#[command(next_help_heading = "Flows and metrics")]
 pub(crate) struct FlowArgs {
     /// Write a line of JSON in this file for each flow that is over or was denied: who, with whom, how much, by which rule, and
     /// how it ended
@@ -28,6 +28,11 @@ pub(crate) struct FlowArgs {
     /// there
     #[arg(long, value_name = "FILE.toml")]
     learn: Option<PathBuf>,
+
+    /// Serve what is counted as OpenMetrics text by HTTP while the sandbox runs: unix:PATH or ADDR:PORT of the host, such as
+    /// 127.0.0.1:9100, which everybody can read who reaches the port
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) metrics: Option<MetricsAddress>,
 }
 
 impl FlowArgs {

@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         Command::Policy(PolicyCommand::Set(args)) => text(policy_args::set(&args)),
         Command::List { json } => text(operator::list(json)),
         Command::Ss(args) => text(operator::ss(&args)),
+        Command::Metrics(sandbox) => text(operator::metrics(&sandbox)),
         Command::Link(args) => text(operator::link(&args)),
         Command::NewStack(new) => match netgraft::new_stack(&new) {
             Ok(object) => {

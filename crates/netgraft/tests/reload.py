@@ -156,7 +156,11 @@ def where_they_cannot_be_kept():
             assert box.is_set('rules = ["deny tcp 127.0.0.1:7000"]') == ""
             assert box.does("listener=listen(7000)") == "ok" and box.does("tcp('127.0.0.1', 7000)") == "EACCES"
         box.end()
+    # Without rules at the start, datagrams to other hosts go past the sentry's decisions.
     box = Sandbox(*LINK)
+    done = box.set('rules = ["deny tcp 198.51.100.2"]')
+    assert done.returncode == 125 and "start it with --policy" in done.stderr, done
+    assert box.does("echo(tcp('198.51.100.2'))") == "x"
     box.end()
     done = box.set('default = "deny"')
     assert done.returncode == 125 and "no sandbox" in done.stderr, done

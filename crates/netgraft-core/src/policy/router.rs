@@ -55,6 +55,10 @@ impl Router for PolicyRouter {
         self.verdict(flow).is_some_and(|verdict| matches!(verdict.reason, Reason::Rule(_)))
     }
 
+    fn rules(&self) -> usize {
+        self.policy.spec().rules.len()
+    }
+
     fn reason(&self, flow: &Flow) -> Option<String> {
         self.verdict(flow).map(|verdict| self.policy.reason_text(verdict))
     }

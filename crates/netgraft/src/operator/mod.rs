@@ -98,6 +98,18 @@ fn unexpected() -> String {
     "the sentry answers something else than it was asked for".to_owned()
 }
 
+/// The text of `netgraft metrics`.
+pub(crate) fn metrics(sandbox: &str) -> Result<String, String> {
+    let mut client = Client::connect(sandbox)?;
+    client.ask(Request::Metrics)?;
+    match client.next()? {
+        Answer::Metrics(figures) => {
+            netgraft_launch::metrics::text(figures).map_err(|error| error.to_string())
+        }
+        _ => Err(format!("the sandbox {sandbox} answers something else")),
+    }
+}
+
 /// Lines of columns that are as wide as they need to be; the last one is not filled.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
