@@ -373,6 +373,8 @@ fn make_link_to(device: &Device, home: &Namespace) -> io::Result<Link> {
         }
     }
     let (packet, _) = Packet::open(name, None).map_err(|error| io::Error::other(error.to_string()))?;
+    // Without one there is room for fewer frames.
+    let _ = packet.set_up_ring();
     let link = PrivateLink { interface: device.index, mac: [0; 6], mtu: device.mtu };
     Ok(Link { link, socket: packet.into_fd() })
 }

@@ -20,6 +20,8 @@ const BYTES: usize = 128 * 1024;
 const UNRESOLVED: Duration = Duration::from_secs(3);
 /// How often.
 const ASK: Duration = Duration::from_secs(1);
+/// How much of a packet is kept to be quoted: its header and some of what follows.
+const QUOTED: usize = 128;
 /// Neighbors with packets waiting, at most.
 const MOST: usize = 256;
 
@@ -34,6 +36,16 @@ struct Conduit {
     senders: Vec<Handle>,
     /// What is changed in each of the packets, in their order.
     edits: VecDeque<Edit>,
+    /// The first bytes of the first packet that waits.
+    first: Vec<u8>,
+}
+
+/// What was meant for a neighbor that does not answer.
+pub(crate) struct Lost {
+    /// Who sent it.
+    pub(crate) senders: Vec<Handle>,
+    /// The first bytes of the first packet.
+    pub(crate) first: Vec<u8>,
 }
 
 impl Conduit {
@@ -86,8 +98,13 @@ impl Conduits {
             return Ok(false);
         }
         let (mut set, inner) = self.spare.take().unwrap_or_else(make);
+        let mut first = [0; QUOTED];
+        let kept = len.min(QUOTED);
         match set.get_mut::<raw::Socket<'static>>(inner).send(len) {
-            Ok(buf) => fill(buf),
+            Ok(buf) => {
+                fill(buf);
+                first[..kept].copy_from_slice(&buf[..kept]);
+            }
             Err(_) => {
                 self.spare = Some((set, inner));
                 return Err(Error::MessageTooLong);
@@ -102,7 +119,9 @@ impl Conduits {
             let retry = netif.poll_at(now, &set).unwrap_or(now);
             let senders = vec![sender];
             let edits = VecDeque::from([edit]);
-            let conduit = Conduit { set, inner, since: now, retry, asked: now, senders, edits };
+            let from = if edit.envelope { outer_len(first[0]).min(kept) } else { 0 };
+            let first = first[from..kept].to_vec();
+            let conduit = Conduit { set, inner, since: now, retry, asked: now, senders, edits, first };
             self.waiting.insert(hop, conduit);
             return Ok(!asked);
         } else {
@@ -120,8 +139,8 @@ impl Conduits {
         self.waiting.values().map(|c| c.retry.min(c.since + UNRESOLVED)).min()
     }
 
-    /// Tries again; answers who sent to neighbors that are given up now, and whom to ask again.
-    pub(crate) fn retry(&mut self, netif: &mut NetIf, now: Instant) -> (Vec<Handle>, Vec<IpAddr>) {
+    /// Tries again; answers what was for neighbors that are given up now, and whom to ask again.
+    pub(crate) fn retry(&mut self, netif: &mut NetIf, now: Instant) -> (Vec<Lost>, Vec<IpAddr>) {
         let (mut lost, mut ask) = (Vec::new(), Vec::new());
         self.waiting.retain(|hop, conduit| {
             conduit.drain(netif, now);
@@ -129,7 +148,8 @@ impl Conduits {
                 return false;
             }
             if now >= conduit.since + UNRESOLVED {
-                lost.append(&mut conduit.senders);
+                let senders = std::mem::take(&mut conduit.senders);
+                lost.push(Lost { senders, first: std::mem::take(&mut conduit.first) });
                 return false;
             }
             if now >= conduit.asked + ASK {
@@ -157,4 +177,9 @@ fn make() -> (SocketSet<'static>, SocketHandle) {
     let mut set = SocketSet::new(Vec::with_capacity(1));
     let inner = set.add(raw::Socket::new(None, None, buffer(1, 1), buffer(PACKETS, BYTES)));
     (set, inner)
+}
+
+/// The length of the header of an envelope that begins so.
+const fn outer_len(first: u8) -> usize {
+    if first >> 4 == 4 { 20 } else { 40 }
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use netgraft_plugin::{Domain, Error, Handle, Result};
 
+use crate::conduit::Lost;
 use crate::core::{Core, candidates, destination};
 use crate::iface::Side;
-use crate::packet::{self, ICMP, ICMPV6, Packet};
+use crate::packet::{self, Header, ICMP, ICMPV6, Packet};
 use crate::sock::{Body, Bound, Hold};
 use crate::udp::meta;
 
@@ -164,7 +165,46 @@ impl Core {
         for hop in ask {
             self.solicit(hop);
         }
-        for handle in lost {
+        for Lost { senders, first } in lost {
+            self.tell_unreachable(&first);
+            self.fail_connected(senders);
+        }
+    }
+
+    /// Gives raw sockets the error that a router would send for a packet whose next hop does not answer (RFC 1812, section
+    /// 4.3.3.1; RFC 4443, section 3.1), as from where it was to go.
+    fn tell_unreachable(&mut self, lost: &[u8]) {
+        let Some((from, to, of, rest)) = packet::quoted(lost) else { return };
+        let (protocol, kind, echo) = if from.is_ipv4() { (ICMP, [3, 1], 8) } else { (ICMPV6, [1, 3], 128) };
+        // No error is about another one.
+        if of == protocol && rest.first() != Some(&echo) {
+            return;
+        }
+        let header =
+            Header { src: to, dst: from, protocol, hop_limit: 64, traffic_class: 0, dont_fragment: false };
+        let mut ip = vec![0; header.len()];
+        ip.extend(kind);
+        ip.extend([0; 6]);
+        ip.extend(lost);
+        header.emit(&mut ip);
+        let (_, message) = ip.split_at_mut(header.len());
+        packet::fill_icmp_checksum(message, &header);
+        let payload = &ip[header.len()..];
+        let error = Packet {
+            src: to,
+            dst: from,
+            protocol,
+            hop_limit: 64,
+            traffic_class: 0,
+            fragment: false,
+            ip: &ip,
+            payload,
+        };
+        self.raw_input(Side::Link, &error);
+    }
+
+    fn fail_connected(&mut self, senders: Vec<Handle>) {
+        for handle in senders {
             let connected = match self.socks.get(handle).map(|s| &s.body) {
                 Some(Body::Datagrams(datagrams)) => datagrams.peer.is_some(),
                 _ => false,

@@ -127,6 +127,11 @@ for at in range(300):
     s.close()
 for words in (["-c1", "-W9", "192.0.2.1"], ["-6", "-c1", "-W9", "2001:db8::1"], ["-s", "4000", "-c1", "-W9", "192.0.2.1"]):
     subprocess.run(["ping", *words], check=True, stdout=subprocess.DEVNULL)
+if not NATIVE:
+    # A neighbour that does not answer.
+    for words in (["192.0.2.99"], ["-6", "2001:db8::99"]):
+        ping = subprocess.run(["ping", "-c1", "-W9", *words], capture_output=True, text=True)
+        assert ping.returncode == 1 and "nreachable" in ping.stdout, ping
 print("done")
 """
 # Sends back what comes, before and after the sentry was killed: its socket stays.

@@ -7,6 +7,7 @@ pub mod channel;
 mod lazy;
 mod messages;
 pub mod packet;
+mod ring;
 pub mod tap;
 mod vlan;
 pub mod vnet;

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::messages::Messages;
+use super::ring::{self, Ring, Slot};
 use super::{Device, OpenError, check, control_socket, flags_of, interface_ioctl, vlan, vnet};
 
 /// `PACKET_VNET_HDR`, `PACKET_IGNORE_OUTGOING` (linux/if_packet.h)
@@ -21,6 +22,8 @@ const BUFFER: libc::c_int = 4 * 1024 * 1024;
 pub struct Packet {
     fd: OwnedFd,
     messages: Messages,
+    /// Where frames come, if not as messages.
+    pub(super) ring: Option<Ring>,
 }
 
 impl Packet {
@@ -93,7 +96,22 @@ impl Packet {
     /// The device again, from its descriptor, and the VLAN that it was opened with.
     #[must_use]
     pub fn from_fd(fd: OwnedFd, vlan: Option<u16>) -> Packet {
-        Packet { fd, messages: Messages::new().of_vlan(vlan) }
+        Packet { fd, messages: Messages::new().of_vlan(vlan), ring: None }
+    }
+
+    /// Has frames come by a ring, which has room for many short ones: for [`Packet::from_ring`], in whichever process.
+    ///
+    /// # Errors
+    /// EINVAL from a kernel without rings, ENOMEM; frames come as messages then.
+    pub fn set_up_ring(&self) -> io::Result<()> {
+        ring::set_up(self.fd.as_fd())
+    }
+
+    /// The device again, from its descriptor; its frames come by a ring if it was given one.
+    #[must_use]
+    pub fn from_ring(fd: OwnedFd) -> Packet {
+        let ring = Ring::map(fd.as_fd()).ok();
+        Packet { ring, ..Packet::from_fd(fd, None) }
     }
 
     /// The descriptor, to be handed to another process.
@@ -102,7 +120,7 @@ impl Packet {
         self.fd
     }
 
-    /// Receives at most `limit` frames with one system call and hands each to `deliver`, with the payload bytes of each
+    /// Receives at most `limit` frames with one system call, or none where there is a ring, and hands each to `deliver`, with the payload bytes of each
     /// piece if the kernel has several TCP segments or UDP datagrams in it, else 0; answers how many came, and whether
     /// more may wait.
     ///
@@ -113,12 +131,30 @@ impl Packet {
         limit: usize,
         deliver: &mut dyn FnMut(&[u8], u16),
     ) -> io::Result<(usize, bool)> {
-        let (got, more) = self.messages.receive(self.fd.as_fd(), limit)?;
-        for (header, frame) in self.messages.received(got) {
-            if vnet::is_intact(header, frame) {
-                deliver(frame, vnet::segment_size(header));
+        let mut got = 0;
+        if let Some(ring) = &mut self.ring {
+            while got < limit
+                && let Some(slot) = ring.peek()
+            {
+                match slot {
+                    Slot::Frame(header, frame) => hand_out(header, frame, deliver),
+                    Slot::Message => {
+                        let (count, _) = self.messages.receive(self.fd.as_fd(), 1)?;
+                        self.messages
+                            .received(count)
+                            .for_each(|(header, frame)| hand_out(header, frame, deliver));
+                    }
+                }
+                ring.release();
+                got += 1;
             }
+            if got > 0 {
+                return Ok((got, got == limit));
+            }
+            // What the interface has to say comes by a call.
         }
+        let (got, more) = self.messages.receive(self.fd.as_fd(), limit)?;
+        self.messages.received(got).for_each(|(header, frame)| hand_out(header, frame, deliver));
         Ok((got, more))
     }
 
@@ -148,6 +184,12 @@ impl Packet {
 impl AsFd for Packet {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+fn hand_out(header: &[u8], frame: &[u8], deliver: &mut dyn FnMut(&[u8], u16)) {
+    if vnet::is_intact(header, frame) {
+        deliver(frame, vnet::segment_size(header));
     }
 }
 

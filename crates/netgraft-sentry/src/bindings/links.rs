@@ -83,7 +83,7 @@ pub(crate) struct Links {
 impl Links {
     /// Adds a link, and gives its number.
     pub(crate) fn add(&mut self, link: &control::PrivateLink, socket: OwnedFd) -> u32 {
-        let packet = Some(Packet::from_fd(socket, None));
+        let packet = Some(Packet::from_ring(socket));
         self.links.push(Link { interface: link.interface, packet, is_broken: false });
         (self.links.len() - 1) as u32
     }

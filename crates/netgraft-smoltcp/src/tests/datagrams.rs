@@ -147,6 +147,28 @@ fn a_neighbor_that_is_not_there_holds_up_nobody() {
 }
 
 #[test]
+fn raw_sockets_hear_of_a_neighbor_that_is_not_there() {
+    for (domain, icmp, to, kind, header) in
+        [(Domain::V4, 1, "192.0.2.99:53", [3, 1], 20), (Domain::V6, 58, "[2001:db8::99]:53", [1, 3], 0)]
+    {
+        let mut world = World::new();
+        let raw = SocketSpec { domain, kind: Kind::Raw, protocol: Protocol::Raw(icmp) };
+        let raw = world.stacks[0].socket(raw).unwrap();
+        let udp = SocketSpec { domain, kind: Kind::Datagram, protocol: Protocol::Udp };
+        let client = world.stacks[0].socket(udp).unwrap();
+        send_to(&mut world, 0, client, b"lost", to).unwrap();
+        send_to(&mut world, 0, client, b"lost, too", to).unwrap();
+        world.pass(std::time::Duration::from_secs(6));
+        let said = world.recv(0, raw).unwrap();
+        assert_eq!(said[header..][..2], kind);
+        // It quotes the packet.
+        assert!(said.ends_with(b"lost"), "{said:?}");
+        // One for all that waited, and none for another one.
+        assert_eq!(world.recv(0, raw), Err(Error::Again));
+    }
+}
+
+#[test]
 fn echo_sockets_ping_and_get_their_own_replies() {
     for (domain, protocol, to, request, reply) in [
         (Domain::V4, Protocol::Icmp, "192.0.2.2:0", 8, 0),
