@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netgraft_linux::fdpass::{self, wait_readable};
-use netgraft_linux::link::{Packet, enlarge};
+use netgraft_linux::link::{Packet, make_room};
 use netgraft_linux::namespace::{Namespaces, join, unshare};
 use netgraft_linux::netdev::{Changes, NextHop, TunKind, index_of, make_tun};
 use netgraft_linux::nsfd::Namespace;
@@ -290,8 +290,8 @@ fn finish(maker: Maker) -> io::Result<(Vec<String>, Mirror)> {
     let (report, fds) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
     let (problems, mirror) = sort_out(serde_json::from_slice(&report)?, fds)?;
     for link in &mirror.links {
-        // The maker has not the launcher's rights; where that has none either, the default has to do.
-        let _ = enlarge(link.socket.as_fd());
+        // The maker has not the launcher's rights. Where it cannot be had, the default has to do.
+        let _ = make_room(link.socket.as_fd());
     }
     let maker = Some(std::mem::ManuallyDrop::new(maker).pid);
     Ok((problems, Mirror { maker, ..mirror }))
@@ -373,8 +373,6 @@ fn make_link_to(device: &Device, home: &Namespace) -> io::Result<Link> {
         }
     }
     let (packet, _) = Packet::open(name, None).map_err(|error| io::Error::other(error.to_string()))?;
-    // Without one there is room for fewer frames.
-    let _ = packet.set_up_ring();
     let link = PrivateLink { interface: device.index, mac: [0; 6], mtu: device.mtu };
     Ok(Link { link, socket: packet.into_fd() })
 }

@@ -20,7 +20,7 @@ pub(crate) use crate::result::{check, check_len};
 
 pub use channel::Channel;
 pub use lazy::keep_large_buffers_lazy;
-pub use packet::{Packet, enlarge};
+pub use packet::{Packet, make_room};
 pub use tap::Tap;
 
 /// Room for one frame: 64 KiB of IP packet, an Ethernet header and a VLAN tag.

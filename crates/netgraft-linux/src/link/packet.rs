@@ -99,14 +99,6 @@ impl Packet {
         Packet { fd, messages: Messages::new().of_vlan(vlan), ring: None }
     }
 
-    /// Has frames come by a ring, which has room for many short ones: for [`Packet::from_ring`], in whichever process.
-    ///
-    /// # Errors
-    /// EINVAL from a kernel without rings, ENOMEM; frames come as messages then.
-    pub fn set_up_ring(&self) -> io::Result<()> {
-        ring::set_up(self.fd.as_fd())
-    }
-
     /// The device again, from its descriptor; its frames come by a ring if it was given one.
     #[must_use]
     pub fn from_ring(fd: OwnedFd) -> Packet {
@@ -193,11 +185,16 @@ fn hand_out(header: &[u8], frame: &[u8], deliver: &mut dyn FnMut(&[u8], u16)) {
     }
 }
 
-/// Gives a packet socket a receive buffer for bursts of frames, beyond `net.core.rmem_max` (socket(7), `SO_RCVBUFFORCE`).
+/// Gives a packet socket room for bursts of frames: a receive buffer beyond `net.core.rmem_max` (socket(7), `SO_RCVBUFFORCE`),
+/// which takes memory as it fills, or without CAP_NET_ADMIN of the host a ring, for [`Packet::from_ring`] in whichever process.
 ///
 /// # Errors
-/// EPERM without CAP_NET_ADMIN of the host.
-pub fn enlarge(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// EINVAL from a kernel without rings, ENOMEM.
+pub fn make_room(fd: BorrowedFd<'_>) -> io::Result<()> {
+    enlarge(fd).or_else(|_| ring::set_up(fd))
+}
+
+fn enlarge(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)
 }
 
