@@ -10,9 +10,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use netgraft_link::PasstLink;
 use netgraft_link::dad::Detect;
 use netgraft_link::lease::{Acquire, Lease, link_local};
+use netgraft_link::{MTU_OF_IPV6, PasstLink};
 use netgraft_linux::{fdpass, link, memory, process, unix};
 use netgraft_plugin::config::PasstConfig;
 use netgraft_plugin::link::{FrameMeta, Link, Medium};
@@ -176,9 +176,6 @@ pub(crate) fn widen(config: &mut StackConfig) {
         *cidr = Cidr::new(cidr.addr(), 64).unwrap_or(*cidr);
     }
 }
-
-/// The least MTU of a link that carries IPv6 (RFC 8200, section 5).
-const MTU_OF_IPV6: usize = 1280;
 
 /// Leaves IPv6 out where a link's MTU is too small for it and its addresses were offered; what to say of that.
 ///

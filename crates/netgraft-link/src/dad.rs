@@ -15,40 +15,47 @@ const WAIT: Duration = Duration::from_secs(1);
 /// Asks who has addresses that are to be used.
 pub struct Detect {
     mac: [u8; 6],
-    /// Those that nobody has, as far as is known.
-    free: Vec<Ipv6Addr>,
+    /// Those that nobody has, as far as is known, and until when an answer counts, once it has been asked.
+    free: Vec<(Ipv6Addr, Option<Instant>)>,
     taken: Vec<Ipv6Addr>,
-    /// Until when an answer counts, once it has been asked.
-    until: Option<Instant>,
 }
 
 impl Detect {
     /// For these addresses of the station `mac`.
     #[must_use]
     pub fn new(mac: [u8; 6], addresses: Vec<Ipv6Addr>) -> Detect {
-        Detect { mac, free: addresses, taken: Vec::new(), until: None }
+        let free = addresses.into_iter().map(|address| (address, None)).collect();
+        Detect { mac, free, taken: Vec::new() }
     }
 
-    /// Asks at first, and answers whether to go on.
+    /// Looks for one more.
+    pub fn add(&mut self, address: Ipv6Addr) {
+        self.free.push((address, None));
+    }
+
+    /// Asks for those that were not asked for, and answers whether to go on.
     pub fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) -> bool {
-        if self.until.is_none() {
-            self.free.iter().for_each(|address| send(&solicitation(self.mac, *address)));
-        }
-        let until = *self.until.get_or_insert(now + WAIT);
-        now < until && !self.free.is_empty()
+        self.free.retain_mut(|(address, until)| {
+            let until = *until.get_or_insert_with(|| {
+                send(&solicitation(self.mac, *address));
+                now + WAIT
+            });
+            now < until
+        });
+        !self.free.is_empty()
     }
 
     /// When [`Detect::poll`] is to be called at the latest.
     #[must_use]
     pub fn next_deadline(&self) -> Instant {
-        self.until.unwrap_or(Instant::ZERO)
+        self.free.iter().map(|(_, until)| until.unwrap_or(Instant::ZERO)).min().unwrap_or(Instant::ZERO)
     }
 
     /// Takes a frame in.
     pub fn input(&mut self, frame: &[u8]) {
         let Some(target) = claimed(frame, self.mac) else { return };
-        if let Some(place) = self.free.iter().position(|address| *address == target) {
-            self.taken.push(self.free.swap_remove(place));
+        if let Some(place) = self.free.iter().position(|(address, _)| *address == target) {
+            self.taken.push(self.free.swap_remove(place).0);
         }
     }
 
@@ -134,6 +141,19 @@ mod tests {
         assert_eq!(detect.next_deadline(), Instant::from_millis(1000));
         assert_eq!(asked(&mut detect, Instant::from_millis(1000)), (false, vec![]));
         assert!(detect.taken().is_empty());
+    }
+
+    #[test]
+    fn one_that_is_added_has_a_second_of_its_own() {
+        let mut detect = Detect::new(OURS, vec![address(1)]);
+        assert!(asked(&mut detect, Instant::ZERO).0);
+        detect.add(address(2));
+        assert_eq!(detect.next_deadline(), Instant::ZERO);
+        let (goes_on, frames) = asked(&mut detect, Instant::from_millis(600));
+        assert!(goes_on && frames.len() == 1 && frames[0][77] == 2);
+        assert_eq!(detect.next_deadline(), Instant::from_millis(1000));
+        assert!(asked(&mut detect, Instant::from_millis(1599)).0);
+        assert!(!asked(&mut detect, Instant::from_millis(1600)).0);
     }
 
     #[test]

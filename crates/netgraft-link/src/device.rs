@@ -1,6 +1,7 @@
 //! The links that an operator can name: devices of the host's.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netgraft_linux::link::{Device, Packet, Tap, packet, vnet};
@@ -11,12 +12,14 @@ use netgraft_plugin::{
     Error, Instant, InterfaceName, LinkConfig, PreInitStack, Result, StackConfig, SyscallRule,
 };
 
+use crate::MTU_OF_IPV6;
 use crate::capture::Captured;
 use crate::cut::Cutter;
 use crate::faulty::{Dial, Faulty};
 use crate::leased::Leased;
 use crate::passt::PasstLink;
 use crate::pcap::Recorder;
+use crate::unique::Unique;
 
 /// Largest frame that is sent whole, to be cut into segments.
 const WHOLE: usize = 65_535;
@@ -146,6 +149,25 @@ pub fn rebuild(
     }
     if !wrappers.terms.is_empty() {
         link = link.map(|link| Box::new(Leased::new(link, &wrappers.terms)) as Box<dyn Link>);
+    }
+    // What passt offers is the sandbox's alone.
+    if matches!(config.link, LinkConfig::Tap(_) | LinkConfig::Packet(_)) && !config.addresses.is_empty() {
+        link = link.map(|link| {
+            if link.mtu() < MTU_OF_IPV6 {
+                return link;
+            }
+            let all = config.addresses.iter().filter_map(|cidr| match cidr.addr() {
+                IpAddr::V6(address) => Some(address),
+                IpAddr::V4(_) => None,
+            });
+            // Those that were offered have been asked for.
+            let (asked, others) = if wrappers.opened.is_some() {
+                (Vec::new(), all.collect())
+            } else {
+                (all.collect(), Vec::new())
+            };
+            Box::new(Unique::new(link, asked, &others)) as Box<dyn Link>
+        });
     }
     Ok(Rebuilt { link, recorder, dial })
 }

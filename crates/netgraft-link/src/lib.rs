@@ -51,7 +51,11 @@ pub mod pcap;
 mod quirks;
 pub mod random;
 mod silent;
+mod unique;
 pub mod wire;
+
+/// The least MTU of a link that carries IPv6 (RFC 8200, section 5).
+pub const MTU_OF_IPV6: usize = 1280;
 
 pub use bridge::Bridge;
 pub use capture::{Captured, Viewer, Way};

@@ -3,6 +3,7 @@
 //! The crate `netgraft-link` has the links that netgraft opens for an operator, a simulated wire for tests, and
 //! wrappers around any link: faults, captures, counters. A stack takes a `Box<dyn Link>` and knows of none of them.
 
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use crate::error::Result;
@@ -69,6 +70,12 @@ pub trait Link: Send {
     /// The opposite of [`Link::refuse_offload`]: the link is again as it was at first.
     fn resume_offload(&mut self) {}
 
+    /// An address that turned out to be another station's, since this was asked last: the stack is to give it up. Frames of it
+    /// pass no more.
+    fn withdrawn(&mut self) -> Option<IpAddr> {
+        None
+    }
+
     /// Bytes of frames that may be on their way to the stack before the other side drops some; `None` if that is not known.
     /// Stacks keep the windows that they offer below it.
     fn room(&self) -> Option<usize> {
@@ -126,6 +133,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn resume_offload(&mut self) {
         (**self).resume_offload();
+    }
+
+    fn withdrawn(&mut self) -> Option<IpAddr> {
+        (**self).withdrawn()
     }
 
     fn room(&self) -> Option<usize> {

@@ -8,10 +8,10 @@ use smoltcp::iface::Route as SmolRoute;
 use smoltcp::wire::IpCidr;
 
 use crate::addr::address;
-use crate::core::Core;
+use crate::core::{Core, is_link_local};
 use crate::iface::{ADDRESSES, LOOPBACK_MTU, NetIf, Side};
 use crate::sock::Body;
-use crate::stack::SmoltcpStack;
+use crate::stack::{SmoltcpStack, link_local};
 
 /// Routes that fit (a feature of smoltcp).
 const ROUTES: usize = 32;
@@ -52,6 +52,17 @@ impl Core {
         netif.addresses.remove(at);
         netif.sync_addresses();
         Ok(())
+    }
+
+    /// Gives an address of the link up, which is another station's. In place of a link-local one comes another.
+    pub(crate) fn give_up(&mut self, address: IpAddr) {
+        let random = self.random.next();
+        let Some(link) = &mut self.net.link else { return };
+        link.addresses.retain(|cidr| cidr.addr() != address);
+        if is_link_local(address) {
+            link.addresses.extend(link_local(random));
+        }
+        link.sync_addresses();
     }
 
     /// The routes, the most specific first.

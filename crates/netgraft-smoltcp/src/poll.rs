@@ -111,6 +111,9 @@ impl Core {
                 Err(error) => self.lose_link(error),
             }
         }
+        while let Some(address) = link.withdrawn() {
+            self.give_up(address);
+        }
         self.link = Some(link);
     }
 

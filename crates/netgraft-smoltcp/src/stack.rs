@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use netgraft_link::Rebuilt;
 use netgraft_link::pcap::Recorder;
+use netgraft_link::{MTU_OF_IPV6, Rebuilt};
 use netgraft_plugin::faults::{LinkFaults, LinkReport};
 use netgraft_plugin::inet::Route;
 use netgraft_plugin::link::{Link, Medium};
@@ -145,12 +145,9 @@ impl SmoltcpStack {
     }
 }
 
-/// The least MTU of a link that carries IPv6 (RFC 8200, section 5).
-const MTU_OF_IPV6: usize = 1280;
-
 /// A link-local address with a random interface identifier (RFC 7217): an interface that is shared with the
 /// kernel has one from its MAC address already.
-fn link_local(random: u64) -> Option<Cidr> {
+pub(crate) fn link_local(random: u64) -> Option<Cidr> {
     let bits = 0xfe80 << 112 | u128::from(random);
     Cidr::new(std::net::Ipv6Addr::from_bits(bits).into(), 64)
 }

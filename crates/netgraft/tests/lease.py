@@ -111,6 +111,15 @@ done = run(*on_d1, status=125)
 assert f"{own[0]}, {local} are another station's already: give an --address" in done.stderr and done.stdout == "", done
 third.kill()
 third.wait()
+# One that is given by hand is used at once and asked for all the same; the other one stays.
+box = subprocess.Popen([NETGRAFT, "run", "--link", "packet:d1", "--address", f"{own[0]}/64", "--address", "2001:db8:7::77/64", "--",
+                        "sh", "-c", "read x; ping -q -c 1 -W 2 -I $0 2001:db8:7::1; ping -q -c 1 -W 9 -I $1 2001:db8:7::1",
+                        own[0], "2001:db8:7::77"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+assert box.stderr.readline() == f"netgraft: sentry: warning: the address {own[0]} is another station's already, and is not used " \
+    "(duplicate address)\n"
+out, errors = box.communicate("\n", timeout=60)
+assert ", 0 received" in out and ", 1 received" in out, (out, errors)
+assert out.index(", 0 received") < out.index(", 1 received") and errors == "", (out, errors)
 
 # Nobody answers: one line says so, and nothing is started.
 second.kill()

@@ -1,5 +1,5 @@
-//! Faults of a link that are changed while it carries traffic (`netgraft link`), as root, as an ordinary user in a user namespace of
-//! its own, and as one without any privilege. Needs root: changes users.
+//! Faults of a link that are changed while it carries traffic (`netgraft link`), and the frames of links with segmentation offload, as
+//! root, as an ordinary user in a user namespace of its own, and as one without any privilege. Needs root: changes users.
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
 mod common;
@@ -40,4 +40,15 @@ fn faults_change_while_it_runs_on_an_object_as_root() {
 #[test]
 fn faults_change_while_it_runs_on_an_object_as_an_ordinary_user() {
     check("link-object-user", As::User, true);
+}
+
+/// Without segmentation offload all works, slower: frames are counted.
+#[test]
+fn frames_carry_many_segments_as_root() {
+    script::run("gso-root", As::Root, include_str!("gso.py"), |_| Vec::new());
+}
+
+#[test]
+fn frames_carry_many_segments_as_an_ordinary_user() {
+    script::run("gso-user", As::User, include_str!("gso.py"), |_| Vec::new());
 }

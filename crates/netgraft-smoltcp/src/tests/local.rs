@@ -334,3 +334,48 @@ fn a_connection_keeps_its_port_as_its_options_say_now_and_in_time_wait() {
     rest(&mut stack, NOW + std::time::Duration::from_secs(60));
     assert_eq!(at.map(|at| bind(&mut stack, at)), [Ok(()); 2]);
 }
+
+/// A link on which another station has addresses.
+struct Claimed(Arc<Mutex<Vec<std::net::IpAddr>>>);
+
+impl Link for Claimed {
+    fn medium(&self) -> Medium {
+        Medium::Ethernet([2; 6])
+    }
+    fn mtu(&self) -> usize {
+        1500
+    }
+    fn receive(&mut self, _: Instant, _: usize, _: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        Ok(0)
+    }
+    fn send(&mut self, _: Instant, _: &[u8], _: FrameMeta) -> Result<()> {
+        Ok(())
+    }
+    fn flush(&mut self, _: Instant) -> Result<()> {
+        Ok(())
+    }
+    fn withdrawn(&mut self) -> Option<std::net::IpAddr> {
+        self.0.lock().unwrap().pop()
+    }
+}
+
+#[test]
+fn an_address_that_is_anothers_is_given_up() {
+    let addresses = ["2001:db8::2/64", "2001:db8::3/64"].map(|text| text.parse().unwrap());
+    let config = StackConfig { addresses: addresses.to_vec(), ..StackConfig::default() };
+    let claimed = Arc::new(Mutex::new(Vec::new()));
+    let mut stack = SmoltcpStack::with_link(config, Box::new(Claimed(Arc::clone(&claimed)))).unwrap();
+    stack.init(InitStackArgs::default()).unwrap();
+    let of_link = |stack: &SmoltcpStack| stack.interfaces().pop().unwrap().addresses;
+    let first = of_link(&stack);
+    assert_eq!((first.len(), &first[1..]), (3, &addresses[..]));
+    claimed.lock().unwrap().push(addresses[0].addr());
+    rest(&mut stack, NOW);
+    assert_eq!(of_link(&stack), [first[0], addresses[1]]);
+    // A link-local one is the stack's own choice: it makes another.
+    claimed.lock().unwrap().push(first[0].addr());
+    rest(&mut stack, NOW);
+    let last = of_link(&stack);
+    assert_eq!((last.len(), last[0]), (2, addresses[1]));
+    assert!(last[1] != first[0] && last[1].addr().to_string().starts_with("fe80:"));
+}
