@@ -38,6 +38,8 @@ const HARVESTS: usize = 8;
 #[derive(Default)]
 pub struct HostStack {
     state: State,
+    /// Whether it keeps its sockets. They are made by the broker then, in the network namespace of who called `pre_init`.
+    keeps: bool,
 }
 
 #[derive(Default)]
@@ -96,6 +98,32 @@ impl HostStack {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A stack before `init` that keeps its sockets ([`netgraft_plugin::StackConfig::keeps_sockets`]).
+    #[must_use]
+    pub fn keeping() -> Self {
+        HostStack { keeps: true, ..Self::default() }
+    }
+
+    /// Makes a socket that does not block.
+    pub(crate) fn make(&self, domain: i32, kind: i32, protocol: u8) -> Result<OwnedFd> {
+        let live = self.live()?;
+        let by_broker = |broker: &Client| {
+            let fd = host(broker.socket(domain, kind, protocol))?;
+            host(descriptor::set_nonblocking(fd.as_fd(), true))?;
+            Ok(fd)
+        };
+        if self.keeps {
+            // One of this process's own could be in another network.
+            return live.broker.as_ref().map_or(Err(Error::NetworkDown), by_broker);
+        }
+        let first = sys::socket(domain, kind | libc::SOCK_NONBLOCK, i32::from(protocol));
+        let denied = matches!(&first, Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM)));
+        match &live.broker {
+            Some(broker) if denied => by_broker(broker),
+            _ => host(first),
+        }
     }
 
     /// Binds a host socket, with the broker's privileges where this process has none and the launcher had.
@@ -311,8 +339,8 @@ impl PluginStack for HostStack {
         let error = |e| SetupError::host("cannot open a netlink socket to read the host's interfaces", e);
         let mut pre =
             PreInitStack { init_str: NETLINK.to_owned(), fds: vec![netlink::open().map_err(error)?] };
-        if broker::has_capability() {
-            let error = |e| SetupError::host("cannot start the process that binds privileged ports", e);
+        if self.keeps || broker::has_capability() {
+            let error = |e| SetupError::host("cannot start the process that makes sockets of the host's", e);
             pre.fds.push(broker::start().map_err(error)?);
             pre.init_str = format!("{NETLINK} {BROKER}");
         }
@@ -363,10 +391,13 @@ impl PluginStack for HostStack {
     }
 
     fn offers_host_fds(&self) -> bool {
-        true
+        !self.keeps
     }
 
     fn take_host_fd(&mut self, handle: Handle) -> Result<OwnedFd> {
+        if self.keeps {
+            return Err(Error::NotSupported);
+        }
         let live = self.live_mut()?;
         let mut slot = live.sockets.remove(&handle).ok_or(Error::BadHandle)?;
         if slot.info.mask().is_some() {

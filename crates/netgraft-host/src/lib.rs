@@ -53,6 +53,6 @@ pub fn factory() -> Arc<Factory> {
         if config.argument.is_some() {
             return refuse("argument");
         }
-        Ok(Box::new(HostStack::new()))
+        Ok(Box::new(if config.keeps_sockets { HostStack::keeping() } else { HostStack::new() }))
     })
 }

@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use libc::c_int;
-use netgraft_linux::descriptor;
 use netgraft_linux::inet_socket as sys;
 use netgraft_plugin::{
     Domain, Error, Events, Handle, Instant, Kind, OptionName, Protocol, Received, RecvFlags, Result,
@@ -37,18 +36,8 @@ fn numbers(spec: SocketSpec) -> Result<(c_int, c_int, u8)> {
 impl Sockets for HostStack {
     fn socket(&mut self, spec: SocketSpec) -> Result<Handle> {
         let (domain, kind, protocol) = numbers(spec)?;
-        let live = self.live_mut()?;
-        let first = sys::socket(domain, kind | libc::SOCK_NONBLOCK, c_int::from(protocol));
-        let denied = matches!(&first, Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM)));
-        let fd = match &live.broker {
-            Some(broker) if denied => {
-                let fd = host(broker.socket(domain, kind, protocol))?;
-                host(descriptor::set_nonblocking(fd.as_fd(), true))?;
-                fd
-            }
-            _ => host(first)?,
-        };
-        Ok(live.insert(fd, spec))
+        let fd = self.make(domain, kind, protocol)?;
+        Ok(self.live_mut()?.insert(fd, spec))
     }
 
     fn bind(&mut self, handle: Handle, addr: SocketAddr) -> Result<()> {

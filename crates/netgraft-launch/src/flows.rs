@@ -116,15 +116,15 @@ pub(crate) struct FlowWriter {
 }
 
 impl FlowWriter {
-    /// Opens the files and starts the writer, before anything else of the sandbox is made: the writer has none of its
-    /// descriptors. What is answered goes to the sentry.
+    /// Opens the files and starts the writer, before anything else of the sandbox, whose network may be the host's, is made: the
+    /// writer has none of its descriptors. What is answered goes to the sentry.
     ///
     /// # Errors
     /// [`RunError::Options`] if a file cannot be made.
-    pub(crate) fn start(spec: &FlowsSpec) -> Result<(FlowWriter, OwnedFd), RunError> {
+    pub(crate) fn start(spec: &FlowsSpec, of_host: bool) -> Result<(FlowWriter, OwnedFd), RunError> {
         let failed =
             |what: &str, error: io::Error| RunError::Options(format!("{what} cannot be written: {error}"));
-        let mut files = Files::open(spec)?;
+        let mut files = Files::open(spec, of_host)?;
         let (ours, theirs) = fdpass::pair().map_err(|error| failed("flows", error))?;
         unix::set_nonblocking(theirs.as_fd(), true).map_err(|error| failed("flows", error))?;
         let process = process::fork(|| {
@@ -176,7 +176,7 @@ struct Files {
 }
 
 impl Files {
-    fn open(spec: &FlowsSpec) -> Result<Files, RunError> {
+    fn open(spec: &FlowsSpec, of_host: bool) -> Result<Files, RunError> {
         let make = |path: &PathBuf, what: &str| {
             create(path).map_err(|error| {
                 RunError::Options(format!("the {what} {} cannot be written: {error}", path.display()))
@@ -192,7 +192,7 @@ impl Files {
             size: spec.size,
             keep: spec.keep,
             learn: match &spec.learn {
-                Some(path) => Some((make(path, "rules")?, Learned::default())),
+                Some(path) => Some((make(path, "rules")?, Learned::new(of_host))),
                 None => None,
             },
         })
@@ -325,7 +325,7 @@ pub(crate) mod tests {
         let dir = folder("files");
         let file = Some(dir.join("flows"));
         let spec = FlowsSpec { file, size: Some(700), keep: Some(2), learn: None };
-        let mut files = Files::open(&spec).unwrap();
+        let mut files = Files::open(&spec, false).unwrap();
         let (ours, theirs) = fdpass::pair().unwrap();
         let mut nasty = flow(Direction::Out, Protocol::Tcp, "198.51.100.1:80");
         nasty.executable = Some("/bin/a\n\u{202e}b".to_owned());
@@ -355,7 +355,7 @@ pub(crate) mod tests {
     fn nonsense_ends_the_flows_and_keeps_what_was_learned() {
         let dir = folder("nonsense");
         let spec = FlowsSpec { learn: Some(dir.join("rules")), ..FlowsSpec::default() };
-        let mut files = Files::open(&spec).unwrap();
+        let mut files = Files::open(&spec, false).unwrap();
         let (ours, theirs) = fdpass::pair().unwrap();
         send(&theirs, &[FlowLine::Flow(Box::new(flow(Direction::Out, Protocol::Tcp, "198.51.100.1:80")))]);
         fdpass::send(theirs.as_fd(), b"{\"start\":1}", &[]).unwrap();
@@ -368,7 +368,7 @@ pub(crate) mod tests {
     #[test]
     fn a_file_that_cannot_be_made_is_named() {
         let spec = FlowsSpec { file: Some("/nowhere/at/all".into()), ..FlowsSpec::default() };
-        let Err(RunError::Options(text)) = Files::open(&spec).map(drop) else { panic!("it was made") };
+        let Err(RunError::Options(text)) = Files::open(&spec, false).map(drop) else { panic!("it was made") };
         assert!(text.starts_with("the flows /nowhere/at/all cannot be written: "), "{text}");
     }
 }

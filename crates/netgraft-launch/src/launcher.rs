@@ -406,7 +406,7 @@ impl Launcher {
             return Ok(());
         }
         spec.rules = std::mem::take(&mut self.rules);
-        if self.plan.host_network {
+        if self.plan.sentry.of_host {
             spec.loopback = Loopback::OfHost;
         }
         tracing::info!("the operator has set other rules: {}", spec.rules.len());
@@ -440,7 +440,7 @@ impl Launcher {
                         self.spare = Some(Spare::new(pid.unsigned_abs()).map_err(step(Step::Supervise))?);
                     }
                     let mut prepared = self.prepare_stack(stack, pid.unsigned_abs())?;
-                    if self.plan.host_network {
+                    if self.plan.sentry.of_host {
                         // What the sentry will say of it, some milliseconds of the kernel's work earlier.
                         devices = network_of_host(stack, &prepared)
                             .map(|network| mirror::begin(&network, pid, false));

@@ -21,6 +21,8 @@ type Target = (u8, IpAddr, Option<u16>);
 /// What was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Learned {
+    /// Whether the loopback and the addresses are the host's, so that nothing stays in the sandbox.
+    of_host: bool,
     out: BTreeSet<Target>,
     /// Who came in, by protocol and own port.
     clients: BTreeMap<(u8, Option<u16>), BTreeSet<IpAddr>>,
@@ -33,6 +35,11 @@ pub(crate) struct Learned {
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp];
 
 impl Learned {
+    /// Nothing was seen yet, in a sandbox with the host's network or one of its own.
+    pub(crate) fn new(of_host: bool) -> Learned {
+        Learned { of_host, ..Learned::default() }
+    }
+
     /// Notes a flow. What stays in the sandbox needs no rule.
     pub(crate) fn note(&mut self, flow: &FlowEntry) {
         if flow.ended == DENIED {
@@ -48,8 +55,18 @@ impl Learned {
         let Some(remote) = flow.remote else { return };
         let ip = remote.ip().to_canonical();
         let is_own = flow.local.is_some_and(|local| local.ip().to_canonical() == ip);
-        if flow.joined || ip.is_loopback() || is_own {
+        if !self.of_host && (flow.joined || ip.is_loopback() || is_own) {
             return;
+        }
+        if flow.joined && flow.direction == Direction::Out {
+            // It comes in as well, from this address.
+            let other = FlowEntry {
+                direction: Direction::In,
+                local: flow.remote,
+                remote: flow.local,
+                ..flow.clone()
+            };
+            self.note(&other);
         }
         let port = match (flow.direction, flow.local) {
             _ if flow.protocol == Protocol::Icmp => None,
@@ -195,6 +212,20 @@ mod tests {
         let text = learned.text();
         assert!(text.contains("rules = [\n]\n"), "{text}");
         assert!(!PolicyFile::parse(&text).unwrap().spec.is_empty());
+    }
+
+    #[test]
+    fn on_the_host_the_loopback_needs_rules_for_both_sides() {
+        let mut learned = Learned::new(true);
+        let mut joined = flow(Direction::Out, Protocol::Tcp, "127.0.0.1:8080");
+        (joined.joined, joined.local) = (true, Some("127.0.0.1:50000".parse().unwrap()));
+        learned.note(&joined);
+        let text = learned.text();
+        assert!(
+            text.contains("\"allow out tcp 127.0.0.1:8080\"")
+                && text.contains("\"allow in tcp 127.0.0.1:8080\""),
+            "{text}"
+        );
     }
 
     #[test]

@@ -152,8 +152,9 @@ impl Sandbox {
         let (mut config, veth) = veth::plan(network.veth.clone(), network.config.clone());
         config.wrappers.capture =
             network.capture.as_ref().map(|spec| CaptureConfig { snap: spec.snap, epoch: 0 });
+        config.keeps_sockets = stacks::keeps_sockets(network);
         let mut stack = (choice.factory)(&config)?;
-        let sockets = stacks::sockets(network, stack.as_ref())?;
+        let sockets = stacks::sockets(network, stack.as_ref());
         let is_private = stacks::is_private(network, sockets);
         if let Some(program) = program
             && program.files.no_path_sockets
@@ -210,7 +211,11 @@ impl Sandbox {
             }
             None => (None, None),
         };
-        let flows = network.flows.as_ref().map(FlowWriter::start).transpose()?;
+        let flows = network
+            .flows
+            .as_ref()
+            .map(|spec| FlowWriter::start(spec, network.kind == NetworkType::Host))
+            .transpose()?;
         let (flows, flows_socket) = flows.unzip();
         let metrics = network.metrics.as_ref().map(MetricsServer::start).transpose()?;
         let plan = Rc::new(Plan {
@@ -231,13 +236,14 @@ impl Sandbox {
                 join: network.join,
                 sockets,
                 is_private,
+                of_host: network.kind == NetworkType::Host,
                 policy: RefCell::new(network.policy.clone().map(|spec| Arc::new(Policy::new(spec)))),
                 flows: flows_socket,
                 name_keys: RandomState::new(),
                 main: sentry,
             },
             veth,
-            host_network: network.kind == NetworkType::Host,
+            host_network: sockets == Sockets::Host,
             maps,
             program_maps,
             program,

@@ -70,6 +70,8 @@ pub struct SentryArgs {
     pub sockets: Sockets,
     /// Whether datagrams pass over private links ([`control::ToSentry::PrivateLink`]).
     pub is_private: bool,
+    /// Whether the stack's network is the host's own.
+    pub of_host: bool,
     /// Who may talk to whom.
     pub policy: Option<Arc<Policy>>,
     /// Where flows go, a socket of packets that does not block; `None` if nobody wants to know them.
@@ -126,6 +128,8 @@ pub(super) struct SentryPlan {
     pub(super) sockets: Sockets,
     /// Whether datagrams pass over private links.
     pub(super) is_private: bool,
+    /// Whether the stack's network is the host's own.
+    pub(super) of_host: bool,
     /// Who may talk to whom.
     pub(super) policy: RefCell<Option<Arc<Policy>>>,
     /// Where flows go.
@@ -285,10 +289,7 @@ fn serve(
         // A link that can be changed can be so again.
         let _ = stack.set_link_faults(faults, Some(seed));
     }
-    let seen = match network {
-        SentryNetwork::Caller => Network::of_host(stack.as_ref()),
-        SentryNetwork::Own | SentryNetwork::Former(_) => Network::of(stack.as_ref()),
-    };
+    let seen = if plan.of_host { Network::of_host(stack.as_ref()) } else { Network::of(stack.as_ref()) };
     let flows = plan.flows.as_ref().map(OwnedFd::try_clone).transpose();
     let flows = flows.map_err(cannot("duplicate a descriptor"))?;
     control::send(control.as_fd(), &FromSentry::Ready(seen)).map_err(cannot("tell the launcher"))?;
@@ -308,6 +309,7 @@ fn serve(
         join: plan.join,
         sockets: plan.sockets,
         is_private: plan.is_private,
+        of_host: plan.of_host,
         policy: plan.policy.borrow().clone(),
         flows,
         name_keys: plan.name_keys.clone(),

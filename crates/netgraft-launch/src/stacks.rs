@@ -238,10 +238,7 @@ fn check_link(
 /// What stands behind the programs' internet sockets. On the built-in stack datagram sockets are the kernel's of the programs' own
 /// network namespace: where nothing can be reached but the loopback it carries them as well as a stack, and where the stack has a link
 /// they pass over a private one.
-///
-/// # Errors
-/// [`RunError::Options`] for a policy where it cannot be kept.
-pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Result<Sockets, RunError> {
+pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Sockets {
     // Rules about what stays in the sandbox are the sentry's to keep.
     let rules = network.policy.clone().map(Policy::new);
     let is_ruled = rules.is_some_and(|policy| policy.concerns_loopback_datagrams());
@@ -258,21 +255,18 @@ pub(super) fn sockets(network: &NetworkSpec, stack: &dyn PluginStack) -> Result<
         (Datagrams::Kernel, true) => true,
     };
     if stack.offers_host_fds() {
-        if network.policy.is_some() {
-            let text =
-                "--allow, --deny and --policy are not kept with host sockets: leave --network host out";
-            return Err(RunError::Options(text.to_owned()));
-        }
-        if network.flows.is_some() {
-            let text = "--flows and --learn do not see host sockets: leave --network host out";
-            return Err(RunError::Options(text.to_owned()));
-        }
-        Ok(Sockets::Host)
+        Sockets::Host
     } else if is_own && network.join == Join::Always && network.flows.is_none() && can_be_the_kernels() {
-        Ok(Sockets::StreamSurrogates)
+        Sockets::StreamSurrogates
     } else {
-        Ok(Sockets::Surrogates)
+        Sockets::Surrogates
     }
+}
+
+/// Whether the host's sockets stay behind surrogates: somebody is to look at what they carry, and a program that holds them could
+/// have the kernel do anything with them.
+pub(super) fn keeps_sockets(network: &NetworkSpec) -> bool {
+    network.kind == NetworkType::Host && (network.policy.is_some() || network.flows.is_some())
 }
 
 /// Whether the kernel says which datagram sockets there are, which a private link needs.

@@ -1,10 +1,10 @@
-//! A process that keeps two capabilities for a confined one.
+//! A process that keeps two capabilities, and the launcher's network, for a confined one.
 //!
 //! The host stack runs without privileges, yet a program of root's may bind port 80 or open a ping socket on
-//! the host's network. The launcher forks a *broker* that keeps CAP_NET_BIND_SERVICE and CAP_NET_RAW and
+//! the host's network. The launcher forks a *broker* that keeps CAP_NET_BIND_SERVICE and CAP_NET_RAW, as far as it has them, and
 //! nothing else, under a system call filter of its own, and does two things on request: it binds an inet
-//! socket that it is sent, and it makes a ping or raw socket. It ends when its peer closes the socket pair,
-//! or when the thread that forked it ends.
+//! socket that it is sent, and it makes an inet socket: a ping or raw socket, or, for a host stack that is in another network
+//! namespace, one of TCP or UDP. It ends when its peer closes the socket pair, or when the thread that forked it ends.
 //!
 //! One request and one answer are each one packet of fixed size; what does not parse is answered `EINVAL`.
 
@@ -134,7 +134,11 @@ fn answer(request: &[u8; REQUEST], passed: Option<BorrowedFd<'_>>) -> (c_int, Op
                 (libc::AF_INET, libc::IPPROTO_ICMP) | (libc::AF_INET6, libc::IPPROTO_ICMPV6)
             );
             let inet = domain == libc::AF_INET || domain == libc::AF_INET6;
-            if !(kind == libc::SOCK_RAW && inet || kind == libc::SOCK_DGRAM && icmp) {
+            let usual = matches!(
+                (kind, protocol),
+                (libc::SOCK_STREAM, libc::IPPROTO_TCP) | (libc::SOCK_DGRAM, libc::IPPROTO_UDP)
+            );
+            if !(inet && (kind == libc::SOCK_RAW || usual) || kind == libc::SOCK_DGRAM && icmp) {
                 return (libc::EINVAL, None);
             }
             // SAFETY: takes only integers.
@@ -238,7 +242,7 @@ impl Client {
         self.ask(&request, Some(fd)).map(drop)
     }
 
-    /// Makes a raw socket, or a datagram socket of ICMP or ICMPv6.
+    /// Makes a raw socket, a datagram socket of ICMP or ICMPv6, or one of TCP or UDP, in the broker's network namespace.
     ///
     /// # Errors
     /// Those of socket(2); `EINVAL` for any other kind of socket.
@@ -285,8 +289,13 @@ mod tests {
         assert_eq!(wrong.raw_os_error(), Some(libc::EINVAL));
         let wrong = client.socket(libc::AF_PACKET, libc::SOCK_RAW, 1).unwrap_err();
         assert_eq!(wrong.raw_os_error(), Some(libc::EINVAL));
-        let wrong = client.socket(libc::AF_INET, libc::SOCK_STREAM, 6).unwrap_err();
-        assert_eq!(wrong.raw_os_error(), Some(libc::EINVAL));
+        for (kind, protocol) in [(libc::SOCK_STREAM, 132), (libc::SOCK_DGRAM, 136), (libc::SOCK_SEQPACKET, 6)]
+        {
+            let wrong = client.socket(libc::AF_INET, kind, protocol).unwrap_err();
+            assert_eq!(wrong.raw_os_error(), Some(libc::EINVAL));
+        }
+        let made = client.socket(libc::AF_INET6, libc::SOCK_STREAM, 6).unwrap();
+        client.bind(made.as_fd(), &"[::1]:0".parse().unwrap()).unwrap();
 
         // Needs CAP_NET_RAW or the ping group: the answer is a socket or a refusal, never nonsense.
         match client.socket(libc::AF_INET, libc::SOCK_RAW, 1) {

@@ -388,6 +388,9 @@ pub struct StackConfig {
     pub neighbours: Vec<Neighbour>,
     /// Free text for the stack (`--plugin-arg`).
     pub argument: Option<String>,
+    /// Whether a stack that could give its sockets away by their descriptors ([`crate::PluginStack::offers_host_fds`]) keeps them,
+    /// since somebody is to look at what they carry. Whoever drives it then may be in another network namespace.
+    pub keeps_sockets: bool,
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use netgraft_core::policy::{MOST_RULES, Policy, PolicyRouter, PolicySpec};
+use netgraft_core::policy::{Loopback, MOST_RULES, Policy, PolicyRouter, PolicySpec};
 use netgraft_core::route::ByKind;
 use netgraft_core::{Core, EndedFlows, Inspected};
 use netgraft_launch::control::{FromSentry, LinkSetting, RULES_A_PART};
@@ -48,6 +48,8 @@ pub(crate) struct Ways {
     pub(crate) sockets: Sockets,
     /// Whether datagrams pass over private links, past the rules.
     pub(crate) is_private: bool,
+    /// Whether the stack's network, its loopback too, is the host's own.
+    pub(crate) of_host: bool,
     /// Where goes what no rule denies.
     pub(crate) routes: ByKind,
 }
@@ -187,16 +189,21 @@ impl Operators {
     }
 
     /// Has other rules kept from now on, by a sentry that takes over as well.
-    fn set_policy(&self, policy: PolicySpec, core: &mut Core<Bindings>) -> Result<(), String> {
+    fn set_policy(&self, mut policy: PolicySpec, core: &mut Core<Bindings>) -> Result<(), String> {
         if policy.is_empty() {
             return Err("there is neither a rule nor a default: that would allow everything".to_owned());
         }
         if policy.rules.len() > MOST_RULES {
             return Err(format!("there are more than {MOST_RULES} rules"));
         }
+        if self.ways.of_host {
+            policy.loopback = Loopback::OfHost;
+        }
         let compiled = Policy::new(policy);
         let text = match self.ways.sockets {
-            Sockets::Host => "rules are not kept with --network host",
+            Sockets::Host => {
+                "its sockets are the host's, since it was started without rules: start it with --policy"
+            }
             Sockets::StreamSurrogates if self.ways.is_private => {
                 "its datagrams go past rules, since it was started without any: start it with --policy, or with --datagrams stack"
             }

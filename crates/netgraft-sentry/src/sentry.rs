@@ -101,6 +101,7 @@ impl Sentry {
             join,
             sockets,
             is_private,
+            of_host,
             policy,
             flows,
             name_keys,
@@ -163,7 +164,7 @@ impl Sentry {
             stack: format!("{} {}", info.name, info.version),
             memory: Memory { meter, next: Instant::ZERO, is_stale: true, most_sockets: 0, least },
             calls,
-            operators: Operators::new(Ways { sockets: behind, is_private, routes }),
+            operators: Operators::new(Ways { sockets: behind, is_private, of_host, routes }),
         };
         let mut turn = turns.take();
         restore::restore(&mut turn.core, &kept);

@@ -460,6 +460,7 @@ fn to_run(run: RunArgs, args: &[OsString], matches: &ArgMatches) -> Result<Comma
         gateways: run.gateways,
         neighbours: run.neighbours,
         argument: run.plugin_arg,
+        keeps_sockets: false,
     };
     network.trust_pre_init = run.trust_pre_init;
     network.name_servers = run.dns;

@@ -19,7 +19,7 @@ pub(crate) struct PolicyArgs {
     /// [out|in|bind] [tcp|udp|icmp|raw] ADDRESS[/BITS][:PORT[-PORT]], such as 192.0.2.1:443, 'udp 192.0.2.53:53',
     /// 'in tcp any:80', 'bind tcp any:8000-8999'. Once there is a rule that allows, all else out and in is denied. With any rule,
     /// private networks and metadata services of clouds are denied unless a rule names them, and
-    /// not more than them; the loopback of a sandbox is its own. Not with --network host
+    /// not more than them; the loopback of a sandbox is its own, but for --network host
     #[arg(long, value_name = "RULE", value_parser = allow)]
     allow: Vec<Rule>,
 

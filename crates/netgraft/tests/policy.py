@@ -1,6 +1,6 @@
 # Who may talk to whom: a program that tries every way out gets where the rules say, and nowhere else. A namespace of the test's
 # own has the servers. Prints OK if all is well.
-import json, os, socket, subprocess, sys, threading, time
+import json, os, queue, socket, subprocess, sys, threading, time
 
 NETGRAFT, LWIP, HOSTILE = sys.argv[1:4]
 # The test's addresses are documentation's, which are public to a policy; the last two are private and a cloud's.
@@ -21,7 +21,17 @@ sh("ip", "address", "add", "2001:db8:1::1/64", "dev", "ng0", "nodad")
 sh("ip", "link", "set", "ng0", "up")
 
 # What reaches the servers: the address and port that were reached, in order.
-reached, lock = [], threading.Lock()
+reached, lock, marks = [], threading.Lock(), queue.Queue()
+
+# Forgets what has reached the servers, when they have seen all that was sent to them.
+def forget():
+    udp = [(s.family, s.getsockname()[:2]) for s in servers if s.type == socket.SOCK_DGRAM]
+    for family, place in udp:
+        with socket.socket(family, socket.SOCK_DGRAM) as marker:
+            marker.sendto(b"marker", place)
+    assert {marks.get(timeout=60) for _ in udp} == {place for _, place in udp}
+    with lock:
+        reached.clear()
 
 def serve(family, kind, address, port):
     server = socket.socket(family, kind)
@@ -41,7 +51,10 @@ def serve(family, kind, address, port):
             connection.close()
     def udp():
         while True:
-            _, peer = server.recvfrom(2000)
+            data, peer = server.recvfrom(2000)
+            if data == b"marker":
+                marks.put((address, port))
+                continue
             with lock:
                 reached.append(("udp", address, port))
             server.sendto(b"yes", peer)
@@ -93,13 +106,18 @@ class Sandbox:
         assert self.child.returncode == 0, errors
         return errors
 
-STACKS = {"built-in": [], "lwip": ["--network", "plugin", "--plugin", LWIP]}
+STACKS = {
+    "built-in": LINK + SIX_LINK,
+    "lwip": ["--network", "plugin", "--plugin", LWIP, *LINK],
+    "host": ["--network", "host"],
+}
+# Where a sandbox is reached.
+INNER = {"built-in": "192.0.2.2", "lwip": "192.0.2.2", "host": "192.0.2.1"}
 
 def flows(name, stack):
-    v6 = name == "built-in"
-    link = LINK + (SIX_LINK if v6 else [])
+    v6 = name != "lwip"
     rules = ["--allow", "tcp 198.51.100.1:443", "--allow", "udp 198.51.100.1:53", "--allow", "2001:db8::1", "--deny", "198.51.100.2:80", "--allow", "tcp any:80"]
-    box = Sandbox(*stack, *link, *rules)
+    box = Sandbox(*stack, *rules)
     yes, no = "yes", "EACCES"
     cases = [
         ("tcp 198.51.100.1 443", yes), ("tcp 198.51.100.1 53", no), ("tcp 198.51.100.2 443", no), ("tcp 198.51.100.2 80", no),
@@ -113,8 +131,7 @@ def flows(name, stack):
             ("tcp ::ffff:198.51.100.1 443", yes), ("tcp ::ffff:198.51.100.2 443", no), ("tcp ::ffff:169.254.169.254 80", no),
             ("udp ::ffff:198.51.100.2 53", no),
         ]
-    with lock:
-        reached.clear()
+    forget()
     for flow, wanted in cases:
         kind = flow.split()[0]
         ways = ["connect"] + (["sendto", "sendmsg"] if kind == "udp" else ["fastopen"] if not v6 or ":" not in flow else [])
@@ -133,12 +150,12 @@ def flows(name, stack):
         assert set(reached) <= allowed, set(reached) - allowed
         assert ("tcp", "198.51.100.1", 443) in reached and ("udp", "198.51.100.1", 53) in reached
 
-    box = Sandbox(*stack, *link, "--deny", "198.51.100.2", "--deny-with", "refused")
+    box = Sandbox(*stack, "--deny", "198.51.100.2", "--deny-with", "refused")
     assert box.tries("tcp", "198.51.100.1", "443") == "yes"
     assert box.tries("tcp", "198.51.100.2", "443") == "ECONNREFUSED"
     assert box.tries("tcp", "10.9.9.1", "80") == "ECONNREFUSED"
     box.end()
-    box = Sandbox(*stack, *link, "--allow", "any", "--allow-private", "--allow", "169.254.169.254:80")
+    box = Sandbox(*stack, "--allow", "any", "--allow-private", "--allow", "169.254.169.254:80")
     assert [box.tries("tcp", a, p) for a, p in (("10.9.9.1", "80"), ("169.254.169.254", "80"), ("169.254.169.254", "443"))] == ["yes", "yes", "EACCES"]
     box.end()
 
@@ -164,27 +181,31 @@ def echo(s):
 for s in (one, two): s.listen(); threading.Thread(target=accept, args=[s], daemon=True).start()
 for s in datagrams: threading.Thread(target=echo, args=[s], daemon=True).start()
 # Within the sandbox everybody may: over the loopback, and to its own address.
-for to in (("127.0.0.1", 8081), ("192.0.2.2", 8081)):
-    c = socket.create_connection(to, 20); print(c.recv(10).decode()); c.close()
+for to in (("127.0.0.1", 8081), (sys.argv[1], 8081)):
+    try: c = socket.create_connection(to, 20); print(c.recv(10).decode()); c.close()
+    except OSError as error: print(errno.errorcode[error.errno])
 print("up", flush=True)
 sys.stdin.read()
 '''
 
 def comes_in(name, stack):
-    options = [*stack, *LINK, "--allow", "in 192.0.2.1:8080", "--allow", "bind any:8000-8999"]
-    command = [NETGRAFT, "run", "--host-ids", *options, "--", "/usr/bin/python3", "-c", INSIDE_SERVER]
+    inner = INNER[name]
+    options = [*stack, "--allow", "in 192.0.2.1:8080", "--allow", "bind any:8000-8999"]
+    command = [NETGRAFT, "run", "--host-ids", *options, "--", "/usr/bin/python3", "-c", INSIDE_SERVER, inner]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     said = []
     while said[-1:] != ["up"]:
         line = child.stdout.readline()
         assert line, child.communicate()
         said.append(line.strip())
-    assert said == ["EACCES"] * 4 + ["in", "in", "up"], (name, said)
+    # The host's loopback and addresses are not the sandbox's own.
+    within = ["EACCES", "EACCES"] if name == "host" else ["in", "in"]
+    assert said == ["EACCES"] * 4 + within + ["up"], (name, said)
     def asks(kind, port, source, patience=60):
         s = socket.socket(socket.AF_INET, kind); s.settimeout(patience)
         s.bind((source, 0))
         try:
-            s.connect(("192.0.2.2", port)); s.send(b"x"); return s.recv(10).decode()
+            s.connect((inner, port)); s.send(b"x"); return s.recv(10).decode()
         except socket.timeout:
             return "silence"
         except OSError:
@@ -207,10 +228,9 @@ def comes_in(name, stack):
 
 # A thread that changes the address in memory while another one calls, a child, raw sockets, and 10⁵ tries.
 def hostile(name, stack):
-    with lock:
-        reached.clear()
-    tries = "100000" if name == "built-in" and "USERNS" not in os.environ else "10000"
-    command = [NETGRAFT, "run", "--host-ids", *stack, *LINK, "--allow", "198.51.100.1:443", "--", HOSTILE, "198.51.100.1", "198.51.100.2", "443", tries]
+    forget()
+    tries = "100000" if name != "lwip" and "USERNS" not in os.environ else "10000"
+    command = [NETGRAFT, "run", "--host-ids", *stack, "--allow", "198.51.100.1:443", "--", HOSTILE, "198.51.100.1", "198.51.100.2", "443", tries]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, (name, done.stdout[-2000:], done.stderr[-2000:])
     assert len(done.stderr) < 64 << 10, len(done.stderr)

@@ -88,7 +88,7 @@ class Sandbox:
 LINK = ["--link", "tap:ng0", "--address", "192.0.2.2/24", "--gateway", "192.0.2.1"]
 
 def rules_change(stack):
-    box = Sandbox(*stack, *LINK, "--policy-default", "allow", "--on-crash", "restart")
+    box = Sandbox(*stack, "--policy-default", "allow", "--on-crash", "restart")
     for made in ("one=tcp('198.51.100.1')", "two=tcp('198.51.100.2')", "three=udp('198.51.100.1')", "four=udp('198.51.100.2')"):
         assert box.does(made) == "ok", made
     assert [box.does(f"echo({name})") for name in ("one", "two", "three", "four")] == ["x"] * 4
@@ -119,7 +119,11 @@ def rules_change(stack):
     assert [box.does(f"echo({name})") for name in ("one", "three")] == ["x"] * 2
     assert box.is_set('rules = ["allow 198.51.100.1"]', "--kill") == "0 flows ended\n"
 
-    # Between programs of the sandbox, joined.
+    # Between programs of the sandbox, joined. The host's loopback has to be named.
+    if "host" in stack:
+        assert box.does("listener=listen(7000)") == "ok" and box.does("tcp('127.0.0.1', 7000)") == "EACCES"
+        assert box.is_set('rules = ["allow 198.51.100.1", "allow 127.0.0.1:7000", "allow in 127.0.0.1:7000"]') == ""
+        assert box.does("listener.close()") == "ok"
     for made in ("listener=listen(7000)", "client=tcp('127.0.0.1', 7000)", "server=listener.accept()[0]"):
         assert box.does(made) == "ok", made
     assert box.is_set('default = "allow"\nrules = ["deny tcp 127.0.0.1:7000"]', "--kill") in ("1 flows ended\n", "2 flows ended\n")
@@ -148,7 +152,7 @@ def rules_change(stack):
     assert "denied: " in errors and "takes over" in errors, errors
 
 def where_they_cannot_be_kept():
-    for options, part in ((["--network", "host"], "--network host"), ([], "on its loopback")):
+    for options, part in ((["--network", "host"], "the host's, since it was started without rules"), ([], "on its loopback")):
         box = Sandbox(*options)
         done = box.set('rules = ["deny udp 127.0.0.1"]')
         assert done.returncode == 125 and part in done.stderr and len(done.stderr.splitlines()) == 1, done
@@ -165,7 +169,7 @@ def where_they_cannot_be_kept():
     done = box.set('default = "deny"')
     assert done.returncode == 125 and "no sandbox" in done.stderr, done
 
-for stack in ([], ["--network", "plugin", "--plugin", LWIP]):
+for stack in (LINK, ["--network", "plugin", "--plugin", LWIP, *LINK], ["--network", "host"]):
     rules_change(stack)
 where_they_cannot_be_kept()
 print("OK")
