@@ -11,6 +11,8 @@ use netgraft_plugin::{Cidr, inet};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::sentry::NamespaceIds;
+
 /// A message of the sentry to the launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromSentry {
@@ -128,6 +130,8 @@ pub enum ToSentry {
     PrivateLink(PrivateLink),
     /// What observes the programs' datagram sockets, in the message's descriptor.
     Observer,
+    /// The namespaces of the programs, before the first of them comes.
+    Home(NamespaceIds),
 }
 
 /// A device of the programs' network namespace whose frames pass between the kernel and the sentry.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use netgraft_abi::Level;
 use netgraft_core::policy::{Loopback, MOST_RULES, Policy, PolicySpec, Rule};
+use netgraft_linux::epoll::Epoll;
 use netgraft_linux::fdpass::{self, wait_readable};
 use netgraft_linux::listener::Listener;
 use netgraft_linux::nsfd::Namespace;
@@ -62,6 +63,8 @@ pub(super) enum Incoming {
     Signal(Arrived),
     /// What was left running has ended.
     OrphanEnded,
+    /// Something happens with containers.
+    Guests,
 }
 
 /// What is known of a process.
@@ -137,6 +140,8 @@ pub(super) struct Launcher {
     pub(super) uplink: Option<Uplink>,
     /// Where the operator knocks.
     door: Option<Door>,
+    /// What happens with containers.
+    pub(super) guests: Option<Epoll>,
 }
 
 pub(super) fn step(step: Step) -> impl FnOnce(io::Error) -> RunError {
@@ -191,6 +196,7 @@ impl Launcher {
             lingerer: None,
             uplink: None,
             door: None,
+            guests: None,
         })
     }
 
@@ -248,8 +254,9 @@ impl Launcher {
                 self.lingerer(),
                 self.door.as_ref().map(Door::as_fd),
                 self.metrics.as_ref().map(MetricsServer::fd),
+                self.guests.as_ref().map(Epoll::as_fd),
             ];
-            let [report, sentry, signal, logged, printed, orphan, knock, asks] =
+            let [report, sentry, signal, logged, printed, orphan, knock, asks, guests] =
                 wait_readable(fds, wait).map_err(step(Step::Supervise))?;
             if logged || printed {
                 self.show_output();
@@ -283,6 +290,9 @@ impl Launcher {
             self.in_a_row = 0;
             if orphan {
                 return Ok(Some(Incoming::OrphanEnded));
+            }
+            if guests {
+                return Ok(Some(Incoming::Guests));
             }
             if signal {
                 let arrived = signal::read(self.signals.as_fd()).map_err(step(Step::Supervise))?;
@@ -463,6 +473,9 @@ impl Launcher {
                     self.pty = Some(Pty::new(master).map_err(step(Step::Terminal))?);
                 }
                 Some(Incoming::Report(Report::NoProgram, _)) => {
+                    if self.plan.sentry.containers.is_some() {
+                        handed_over = Some(self.prepare_stack(stack, std::process::id())?);
+                    }
                     self.hand_over(None, handed_over.take().unwrap_or_default())?;
                 }
                 Some(Incoming::Report(report, sender)) => self.report(report, sender)?,
@@ -474,6 +487,12 @@ impl Launcher {
                         && let Some(interface) = network.interfaces.first()
                     {
                         tracing::info!("inside, the link {link} is {}", printable(&interface.name));
+                    }
+                    if self.plan.sentry.containers.is_some() {
+                        // The devices and the processes are the runtime's.
+                        self.reap_helpers();
+                        self.open_door();
+                        return Ok(());
                     }
                     let is_private = self.plan.sentry.is_private;
                     self.mirror = devices
@@ -507,11 +526,13 @@ impl Launcher {
                 Some(Incoming::SentryGone(cause)) => {
                     return Err(RunError::SentryDied(self.autopsy(cause)));
                 }
+                // The sentry says itself what becomes of it.
+                Some(Incoming::ReportsClosed) if self.plan.sentry.containers.is_some() => {}
                 Some(Incoming::ReportsClosed) => {
                     let source = io::Error::other("its process ended without a word");
                     return Err(RunError::step(Step::Start, source));
                 }
-                Some(Incoming::OrphanEnded) | None => {}
+                Some(Incoming::OrphanEnded | Incoming::Guests) | None => {}
             }
         }
     }
@@ -664,7 +685,7 @@ impl Launcher {
                 Ok(())
             }
             Incoming::Signal(arrived) => self.signal(arrived),
-            Incoming::ReportsClosed | Incoming::OrphanEnded => Ok(()),
+            Incoming::ReportsClosed | Incoming::OrphanEnded | Incoming::Guests => Ok(()),
         }
     }
 
@@ -801,7 +822,7 @@ impl Launcher {
                     return None;
                 }
                 Incoming::Report(report, sender) => self.report(report, sender).ok()?,
-                Incoming::ReportsClosed | Incoming::Signal(_) | Incoming::OrphanEnded => {}
+                Incoming::ReportsClosed | Incoming::Signal(_) | Incoming::OrphanEnded | Incoming::Guests => {}
             }
         }
     }

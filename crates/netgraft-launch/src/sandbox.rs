@@ -23,6 +23,7 @@ use netgraft_plugin::{NetworkType, PluginStack, SyscallRule};
 
 use crate::allow::{self, Origin};
 use crate::capture::Capture;
+use crate::containers::{self, Containers, Gate};
 use crate::control::Summary;
 use crate::crash::OnCrash;
 use crate::error::{RunError, signal_status};
@@ -86,7 +87,7 @@ fn run_once(
     program: &ProgramSpec,
     sentry: SentryMain,
 ) -> Result<ExitStatus, RunError> {
-    let mut sandbox = Sandbox::make(network, Some(program), sentry)?;
+    let mut sandbox = Sandbox::make(network, Purpose::Program(program), sentry)?;
     let end = sandbox.launcher.supervise(ProgramId::FIRST)?;
     sandbox.launcher.linger(end, program.until)?;
     let code = status_of(end);
@@ -103,6 +104,17 @@ fn has_listener() -> bool {
         if installed.is_err_and(busy) { BUSY } else { 0 }
     });
     probe.and_then(|pid| process::wait(pid, Wait::Block)).is_ok_and(|end| end == Some(Change::Exited(BUSY)))
+}
+
+/// What a sandbox is made for.
+#[derive(Clone, Copy)]
+enum Purpose<'a> {
+    /// A program.
+    Program(&'a ProgramSpec),
+    /// Programs that come later.
+    Programs,
+    /// Containers.
+    Containers,
 }
 
 /// A sandbox: namespaces, a sentry that serves them, and any number of programs. Dropping it ends every process of it.
@@ -130,14 +142,34 @@ impl Sandbox {
     /// # Errors
     /// What could not be made; nothing is left behind then.
     pub fn start(network: &NetworkSpec, sentry: SentryMain) -> Result<Sandbox, RunError> {
-        Sandbox::make(network, None, sentry)
+        Sandbox::make(network, Purpose::Programs, sentry)
     }
 
-    fn make(
-        network: &NetworkSpec,
-        program: Option<&ProgramSpec>,
-        sentry: SentryMain,
-    ) -> Result<Sandbox, RunError> {
+    /// Makes a sandbox for containers: an OCI runtime makes their processes and their one network namespace.
+    ///
+    /// # Errors
+    /// What could not be made, and options that containers do not have; nothing is left behind then.
+    pub fn for_containers(network: &NetworkSpec, sentry: SentryMain) -> Result<Sandbox, RunError> {
+        containers::check(network).map_err(RunError::Options)?;
+        Sandbox::make(network, Purpose::Containers, sentry)
+    }
+
+    /// What stands behind the internet sockets of a sandbox's programs.
+    #[must_use]
+    pub fn sockets(&self) -> Sockets {
+        self.launcher.plan.sockets
+    }
+
+    /// Serves containers until the last of them, and the last process that may make one, has ended.
+    ///
+    /// # Errors
+    /// What makes it impossible to go on.
+    pub fn serve_containers(mut self, gate: &Gate) -> Result<Option<Summary>, RunError> {
+        self.launcher.serve_containers(gate)?;
+        Ok(self.finish())
+    }
+
+    fn make(network: &NetworkSpec, purpose: Purpose<'_>, sentry: SentryMain) -> Result<Sandbox, RunError> {
         if let Some(missing) = confine::missing_feature() {
             return Err(RunError::Kernel(missing));
         }
@@ -156,7 +188,7 @@ impl Sandbox {
         let mut stack = (choice.factory)(&config)?;
         let sockets = stacks::sockets(network, stack.as_ref());
         let is_private = stacks::is_private(network, sockets);
-        if let Some(program) = program
+        if let Purpose::Program(program) = purpose
             && program.files.no_path_sockets
             && sockets == Sockets::Surrogates
             && let Some(path) = path_sockets::in_sight(&program.files)
@@ -190,10 +222,16 @@ impl Sandbox {
         }
         let failed = |source| RunError::step(Step::Start, source);
         let maps = id_maps().map_err(|source| RunError::step(Step::IdMaps, source))?;
-        let apart = ids::take(network.ids, &maps)?;
+        let apart = match purpose {
+            Purpose::Containers => None,
+            Purpose::Program(_) | Purpose::Programs => ids::take(network.ids, &maps)?,
+        };
         let contained = apart.is_some();
         let program_maps = apart.as_ref().map_or_else(|| maps.clone(), |apart| apart.maps.clone());
-        let program = program.map(|program| ProgramPlan::new(program, contained)).transpose()?;
+        let program = match purpose {
+            Purpose::Program(program) => Some(ProgramPlan::new(program, contained)?),
+            Purpose::Programs | Purpose::Containers => None,
+        };
         let (launcher_ends, child_ends) = tree::ends().map_err(failed)?;
 
         let jobs = match program.as_ref().map(|program| program.terminal) {
@@ -218,6 +256,8 @@ impl Sandbox {
             .transpose()?;
         let (flows, flows_socket) = flows.unzip();
         let metrics = network.metrics.as_ref().map(MetricsServer::start).transpose()?;
+        let containers = matches!(purpose, Purpose::Containers).then(Containers::start);
+        let containers = containers.transpose().map_err(failed)?;
         let plan = Rc::new(Plan {
             capture: capture_socket,
             sentry: SentryPlan {
@@ -241,6 +281,7 @@ impl Sandbox {
                 flows: flows_socket,
                 name_keys: RandomState::new(),
                 main: sentry,
+                containers,
             },
             veth,
             host_network: sockets == Sockets::Host,
@@ -255,7 +296,10 @@ impl Sandbox {
         let (mut launcher_ends, mut child_ends) = (Some(launcher_ends), Some(child_ends));
         let helper = process::fork(|| {
             drop(launcher_ends.take());
-            child_ends.take().map_or(1, |ends| tree::sentry_helper(&plan, ends))
+            child_ends.take().map_or(1, |ends| match plan.sentry.containers {
+                Some(_) => tree::containers_helper(&plan, ends),
+                None => tree::sentry_helper(&plan, ends),
+            })
         })
         .map_err(failed)?;
         drop(child_ends);

@@ -15,6 +15,7 @@ use netgraft_linux::capability::{self, Capability};
 use netgraft_linux::confine::{self, AllowList};
 use netgraft_linux::disposal::Disposal;
 use netgraft_linux::filter::Sockets;
+use netgraft_linux::memory::Meter;
 use netgraft_linux::mount::{self, Access};
 use netgraft_linux::namespace::{Namespaces, unshare};
 use netgraft_linux::nsfd::Namespace;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::allow::{self, Origin};
 use super::keeper;
 use crate::clock;
+use crate::containers::Containers;
 use crate::control::{self, FromSentry, Kept, LinkSetting, Network};
 use crate::join::Join;
 use crate::output::Output;
@@ -58,6 +60,10 @@ pub struct SentryArgs {
     pub calls: Option<Worker>,
     /// Wakes the sentry's loop.
     pub wake: Wake,
+    /// Measures its memory.
+    pub meter: Meter,
+    /// Looks into the programs' processes for the sentry ([`netgraft_linux::inspector`]), where it may not.
+    pub inspector: Option<OwnedFd>,
     /// The namespaces of the programs.
     pub home: NamespaceIds,
     /// Whether there was a sentry before this one, which knew who may have left them.
@@ -138,6 +144,8 @@ pub(super) struct SentryPlan {
     pub(super) name_keys: RandomState,
     /// What it runs when it is confined.
     pub(super) main: SentryMain,
+    /// Whose processes it serves, if an OCI runtime makes them.
+    pub(super) containers: Option<Containers>,
 }
 
 /// Which network namespace a sentry works in.
@@ -231,6 +239,7 @@ fn serve(
     kept.extend(placed.map_err(cannot("replace its input and output"))?);
     kept.extend(plan.flows.as_ref().map(AsRawFd::as_raw_fd));
     kept.extend(plan.object.iter().flat_map(|object| object.descriptors()));
+    kept.extend(plan.containers.iter().map(|containers| containers.inspector.as_raw_fd()));
     if let SentryNetwork::Former(namespace) = network {
         namespace.enter(Namespaces::NET).map_err(cannot("enter the network namespace of the one before"))?;
     }
@@ -242,15 +251,18 @@ fn serve(
     process::close_all_but(&kept).map_err(cannot("close descriptors"))?;
     // `null` was closed there: nothing must close that number again.
     std::mem::forget(null);
-    empty_root()?;
+    // While /proc shows it, wherever that comes from.
+    let meter = Meter::new().map_err(cannot("open /proc/self/statm"))?;
+    let own = Namespace::own("net").map_err(cannot("open its network namespace"))?;
+    empty_root(plan.containers.is_none())?;
     if matches!(network, SentryNetwork::Own) {
-        let own = Namespace::own("net").map_err(cannot("open its network namespace"))?;
         control::send_with_fd(control, &FromSentry::NetworkNamespace, own.as_fd())
             .map_err(cannot("tell the launcher"))?;
     }
+    drop(own);
     drop_privileges(plan.become_nobody).map_err(cannot("drop its privileges"))?;
-    // Host sockets have no other end.
-    if !matches!(network, SentryNetwork::Caller) {
+    // Host sockets have no other end, and the keeper may not look into containers.
+    if !matches!(network, SentryNetwork::Caller) && plan.containers.is_none() {
         keeper::start(control).map_err(cannot("start its keeper"))?;
     }
     confine::set_name(c"netgraft-sentry").map_err(cannot("name itself"))?;
@@ -313,6 +325,13 @@ fn serve(
         policy: plan.policy.borrow().clone(),
         flows,
         name_keys: plan.name_keys.clone(),
+        meter,
+        inspector: plan
+            .containers
+            .as_ref()
+            .map(Containers::inspector)
+            .transpose()
+            .map_err(cannot("go on"))?,
     })
     .map_err(cannot("go on"))
 }
@@ -384,16 +403,28 @@ fn make_namespaces(own_network: bool) -> Result<(), String> {
         .map_err(cannot("make its namespaces"))
 }
 
-/// Changes to a root directory with nothing in it but the /proc of the process-id namespace. The ids are mapped by now: who
-/// has none in the sentry's user namespace can make no file there.
-fn empty_root() -> Result<(), String> {
+/// Changes to a root directory with nothing in it but the /proc of the process-id namespace or, where that is not the sentry's,
+/// its own descriptors, from which an object is linked. The ids are mapped by now: who has none in the sentry's user namespace
+/// can make no file there.
+fn empty_root(with_processes: bool) -> Result<(), String> {
     let cannot = |what: &'static str| move |e: io::Error| format!("the sentry cannot {what}: {e}");
     // /proc is the one directory that is there in every sandboxable system: the new root begins on top of it.
     let root = Path::new("/proc");
+    let own = (!with_processes).then(|| mount::Tree::of(Path::new("/proc/self/fd"))).transpose();
+    let own = own.map_err(cannot("find its descriptors in /proc"))?;
     mount::mount_new(c"tmpfs", root, Access::Data, c"size=4k,mode=755")
         .and_then(|()| fs::create_dir(root.join("proc")))
         .map_err(root_refused)?;
-    mount::mount_new(c"proc", &root.join("proc"), Access::ReadOnly, c"subset=pid").map_err(proc_refused)?;
+    if with_processes {
+        mount::mount_new(c"proc", &root.join("proc"), Access::ReadOnly, c"subset=pid")
+            .map_err(proc_refused)?;
+    }
+    if let Some(own) = own {
+        let place = root.join("proc/self/fd");
+        fs::create_dir_all(&place)
+            .and_then(|()| own.show_at(&place))
+            .map_err(cannot("show its descriptors in its root directory"))?;
+    }
     std::env::set_current_dir(root)
         .and_then(|()| mount::pivot_to_working_directory())
         .and_then(|()| mount::make_read_only(Path::new("/")))

@@ -178,6 +178,27 @@ pub(super) fn sentry_helper(plan: &Plan, ends: ChildEnds) -> i32 {
     status(work(), &ends.reports)
 }
 
+/// The first child where others make the programs' processes: makes the sentry's user namespace, and the sentry in it. The
+/// sentry stays in the caller's process-id namespace, which holds the containers', since the kernel names callers as the
+/// listener's reader sees them.
+pub(super) fn containers_helper(plan: &Plan, ends: ChildEnds) -> i32 {
+    let work = || {
+        confine::die_with_parent().map_err(at(Step::Start))?;
+        unshare(Namespaces::USER).map_err(at(Step::UserNamespace))?;
+        Report::NeedsIdMaps.send(&ends.reports);
+        let sentry = || {
+            Report::Made(Role::Sentry).send(&ends.reports);
+            let network = if plan.host_network { SentryNetwork::Caller } else { SentryNetwork::Own };
+            sentry::main(&plan.sentry, ends.control.as_fd(), &network, Some(&ends.mapped))
+        };
+        clone_sibling(Namespaces::NONE, sentry).map_err(at(Step::Start))?;
+        wait_for_byte(&ends.mapped)?;
+        Report::NoProgram.send(&ends.reports);
+        Ok(())
+    };
+    status(work(), &ends.reports)
+}
+
 /// The second child: makes the program's namespaces and, in them, the first process and the program's.
 fn program_helper(plan: &Plan, ends: &ChildEnds) -> i32 {
     let work = || {

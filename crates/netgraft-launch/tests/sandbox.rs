@@ -43,7 +43,10 @@ fn pair_sentry(args: SentryArgs) -> io::Result<()> {
                     let summary = Summary { calls, ..Summary::default() };
                     return control::send(args.control.as_fd(), &FromSentry::Summary(summary));
                 }
-                Some((ToSentry::Operator | ToSentry::PrivateLink(_) | ToSentry::Observer, _)) => {}
+                Some((
+                    ToSentry::Operator | ToSentry::PrivateLink(_) | ToSentry::Observer | ToSentry::Home(_),
+                    _,
+                )) => {}
                 None => return Ok(()),
             }
             continue;

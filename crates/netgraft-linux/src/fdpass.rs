@@ -204,6 +204,18 @@ fn next_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
+/// Receives what has come on a stream socket, with the descriptors that came along: how many bytes of `data` that is, 0 at the
+/// end.
+///
+/// # Errors
+/// As recvmsg(2); [`io::ErrorKind::InvalidData`] if descriptors were lost.
+pub fn receive_some(socket: BorrowedFd<'_>, data: &mut [u8], take: impl FnMut(OwnedFd)) -> io::Result<usize> {
+    match receive_in(&mut control_buffer(MAX_FDS), socket, data, take)? {
+        (got, true) => Ok(got),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// The same with buffers of the caller's, so that nothing is allocated: how many bytes of `data` the message has, and whether
 /// it is whole. Each descriptor that came goes to `take`.
 ///

@@ -26,7 +26,7 @@ const X32_BIT: u32 = 0x4000_0000;
 /// The families that stay the kernel's: local ones, and those that reach no further than the program's empty
 /// network namespace. `AF_VSOCK` is not among them: it does not know network namespaces; nor `AF_ALG`, whose bind waits for
 /// modules to be loaded.
-const NATIVE_FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_KEY];
+pub(crate) const NATIVE_FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_KEY];
 
 const fn errno(code: i32) -> u32 {
     libc::SECCOMP_RET_ERRNO | code as u32
@@ -45,7 +45,7 @@ pub enum Sockets {
 
 /// When a call is trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rule {
+pub(crate) enum Rule {
     /// Always answered by the sentry.
     Notify,
     /// Refused with an errno.
@@ -71,7 +71,7 @@ enum Rule {
 
 /// Requests that put text into the input of a terminal, which then is the operator's typing to whoever reads it next
 /// (ioctl_tty(2), ioctl_console(2)).
-const TYPING: [u32; 2] = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
+pub(crate) const TYPING: [u32; 2] = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
 
 /// The calls that the filter does not simply allow when the program's sockets are the host's own: those that make one, or
 /// that may need a privilege which the program has in its own user namespace only. The kernel does the rest on them as on
@@ -233,13 +233,18 @@ fn body(rule: Rule) -> Vec<sock_filter> {
     }
 }
 
-/// The whole filter.
-fn program(sockets: Sockets, rights_are_refused: bool) -> Vec<sock_filter> {
-    let rules = match sockets {
+/// The calls that are not simply allowed.
+pub(crate) fn rules(sockets: Sockets, rights_are_refused: bool) -> Vec<(libc::c_long, Rule)> {
+    match sockets {
         Sockets::Host => host_socket_rules(),
         Sockets::Surrogates => surrogate_rules(),
         Sockets::StreamSurrogates => stream_surrogate_rules(rights_are_refused),
-    };
+    }
+}
+
+/// The whole filter.
+pub(crate) fn program(sockets: Sockets, rights_are_refused: bool) -> Vec<sock_filter> {
+    let rules = rules(sockets, rights_are_refused);
     let mut code =
         vec![load(OFFSET_ARCH), jump(JUMP_EQUAL, AUDIT_ARCH, 1, 0), ret(KILL), load(OFFSET_NUMBER)];
     #[cfg(target_arch = "x86_64")]

@@ -266,6 +266,15 @@ pub fn inherit_nothing(command: &mut Command) {
     unsafe { command.pre_exec(|| inherit_only(&[])) };
 }
 
+/// Lets execve(2) leave a descriptor open.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn leave_open(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a plain flag.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
+}
+
 /// Whether a descriptor is open and would be inherited by execve(2).
 #[must_use]
 pub fn is_inherited(fd: RawFd) -> bool {

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use crate::inspector::Inspector;
+
 /// `PIDFD_THREAD` of pidfd_open(2), Linux 6.9.
 const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
 
@@ -56,7 +58,7 @@ pub fn write_both(tid: u32, first: (u64, &[u8]), second: (u64, &[u8])) -> io::Re
 ///
 /// # Errors
 /// ESRCH if it is gone.
-fn open_thread(tid: u32) -> io::Result<OwnedFd> {
+pub(crate) fn open_thread(tid: u32) -> io::Result<OwnedFd> {
     match pidfd_open(tid, PIDFD_THREAD) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => pidfd_open(process_of(tid)?, 0),
         result => result,
@@ -64,7 +66,7 @@ fn open_thread(tid: u32) -> io::Result<OwnedFd> {
 }
 
 /// The process of a thread, from `/proc/TID/status` (proc(5)).
-fn process_of(tid: u32) -> io::Result<u32> {
+pub(crate) fn process_of(tid: u32) -> io::Result<u32> {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status"))
         .map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
     let id = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
@@ -135,6 +137,17 @@ pub fn has_capability(tid: u32, number: u8) -> bool {
     effective.is_some_and(|set| set.checked_shr(u32::from(number)).is_some_and(|bits| bits & 1 != 0))
 }
 
+/// Whether a system call filter watches over a thread (proc(5), `Seccomp` of `/proc/TID/status`).
+pub(crate) fn is_filtered(tid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("Seccomp:")).is_some_and(|mode| mode.trim() == "2")
+}
+
+/// Whether the thread of a pidfd lives: it has a table of descriptors, in which nothing is -1 (pidfd_getfd(2)).
+pub(crate) fn lives(pidfd: &OwnedFd) -> bool {
+    matches!(get_fd(pidfd, -1), Err(error) if error.raw_os_error() == Some(libc::EBADF))
+}
+
 /// A line of `/proc/PROCESS/fdinfo/FD` (proc(5)): what follows `field`.
 fn fdinfo(process: &str, fd: i32, field: &str) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{process}/fdinfo/{fd}")).ok()?;
@@ -201,6 +214,8 @@ pub struct Tasks {
     pidfds: HashMap<u32, Known>,
     /// How many are kept.
     room: usize,
+    /// Who looks into them, where this process may not.
+    inspector: Option<Inspector>,
 }
 
 impl Default for Tasks {
@@ -219,7 +234,7 @@ impl Tasks {
     /// The same, with fewer pidfds kept than [`CACHED`].
     #[must_use]
     pub fn with_room(room: usize) -> Self {
-        Tasks { pidfds: HashMap::new(), room: room.min(CACHED) }
+        Tasks { pidfds: HashMap::new(), room: room.min(CACHED), inspector: None }
     }
 
     /// Duplicates descriptor `fd` of thread `tid` (pidfd_getfd(2)): the same open file.
@@ -227,6 +242,9 @@ impl Tasks {
     /// # Errors
     /// EBADF if the thread has no such descriptor, ESRCH if it is gone, EPERM if it may not be inspected.
     pub fn duplicate(&mut self, tid: u32, fd: i32) -> io::Result<OwnedFd> {
+        if let Some(inspector) = &self.inspector {
+            return inspector.duplicate(tid, fd);
+        }
         if let Some(known) = self.pidfds.get(&tid) {
             match get_fd(&known.pidfd, fd) {
                 // The number belongs to another thread by now.
@@ -245,6 +263,9 @@ impl Tasks {
     /// # Errors
     /// ESRCH if it is gone.
     pub fn process(&mut self, tid: u32) -> io::Result<u32> {
+        if let Some(inspector) = &self.inspector {
+            return inspector.process(tid);
+        }
         if let Some(Known { pidfd, process: Some(process) }) = self.pidfds.get(&tid)
             && !has_ended(pidfd)
         {
@@ -269,9 +290,97 @@ impl Tasks {
     /// `false` if that is not known any more.
     #[must_use]
     pub fn is_alive(&self, tid: u32) -> bool {
-        // A thread that lives has no such descriptor; one that is gone has no table (pidfd_getfd(2)).
-        let looked_up = self.pidfds.get(&tid).map(|known| get_fd(&known.pidfd, -1));
-        matches!(looked_up, Some(Err(error)) if error.raw_os_error() == Some(libc::EBADF))
+        match &self.inspector {
+            Some(inspector) => inspector.is_alive(tid),
+            None => self.pidfds.get(&tid).is_some_and(|known| lives(&known.pidfd)),
+        }
+    }
+
+    /// Has an inspector look into the threads from now on: this process may not.
+    pub fn set_inspector(&mut self, inspector: Inspector) {
+        self.inspector = Some(inspector);
+    }
+}
+
+/// The functions of this module, by the inspector where there is one.
+impl Tasks {
+    /// [`read_memory`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_memory(&self, tid: u32, address: u64, buf: &mut [u8]) -> io::Result<usize> {
+        match &self.inspector {
+            Some(inspector) => inspector.read_memory(tid, address, buf),
+            None => read_memory(tid, address, buf),
+        }
+    }
+
+    /// [`write_memory`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_memory(&self, tid: u32, address: u64, data: &[u8]) -> io::Result<usize> {
+        match &self.inspector {
+            Some(inspector) => inspector.write_memory(tid, address, data),
+            None => write_memory(tid, address, data),
+        }
+    }
+
+    /// [`write_both`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_both(&self, tid: u32, first: (u64, &[u8]), second: (u64, &[u8])) -> io::Result<usize> {
+        let Some(inspector) = &self.inspector else { return write_both(tid, first, second) };
+        let done = inspector.write_memory(tid, first.0, first.1)?;
+        if done < first.1.len() {
+            return Ok(done);
+        }
+        Ok(done + inspector.write_memory(tid, second.0, second.1)?)
+    }
+
+    /// [`is_closed_on_exec`].
+    #[must_use]
+    pub fn is_closed_on_exec(&self, tid: u32, fd: i32) -> bool {
+        self.inspector.as_ref().map_or_else(|| is_closed_on_exec(tid, fd), |i| i.is_closed_on_exec(tid, fd))
+    }
+
+    /// [`has_descriptor`].
+    #[must_use]
+    pub fn has_descriptor(&self, tid: u32, fd: i32) -> bool {
+        self.inspector.as_ref().map_or_else(|| has_descriptor(tid, fd), |i| i.has_descriptor(tid, fd))
+    }
+
+    /// [`is_socket`].
+    #[must_use]
+    pub fn is_socket(&self, tid: u32, fd: i32, own_socket: std::os::fd::BorrowedFd<'_>) -> bool {
+        self.inspector.as_ref().map_or_else(|| is_socket(tid, fd, own_socket), |i| i.is_socket(tid, fd))
+    }
+
+    /// [`namespace`], of the kinds "net" and "user".
+    ///
+    /// # Errors
+    /// As there.
+    pub fn namespace(&self, tid: u32, kind: &str) -> io::Result<u64> {
+        self.inspector.as_ref().map_or_else(|| namespace(tid, kind), |i| i.namespace(tid, kind))
+    }
+
+    /// [`has_capability`].
+    #[must_use]
+    pub fn has_capability(&self, tid: u32, number: u8) -> bool {
+        self.inspector.as_ref().map_or_else(|| has_capability(tid, number), |i| i.has_capability(tid, number))
+    }
+
+    /// [`started`].
+    #[must_use]
+    pub fn started(&self, tid: u32) -> Option<u64> {
+        self.inspector.as_ref().map_or_else(|| started(tid), |i| i.started(tid))
+    }
+
+    /// [`title`].
+    #[must_use]
+    pub fn title(&self, tid: u32) -> Option<String> {
+        self.inspector.as_ref().map_or_else(|| title(tid), |i| i.title(tid))
     }
 }
 
@@ -280,7 +389,7 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
     crate::unix::readable(pidfd.as_fd()).unwrap_or(true)
 }
 
-fn get_fd(pidfd: &OwnedFd, fd: i32) -> io::Result<OwnedFd> {
+pub(crate) fn get_fd(pidfd: &OwnedFd, fd: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes three integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
     if fd < 0 {

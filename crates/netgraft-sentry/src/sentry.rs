@@ -15,6 +15,7 @@ use netgraft_launch::{Join, SentryArgs};
 use netgraft_linux::confine;
 use netgraft_linux::epoll::EventBuffer;
 use netgraft_linux::filter::Sockets;
+use netgraft_linux::inspector::Inspector;
 use netgraft_linux::memory::{self, Meter};
 use netgraft_linux::task::CACHED;
 use netgraft_linux::worker::Worker;
@@ -105,8 +106,9 @@ impl Sentry {
             policy,
             flows,
             name_keys,
+            meter,
+            inspector,
         } = args;
-        let meter = Meter::new()?;
         let least = meter.own()?;
         let poller = Arc::new(Poller::new()?);
         poller.add(control.as_fd(), Events::IN | Events::RDHUP, Token::Control)?;
@@ -123,7 +125,10 @@ impl Sentry {
         let descriptors = confine::descriptor_limit()?.saturating_sub(RESERVED_DESCRIPTORS);
         // Where there are few, sockets need them more.
         let threads = (descriptors / 8).max(1);
-        let programs = Programs::new(vitals.clone(), home, is_successor, threads);
+        let mut programs = Programs::new(vitals.clone(), home, is_successor, threads);
+        if let Some(inspector) = inspector {
+            programs.tasks.set_inspector(Inspector::new(inspector));
+        }
         let launcher = ToLauncher::new(control, journal);
         let bindings = Bindings::new(
             programs,
@@ -356,6 +361,7 @@ impl Sentry {
                     tracing::debug!(%error, "datagram sockets cannot be observed");
                 }
             }
+            Ok(Some((ToSentry::Home(home), _))) => core.kernel().programs.home = home,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(Some((ToSentry::Stop, _)) | None) | Err(_) => {
                 let bindings = core.kernel();

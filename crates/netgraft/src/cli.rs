@@ -358,6 +358,15 @@ pub(crate) enum Command {
     Metrics(String),
     /// Show or change the faults of its link.
     Link(Box<LinkArgs>),
+    /// Serve containers.
+    Containers {
+        /// The folder where they come.
+        folder: PathBuf,
+        /// Their network.
+        network: Box<NetworkSpec>,
+        /// How often -v was given.
+        verbosity: u8,
+    },
     /// Write a new stack.
     NewStack(NewStack),
     /// Run the conformance suite.
@@ -396,6 +405,11 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     if let Some((run, matches)) = parse_run(&args) {
         return to_run(run, &args, &matches);
     }
+    if let [_, command, folder, options @ ..] = &args[..]
+        && command == "containers"
+    {
+        return parse_containers(folder.into(), options);
+    }
     let matches = Cli::command().try_get_matches_from(&args).map_err(|error| stop(&error, &args))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error, &args))?;
     match cli.command {
@@ -425,6 +439,17 @@ fn parse_run(args: &[OsString]) -> Option<(RunArgs, ArgMatches)> {
     let matches = RunArgs::augment_args(clap::Command::new("run")).try_get_matches_from(args).ok()?;
     let run = RunArgs::from_arg_matches(&matches).ok()?;
     Some((run, matches))
+}
+
+/// Parses `containers FOLDER OPTION...`, which netgraft-oci calls: the options of `run` that concern a network.
+fn parse_containers(folder: PathBuf, options: &[OsString]) -> Result<Command, Stop> {
+    let before = ["netgraft", "run"].map(OsString::from);
+    let after = ["--", "container"].map(OsString::from);
+    let line: Vec<OsString> = before.into_iter().chain(options.iter().cloned()).chain(after).collect();
+    match parse(line)? {
+        Command::Run { network, verbosity, .. } => Ok(Command::Containers { folder, network, verbosity }),
+        _ => Err(Stop::Error("containers have the options of 'netgraft run'".to_owned())),
+    }
 }
 
 /// What `run` is to do; `matches` are its own.

@@ -25,9 +25,9 @@ pub use check::{Cases, CheckOptions, Checked, check};
 pub use netgraft_launch::stacks::{HOST, SMOLTCP};
 pub use netgraft_launch::{
     Ask, Bind, CaptureOutput, CaptureSpec, Datagrams, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE,
-    EXIT_NOT_FOUND, ExitStatus, Files, FlowsSpec, Ids, Join, Limits, LogWriter, MetricsAddress, NetworkSpec,
-    OnCrash, Profile, ProgramId, ProgramSpec, RunError, Sandbox, Seccomp, SentryMain, SocketLimits, Stacks,
-    Step, Terminal, Until, User, clock, control, policy, publish,
+    EXIT_NOT_FOUND, ExitStatus, Files, FlowsSpec, Gate, Ids, Join, Limits, LogWriter, MetricsAddress,
+    NetworkSpec, OnCrash, Profile, ProgramId, ProgramSpec, RunError, Sandbox, Seccomp, SentryMain,
+    SocketLimits, Stacks, Step, Terminal, Until, User, clock, control, policy, publish,
 };
 pub use netgraft_sentry::SENTRY;
 pub use new_stack::{Language, NewStack, new_stack};

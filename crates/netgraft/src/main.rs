@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod containers;
 mod fault_args;
 mod flow_args;
 mod link_option;
@@ -72,6 +73,10 @@ fn main() -> ExitCode {
         Command::Ss(args) => text(operator::ss(&args)),
         Command::Metrics(sandbox) => text(operator::metrics(&sandbox)),
         Command::Link(args) => text(operator::link(&args)),
+        Command::Containers { folder, network, verbosity } => {
+            cli::log_to_stderr(verbosity);
+            containers::main(&folder, &network)
+        }
         Command::NewStack(new) => match netgraft::new_stack(&new) {
             Ok(object) => {
                 print(&cli::new_stack_text(&new, &object));

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use netgraft_core::codec::call::AddressOut;
 use netgraft_core::{Caller, ForeignCall, Gone, InjectError, Privilege, Program, ProgramId, Serves};
-use netgraft_linux::{task, unix};
+use netgraft_linux::unix;
 
 use super::{Bindings, errno};
 
@@ -25,7 +25,7 @@ impl Bindings {
 
     /// Whether a descriptor of a thread is a socket, found without touching its file.
     pub(crate) fn is_socket(&self, tid: u32, fd: i32) -> bool {
-        task::is_socket(tid, fd, self.own.as_fd())
+        self.programs.tasks.is_socket(tid, fd, self.own.as_fd())
     }
 
     fn still_waits(&self, caller: &Caller) -> Result<(), i32> {
@@ -36,9 +36,9 @@ impl Bindings {
 impl Bindings {
     fn write_pieces(&self, caller: &Caller, first: (u64, &[u8]), second: (u64, &[u8])) -> Result<(), i32> {
         if first.1.is_empty() {
-            return whole(task::write_memory(caller.tid, second.0, second.1), second.1.len());
+            return whole(self.programs.tasks.write_memory(caller.tid, second.0, second.1), second.1.len());
         }
-        whole(task::write_both(caller.tid, first, second), first.1.len() + second.1.len())
+        whole(self.programs.tasks.write_both(caller.tid, first, second), first.1.len() + second.1.len())
     }
 }
 
@@ -64,7 +64,7 @@ impl Program for Bindings {
             return Ok(());
         }
         let len = buf.len();
-        whole(task::read_memory(caller.tid, address, buf), len)?;
+        whole(self.programs.tasks.read_memory(caller.tid, address, buf), len)?;
         self.still_waits(caller)
     }
 
@@ -75,7 +75,7 @@ impl Program for Bindings {
         if !self.is_valid(caller) && !self.programs.tasks.is_alive(caller.tid) {
             return Err(libc::ESRCH);
         }
-        whole(task::write_memory(caller.tid, address, data), data.len())
+        whole(self.programs.tasks.write_memory(caller.tid, address, data), data.len())
     }
 
     fn write_both(&mut self, caller: &Caller, first: (u64, &[u8]), second: (u64, &[u8])) -> Result<(), i32> {
@@ -91,7 +91,7 @@ impl Program for Bindings {
             return Ok(());
         }
         let mut room = [0; 4];
-        whole(task::read_memory(caller.tid, to.len, &mut room), room.len())?;
+        whole(self.programs.tasks.read_memory(caller.tid, to.len, &mut room), room.len())?;
         self.still_waits(caller)?;
         let room = usize::try_from(i32::from_ne_bytes(room)).map_err(|_| libc::EINVAL)?;
         let fits = &address[..room.min(address.len())];
@@ -100,7 +100,11 @@ impl Program for Bindings {
 
     fn duplicate(&mut self, caller: &Caller, fd: i32) -> Result<OwnedFd, i32> {
         if self.disposal.is_stuck() && !self.is_socket(caller.tid, fd) {
-            return Err(if task::has_descriptor(caller.tid, fd) { libc::ENOTSOCK } else { libc::EBADF });
+            return Err(if self.programs.tasks.has_descriptor(caller.tid, fd) {
+                libc::ENOTSOCK
+            } else {
+                libc::EBADF
+            });
         }
         let file = self.duplicate_of(caller.tid, fd)?;
         match self.still_waits(caller) {
@@ -185,7 +189,7 @@ impl Program for Bindings {
     fn replace(&mut self, caller: &Caller, fd: i32, file: &OwnedFd) -> Result<(), InjectError> {
         let listener = self.programs.listener(caller.program).ok_or(InjectError::Gone)?;
         let number = u32::try_from(fd).map_err(|_| InjectError::Full(libc::EBADF))?;
-        let close_on_exec = task::is_closed_on_exec(caller.tid, fd);
+        let close_on_exec = self.programs.tasks.is_closed_on_exec(caller.tid, fd);
         listener
             .replace_fd(caller.id, file.as_fd(), number, close_on_exec)
             .map_err(|error| inject_error(&error))
@@ -204,7 +208,10 @@ impl Program for Bindings {
             return true;
         }
         // A caller that cannot be looked at is dying: whatever it is answered.
-        task::namespace(caller.tid, "net").is_ok_and(|network| network == self.programs.home.network)
+        self.programs
+            .tasks
+            .namespace(caller.tid, "net")
+            .is_ok_and(|network| network == self.programs.home.network)
     }
 
     fn has_privilege(&mut self, caller: &Caller, privilege: Privilege) -> bool {
@@ -213,8 +220,8 @@ impl Program for Bindings {
             Privilege::NetAdmin => NET_ADMIN,
             Privilege::NetBindService => NET_BIND_SERVICE,
         };
-        task::namespace(caller.tid, "user").is_ok_and(|user| user == self.programs.home.user)
-            && task::has_capability(caller.tid, capability)
+        self.programs.tasks.namespace(caller.tid, "user").is_ok_and(|user| user == self.programs.home.user)
+            && self.programs.tasks.has_capability(caller.tid, capability)
             && self.is_valid(caller)
     }
 
@@ -224,10 +231,10 @@ impl Program for Bindings {
     }
 
     fn incarnation(&mut self, tid: u32) -> Option<u64> {
-        task::started(tid)
+        self.programs.tasks.started(tid)
     }
 
     fn title(&mut self, tid: u32) -> Option<String> {
-        task::title(tid)
+        self.programs.tasks.title(tid)
     }
 }
