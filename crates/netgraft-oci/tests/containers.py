@@ -1,0 +1,335 @@
+# Containers by runc, behind netgraft-oci. Prints OK if all is well.
+import json, os, signal, socket, subprocess, sys, time
+
+FOLDER, LWIP = sys.argv[1:3]
+OCI, NETGRAFT = FOLDER + "/netgraft-oci", FOLDER + "/netgraft"
+STATE = "/run/netgraft/oci"
+MINE = f"ng{os.getpid()}"
+made = 0
+
+
+def oci(*args, env=None, timeout=120):
+    return subprocess.run([OCI, *args], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout, env=env)
+
+
+def ok(*args, **more):
+    done = oci(*args, **more)
+    assert done.returncode == 0, (args, done)
+    return done.stdout
+
+
+def until(what, text, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, text
+        time.sleep(0.01)
+
+
+# A bundle whose root has the machine's own programs.
+def bundle(args, change=lambda config: None, **annotations):
+    global made
+    made += 1
+    name = f"{MINE}-{made}"
+    path = f"{FOLDER}/{name}"
+    for part in ("usr", "etc", "proc", "dev", "sys", "tmp"):
+        os.makedirs(f"{path}/rootfs/{part}")
+    for link in ("bin", "lib", "lib64", "sbin"):
+        os.symlink(f"usr/{link}", f"{path}/rootfs/{link}")
+    subprocess.run(["runc", "spec"], cwd=path, check=True)
+    with open(path + "/config.json") as file:
+        config = json.load(file)
+    config["process"].update(terminal=False, args=args)
+    config["process"]["rlimits"] = []
+    config["root"]["readonly"] = False
+    for part in ("/usr", "/etc"):
+        config["mounts"].append({"destination": part, "type": "bind", "source": part, "options": ["rbind", "ro"]})
+    config["annotations"] = {"dev.netgraft." + key.replace("_", "-"): value for key, value in annotations.items()}
+    change(config)
+    with open(path + "/config.json", "w") as file:
+        json.dump(config, file)
+    return name, path
+
+
+def start(args, change=lambda config: None, **annotations):
+    name, path = bundle(args, change, **annotations)
+    # What the container writes goes to a file: a pipe would stay open with it.
+    with open(path + "/out", "w") as out:
+        done = subprocess.run([OCI, "create", "--bundle", path, name], stdout=out, stderr=out, stdin=subprocess.DEVNULL, timeout=60)
+    with open(path + "/out") as out:
+        assert done.returncode == 0, out.read()
+    ok("start", name)
+    return name, path
+
+
+def end(name):
+    ok("delete", "--force", name)
+    until(lambda: name not in os.listdir(STATE), f"the sandbox of {name} is left")
+
+
+def run(args, change=lambda config: None, **annotations):
+    name, path = bundle(args, change, **annotations)
+    done = oci("run", "--bundle", path, name)
+    until(lambda: name not in os.listdir(STATE), f"the sandbox of {name} is left")
+    return done
+
+
+def python(code):
+    return ["/usr/bin/python3", "-c", code]
+
+
+def pid_of(name):
+    return json.loads(ok("state", name))["pid"]
+
+
+def of_sandbox(name):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                line = file.read().split(b"\0")
+            with open(f"/proc/{pid}/comm") as file:
+                comm = file.read().strip()
+        except OSError:
+            continue
+        if f"{STATE}/{name}".encode() in line:
+            found.append((comm, int(pid)))
+    return found
+
+
+def redis(port, **annotations):
+    name, path = start(["/usr/bin/redis-server", "--port", str(port), "--save", "", "--dir", "/tmp"], **annotations)
+    cli = ("exec", name, "/usr/bin/redis-cli", "-p", str(port))
+    until(lambda: oci(*cli, "ping").stdout == "PONG\n", "redis does not answer")
+    bench = ok("exec", name, "/usr/bin/redis-benchmark", "-p", str(port), "-q", "-n", "3000", "-c", "20", "-t", "set,get")
+    assert bench.count("requests per second") == 2, bench
+    assert int(ok(*cli, "dbsize")) == 1
+    # The kernel has no such socket in the container's network: somebody else serves it.
+    listening = ok("exec", name, "/usr/bin/cat", "/proc/net/tcp", "/proc/net/tcp6")
+    assert f":{port:04X} " not in listening, listening
+    return name
+
+
+def reaches(port):
+    try:
+        with socket.create_connection(("127.0.0.1", port), 5):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def redis_in_a_container():
+    for annotations in ({}, {"join": "never"}, {"network": "plugin", "plugin": LWIP, "join": "never"}):
+        name = redis(6379, **annotations)
+        assert {"netgraft", "netgraft-sentry", "netgraft-inspec"} <= {comm for comm, _ in of_sandbox(name)}, of_sandbox(name)
+        end(name)
+        assert of_sandbox(name) == []
+    port = free_port()
+    name = redis(port, network="host")
+    assert reaches(port), "the host reaches a socket of the host's"
+    end(name)
+    assert not reaches(port)
+
+
+ECHO = """
+import socket
+server = socket.create_server(('127.0.0.1', 7000))
+while True:
+    with server.accept()[0] as client: client.sendall(client.recv(100).upper())
+"""
+ASK = """
+import socket
+with socket.create_connection(('127.0.0.1', 7000), 20) as client:
+    client.sendall(b'hello'); assert client.recv(100) == b'HELLO'
+"""
+REFUSED = "import socket\ntry: socket.create_connection(('127.0.0.1', 7000), 20)\nexcept ConnectionRefusedError: print('refused')"
+
+
+# Containers of one network namespace reach each other by 127.0.0.1, and no others.
+def two_containers_of_a_pod():
+    first, _ = start(python(ECHO))
+    until(lambda: oci("exec", first, *python(ASK)).returncode == 0, "the server does not answer")
+    assert ok("exec", first, *python(ASK)) == ""
+
+    def share(config):
+        for namespace in config["linux"]["namespaces"]:
+            if namespace["type"] == "network":
+                namespace["path"] = f"/proc/{pid_of(first)}/ns/net"
+
+    second, _ = start(python("import time; time.sleep(1000)"), share)
+    assert second not in os.listdir(STATE), "it has the first one's sandbox"
+    ok("exec", second, *python(ASK))
+    done = run(python(REFUSED))
+    assert done.stdout == "refused\n", done
+    # Other options for the same network are refused.
+    name, path = bundle(["/usr/bin/true"], share, network="host")
+    done = oci("run", "--bundle", path, name)
+    assert done.returncode != 0 and "a stack already, with other options" in done.stderr, done
+    # The sandbox goes on with the second.
+    ok("delete", "--force", first)
+    done = oci("exec", second, *python(REFUSED))
+    assert done.stdout == "refused\n", done
+    ok("delete", "--force", second)
+    until(lambda: first not in os.listdir(STATE), "the sandbox is left")
+
+
+def an_engines_profile_stays():
+    def profile(config):
+        config["linux"]["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
+            "syscalls": [
+                {"names": ["mkdir", "mkdirat", "listen"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13},
+                {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 22, "args": [{"index": 0, "value": 16, "op": "SCMP_CMP_EQ"}]},
+            ],
+        }
+
+    code = """
+import errno, os, socket
+def fails(call):
+    try: call()
+    except OSError as error: return errno.errorcode[error.errno]
+print(fails(lambda: os.mkdir('/tmp/x')), fails(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)))
+s = socket.socket(); s.bind(('127.0.0.1', 0))
+print(fails(s.listen), s.getsockname()[0], fails(lambda: socket.socket(socket.AF_VSOCK)))
+"""
+    # netgraft's own rules about what the profile allows are kept too, but for what it says of sockets.
+    done = run(python(code), profile)
+    assert done.stdout.split() == ["EACCES", "EINVAL", "EACCES", "127.0.0.1", "EAFNOSUPPORT"], done
+
+
+def kinds_of_containers():
+    code = REFUSED + "\nimport os\nprint(os.getuid())"
+
+    def no_capabilities(config):
+        config["process"]["capabilities"] = {}
+        config["process"]["user"] = {"uid": 1000, "gid": 1000}
+
+    def user_namespace(config):
+        config["linux"]["namespaces"].append({"type": "user"})
+        config["linux"]["uidMappings"] = config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 200000, "size": 65536}]
+        # sysfs belongs to the network, which is the user namespace's: runc mounts it.
+
+    def read_only(config):
+        config["root"]["readonly"] = True
+
+    for change, user in ((no_capabilities, "1000"), (user_namespace, "0"), (read_only, "0")):
+        done = run(python(code), change)
+        assert done.stdout.split() == ["refused", user], (change, done)
+    done = run(python("raise SystemExit(42)"))
+    assert done.returncode == 42, done
+    # A process that enters another network namespace has the kernel's network there.
+    def admin(config):
+        for kind in config["process"]["capabilities"].values():
+            kind.append("CAP_SYS_ADMIN")
+
+    done = run(["/usr/bin/unshare", "-n", *python("import socket\ntry: socket.create_connection(('127.0.0.1', 1))\nexcept OSError as e: print(e.errno)")], admin)
+    assert done.stdout == "101\n", done
+
+
+def many_at_once():
+    code = "import socket, time\ns = socket.create_server(('127.0.0.1', 80))\nsocket.create_connection(('127.0.0.1', 80))\nopen('/tmp/up', 'w')\ntime.sleep(1000)"
+    bundles = [bundle(python(code)) for _ in range(20)]
+    makers = []
+    for name, path in bundles:
+        with open(path + "/out", "w") as out:
+            makers.append(subprocess.Popen([OCI, "run", "--detach", "--bundle", path, name], stdout=out, stderr=out, stdin=subprocess.DEVNULL))
+    assert [maker.wait(120) for maker in makers] == [0] * 20, [open(path + "/out").read() for _, path in bundles]
+    for _, path in bundles:
+        until(lambda: os.path.exists(path + "/rootfs/tmp/up"), f"{path} is not up")
+    for name, _ in bundles:
+        end(name)
+
+
+def processes_in_numbers():
+    code = """
+import os, socket
+server = socket.create_server(('127.0.0.1', 0), backlog=300)
+for _ in range(200):
+    if os.fork() == 0:
+        with socket.create_connection(server.getsockname()) as c: c.sendall(b'x'); c.recv(1)
+        os._exit(0)
+for _ in range(200):
+    with server.accept()[0] as c: c.sendall(c.recv(1))
+print(sum(os.wait()[1] == 0 for _ in range(200)))
+"""
+    done = run(python(code))
+    assert done.stdout == "200\n", done
+
+
+CLOSED = "import socket\ntry: socket.create_connection(('127.0.0.1', 7000), 20)\nexcept OSError as e: print(e.errno)"
+
+
+def sudden_ends():
+    # Of the sentry: the network is down, the container goes on.
+    name, _ = start(python(ECHO))
+    until(lambda: oci("exec", name, *python(ASK)).returncode == 0, "the server does not answer")
+    [sentry] = [pid for comm, pid in of_sandbox(name) if comm == "netgraft-sentry"]
+    watch = subprocess.Popen([OCI, "exec", name, *python("import time\nimport socket\nprint('up', flush=True)\ninput()\n" + CLOSED)],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert watch.stdout.readline() == "up\n"
+    os.kill(sentry, signal.SIGKILL)
+    assert watch.communicate("\n", 60)[0] == "100\n"
+    end(name)
+    # Of all that serves it: the container goes on without a network, and what is left goes with the next command.
+    name, _ = start(python(ECHO))
+    until(lambda: oci("exec", name, *python(ASK)).returncode == 0, "the server does not answer")
+    for comm, pid in of_sandbox(name):
+        if comm == "netgraft":
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: of_sandbox(name) == [], "the sandbox's processes are left")
+    end(name)
+
+
+def wrong(part, change=lambda config: None, env=None, **annotations):
+    name, path = bundle(["/usr/bin/true"], change, **annotations)
+    log = path + "/log.json"
+    done = oci("--log", log, "--log-format", "json", "create", "--bundle", path, name, env=env)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1 and len(lines) == 1 and part in lines[0], done
+    with open(log) as file:
+        told = json.loads(file.read())
+    assert told["level"] == "error" and part in told["msg"], told
+    assert name not in os.listdir(STATE) and of_sandbox(name) == [], name
+
+
+def errors():
+    def host(config):
+        config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != "network"]
+
+    def listener(config):
+        config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}
+
+    wrong("host's network namespace", host)
+    wrong("a listener already", listener)
+    wrong("there is no runtime 'runc': install the package runc", env={"PATH": "/nowhere"})
+    wrong("containers have no option 'netwrok'", netwrok="host")
+    wrong("invalid value 'hots'", network="hots")
+    wrong("containers have no link yet", link="passt")
+    wrong("nothere.so", network="plugin", plugin="./nothere.so")
+    # What the runtime itself refuses leaves nothing, either.
+    name, path = bundle(["/usr/bin/no-such-program"])
+    done = oci("run", "--bundle", path, name)
+    assert done.returncode != 0 and "no-such-program" in done.stderr, done
+    until(lambda: name not in os.listdir(STATE), f"the sandbox of {name} is left")
+    assert "netgraft-oci version" in ok("--version") and "runc version" in ok("--version")
+
+
+try:
+    globals()[sys.argv[3]]()
+except BaseException:
+    for number in range(1, made + 1):
+        name = f"{MINE}-{number}"
+        try:
+            with open(f"{STATE}/{name}/log") as file:
+                print(name, file.read(), file=sys.stderr)
+        except OSError:
+            pass
+        subprocess.run([OCI, "delete", "--force", name], capture_output=True, timeout=60)
+    raise
+assert [name for name in os.listdir(STATE) if name.startswith(MINE)] == []
+print("OK")
