@@ -435,7 +435,7 @@ fn resolv_conf(servers: &[IpAddr]) -> Option<String> {
     if servers.is_empty() {
         return None;
     }
-    let mut text = String::from("# The name servers of --dns.\n");
+    let mut text = String::from("# The name servers of --dns, or those that the link offers.\n");
     for server in servers {
         let _ = writeln!(text, "nameserver {server}");
     }

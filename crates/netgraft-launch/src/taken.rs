@@ -71,7 +71,12 @@ pub(crate) fn take(config: &mut StackConfig) -> Result<Taken, RunError> {
     let mut changes = Changes::new();
     addresses.iter().for_each(|cidr| changes.remove_address(index, cidr.addr(), cidr.prefix()));
     let outcomes = changes.make().map_err(failed)?;
-    outcomes.into_iter().collect::<io::Result<()>>().map_err(|e| match e.raw_os_error() {
+    // A secondary address goes with the first one of its network.
+    let is_gone = |outcome: &io::Result<()>| {
+        outcome.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EADDRNOTAVAIL))
+    };
+    let outcomes = outcomes.into_iter().filter(|outcome| !is_gone(outcome));
+    outcomes.collect::<io::Result<()>>().map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => RunError::Options(format!(
             "--take-address: interface {name} needs CAP_NET_ADMIN over the network namespace: run as root"
         )),

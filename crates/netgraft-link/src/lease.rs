@@ -71,6 +71,8 @@ pub struct Acquire {
     answered: Option<Instant>,
     /// Questions asked since then.
     asked: u32,
+    /// Routers were asked so often.
+    solicited: u32,
     next: Instant,
     /// How long the first answer may take, and how long another one has after each.
     patience: (Duration, Duration),
@@ -96,6 +98,7 @@ impl Acquire {
             began: None,
             answered: None,
             asked: 0,
+            solicited: 0,
             next: Instant::ZERO,
             patience: (FIRST, OTHER),
             neighbours: false,
@@ -141,7 +144,13 @@ impl Acquire {
         let turn = (self.asked % count) as usize;
         let which = (0..open.len()).filter(|&which| open[which]).nth(turn);
         match which {
-            Some(0) => send(&solicitation(self.mac)),
+            Some(0) => {
+                // That may be another station's address, which has the answer then: the next question is from none, and its
+                // answer is for all.
+                let from = if self.solicited % 2 == 0 { link_local(self.mac) } else { Ipv6Addr::UNSPECIFIED };
+                self.solicited += 1;
+                send(&solicitation(self.mac, from));
+            }
             Some(1) => self.v6.question(link_local(self.mac)).iter().for_each(|question| send(question)),
             _ => send(&self.dhcp()),
         }
@@ -398,16 +407,20 @@ fn neighbour_advertisement(frame: &[u8], mac: [u8; 6]) -> Option<Vec<u8>> {
     Some(reply)
 }
 
-/// A router solicitation, from the link-local address.
-pub(crate) fn solicitation(mac: [u8; 6]) -> Vec<u8> {
+/// A router solicitation, from an address of the station's, or from none: then the answer is for all (RFC 4861 section 4.1).
+pub(crate) fn solicitation(mac: [u8; 6], from: Ipv6Addr) -> Vec<u8> {
+    let has_address = !from.is_unspecified();
     let mut frame = vec![0x33, 0x33, 0, 0, 0, 2];
     frame.extend_from_slice(&mac);
-    frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 16, 58, 255]);
-    frame.extend_from_slice(&link_local(mac).octets());
+    frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, if has_address { 16 } else { 8 }, 58, 255]);
+    frame.extend_from_slice(&from.octets());
     frame.extend_from_slice(&ROUTERS.octets());
-    // With the address that the answer goes to.
-    frame.extend_from_slice(&[133, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
-    frame.extend_from_slice(&mac);
+    frame.extend_from_slice(&[133, 0, 0, 0, 0, 0, 0, 0]);
+    if has_address {
+        // Where the answer goes.
+        frame.extend_from_slice(&[1, 1]);
+        frame.extend_from_slice(&mac);
+    }
     let check = icmp_checksum(&frame);
     frame[56..58].copy_from_slice(&check.to_be_bytes());
     frame
@@ -607,6 +620,25 @@ mod tests {
         let mut frames = Vec::new();
         acquire.poll(now, &mut |frame| frames.push(frame.to_vec()));
         frames
+    }
+
+    #[test]
+    fn every_second_question_for_routers_is_from_nobody() {
+        let mut acquire = Acquire::on_network(MAC, 1, true);
+        let mut now = Instant::ZERO;
+        let mut sources = Vec::new();
+        while sources.len() < 4 {
+            for frame in sent(&mut acquire, now).iter().filter(|frame| frame.get(54) == Some(&133)) {
+                assert_eq!(icmp_checksum(frame), 0);
+                let from = Ipv6Addr::from(<[u8; 16]>::try_from(&frame[22..38]).unwrap());
+                // Only one who has an address says where that is (RFC 4861 section 4.1).
+                assert_eq!((frame.len(), frame[19]), if from.is_unspecified() { (62, 8) } else { (70, 16) });
+                sources.push(from);
+            }
+            now = acquire.next_deadline();
+        }
+        let own = link_local(MAC);
+        assert_eq!(sources, [own, Ipv6Addr::UNSPECIFIED, own, Ipv6Addr::UNSPECIFIED]);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Held {
                 };
                 Some(lease::question(mac, transaction(&self.term, mac).to_be_bytes(), &ask))
             }
-            (Giver::Router, _) => Some(lease::solicitation(mac)),
+            (Giver::Router, _) => Some(lease::solicitation(mac, lease::link_local(mac))),
             (Giver::Dhcp6 { .. }, IpAddr::V6(address)) => {
                 let client = self.client.as_mut()?;
                 client.renew(*address);

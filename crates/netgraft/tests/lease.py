@@ -131,6 +131,7 @@ sh("""
 sysctl -qw net.ipv6.conf.v0.accept_dad=0 net.ipv6.conf.v1.accept_dad=0
 ip address add 2001:db8:2::1/64 dev v0 nodad
 ip address add 198.51.100.9/24 dev v1
+ip address add 198.51.100.10/24 dev v1
 ip address add 2001:db8:2::9/64 dev v1 nodad
 ip route add default via 198.51.100.1 dev v1
 """)
@@ -139,13 +140,13 @@ ip route add default via 198.51.100.1 dev v1
 def of_kernel():
     shown = subprocess.run("ip -o address show dev v1 scope global; ip route show default", shell=True, capture_output=True,
                            text=True, check=True).stdout
-    return [part for part in ("198.51.100.9/24", "2001:db8:2::9/64", "default via 198.51.100.1") if part in shown]
+    return [part for part in ("198.51.100.9/24", "198.51.100.10/24", "2001:db8:2::9/64", "default via 198.51.100.1") if part in shown]
 
 
-ALL = ["198.51.100.9/24", "2001:db8:2::9/64", "default via 198.51.100.1"]
+ALL = ["198.51.100.9/24", "198.51.100.10/24", "2001:db8:2::9/64", "default via 198.51.100.1"]
 assert of_kernel() == ALL
 both = run("--link", "packet:v1", "--address", "198.51.100.8/24", "--", "true")
-assert "has addresses of the kernel's, which answers on it, too (198.51.100.9/24, 2001:db8:2::9/64)" in both.stderr, both
+assert "has addresses of the kernel's, which answers on it, too (198.51.100.9/24, 198.51.100.10/24, 2001:db8:2::9/64)" in both.stderr, both
 take = [NETGRAFT, "run", "--link", "packet:v1", "--take-address", "--", "sh", "-c"]
 box = subprocess.Popen([*take, "ip -o address; ip route; ping -c 1 198.51.100.1; ping -c 1 2001:db8:2::1; echo up; read x"],
                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
