@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use netgraft_link::Way;
-use netgraft_plugin::{Error, Event, Instant};
+use netgraft_plugin::{Error, Event, Handle, Instant};
 
 use crate::core::Core;
 use crate::iface::Side;
 use crate::neighbor::question;
+use crate::sock::Body;
 
 /// What one call of `poll` does at most: packets and sockets, a packet of 64 KiB counts as nine.
 const BUDGET: usize = 4096;
@@ -168,11 +169,20 @@ impl Core {
 
     /// The device is gone: the sockets see silence, and the interface is down.
     fn lose_link(&mut self, error: Error) {
-        if error == Error::NetworkDown {
-            self.link_down = true;
-        }
         if let Some(netif) = &mut self.net.link {
             netif.tx.clear();
+        }
+        if error == Error::NetworkDown {
+            self.link_down = true;
+            // It does not come back, so nobody is to wait for what is lost.
+            let over: Vec<Handle> = self.connections.values().copied().collect();
+            for handle in over {
+                let sock = self.socks.get(handle);
+                if sock.is_some_and(|sock| matches!(&sock.body, Body::Conn(conn) if conn.side == Side::Link))
+                {
+                    self.end(handle, Some(Error::NetworkDown));
+                }
+            }
         }
     }
 

@@ -94,6 +94,9 @@ impl Core {
         if src.is_loopback() && path.side == Side::Link {
             return Err(Error::Invalid);
         }
+        if path.side == Side::Link && self.link_down {
+            return Err(Error::NetworkDown);
+        }
         let (port, hold) = match bound.hold {
             Hold::Nothing => (self.connect_port(src, remote)?, Hold::Connection(sharing)),
             hold => (bound.port, hold),

@@ -561,3 +561,58 @@ fn a_flood_of_syns_takes_no_memory_and_a_client_still_connects() {
     let late = world.connect(0, TCP4, "192.0.2.2:80");
     assert_eq!(world.stacks[0].take_error(late), Some(Error::ConnectionRefused));
 }
+
+/// A link that is gone from some time on.
+struct Leaving {
+    inner: End,
+    gone: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Link for Leaving {
+    fn medium(&self) -> Medium {
+        self.inner.medium()
+    }
+    fn mtu(&self) -> usize {
+        1500
+    }
+    fn receive(&mut self, now: Instant, limit: usize, deliver: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        if self.gone.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(Error::NetworkDown);
+        }
+        self.inner.receive(now, limit, deliver)
+    }
+    fn send(&mut self, now: Instant, frame: &[u8], meta: FrameMeta) -> Result<()> {
+        self.inner.send(now, frame, meta)
+    }
+    fn flush(&mut self, now: Instant) -> Result<()> {
+        self.inner.flush(now)
+    }
+}
+
+#[test]
+fn a_link_that_is_gone_ends_its_connections_and_no_others() {
+    let mut world = World::new();
+    let gone = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let addresses = vec!["192.0.2.1/24".parse().unwrap()];
+    let config = StackConfig { addresses, ..StackConfig::default() };
+    let inner = End { wire: Arc::clone(&world.wire), end: 0 };
+    let link = Box::new(Leaving { inner, gone: Arc::clone(&gone) });
+    world.stacks[0] = SmoltcpStack::with_link(config, link).unwrap();
+    world.stacks[0].init(InitStackArgs::default()).unwrap();
+    world.listen(1, TCP4, "0.0.0.0:80", 16);
+    let listener = world.listen(0, TCP4, "0.0.0.0:81", 16);
+    let outside = world.connect(0, TCP4, "192.0.2.2:80");
+    let inside = world.connect(0, TCP4, "127.0.0.1:81");
+    let (accepted, _) = world.stacks[0].accept(listener).unwrap();
+    assert_eq!(world.send(0, outside, b"x"), Ok(1));
+    gone.store(true, std::sync::atomic::Ordering::Relaxed);
+    world.filter(|from, _| from == 0);
+    world.settle();
+    assert_eq!(world.send(0, outside, b"x"), Err(Error::NetworkDown));
+    let later = world.stacks[0].socket(TCP4).unwrap();
+    let now = world.now;
+    assert_eq!(world.stacks[0].connect(later, addr("192.0.2.2:80"), now), Err(Error::NetworkDown));
+    assert_eq!(world.send(0, inside, b"hello"), Ok(5));
+    world.settle();
+    assert_eq!(world.recv(0, accepted), Ok(b"hello".to_vec()));
+}
