@@ -147,7 +147,11 @@ impl Acquire {
             Some(0) => {
                 // That may be another station's address, which has the answer then: the next question is from none, and its
                 // answer is for all.
-                let from = if self.solicited % 2 == 0 { link_local(self.mac) } else { Ipv6Addr::UNSPECIFIED };
+                let from = if self.solicited.is_multiple_of(2) {
+                    link_local(self.mac)
+                } else {
+                    Ipv6Addr::UNSPECIFIED
+                };
                 self.solicited += 1;
                 send(&solicitation(self.mac, from));
             }

@@ -66,7 +66,8 @@ def near(what, count, expected, share):
 
 class Sandbox:
     def __init__(self, *options, link=True):
-        options = [*options, "--link", "tap:ng0", "--address", "192.0.2.2/24"] if link else options
+        # Each datagram is to be a frame: an ordinary user's private link has room for some hundred.
+        options = [*options, "--datagrams", "stack", "--link", "tap:ng0", "--address", "192.0.2.2/24"] if link else options
         program = INSIDE if link else "print('ready', flush=True); input()"
         command = [NETGRAFT, "run", *options, "--", "python3", "-c", program]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
