@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::core::{Core, Kernel};
-use crate::policy::Heard;
+use crate::policy::{Heard, protocol_of};
 use crate::program::Caller;
 use crate::route::{Flow, Route, Router};
 use crate::stack::Stack;
@@ -109,7 +109,10 @@ impl<K: Kernel> Core<K> {
         // An answer to who was let in; but no rule is passed by that.
         if !self.router.is_open()
             && !self.router.decides_by_rule(&flow)
-            && self.stack.local_addr(handle).is_ok_and(|local| self.heard.has(local.port(), to))
+            && self
+                .stack
+                .local_addr(handle)
+                .is_ok_and(|local| self.heard.has(protocol_of(spec), local.port(), to))
         {
             return Ok(());
         }
@@ -169,13 +172,13 @@ pub(crate) fn incoming(
         return Some(decided);
     }
     if spec.kind == Kind::Datagram && local.port() != 0 && router.decides_by_rule(&decided) {
-        heard.note(local.port(), peer);
+        heard.note(protocol_of(spec), local.port(), peer);
     }
     None
 }
 
 fn flow_text(flow: &Flow) -> String {
-    let protocol = crate::policy::protocol_of(flow.spec());
+    let protocol = protocol_of(flow.spec());
     match *flow {
         Flow::Socket(_) => format!("{protocol} socket"),
         Flow::Connect(_, addr) | Flow::Datagram(_, addr) => format!("out {protocol} {addr}"),

@@ -13,11 +13,11 @@ pub(crate) const MOST_SHOWN: usize = BUDGET + 100;
 /// How many options a kept socket has at most: each once.
 const OPTIONS: usize = 3;
 
-/// Cuts a text, and replaces what could forge a line or move a terminal's cursor.
+/// Cuts a text, and replaces what could forge a line, move a terminal's cursor or turn a text's direction (UAX #9).
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let clean =
-        |c: char| if c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c) { '\u{fffd}' } else { c };
+    let turns = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let clean = |c: char| if c.is_control() || turns(c) { '\u{fffd}' } else { c };
     let mut end = text.len().min(TEXT);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -110,6 +110,7 @@ mod tests {
             clean.starts_with("a\u{fffd}netgraft: error: b\u{fffd}\u{fffd}[2Jc") && !clean.contains('\u{1b}')
         );
         assert!(!clean.contains(['\u{85}', '\u{2028}', '\u{202e}']));
+        assert_eq!(printable("a\u{2066}b\u{2069}c\u{200f}d\u{61c}"), "a\u{fffd}b\u{fffd}c\u{fffd}d\u{fffd}");
         assert_eq!(printable(&"\u{e4}".repeat(TEXT)).len(), TEXT);
         assert_eq!(printable(&format!("x{}", "\u{e4}".repeat(TEXT))).len(), TEXT - 1);
     }

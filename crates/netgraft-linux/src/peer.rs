@@ -17,8 +17,18 @@ pub struct Peer {
     pub pid: u32,
     /// Its effective user id, as this user namespace has it.
     pub user: u32,
-    /// The process itself, where the kernel tells.
-    process: Option<OwnedFd>,
+    process: Itself,
+}
+
+/// What the kernel tells of a peer's process.
+#[derive(Debug)]
+enum Itself {
+    /// The process.
+    Process(OwnedFd),
+    /// It has ended, and was waited for.
+    Gone,
+    /// Nothing: the kernel is older, or there was no process.
+    Unknown,
 }
 
 impl Peer {
@@ -41,12 +51,17 @@ impl Peer {
     /// Whether the process has ended, so that its id may be another's; `false` where the kernel cannot say.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        let Some(process) = &self.process else { return false };
-        matches!(wait_readable([Some(process.as_fd())], Some(Duration::ZERO)), Ok([true]))
+        match &self.process {
+            Itself::Process(process) => {
+                matches!(wait_readable([Some(process.as_fd())], Some(Duration::ZERO)), Ok([true]))
+            }
+            Itself::Gone => true,
+            Itself::Unknown => false,
+        }
     }
 }
 
-fn peer_pidfd(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
+fn peer_pidfd(socket: BorrowedFd<'_>) -> Itself {
     let mut fd: i32 = -1;
     let mut len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: `fd` is writable for `len` bytes.
@@ -54,11 +69,13 @@ fn peer_pidfd(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
         let value = (&raw mut fd).cast();
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, PEER_PIDFD, value, &raw mut len)
     });
-    if got.is_err() || fd < 0 {
-        return None;
+    match got {
+        // SAFETY: the kernel just made this descriptor for us alone.
+        Ok(_) if fd >= 0 => Itself::Process(unsafe { OwnedFd::from_raw_fd(fd) }),
+        // Kernels differ in how they say that it was waited for.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => Itself::Gone,
+        _ => Itself::Unknown,
     }
-    // SAFETY: the kernel just made this descriptor for us alone.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]
@@ -72,5 +89,22 @@ mod tests {
         let peer = Peer::of(a.as_fd()).unwrap();
         assert_eq!(peer.pid, std::process::id());
         assert!(!peer.has_ended());
+    }
+
+    #[test]
+    fn a_peer_that_was_waited_for_has_ended() {
+        let path = std::env::temp_dir().join(format!("netgraft-peer-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let connects = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])";
+        let mut child =
+            std::process::Command::new("/usr/bin/python3").args(["-c", connects]).arg(&path).spawn().unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        assert!(child.wait().unwrap().success());
+        std::fs::remove_file(&path).unwrap();
+        let knows = {
+            let (a, _b) = UnixStream::pair().unwrap();
+            matches!(Peer::of(a.as_fd()).unwrap().process, Itself::Process(_))
+        };
+        assert_eq!(Peer::of(socket.as_fd()).unwrap().has_ended(), knows, "older kernels cannot say");
     }
 }

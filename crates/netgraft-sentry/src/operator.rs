@@ -32,6 +32,9 @@ const READ: usize = 64 << 10;
 /// How many places of the table are looked at for a part of an answer.
 const SOCKETS_A_PART: usize = 128;
 
+/// How many requests of one of them are answered before others have their turn.
+const REQUESTS_A_TURN: usize = 16;
+
 /// An answer that has more to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum More {
@@ -118,7 +121,7 @@ impl Operators {
         if client.output.is_empty() && client.more.is_none() && !client.has_request() {
             client.read()?;
         }
-        loop {
+        for _ in 0..REQUESTS_A_TURN {
             client.write()?;
             if !client.output.is_empty() {
                 return Ok(());
@@ -135,6 +138,7 @@ impl Operators {
                 },
             }
         }
+        client.write()
     }
 
     /// Answers a request, or begins to.

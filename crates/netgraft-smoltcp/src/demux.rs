@@ -41,8 +41,9 @@ impl Core {
         let is_mapped = |ip: IpAddr| matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
         // RFC 4942 section 2.2: the mapped form of an address is nothing for a wire.
         let alien = packet.dst.is_loopback()
-            || packet.src.is_loopback()
             || packet.src.is_multicast()
+            // Nobody else speaks for this stack: what it says itself goes over its loopback (RFC 2827).
+            || self.net.is_local(packet.src)
             || is_mapped(packet.src)
             || is_mapped(packet.dst);
         if side == Side::Link && (alien || self.net.is_broadcast(packet.src)) {

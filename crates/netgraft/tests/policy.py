@@ -1,6 +1,6 @@
 # Who may talk to whom: a program that tries every way out gets where the rules say, and nowhere else. A namespace of the test's
 # own has the servers. Prints OK if all is well.
-import json, os, queue, socket, subprocess, sys, threading, time
+import json, os, queue, socket, struct, subprocess, sys, threading, time
 
 NETGRAFT, LWIP, HOSTILE = sys.argv[1:4]
 # The test's addresses are documentation's, which are public to a policy; the last two are private and a cloud's.
@@ -177,7 +177,8 @@ def accept(s):
         c, _ = s.accept(); c.sendall(b"in"); c.close()
 def echo(s):
     while True:
-        _, peer = s.recvfrom(100); s.sendto(b"in", peer)
+        data, peer = s.recvfrom(100); s.sendto(b"in", peer)
+        if data == b"spoof": print("spoofed", peer, flush=True)
 for s in (one, two): s.listen(); threading.Thread(target=accept, args=[s], daemon=True).start()
 for s in datagrams: threading.Thread(target=echo, args=[s], daemon=True).start()
 # Within the sandbox everybody may: over the loopback, and to its own address.
@@ -220,10 +221,19 @@ def comes_in(name, stack):
         got = asks(stream, port, source)
         assert got in ("", "error"), (name, port, source, got)
     assert asks(datagram, 8081, "192.0.2.1", 1) == "silence" and asks(datagram, 8080, "198.51.100.1", 1) == "silence", name
+    # Who takes the sandbox's own address is not within it.
+    if name != "host":
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        payload = b"spoof"
+        for source, port in (("192.0.2.2", 8081), ("192.0.2.2", 8080), ("127.0.0.1", 8081)):
+            udp = struct.pack("!HHHH", 4000, port, 8 + len(payload), 0) + payload
+            header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton("192.0.2.2"))
+            raw.sendto(header + udp, ("192.0.2.2", 0))
     # One that is dropped holds up none behind it.
     got = [asks(datagram, 8080, "192.0.2.1") for _ in range(3)]
     assert got == ["in"] * 3, (name, got)
-    _, errors = child.communicate(timeout=600)
+    said, errors = child.communicate(timeout=600)
+    assert said == "", said
     assert "denied: - in tcp" in errors and "denied: - in udp" in errors, errors
 
 # A thread that changes the address in memory while another one calls, a child, raw sockets, and 10⁵ tries.

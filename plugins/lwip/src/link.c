@@ -285,6 +285,20 @@ void link_flush(struct stack *st)
     }
 }
 
+/* Whether a packet says that this stack has sent it: nobody else speaks for it (RFC 2827). */
+static bool is_own_source(struct stack *st, const uint8_t *packet, size_t length, bool v4)
+{
+    if (v4) {
+        return !ip4_addr_isany_val(*netif_ip4_addr(&st->nic)) && memcmp(packet + 12, netif_ip4_addr(&st->nic), 4) == 0;
+    }
+    for (int i = 0; length >= 40 && i < LWIP_IPV6_NUM_ADDRESSES; i++) {
+        if (ip6_addr_isvalid(netif_ip6_addr_state(&st->nic, i)) && memcmp(packet + 8, netif_ip6_addr(&st->nic, i)->addr, 16) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Gives a frame to lwIP. Buffers are of the kind PBUF_RAM: the library's pools are smaller than its headers say. */
 static void deliver(struct stack *st, const uint8_t *slot, size_t length)
 {
@@ -304,6 +318,10 @@ static void deliver(struct stack *st, const uint8_t *slot, size_t length)
     unsigned type = (unsigned)frame[12] << 8 | frame[13];
     size_t skip = type == ETHTYPE_ARP ? 0 : SIZEOF_ETH_HDR;
     bool v4 = type == ETHTYPE_IP && length >= SIZEOF_ETH_HDR + 20, v6 = type == ETHTYPE_IPV6;
+    if (skip && is_own_source(st, frame + skip, length - skip, v4)) {
+        st->stats.packets_dropped++;
+        return;
+    }
     /* Addresses of the loopback never come from a wire (RFC 1122 section 3.2.1.3). */
     if ((!v4 && !v6 && skip) || (v4 && (frame[26] == 127 || frame[30] == 127)) || length - skip > 65000 + 500) {
         st->stats.packets_dropped++;

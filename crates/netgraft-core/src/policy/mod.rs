@@ -23,7 +23,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -283,6 +283,17 @@ impl Policy {
 
     fn decide_bind(&self, protocol: Protocol, local: SocketAddr) -> Verdict {
         let (ip, port) = (local.ip().to_canonical(), local.port());
+        let verdict = self.decide_bind_to(protocol, ip, port);
+        let all_of_v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        if ip.is_ipv6() && ip.is_unspecified() && verdict.is_allowed() {
+            // Whether it takes the addresses of IPv4 as well (ipv6(7), IPV6_V6ONLY) may change after this.
+            let other = self.decide_bind_to(protocol, all_of_v4, port);
+            return if other.is_allowed() { verdict } else { other };
+        }
+        verdict
+    }
+
+    fn decide_bind_to(&self, protocol: Protocol, ip: IpAddr, port: u16) -> Verdict {
         let first = if ip.is_unspecified() {
             // All addresses are taken at once: what may not be taken alone may not be among them.
             let about = |rule: &Rule| {

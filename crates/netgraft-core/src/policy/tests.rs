@@ -130,6 +130,14 @@ fn binds_are_denied_by_rules_alone() {
     let one = policy(&["deny bind 192.0.2.1:80"]);
     assert!(!bind(&one, "192.0.2.1:80") && bind(&one, "192.0.2.2:80") && bind(&one, "192.0.2.1:81"));
     assert!(!bind(&one, "0.0.0.0:80") && !bind(&one, "[::]:80"), "all addresses have it among them");
+    let six = policy(&[
+        "allow bind tcp [::/0]:80",
+        "allow bind tcp any:81",
+        "allow bind tcp [::/0]:82",
+        "allow bind tcp 0.0.0.0/0:82",
+    ]);
+    assert!(bind(&six, "[::1]:80") && !bind(&six, "[::]:80"), "IPv4 is among them, too");
+    assert!(bind(&six, "[::]:81") && bind(&six, "[::]:82") && !bind(&six, "0.0.0.0:80"));
     assert!(
         one.concerns_loopback_datagrams() && !policy(&["deny bind tcp any"]).concerns_loopback_datagrams()
     );

@@ -408,3 +408,36 @@ fn after_4200_syns_a_client_connects_at_once() {
     assert_eq!(peer, world.stacks[0].local_addr(client).unwrap());
     assert_eq!(world.recv(1, server).unwrap(), b"honest");
 }
+
+/// A datagram in a frame of the attacker's, without a checksum of UDP.
+fn udp4(to: [u8; 6], (src, dst): (&str, &str), port: u16, payload: &[u8]) -> Vec<u8> {
+    let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap().octets();
+    let port = port.to_be_bytes();
+    let len = (28 + payload.len() as u16).to_be_bytes();
+    let start = [0x45, 0, len[0], len[1], 0, 1, 0, 0, 64, 17];
+    let sum = checksum(&[&start, &ip(src), &ip(dst)]);
+    let udp = [9, 9, port[0], port[1], 0, 8 + payload.len() as u8, 0, 0];
+    [&to[..], &EVIL, &[8, 0], &start, &sum, &ip(src), &ip(dst), &udp, payload].concat()
+}
+
+#[test]
+fn nobody_on_the_wire_speaks_for_the_stack_itself() {
+    let mut world = World::new();
+    let server = world.stacks[0].socket(UDP4).unwrap();
+    world.stacks[0].bind(server, "0.0.0.0:53".parse().unwrap()).unwrap();
+    let dropped = |world: &World| world.stacks[0].statistics().packets_dropped;
+    let before = dropped(&world);
+    for source in ["192.0.2.1", "127.0.0.1", "127.1.2.3"] {
+        world.inject(0, &udp4(STATIONS[0], (source, "192.0.2.1"), 53, b"lie"));
+    }
+    world.inject(0, &icmp6(STATIONS[0], ("2001:db8::1", "2001:db8::1"), vec![128, 0, 0, 0, 0, 1, 0, 1]));
+    assert_eq!(dropped(&world) - before, 4);
+    let mut buf = [0; 100];
+    let now = world.now;
+    let got = world.stacks[0].recv(server, &mut buf, netgraft_plugin::RecvFlags::empty(), now);
+    assert_eq!(got, Err(netgraft_plugin::Error::Again));
+    // Others are heard.
+    world.inject(0, &udp4(STATIONS[0], ("192.0.2.9", "192.0.2.1"), 53, b"truth"));
+    let got = world.stacks[0].recv(server, &mut buf, netgraft_plugin::RecvFlags::empty(), now).unwrap();
+    assert_eq!((got.len, got.from), (5, Some("192.0.2.9:2313".parse().unwrap())));
+}

@@ -53,7 +53,7 @@ fn look_at(name: &str) -> Option<Sandbox> {
     let launcher = client.launcher();
     let answer = client.ask(Request::Info).and_then(|()| client.next());
     let (info, error) = match answer {
-        Ok(Answer::Info(info)) => (Some(info), None),
+        Ok(Answer::Info(info)) => (Some(clean(info)), None),
         Ok(_) => (None, Some("its sentry answers something else".to_owned())),
         Err(text) => (None, Some(text)),
     };
@@ -66,6 +66,19 @@ fn look_at(name: &str) -> Option<Sandbox> {
         error,
         programs: programs.into_iter().map(|Process { pid, name, .. }| Program { pid, name }).collect(),
     })
+}
+
+/// What a sentry says is shown as JSON as well, which leaves alone what turns a text's direction.
+fn clean(info: Info) -> Info {
+    let interfaces = info.interfaces.into_iter().map(|(name, addresses)| {
+        (printable(&name), addresses.iter().map(|address| printable(address)).collect())
+    });
+    Info {
+        stack: printable(&info.stack),
+        stack_version: printable(&info.stack_version),
+        interfaces: interfaces.collect(),
+        ..info
+    }
 }
 
 fn row(sandbox: &Sandbox) -> Vec<String> {

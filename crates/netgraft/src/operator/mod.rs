@@ -12,7 +12,7 @@ mod ss;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netgraft_launch::door;
 use netgraft_launch::operator::{Answer, Answered, Asked, MOST_ANSWER, Request, VERSION};
@@ -26,8 +26,13 @@ pub(crate) use ss::{SsArgs, ss};
 /// How long a sentry may take for a part of its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long it may take for all of it.
+const PATIENCE_IN_ALL: Duration = Duration::from_secs(60);
+
 /// A connection to a sandbox.
 pub(crate) struct Client {
+    /// When it is given up, whatever comes.
+    until: Instant,
     stream: BufReader<UnixStream>,
     sandbox: String,
 }
@@ -38,7 +43,8 @@ impl Client {
         let stream = door::connect(sandbox)?;
         let timeouts = stream.set_read_timeout(Some(PATIENCE)).and(stream.set_write_timeout(Some(PATIENCE)));
         timeouts.map_err(|error| format!("the sandbox {sandbox}: {error}"))?;
-        Ok(Client { stream: BufReader::new(stream), sandbox: sandbox.to_owned() })
+        let until = Instant::now() + PATIENCE_IN_ALL;
+        Ok(Client { until, stream: BufReader::new(stream), sandbox: sandbox.to_owned() })
     }
 
     /// The process that made the sandbox, as this process-id namespace has it.
@@ -60,6 +66,13 @@ impl Client {
 
     /// The next message of an answer. [`Answer::Error`] is an error.
     pub(crate) fn next(&mut self) -> Result<Answer, String> {
+        if Instant::now() >= self.until {
+            let seconds = PATIENCE_IN_ALL.as_secs();
+            return Err(format!(
+                "the sentry of the sandbox {} answers for more than {seconds} s",
+                self.sandbox
+            ));
+        }
         let mut line = Vec::new();
         let mut limited = self.stream.by_ref().take(MOST_ANSWER as u64);
         let got = limited.read_until(b'\n', &mut line);

@@ -44,7 +44,11 @@ pub(crate) fn of_launcher(launcher: u32) -> Vec<Process> {
             next.extend(children.get(&pid).into_iter().flatten());
         }
     }
-    let sentry = found.iter().copied().find(|pid| all.get(pid).is_some_and(|status| status.name == SENTRY));
+    // A program may call itself so as well, but is in a process-id namespace below the sentry's.
+    let depth = |pid: &u32| all.get(pid).map_or(usize::MAX, |status| status.ids.len());
+    let is_sentry =
+        |pid: &u32| all.get(pid).is_some_and(|status| status.name == SENTRY && status.parent == launcher);
+    let sentry = found.iter().copied().filter(is_sentry).min_by_key(depth);
     let Some(depth) = sentry.and_then(|pid| all.get(&pid)).map(|status| status.ids.len()) else {
         return Vec::new();
     };
@@ -55,11 +59,9 @@ pub(crate) fn of_launcher(launcher: u32) -> Vec<Process> {
             let status = all.get(&pid)?;
             let inside = namespace(pid).is_some_and(|own| !namespaces.contains(&Some(own)));
             let seen_by_sentry = *status.ids.get(depth - 1)?;
-            (inside && status.name != OWN).then(|| Process {
-                pid,
-                seen_by_sentry,
-                name: printable(&status.name),
-            })
+            // The first process of its namespace, where a program may call itself what it likes.
+            let is_own = status.name == OWN && status.ids.last() == Some(&1);
+            (inside && !is_own).then(|| Process { pid, seen_by_sentry, name: printable(&status.name) })
         })
         .collect();
     programs.sort_by_key(|process| process.pid);
