@@ -48,7 +48,11 @@ fn folder(name: &str) -> Folder {
 fn run(case: &str) {
     let folder = folder(case);
     let mut command = Command::new("/usr/bin/python3");
-    command.args(["-c", include_str!("containers.py")]).arg(&folder.0).arg(folder.0.join("lwip.so")).arg(case);
+    command
+        .args(["-c", include_str!("containers.py")])
+        .arg(&folder.0)
+        .arg(folder.0.join("lwip.so"))
+        .arg(case);
     command.stdin(Stdio::null()).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
