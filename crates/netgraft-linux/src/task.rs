@@ -178,8 +178,32 @@ pub fn is_socket(tid: u32, fd: i32, own_socket: std::os::fd::BorrowedFd<'_>) -> 
 /// The processes that are to be seen in `/proc`: those of its process-id namespace.
 #[must_use]
 pub fn processes() -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    // The C library's opendir(3) asks for the directory's attributes, by a call that a confined process has not.
+    let Ok(folder) = std::fs::File::open("/proc") else { return Vec::new() };
+    let mut found = Vec::new();
+    let mut buffer = [0u8; 8192];
+    loop {
+        // SAFETY: the buffer is ours, exclusive during the call, with its own length.
+        let got = unsafe {
+            libc::syscall(libc::SYS_getdents64, folder.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
+        };
+        let Some(entries) =
+            usize::try_from(got).ok().filter(|got| *got > 0).and_then(|got| buffer.get(..got))
+        else {
+            return found;
+        };
+        found.extend(names(entries).filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u32>().ok()));
+    }
+}
+
+/// The names in what getdents64(2) gave: `struct linux_dirent64`, whose length stands at byte 16, and its name from byte 19 on.
+fn names(mut entries: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*entries.get(16..)?.first_chunk()?));
+        let (entry, rest) = entries.split_at_checked(length.max(1))?;
+        entries = rest;
+        entry.get(19..)?.split(|byte| *byte == 0).next()
+    })
 }
 
 /// How many descriptors a process has room for: their numbers are below this (proc(5), `FDSize`).
@@ -404,6 +428,19 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::os::fd::AsRawFd;
+
+    #[test]
+    fn processes_are_listed_without_names_that_are_no_numbers() {
+        let found = processes();
+        assert!(found.contains(&std::process::id()) && found.contains(&1));
+        // Cut entries and such without a length end it.
+        assert_eq!(names(&[0; 18]).count(), 0);
+        assert_eq!(names(&[0; 40]).count(), 0);
+        let mut entry = [0; 24];
+        entry[16] = 24;
+        entry[19..22].copy_from_slice(b"123");
+        assert_eq!(names(&[&entry[..], &entry[..]].concat()).collect::<Vec<_>>(), [b"123", b"123"]);
+    }
 
     #[test]
     fn memory_is_read_written_and_refused() {
