@@ -163,9 +163,7 @@ pub(crate) fn incoming(
     let local = stack.local_addr(handle).unwrap_or(nobody);
     let peer = peer.unwrap_or(nobody);
     let flow = Flow::Incoming(spec, local, peer);
-    let is_own = |ip: IpAddr| {
-        !ip.is_loopback() && stack.interfaces().iter().any(|i| i.addresses.iter().any(|a| a.addr() == ip))
-    };
+    let is_own = |ip: IpAddr| !ip.is_loopback() && stack.is_own(ip);
     let inner = if router.own_is_loopback() { flow.within(is_own) } else { None };
     let decided = inner.unwrap_or(flow);
     if matches!(router.route(&decided), Route::Denied(_)) {

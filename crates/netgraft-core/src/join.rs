@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netgraft_plugin::inet::Interface;
 use netgraft_plugin::{Domain, Error, Events, OptionName, SocketOption, SocketSpec, TcpInfo, TcpState};
 
 use crate::answers::{Answer, Outcome};
@@ -181,8 +180,7 @@ impl<K: Kernel> Core<K> {
 
     /// Whether an address is one of the stack's.
     pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
-        let has = |interface: &Interface| interface.addresses.iter().any(|address| address.addr() == ip);
-        ip.is_loopback() || self.stack.interfaces().iter().any(has)
+        ip.is_loopback() || self.stack.is_own(ip)
     }
 
     /// Joins a socket to a listener; `None` if the connection has to go through the stack after all.

@@ -136,7 +136,10 @@ const RARE: &[(i64, &str)] = &[
     (libc::SYS_exit, "the end of a thread"),
     (libc::SYS_exit_group, "its end, where the launcher does not come first"),
     (libc::SYS_rt_sigreturn, "a timer's signal"),
-    (libc::SYS_getdents64, "a search for the descriptors of programs, when a sentry takes over"),
+    (
+        libc::SYS_getdents64,
+        "a search for the descriptors of programs, when a sentry takes over or a capture is to say whose a datagram is",
+    ),
     (libc::SYS_write, "messages for the operator"),
     (libc::SYS_getcwd, "a panic, with RUST_BACKTRACE"),
     (READLINK, "a panic, with RUST_BACKTRACE"),

@@ -181,22 +181,16 @@ pub fn is_socket(tid: u32, fd: i32, own_socket: std::os::fd::BorrowedFd<'_>) -> 
 #[must_use]
 pub fn processes() -> Vec<u32> {
     let Ok(proc) = File::open("/proc") else { return Vec::new() };
-    let (mut all, mut room) = (Vec::new(), [0_u64; ENTRIES / 8]);
+    let (mut all, mut room) = (Vec::new(), [0_u8; 8192]);
     loop {
-        // SAFETY: `room` is writable for the length that is passed, and aligned as the entries are.
-        let got = unsafe {
-            libc::syscall(libc::SYS_getdents64, proc.as_raw_fd(), room.as_mut_ptr(), size_of_val(&room))
-        };
-        let Ok(got @ 1..) = usize::try_from(got) else { return all };
-        // SAFETY: the kernel has written `got` bytes of `room`, which any bytes are valid for.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(room.as_ptr().cast::<u8>(), got.min(size_of_val(&room))) };
-        all.extend(names(bytes).filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u32>().ok()));
+        // SAFETY: `room` is writable for the length that is passed, and nothing else refers to it.
+        let got =
+            unsafe { libc::syscall(libc::SYS_getdents64, proc.as_raw_fd(), room.as_mut_ptr(), room.len()) };
+        let entries = usize::try_from(got).ok().filter(|got| *got > 0).and_then(|got| room.get(..got));
+        let Some(entries) = entries else { return all };
+        all.extend(names(entries).filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u32>().ok()));
     }
 }
-
-/// Room for entries of a directory.
-const ENTRIES: usize = 16 * 1024;
 
 /// The names of entries (`struct linux_dirent64`, getdents64(2)).
 fn names(mut entries: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -444,6 +438,19 @@ mod tests {
     }
     use std::io::Write;
     use std::os::fd::AsRawFd;
+
+    #[test]
+    fn processes_are_listed_without_names_that_are_no_numbers() {
+        let found = processes();
+        assert!(found.contains(&std::process::id()) && found.contains(&1));
+        // Cut entries and such without a length end it.
+        assert_eq!(names(&[0; 18]).count(), 0);
+        assert_eq!(names(&[0; 40]).count(), 0);
+        let mut entry = [0; 24];
+        entry[16] = 24;
+        entry[19..22].copy_from_slice(b"123");
+        assert_eq!(names(&[&entry[..], &entry[..]].concat()).collect::<Vec<_>>(), [b"123", b"123"]);
+    }
 
     #[test]
     fn memory_is_read_written_and_refused() {

@@ -88,6 +88,7 @@ macro_rules! contract {
             }
             Stack {
                 fn interfaces(&self) -> Vec<Interface>;
+                fn is_own(&self, ip: IpAddr) -> bool;
                 fn add_address(&mut self, interface: u32, address: Cidr) -> Result<()>;
                 fn remove_address(&mut self, interface: u32, address: Cidr) -> Result<()>;
                 fn routes(&self) -> Vec<Route>;

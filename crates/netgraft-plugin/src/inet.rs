@@ -171,6 +171,13 @@ pub trait Stack {
         Vec::new()
     }
 
+    /// Whether an address is one of an interface's, or of the loopback. Asked for each connection where there are rules, so a
+    /// stack that knows it without making a list says so.
+    fn is_own(&self, ip: IpAddr) -> bool {
+        let has = |interface: &Interface| interface.addresses.iter().any(|address| address.addr() == ip);
+        ip.is_loopback() || self.interfaces().iter().any(has)
+    }
+
     /// Adds an address to an interface.
     ///
     /// # Errors

@@ -175,6 +175,10 @@ impl Core {
 }
 
 impl Stack for SmoltcpStack {
+    fn is_own(&self, ip: IpAddr) -> bool {
+        self.core().is_ok_and(|core| core.net.is_local(ip))
+    }
+
     fn interfaces(&self) -> Vec<Interface> {
         let Ok(core) = self.core() else { return Vec::new() };
         let mut interfaces = vec![Interface {

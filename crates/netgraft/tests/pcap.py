@@ -187,6 +187,15 @@ assert comments("tap.pcapng", "arp") == {""}
 out = [line.split("\t") for line in tshark("tap.pcapng", "-Y", "udp.srcport==7", *fields).splitlines()]
 assert len(out) == 21 and all(int(row[1], 0) == 2 for row in out), out
 
+# A datagram socket that was never bound, of whom nobody has told: it is looked for.
+run(*TAP, "--pcap", "unbound.pcapng", "--", "python3", "-c",
+    "import socket\n"
+    "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+    "s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)\n"
+    "for _ in range(3): s.sendto(b'x', ('192.0.2.255', 9))")
+seen = comments("unbound.pcapng", "udp.dstport==9")
+assert len(seen) == 1 and re.fullmatch(r"python3\[\d+\] fd 3", seen.pop()), seen
+
 # Several files, each of which can be read by itself; the oldest are removed.
 echoed(60, "--pcap", "many.pcapng", "--pcap-size", "10k", "--pcap-keep", "3")
 files = sorted((name for name in os.listdir(".") if name.startswith("many")), key=lambda name: int(name.split(".")[-1]))

@@ -78,6 +78,9 @@ fn link(b: &mut Bench) -> Check {
         equal("interfaces: mtu", link.mtu, 1500)?;
         equal("interfaces: hardware_address", link.hardware_address, Some([2, 0, 0, 0, 0, last]))?;
         holds("interfaces: up", "true", link.up, link)?;
+        equal("is_own", b.stack(side).is_own(addr), true)?;
+        let other = b.addr(if last == 1 { Side::Server } else { Side::Client }, 0).ip();
+        equal("is_own of the peer's", b.stack(side).is_own(other), false)?;
         let configured = Cidr::new(addr, if addr.is_ipv4() { 24 } else { 64 });
         let has = link.addresses.iter().any(|a| Some(*a) == configured);
         holds("interfaces: addresses", &format!("{configured:?}"), has, &link.addresses)?;
