@@ -24,6 +24,8 @@ pub enum Ids {
     Host,
     /// Nobody's, and the default profile.
     Own,
+    /// The host's, and a link with an address, over which nobody is there.
+    Linked,
 }
 
 /// One of the programs.
@@ -97,6 +99,8 @@ pub const ATTACKS: [Attack; 13] = [
     Attack { checkpoints: &["base", "half", "end"], ..attack("fuzz", 6) },
 ];
 
+/// A TAP device of the namespace that the attack runs in.
+const LINK: [&str; 4] = ["--link", "tap:ng0", "--address", "192.0.2.2/24"];
 /// How many descriptors a sentry may have more than before an attack: those of threads that it knows are kept
 /// (`netgraft_linux::task::CACHED`).
 const MORE_DESCRIPTORS: usize = 256 + 16;
@@ -171,10 +175,15 @@ fn limited(attack: &Attack, ids: Ids, command: &Command) -> Command {
     let mut words: Vec<OsString> = limit.into_iter().flatten().map(OsString::from).collect();
     words.push(command.get_program().to_owned());
     for word in command.get_args() {
-        if word != "--host-ids" || ids == Ids::Host {
-            words.push(word.to_owned());
+        match word.to_str() {
+            Some("none") if ids == Ids::Linked => words.push("sandbox".into()),
+            Some("--host-ids") if ids == Ids::Own => {}
+            _ => words.push(word.to_owned()),
         }
         if word == "--host-ids" {
+            if ids == Ids::Linked {
+                words.extend(LINK.map(OsString::from));
+            }
             words.extend(attack.options.iter().map(OsString::from));
         }
         if let Some(file) = attack.shown.filter(|file| word == "--host-ids" && Path::new(file).exists()) {

@@ -34,11 +34,13 @@ fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
             jobs.push(Job { name: attack.name.to_owned(), column: column.to_string(), skip: None, run });
         }
     }
-    // What root gets who says nothing of ids.
+    // What root gets who says nothing of ids, and with a link, where datagram sockets are the kernel's on a private one.
     let column = Column { network: Network::None, user: User::Root };
-    for attack in ATTACKS.iter().filter(|attack| !attack.needs_namespaces) {
-        let run = Box::new(move || run(stage, column, Ids::Own, attack, seed()));
-        jobs.push(Job { name: attack.name.to_owned(), column: format!("{column}-own-ids"), skip: None, run });
+    for (ids, name) in [(Ids::Own, "own-ids"), (Ids::Linked, "linked")] {
+        for attack in ATTACKS.iter().filter(|attack| ids == Ids::Linked || !attack.needs_namespaces) {
+            let run = Box::new(move || run(stage, column, ids, attack, seed()));
+            jobs.push(Job { name: attack.name.to_owned(), column: format!("{column}-{name}"), skip: None, run });
+        }
     }
     Ok(jobs)
 }
