@@ -7,3 +7,11 @@
 pub fn sequence(bytes: &[u8]) {
     crate::tests::sequence_of_bytes(bytes);
 }
+
+/// Plays frames, sockets and lists of a private link on a stack in memory.
+///
+/// # Panics
+/// If an invariant does not hold.
+pub fn link(bytes: &[u8]) {
+    crate::tests::link_of_bytes(bytes);
+}

@@ -38,6 +38,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "segments", run: segments::run },
     // What programs, the network and time do to the core, one step after the other.
     Target { name: "sequences", run: netgraft_core::fuzzing::sequence },
+    // What a program's kernel sends over a private link, and what becomes of its sockets.
+    Target { name: "link", run: netgraft_core::fuzzing::link },
     // What the kernel says of the host's interfaces and routes.
     Target { name: "netlink", run: netgraft_host::fuzzing::netlink },
     // What routers and DHCP servers offer.

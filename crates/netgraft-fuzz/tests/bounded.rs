@@ -38,6 +38,11 @@ fn segments() {
 }
 
 #[test]
+fn link() {
+    bounded("link", 20_000).unwrap();
+}
+
+#[test]
 fn sequences() {
     bounded("sequences", 3_000).unwrap();
 }

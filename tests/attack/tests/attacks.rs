@@ -39,7 +39,12 @@ fn jobs(stage: &Stage) -> Result<Vec<Job<'_>>, String> {
     for (ids, name) in [(Ids::Own, "own-ids"), (Ids::Linked, "linked")] {
         for attack in ATTACKS.iter().filter(|attack| ids == Ids::Linked || !attack.needs_namespaces) {
             let run = Box::new(move || run(stage, column, ids, attack, seed()));
-            jobs.push(Job { name: attack.name.to_owned(), column: format!("{column}-{name}"), skip: None, run });
+            jobs.push(Job {
+                name: attack.name.to_owned(),
+                column: format!("{column}-{name}"),
+                skip: None,
+                run,
+            });
         }
     }
     Ok(jobs)

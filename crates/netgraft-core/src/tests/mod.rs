@@ -24,6 +24,7 @@ mod join;
 mod journal;
 #[cfg(test)]
 mod limits;
+mod link_steps;
 #[cfg(test)]
 mod listen;
 #[cfg(test)]
@@ -67,4 +68,13 @@ mod waiting;
 #[cfg(feature = "fuzzing")]
 pub(crate) fn sequence_of_bytes(bytes: &[u8]) {
     random::play_bytes(bytes);
+}
+
+/// Plays the steps of a private link that these bytes are.
+///
+/// # Panics
+/// If an invariant does not hold.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn link_of_bytes(bytes: &[u8]) {
+    link_steps::play(bytes);
 }
