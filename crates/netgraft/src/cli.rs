@@ -465,6 +465,7 @@ fn to_run(run: RunArgs, args: &[OsString], matches: &ArgMatches) -> Result<Comma
         }
     }
     let mut network = NetworkSpec::new(run.network);
+    network.strict = run.policy.strict;
     network.policy = run.policy.spec(Some(matches), run.network).map_err(Stop::Error)?;
     (network.flows, network.metrics) = (run.flows.spec(), run.flows.metrics);
     network.plugin = run.plugin;
