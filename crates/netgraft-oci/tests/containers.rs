@@ -99,3 +99,13 @@ fn sudden_ends() {
 fn errors() {
     run("errors");
 }
+
+#[test]
+fn an_engines_network_is_taken_over() {
+    run("an_engines_network_is_taken_over");
+}
+
+#[test]
+fn podman() {
+    run("podman");
+}
