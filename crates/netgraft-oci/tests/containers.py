@@ -467,7 +467,7 @@ def errors():
     wrong("there is no runtime 'runc': install the package runc", env={"PATH": "/nowhere"})
     wrong("containers have no option 'netwrok'", netwrok="host")
     wrong("invalid value 'hots'", network="hots")
-    wrong("containers have no link yet", link="passt")
+    wrong("containers have no option 'link'", link="passt")
     wrong("nothere.so", network="plugin", plugin="./nothere.so")
     # What the runtime itself refuses leaves nothing, either.
     name, path = bundle(["/usr/bin/no-such-program"])
