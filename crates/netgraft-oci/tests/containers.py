@@ -277,7 +277,9 @@ data, peer = datagrams.recvfrom(100); datagrams.sendto(data.upper(), peer)
 GO_OUT = """
 import socket
 for address in ('192.0.2.1', 'fd00:6e67::1'):
-    with socket.create_connection((address, 8001), 20) as client:
+    try: client = socket.create_connection((address, 8001), 20)
+    except OSError as error: raise SystemExit(f'{address}: {error}')
+    with client:
         client.sendall(b'out'); print(client.recv(100).decode(), client.getsockname()[0])
 """
 
@@ -314,8 +316,13 @@ def taken_over(net, annotations):
         out = subprocess.Popen([OCI, "exec", name, *python(GO_OUT)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         for listener in listeners:
             listener.settimeout(30)
-            with listener.accept()[0] as client, listener:
-                client.sendall(client.recv(100).upper())
+            try:
+                with listener.accept()[0] as client, listener:
+                    client.sendall(client.recv(100).upper())
+            except TimeoutError:
+                print(annotations, open(path + "/out").read(), sh("ip", "-s", "addr"), sh("ip", "neigh"), sh(*inside, "ip", "-s", "addr"), sh(NETGRAFT, "list"), file=sys.stderr)
+                for folder in os.listdir(STATE): print(folder, open(f"{STATE}/{folder}/log").read(), file=sys.stderr)
+                raise
         assert out.communicate(timeout=30)[0].split() == ["OUT", "192.0.2.2", "OUT", "fd00:6e67::2"]
         # Into it.
         for address in ("192.0.2.2", "fd00:6e67::2"):
@@ -366,7 +373,14 @@ def podman():
         assert done.returncode == 0, (args, done)
         return done.stdout.strip()
 
-    before = sorted(os.listdir(STATE)) if os.path.isdir(STATE) else []
+    ids = set()
+
+    # Beside this test others make containers.
+    def sandboxes():
+        ids.update(call("ps", "-a", "-q", "--no-trunc").split())
+        bundles = lambda name: f"{STATE}/{name}/bundles"
+        return [name for name in os.listdir(STATE) if os.path.isdir(bundles(name)) and ids & set(os.listdir(bundles(name)))]
+
     image = MINE + ":1"
     call("import", FOLDER + "/image.tar", image)
     web, pod, net = MINE + "-web", MINE + "-pod", MINE + "-net"
@@ -385,29 +399,31 @@ def podman():
             assert said == "hello", said
         # Nothing of it is the kernel's.
         assert ":1F90 " not in call("exec", web, "cat", "/proc/net/tcp", "/proc/net/tcp6")
+        assert len(sandboxes()) == 1
         call("stop", "-t", "1", web)
         call("rm", web)
+        until(lambda: sandboxes() == [], "a sandbox is left")
         # Two containers in a pod.
         call("pod", "create", "--name", pod, "--network", net, "--infra-image", image, "--infra-command", "/bin/pause", "--exit-policy", "continue")
         first = call("run", "-d", "--pod", pod, image, "/bin/sh", "-c", WEB)
         ask = ("wget", "-q", "-O", "-", "http://127.0.0.1:8080/index.html")
         until(lambda: "hello" in outcome(["podman", *options, "exec", first, *ask], env), "no answer in the pod")
         assert call("run", "--rm", "--pod", pod, image, *ask) == "hello"
-        assert len([name for name in os.listdir(STATE) if name not in before]) == 1, "one sandbox for the pod"
+        assert len(sandboxes()) == 1, "one sandbox for the pod"
         call("pod", "rm", "-f", "-t", "1", pod)
-        until(lambda: sorted(os.listdir(STATE)) == before, f"{os.listdir(STATE)} are left")
+        until(lambda: sandboxes() == [], "a sandbox is left")
         # The monitor of a container is killed.
         lost = call("run", "-d", "--network", net, image, "/bin/sh", "-c", WEB)
+        assert len(sandboxes()) == 1
         until(lambda: "hello" in outcome(["podman", *options, "exec", lost, *ask], env), "no answer")
         os.kill(int(call("inspect", lost, "--format", "{{.State.ConmonPid}}")), signal.SIGKILL)
         call("rm", "-f", "-t", "1", lost)
-        until(lambda: sorted(os.listdir(STATE)) == before, f"{os.listdir(STATE)} are left")
+        until(lambda: sandboxes() == [], "a sandbox is left")
     finally:
         subprocess.run(["podman", *options, "pod", "rm", "-f", "-a", "-t", "1"], capture_output=True, timeout=120, env=env)
         subprocess.run(["podman", *options, "rm", "-f", "-a", "-t", "1"], capture_output=True, timeout=120, env=env)
         subprocess.run(["podman", *options, "network", "rm", "-f", net], capture_output=True, timeout=120, env=env)
         subprocess.run(["podman", *options, "system", "reset", "-f"], capture_output=True, timeout=120, env=env)
-    until(lambda: sorted(os.listdir(STATE)) == before, f"{os.listdir(STATE)} are left")
 
 
 def outcome(command, env):

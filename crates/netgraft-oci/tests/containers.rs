@@ -47,7 +47,8 @@ fn folder(name: &str) -> Folder {
 
 fn run(case: &str) {
     let folder = folder(case);
-    let mut command = Command::new("/usr/bin/python3");
+    let mut command = Command::new("unshare");
+    command.args(["--net", "/usr/bin/python3"]);
     command
         .args(["-c", include_str!("containers.py")])
         .arg(&folder.0)
