@@ -99,8 +99,8 @@ impl<K: Kernel> Core<K> {
                 Serves::Sentry => Err(uapi::EOPNOTSUPP),
             },
             Call::SetSockOpt { level, name, value, .. } => {
-                self.membership_asked(&request.caller, file, (level, name), value);
-                Ok(Answer::Kernel)
+                let joined = self.membership_asked(&request.caller, file, (level, name), value);
+                joined.map_or(Ok(Answer::Kernel), |done| done.map(|()| Answer::Value(0)))
             }
             _ => Ok(Answer::Kernel),
         }
@@ -121,13 +121,14 @@ impl<K: Kernel> Core<K> {
                 let (bytes, len) = self.kernel.read_address(&request.caller, addr)?;
                 let address = &bytes[..len];
                 let linked = self.linked_socket(&request.caller, file);
-                if let (Some(socket), ForeignCall::Bind) = (linked, call) {
-                    self.before_bind(socket, address)?;
+                let owner = linked.map_or(0, |_| self.kernel.process(&request.caller));
+                if let Some(socket) = linked {
+                    self.before_name(socket, owner, (call == ForeignCall::Bind).then_some(address))?;
                 }
                 let done = self.kernel.serve_foreign(file, call, address);
                 if let Some(socket) = linked {
                     let seen = Seen { tid: request.caller.tid, fd: request.call.fd().unwrap_or(-1) };
-                    self.named_by_kernel(file, socket, seen)?;
+                    self.named_by_kernel(file, socket, owner, seen)?;
                 }
                 done.map(|()| Answer::Value(0))
             }

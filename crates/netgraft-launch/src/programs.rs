@@ -18,6 +18,7 @@ use netgraft_linux::process::{self, Change, Exec, Wait};
 use crate::control::{self, FromSentry, ToSentry};
 use crate::error::RunError;
 use crate::launcher::{Incoming, Launcher, reap, step};
+use crate::path_sockets;
 use crate::profile::Profile;
 use crate::report::{Report, Role, Step};
 use crate::spec::{Descriptors, Files, ProgramSpec, Seccomp, Terminal, User};
@@ -212,6 +213,7 @@ impl Home {
 impl Launcher {
     /// Starts a further program.
     pub(super) fn spawn(&mut self, program: &ProgramSpec) -> Result<ProgramId, RunError> {
+        path_sockets::check(&program.files, self.plan.sockets)?;
         let program = &ProgramPlan::new(program, self.plan.is_contained())?;
         if program.terminal == Terminal::Own {
             let text = "a terminal of its own is for the program that the sandbox is made for";

@@ -6,7 +6,6 @@ use std::hash::RandomState;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -188,16 +187,8 @@ impl Sandbox {
         let mut stack = (choice.factory)(&config)?;
         let sockets = stacks::sockets(network, stack.as_ref());
         let is_private = stacks::is_private(network, sockets);
-        if let Purpose::Program(program) = purpose
-            && program.files.no_path_sockets
-            && sockets == Sockets::Surrogates
-            && let Some(path) = path_sockets::in_sight(&program.files)
-        {
-            return Err(RunError::Options(format!(
-                "--no-path-sockets cannot keep the program from the socket {} where the stack carries datagrams: add --tmpfs {}",
-                path.display(),
-                path.parent().filter(|above| above.is_absolute()).unwrap_or(Path::new("/run")).display()
-            )));
+        if let Purpose::Program(program) = purpose {
+            path_sockets::check(&program.files, sockets)?;
         }
         stacks::check_wrappers(&config, &stack.info(), choice.object.is_some(), network.ask)?;
         // Before any process is made: in version 2 the launcher may leave its own group for it.

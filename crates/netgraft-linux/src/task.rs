@@ -1,6 +1,7 @@
 //! The program's threads as seen by the sentry: their memory and their descriptors.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
@@ -175,34 +176,29 @@ pub fn is_socket(tid: u32, fd: i32, own_socket: std::os::fd::BorrowedFd<'_>) -> 
     own.is_some() && fdinfo(&tid.to_string(), fd, "mnt_id:") == own
 }
 
-/// The processes that are to be seen in `/proc`: those of its process-id namespace.
+/// The processes that are to be seen in `/proc`: those of its process-id namespace. Makes no other calls than openat(2) and
+/// getdents64(2): glibc's opendir(3) makes newfstatat(2), which the sentry may not.
 #[must_use]
 pub fn processes() -> Vec<u32> {
-    // The C library's opendir(3) asks for the directory's attributes, by a call that a confined process has not.
-    let Ok(folder) = std::fs::File::open("/proc") else { return Vec::new() };
-    let mut found = Vec::new();
-    let mut buffer = [0u8; 8192];
+    let Ok(proc) = File::open("/proc") else { return Vec::new() };
+    let (mut all, mut room) = (Vec::new(), [0_u8; 8192]);
     loop {
-        // SAFETY: the buffer is ours, exclusive during the call, with its own length.
-        let got = unsafe {
-            libc::syscall(libc::SYS_getdents64, folder.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
-        };
-        let Some(entries) =
-            usize::try_from(got).ok().filter(|got| *got > 0).and_then(|got| buffer.get(..got))
-        else {
-            return found;
-        };
-        found.extend(names(entries).filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u32>().ok()));
+        // SAFETY: `room` is writable for the length that is passed, and nothing else refers to it.
+        let got =
+            unsafe { libc::syscall(libc::SYS_getdents64, proc.as_raw_fd(), room.as_mut_ptr(), room.len()) };
+        let entries = usize::try_from(got).ok().filter(|got| *got > 0).and_then(|got| room.get(..got));
+        let Some(entries) = entries else { return all };
+        all.extend(names(entries).filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u32>().ok()));
     }
 }
 
-/// The names in what getdents64(2) gave: `struct linux_dirent64`, whose length stands at byte 16, and its name from byte 19 on.
+/// The names of entries (`struct linux_dirent64`, getdents64(2)).
 fn names(mut entries: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(*entries.get(16..)?.first_chunk()?));
-        let (entry, rest) = entries.split_at_checked(length.max(1))?;
+        let len = usize::from(u16::from_ne_bytes(*entries.get(16..)?.first_chunk()?));
+        let (entry, rest) = entries.split_at_checked(len).filter(|(entry, _)| entry.len() > 19)?;
         entries = rest;
-        entry.get(19..)?.split(|byte| *byte == 0).next()
+        entry.get(19..)?.split(|&byte| byte == 0).next()
     })
 }
 
@@ -426,6 +422,20 @@ pub(crate) fn get_fd(pidfd: &OwnedFd, fd: i32) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_process_is_among_those_that_are_seen() {
+        let (all, own) = (processes(), std::process::id());
+        assert!(all.contains(&own) && all.contains(&1), "{own}: {all:?}");
+        let mut entry = vec![0; 24];
+        entry[16..18].copy_from_slice(&24_u16.to_ne_bytes());
+        entry[19..22].copy_from_slice(b"123");
+        let two = [entry.clone(), entry].concat();
+        assert_eq!(names(&two).collect::<Vec<_>>(), [b"123", b"123"]);
+        for len in 0..two.len() {
+            assert!(names(&two[..len]).count() < 2);
+        }
+    }
     use std::io::Write;
     use std::os::fd::AsRawFd;
 

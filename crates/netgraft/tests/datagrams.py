@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -116,6 +117,34 @@ m.close()
 if not NATIVE:
     # The link hears that nobody here is a member any more.
     assert ask(udp(), b"left", ("192.0.2.1", 7000))[0] == b"left"
+# A port that the kernel chose stays its socket's, whoever asks for it.
+v = udp()
+assert ask(v, b"mine", ("192.0.2.1", 7000))[0] == b"mine"
+for address in ("0.0.0.0", OWN):
+    with udp() as thief:
+        try:
+            thief.bind((address, v.getsockname()[1]))
+            raise AssertionError("two have a port")
+        except OSError as error:
+            assert error.errno == errno.EADDRINUSE, error
+    assert ask(v, b"still", ("192.0.2.1", 7000))[0] == b"still"
+# Groups that the kernel refuses are no groups.
+with udp() as refused:
+    for at in range(1100):
+        try:
+            group = struct.pack("=4s4si", bytes([239, 9, at >> 8, at & 255]), bytes(4), 9999)
+            refused.setsockopt(socket.SOL_IP, socket.IP_ADD_MEMBERSHIP, group)
+            raise AssertionError("joined on an interface that is not there")
+        except OSError as error:
+            assert error.errno == errno.ENODEV, error
+m = udp()
+m.setsockopt(socket.SOL_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.2.5") + socket.inet_aton(OWN))
+m.bind(("239.1.2.5", 5354))
+for _ in range(20):
+    assert ask(udp(), b"group 5", ("192.0.2.1", 7000))[0] == b"group 5"
+    if select.select([m], [], [], 1)[0]:
+        break
+assert m.recv(100) == b"for the group"
 # Inside, nothing of this is needed.
 inside = udp()
 inside.bind(("127.0.0.1", 0))
@@ -136,7 +165,13 @@ print("done")
 """
 # Sends back what comes, before and after the sentry was killed: its socket stays.
 SURVIVOR = r"""
-import socket
+import os, socket
+# A listener whose descriptor has another number than when it began to listen.
+first = socket.socket()
+first.bind(("0.0.0.0", 5356))
+first.listen(5)
+listener = socket.socket(fileno=os.dup(first.fileno()))
+first.close()
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind(("0.0.0.0", 5355))
 s.setsockopt(socket.SOL_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.2.4") + socket.inet_aton("192.0.2.2"))
@@ -199,10 +234,10 @@ def serve():
             server.sendto(data, source)
             if data == b"poke":
                 server.sendto(b"unasked", (source[0], 5353))
-            if data == b"group":
+            if data.startswith(b"group"):
                 # The device that has the address now.
                 server.setsockopt(socket.SOL_IP, socket.IP_MULTICAST_IF, socket.inet_aton("192.0.2.1"))
-                server.sendto(b"for the group", ("239.1.2.3", 5354))
+                server.sendto(b"for the group", ("239.1.2.5" if data == b"group 5" else "239.1.2.3", 5354))
                 # As a router, which hears who leaves.
                 for routers in ("224.0.0.2", "224.0.0.22"):
                     member = socket.inet_aton(routers) + socket.inet_aton("192.0.2.1")
@@ -256,7 +291,9 @@ assert native.stdout == "done\n", native.stderr
 for words in OWN:
     ip("addr", "del", *words)
 
-box = sandbox("--", "/usr/bin/python3", "-c", f"NATIVE, OWN, OTHER = False, '192.0.2.2', '192.0.2.3'\n{PROGRAM}")
+# With a capture, which asks who sends.
+capture = tempfile.NamedTemporaryFile(suffix=".pcapng")
+box = sandbox("--pcap", capture.name, "--", "/usr/bin/python3", "-c", f"NATIVE, OWN, OTHER = False, '192.0.2.2', '192.0.2.3'\n{PROGRAM}")
 out, errors = box.communicate(timeout=120)
 assert (out, errors, box.returncode) == ("done\n", "", 0), (out, errors, box.returncode)
 
@@ -283,6 +320,7 @@ def echoed(address="192.0.2.2"):
 assert echoed() and echoed("239.1.2.4")
 os.kill(sentry_of(box), signal.SIGKILL)
 assert echoed() and echoed("239.1.2.4")
+socket.create_connection(("192.0.2.2", 5356), 20).close()
 box.send_signal(signal.SIGTERM)
 _, errors = box.communicate(timeout=30)
 assert "a fresh one takes over" in errors, errors

@@ -17,8 +17,10 @@ const SPARE: usize = 64;
 pub(super) struct Endpoint {
     /// The stack's socket.
     pub(super) handle: Handle,
-    /// How many sockets of the kernel's are known to have the address; 0 for a port that the kernel chose when it sent.
+    /// How many sockets of the kernel's are known to have the address.
     pub(super) holders: usize,
+    /// Whether the kernel chose the port for a socket that sent, which is not among the holders.
+    pub(super) is_chosen: bool,
     /// The local address that the last datagram was sent from.
     pub(super) source: Option<IpAddr>,
     /// What its packets say.
@@ -78,14 +80,26 @@ impl SendsAs {
 pub(super) struct Endpoints {
     by_address: HashMap<SocketAddr, Endpoint>,
     by_handle: HashMap<Handle, SocketAddr>,
-    /// Where the sockets of the kernel's are that asked for an address, and since when, by [`Endpoints::mark`].
-    held: HashMap<Cookie, (Places, u64)>,
+    /// The sockets of the kernel's that asked for an address.
+    held: HashMap<Cookie, Held>,
+    /// How many of them a process has asked for, as far as it is known.
+    by_owner: HashMap<u32, usize>,
     /// Those without a holder, the one that was not used for longest first, as far as is known: each with when it was used.
     unheld: VecDeque<(Handle, u64)>,
     /// How many have no holder.
     unheld_count: usize,
     /// Counts uses.
     uses: u64,
+}
+
+/// What is known of a socket of the kernel's.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    places: Places,
+    /// Since when, by [`Endpoints::mark`].
+    since: u64,
+    /// The process that asked.
+    owner: Option<u32>,
 }
 
 /// The addresses at which one socket is served: an IPv6 socket for both families has two.
@@ -106,11 +120,17 @@ impl Endpoints {
         self.uses
     }
 
-    /// Adds one without a holder.
-    pub(super) fn insert(&mut self, local: SocketAddr, handle: Handle) {
+    /// Adds one without a holder, for a port that the kernel chose or for a socket that is to hold it.
+    pub(super) fn insert(&mut self, local: SocketAddr, handle: Handle, is_chosen: bool) {
         self.uses += 1;
-        let endpoint =
-            Endpoint { handle, holders: 0, source: None, sends_as: SendsAs::default(), used: self.uses };
+        let endpoint = Endpoint {
+            handle,
+            holders: 0,
+            is_chosen,
+            source: None,
+            sends_as: SendsAs::default(),
+            used: self.uses,
+        };
         self.by_handle.insert(handle, local);
         self.by_address.insert(local, endpoint);
         self.unheld_count += 1;
@@ -180,11 +200,17 @@ impl Endpoints {
 
     /// Where a socket is known to be served.
     pub(super) fn places(&self, cookie: Cookie) -> Option<Places> {
-        self.held.get(&cookie).map(|(places, _)| *places)
+        self.held.get(&cookie).map(|held| held.places)
     }
 
-    /// A socket is served there from now on, and no longer where it was. Answers which of these addresses nobody has now.
-    pub(super) fn hold(&mut self, cookie: Cookie, places: Places) -> Places {
+    /// How many sockets a process has asked for.
+    pub(super) fn held_by(&self, owner: u32) -> usize {
+        self.by_owner.get(&owner).copied().unwrap_or(0)
+    }
+
+    /// A socket is served there from now on, and no longer where it was. Answers which of these addresses nobody has now: not one
+    /// that the kernel has chosen for another socket.
+    pub(super) fn hold(&mut self, cookie: Cookie, places: Places, owner: Option<u32>) -> Places {
         for place in places.iter().flatten() {
             if let Some(endpoint) = self.by_address.get_mut(place) {
                 if endpoint.holders == 0 {
@@ -193,21 +219,32 @@ impl Endpoints {
                 endpoint.holders += 1;
             }
         }
-        let before = if places == [None; 2] {
-            self.held.remove(&cookie)
-        } else {
+        let before = self.held.remove(&cookie);
+        if let Some(owner) = before.and_then(|held| held.owner)
+            && let Some(count) = self.by_owner.get_mut(&owner)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by_owner.remove(&owner);
+            }
+        }
+        if places != [None; 2] {
             self.uses += 1;
-            self.held.insert(cookie, (places, self.uses))
-        };
+            let owner = owner.or(before.and_then(|held| held.owner));
+            self.held.insert(cookie, Held { places, since: self.uses, owner });
+            if let Some(owner) = owner {
+                *self.by_owner.entry(owner).or_default() += 1;
+            }
+        }
         let mut left = [None; 2];
-        for (place, left) in before.unwrap_or_default().0.iter().flatten().zip(&mut left) {
+        for (place, left) in before.iter().flat_map(|held| &held.places).flatten().zip(&mut left) {
             if let Some(endpoint) = self.by_address.get_mut(place) {
                 endpoint.holders = endpoint.holders.saturating_sub(1);
                 if endpoint.holders == 0 {
-                    let (handle, used) = (endpoint.handle, endpoint.used);
+                    let (handle, used, is_chosen) = (endpoint.handle, endpoint.used, endpoint.is_chosen);
                     self.unheld_count += 1;
                     self.queue(handle, used);
-                    *left = Some(*place);
+                    *left = (!is_chosen).then_some(*place);
                 }
             }
         }
@@ -216,7 +253,7 @@ impl Endpoints {
 
     /// The sockets that were known at a mark, and have not moved since.
     pub(super) fn holders_at(&self, mark: u64) -> impl Iterator<Item = Cookie> {
-        self.held.iter().filter(move |(_, (_, since))| *since <= mark).map(|(cookie, _)| *cookie)
+        self.held.iter().filter(move |(_, held)| held.since <= mark).map(|(cookie, _)| *cookie)
     }
 
     /// The addresses without a holder that were not used after a mark.
@@ -249,9 +286,9 @@ mod tests {
         let (own, any) = ("192.0.2.1:53".parse().unwrap(), address(53));
         let mut all = Endpoints::default();
         assert_eq!(all.find(own), None);
-        all.insert(any, Handle(1));
+        all.insert(any, Handle(1), true);
         assert_eq!(all.find(own), Some(any));
-        all.insert(own, Handle(2));
+        all.insert(own, Handle(2), true);
         assert_eq!(all.find(own), Some(own));
         assert_eq!(all.find("192.0.2.1:54".parse().unwrap()), None);
         assert_eq!(all.find("[2001:db8::1]:53".parse().unwrap()), None);
@@ -264,9 +301,9 @@ mod tests {
         let mut all = Endpoints::default();
         assert_eq!(all.stalest(), None);
         for port in 1..=4 {
-            all.insert(address(port), Handle(port.into()));
+            all.insert(address(port), Handle(port.into()), true);
         }
-        assert_eq!(all.hold(Cookie(1), [Some(address(1)), None]), [None; 2]);
+        assert_eq!(all.hold(Cookie(1), [Some(address(1)), None], None), [None; 2]);
         all.touch(&address(2));
         assert_eq!((all.unheld(), all.stalest()), (3, Some(address(3))));
         all.remove(&address(3));
@@ -280,9 +317,9 @@ mod tests {
     #[test]
     fn a_queue_of_those_that_come_and_go_does_not_grow() {
         let mut all = Endpoints::default();
-        all.insert(address(9), Handle(9));
+        all.insert(address(9), Handle(9), true);
         for round in 10..10_000 {
-            all.insert(address(1), Handle(round));
+            all.insert(address(1), Handle(round), true);
             all.remove(&address(1));
             assert!(all.unheld.len() <= 4 + SPARE, "{}", all.unheld.len());
         }
@@ -293,21 +330,51 @@ mod tests {
     fn an_address_is_left_by_its_last_holder() {
         let mut all = Endpoints::default();
         for port in [1, 2] {
-            all.insert(address(port), Handle(port.into()));
+            all.insert(address(port), Handle(port.into()), false);
         }
         let one = [Some(address(1)), None];
-        assert_eq!(all.hold(Cookie(1), one), [None; 2]);
-        assert_eq!(all.hold(Cookie(2), one), [None; 2]);
+        assert_eq!(all.hold(Cookie(1), one, None), [None; 2]);
+        assert_eq!(all.hold(Cookie(2), one, None), [None; 2]);
         // Again the same, another place, and none.
-        assert_eq!(all.hold(Cookie(2), one), [None; 2]);
-        assert_eq!(all.hold(Cookie(2), [Some(address(2)), None]), [None; 2]);
-        assert_eq!(all.hold(Cookie(1), [None; 2]), [Some(address(1)), None]);
-        assert_eq!(all.hold(Cookie(1), [None; 2]), [None; 2]);
+        assert_eq!(all.hold(Cookie(2), one, None), [None; 2]);
+        assert_eq!(all.hold(Cookie(2), [Some(address(2)), None], None), [None; 2]);
+        assert_eq!(all.hold(Cookie(1), [None; 2], None), [Some(address(1)), None]);
+        assert_eq!(all.hold(Cookie(1), [None; 2], None), [None; 2]);
         assert_eq!(
             (all.places(Cookie(1)), all.holders_at(u64::MAX).collect::<Vec<_>>()),
             (None, vec![Cookie(2)])
         );
         assert_eq!((all.unheld(), all.unused_since(all.mark())), (1, vec![address(1)]));
         assert_eq!((all.unused_since(0), all.holders_at(2).count()), (vec![], 0));
+    }
+    #[test]
+    fn a_port_that_the_kernel_chose_stays_for_its_socket() {
+        let mut all = Endpoints::default();
+        all.insert(address(1), Handle(1), true);
+        let one = [Some(address(1)), None];
+        // Another one asks for it, in vain or not.
+        assert_eq!(all.hold(Cookie(1), one, Some(7)), [None; 2]);
+        assert_eq!((all.unheld(), all.held_by(7)), (0, 1));
+        assert_eq!(all.hold(Cookie(1), [None; 2], Some(7)), [None; 2]);
+        assert_eq!((all.unheld(), all.held_by(7)), (1, 0));
+        assert_eq!(all.stalest(), Some(address(1)));
+    }
+
+    #[test]
+    fn sockets_are_counted_by_who_asked() {
+        let mut all = Endpoints::default();
+        all.insert(address(1), Handle(1), false);
+        let one = [Some(address(1)), None];
+        for cookie in 1..4 {
+            all.hold(Cookie(cookie), one, Some(7));
+        }
+        // A list does not know of whom they are.
+        all.hold(Cookie(1), one, None);
+        all.hold(Cookie(4), one, None);
+        assert_eq!(all.held_by(7), 3);
+        for cookie in 1..5 {
+            all.hold(Cookie(cookie), [None; 2], None);
+        }
+        assert_eq!((all.held_by(7), all.by_owner.len()), (0, 0));
     }
 }

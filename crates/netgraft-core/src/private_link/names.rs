@@ -35,15 +35,22 @@ impl<K: Kernel> Core<K> {
         address_of(&self.kernel.name_of_foreign(file, false).ok()?)
     }
 
-    /// The sentry is about to bind such a socket: the stack is to have the address as well, or neither has it.
+    /// The sentry is about to bind or connect such a socket: there is to be room for it, and the stack is to have the address that it
+    /// asks for as well, or neither has it.
     ///
     /// # Errors
-    /// Of the stack.
-    pub(crate) fn before_bind(&mut self, socket: KernelSocket, address: &[u8]) -> Result<(), Errno> {
-        match address_of(address) {
+    /// EMFILE and ENOBUFS beyond the budget, or of the stack.
+    pub(crate) fn before_name(
+        &mut self,
+        socket: KernelSocket,
+        owner: u32,
+        bind: Option<&[u8]>,
+    ) -> Result<(), Errno> {
+        self.is_full_of_links(socket, owner).map_or(Ok(()), Err)?;
+        match bind.and_then(address_of) {
             // A second time is refused by the kernel; a port of its choice is known afterwards.
             Some(local) if socket.local.port() == 0 && local.port() != 0 => {
-                self.serve_kernel_socket(KernelSocket { local, ..socket })
+                self.serve_kernel_socket(KernelSocket { local, ..socket }, Some(owner))
             }
             _ => Ok(()),
         }
@@ -57,12 +64,13 @@ impl<K: Kernel> Core<K> {
         &mut self,
         file: &K::File,
         socket: KernelSocket,
+        owner: u32,
         seen: Seen,
     ) -> Result<(), Errno> {
         let Some(local) = self.kernel_name(file) else { return Ok(()) };
         let before = plain(socket.local);
         let is_known = self.links.endpoints.places(socket.cookie).is_some();
-        self.serve_kernel_socket(KernelSocket { local, ..socket })?;
+        self.serve_kernel_socket(KernelSocket { local, ..socket }, Some(owner))?;
         if !is_known && before.port() != 0 && before.port() != plain(local).port() {
             // It has left a port that the kernel had chosen.
             self.end_port(any_of(before));
@@ -75,26 +83,32 @@ impl<K: Kernel> Core<K> {
         Ok(())
     }
 
-    /// setsockopt(2) of a file that is not the sentry's: the kernel serves it, and the stack joins the group as well.
+    /// setsockopt(2) of a file that is not the sentry's. That a UDP socket joins a group is asked of the kernel here, and of the stack if
+    /// the kernel agrees; all else is the kernel's, and answered `None`.
     pub(crate) fn membership_asked(
         &mut self,
         caller: &Caller,
         file: &K::File,
         (level, name): (i32, i32),
         value: Buffer,
-    ) {
-        if !self.links.is_any() || !joins(level, name) || !self.kernel.is_in_sandbox(caller) {
-            return;
+    ) -> Option<Result<(), Errno>> {
+        let is_meant = self.links.is_any() && joins(level, name);
+        if !is_meant || !self.kernel.is_udp(file) || !self.kernel.is_in_sandbox(caller) {
+            return None;
         }
         let mut bytes = [0; MOST];
-        let len = usize::try_from(value.len).unwrap_or(MOST).min(MOST);
-        let Some(bytes) = bytes.get_mut(..len) else { return };
-        if self.kernel.read_memory(caller, value.address, bytes).is_ok()
-            && self.kernel.is_udp(file)
+        let len = usize::try_from(value.len).ok().filter(|len| *len <= MOST)?;
+        let bytes = bytes.get_mut(..len)?;
+        if let Err(errno) = self.kernel.read_memory(caller, value.address, bytes) {
+            return Some(Err(errno));
+        }
+        let done = self.kernel.set_option(file, level, name, bytes);
+        if done.is_ok()
             && let Some(group) = membership(level, name, bytes)
         {
             self.set_membership(group, true);
         }
+        Some(done)
     }
 }
 

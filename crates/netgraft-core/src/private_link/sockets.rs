@@ -14,7 +14,7 @@ use super::{plain, spec_of};
 use crate::core::{Core, Kernel};
 use crate::socket::Seen;
 use crate::surrogate::Cookie;
-use crate::uapi::{ENFILE, Errno};
+use crate::uapi::{EMFILE, ENFILE, ENOBUFS, Errno};
 
 /// How many local addresses whose ports the kernel chose are served: more than a sandbox uses at a time. Beyond that, the one that
 /// was not used for longest has to go.
@@ -35,7 +35,7 @@ impl<K: Kernel> Core<K> {
         let bound = self.endpoint_for(local)?;
         if bound.ip().is_unspecified()
             && !self.links.is_only_source(local.ip())
-            && self.new_endpoint(local).is_ok()
+            && self.new_endpoint(local, true).is_ok()
         {
             // The stack might choose another of its addresses.
             return Some(local);
@@ -48,9 +48,9 @@ impl<K: Kernel> Core<K> {
             return Some(bound);
         }
         let any = any_of(local);
-        let bound = match self.new_endpoint(any) {
+        let bound = match self.new_endpoint(any, true) {
             Ok(()) => Ok(any),
-            Err(_) => self.new_endpoint(local).map(|()| local),
+            Err(_) => self.new_endpoint(local, true).map(|()| local),
         };
         let bound = bound
             .inspect_err(|errno| tracing::debug!(%local, errno, "the stack has no socket for it"))
@@ -64,7 +64,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Makes a socket of the stack for a local address.
-    fn new_endpoint(&mut self, local: SocketAddr) -> Result<(), Errno> {
+    fn new_endpoint(&mut self, local: SocketAddr, is_chosen: bool) -> Result<(), Errno> {
         self.make_room_for_endpoint()?;
         let handle = self.stack.socket(spec_of(local)).map_err(Error::errno)?;
         let both = [
@@ -83,7 +83,7 @@ impl<K: Kernel> Core<K> {
             return Err(error.errno());
         }
         self.observe(handle);
-        self.links.endpoints.insert(local, handle);
+        self.links.endpoints.insert(local, handle, is_chosen);
         Ok(())
     }
 
@@ -128,7 +128,11 @@ impl<K: Kernel> Core<K> {
     ///
     /// # Errors
     /// EADDRINUSE and the like, of the stack; the socket is served where it was then.
-    pub(crate) fn serve_kernel_socket(&mut self, socket: KernelSocket) -> Result<(), Errno> {
+    pub(crate) fn serve_kernel_socket(
+        &mut self,
+        socket: KernelSocket,
+        owner: Option<u32>,
+    ) -> Result<(), Errno> {
         if !self.links.is_any() {
             return Ok(());
         }
@@ -140,18 +144,29 @@ impl<K: Kernel> Core<K> {
         if let Some(first) = first
             && self.links.endpoints.get(&first).is_none()
         {
-            self.new_endpoint(first)?;
+            self.new_endpoint(first, false)?;
         }
         // For IPv4 if it is not for IPv6 alone, which the kernel knows. Where the stack has another socket there, that one stays.
         let second = second.filter(|&second| {
-            self.links.endpoints.get(&second).is_some() || self.new_endpoint(second).is_ok()
+            self.links.endpoints.get(&second).is_some() || self.new_endpoint(second, false).is_ok()
         });
-        self.move_kernel_socket(socket.cookie, [first, second]);
+        self.move_kernel_socket(socket.cookie, [first, second], owner);
         Ok(())
     }
 
-    fn move_kernel_socket(&mut self, cookie: Cookie, places: Places) {
-        for left in self.links.endpoints.hold(cookie, places).into_iter().flatten() {
+    /// The errno for a process that is about to name one more socket than it may have; `None` if there is room.
+    pub(super) fn is_full_of_links(&self, socket: KernelSocket, owner: u32) -> Option<Errno> {
+        let is_new = self.links.endpoints.places(socket.cookie).is_none();
+        let has = self.table.len_of(owner) + self.links.endpoints.held_by(owner);
+        if is_new && has >= self.budget.process_sockets {
+            Some(EMFILE)
+        } else {
+            (is_new && self.short).then_some(ENOBUFS)
+        }
+    }
+
+    fn move_kernel_socket(&mut self, cookie: Cookie, places: Places, owner: Option<u32>) {
+        for left in self.links.endpoints.hold(cookie, places, owner).into_iter().flatten() {
             self.end_port(left);
         }
     }
@@ -171,7 +186,7 @@ impl<K: Kernel> Core<K> {
     /// A datagram socket of the kernel's is gone.
     pub fn datagram_socket_closed(&mut self, socket: KernelSocket) {
         if self.links.endpoints.places(socket.cookie).is_some() {
-            return self.move_kernel_socket(socket.cookie, [None; 2]);
+            return self.move_kernel_socket(socket.cookie, [None; 2], None);
         }
         let local = plain(socket.local);
         if local.port() != 0 {
@@ -213,18 +228,23 @@ impl<K: Kernel> Core<K> {
     /// These datagram sockets of the kernel's are there: what is missing is made. If the list is whole, what stands for others is
     /// closed, unless it was used after the mark.
     pub fn datagram_sockets_are(&mut self, sockets: &[KernelSocket], whole_at: Option<u64>) {
-        for socket in sockets {
-            if let Err(errno) = self.serve_kernel_socket(*socket) {
-                let local = socket.local;
-                tracing::warn!("the datagram socket of {local} receives nothing from others: errno {errno}");
-            }
+        let failed = sockets.iter().filter_map(|socket| {
+            let errno = self.serve_kernel_socket(*socket, None).err()?;
+            Some((socket.local, errno))
+        });
+        let failed: Vec<(SocketAddr, Errno)> = failed.collect();
+        if let Some((local, errno)) = failed.first() {
+            let count = failed.len();
+            tracing::warn!(
+                "{count} datagram sockets, the first at {local}, receive nothing from others: errno {errno}"
+            );
         }
         let Some(mark) = whole_at else { return };
         let there: HashSet<Cookie> = sockets.iter().map(|socket| socket.cookie).collect();
         let known = self.links.endpoints.holders_at(mark);
         let gone: Vec<Cookie> = known.filter(|cookie| !there.contains(cookie)).collect();
         for cookie in gone {
-            self.move_kernel_socket(cookie, [None; 2]);
+            self.move_kernel_socket(cookie, [None; 2], None);
         }
         // All that are there have a holder by now.
         for address in self.links.endpoints.unused_since(mark) {

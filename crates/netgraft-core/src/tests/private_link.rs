@@ -10,6 +10,7 @@ use crate::Budget;
 use crate::private_link::{KernelSocket, PrivateLink};
 use crate::route::{Denial, Flow, Route, Router};
 use crate::surrogate::Cookie;
+use crate::uapi;
 
 const PEER: &str = "198.51.100.1:53";
 /// The address that the fake stack has beside its loopback.
@@ -98,8 +99,8 @@ fn what_arrives_is_a_packet_from_its_sender() {
 #[test]
 fn a_bound_socket_is_served_until_its_last_holder_is_gone() {
     let mut rig = rig();
-    rig.core.serve_kernel_socket(socket(1, any(53))).unwrap();
-    rig.core.serve_kernel_socket(socket(2, any(53))).unwrap();
+    rig.core.serve_kernel_socket(socket(1, any(53)), None).unwrap();
+    rig.core.serve_kernel_socket(socket(2, any(53)), None).unwrap();
     assert_eq!(bound(&rig), [any(53)]);
     rig.core.datagram_socket_closed(socket(1, any(53)));
     // Twice the same, and one with the same port on the loopback.
@@ -109,7 +110,28 @@ fn a_bound_socket_is_served_until_its_last_holder_is_gone() {
     rig.core.datagram_socket_closed(socket(2, any(53)));
     assert_eq!(bound(&rig), []);
     // Nothing of the loopback leaves the kernel.
-    rig.core.serve_kernel_socket(socket(4, addr("127.0.0.1:53"))).unwrap();
+    rig.core.serve_kernel_socket(socket(4, addr("127.0.0.1:53")), None).unwrap();
+    assert_eq!(bound(&rig), []);
+}
+
+#[test]
+fn a_port_that_the_kernel_chose_is_not_lost_to_who_asks_for_it_in_vain() {
+    let mut rig = rig();
+    sends(&mut rig, 40_000, b"one");
+    let attacker = socket(7, any(0));
+    // The kernel refuses the port, and the attacker's socket has none again.
+    rig.core.serve_kernel_socket(socket(7, any(40_000)), Some(1)).unwrap();
+    rig.core.serve_kernel_socket(attacker, Some(1)).unwrap();
+    assert_eq!(bound(&rig), [any(40_000)]);
+    // Or it has the port of IPv6 alone, and goes.
+    rig.core.serve_kernel_socket(socket(8, addr("[::]:40000")), Some(1)).unwrap();
+    rig.core.datagram_socket_closed(socket(8, addr("[::]:40000")));
+    assert_eq!(bound(&rig), [any(40_000)]);
+    assert!(rig.net().arrives(addr(PEER), any(40_000), b"answer"));
+    rig.settle();
+    assert_eq!(rig.world().emitted.len(), 1);
+    // Its own socket is gone.
+    rig.core.datagram_socket_closed(socket(9, any(40_000)));
     assert_eq!(bound(&rig), []);
 }
 
@@ -117,8 +139,8 @@ fn a_bound_socket_is_served_until_its_last_holder_is_gone() {
 fn a_socket_of_both_families_is_served_for_both() {
     let mut rig = rig();
     let both = addr("[::]:53");
-    rig.core.serve_kernel_socket(socket(1, both)).unwrap();
-    rig.core.serve_kernel_socket(socket(2, any(53))).unwrap();
+    rig.core.serve_kernel_socket(socket(1, both), None).unwrap();
+    rig.core.serve_kernel_socket(socket(2, any(53)), None).unwrap();
     assert_eq!(bound(&rig), [any(53), both]);
     rig.core.datagram_socket_closed(socket(1, both));
     assert_eq!(bound(&rig), [any(53)]);
@@ -130,7 +152,7 @@ fn a_socket_of_both_families_is_served_for_both() {
 fn a_stack_that_refuses_an_address_is_heard() {
     let mut rig = rig();
     rig.net().fail_next(netgraft_plugin::Call::bind, Error::AddressInUse);
-    assert_eq!(rig.core.serve_kernel_socket(socket(1, any(53))), Err(Error::AddressInUse.errno()));
+    assert_eq!(rig.core.serve_kernel_socket(socket(1, any(53)), None), Err(Error::AddressInUse.errno()));
     assert_eq!(bound(&rig), []);
 }
 
@@ -138,7 +160,7 @@ fn a_stack_that_refuses_an_address_is_heard() {
 fn a_socket_that_gets_another_address_leaves_its_old_one() {
     let mut rig = rig();
     let mut at = |local| {
-        rig.core.serve_kernel_socket(socket(1, local)).unwrap();
+        rig.core.serve_kernel_socket(socket(1, local), None).unwrap();
         bound(&rig)
     };
     assert_eq!(at(any(53)), [any(53)]);
@@ -185,13 +207,13 @@ fn what_leaves_says_as_much_as_the_kernel_s_packet() {
 fn a_list_of_the_sockets_there_are_closes_and_makes_what_is_needed() {
     let mut rig = rig();
     sends(&mut rig, 40_000, b"gone");
-    rig.core.serve_kernel_socket(socket(1, any(53))).unwrap();
-    rig.core.serve_kernel_socket(socket(2, any(54))).unwrap();
+    rig.core.serve_kernel_socket(socket(1, any(53)), None).unwrap();
+    rig.core.serve_kernel_socket(socket(2, any(54)), None).unwrap();
     let sockets = [socket(1, any(53)), socket(3, own(99)), socket(4, addr("127.0.0.1:98"))];
     let mark = rig.core.mark_datagram_sockets();
     // What is newer than the list is not in it.
     sends(&mut rig, 40_001, b"new");
-    rig.core.serve_kernel_socket(socket(5, any(55))).unwrap();
+    rig.core.serve_kernel_socket(socket(5, any(55)), None).unwrap();
     // Of a list that is not whole nothing is closed.
     rig.core.datagram_sockets_are(&sockets, None);
     let all = [any(53), any(54), any(55), any(40_000), any(40_001), own(99)];
@@ -246,7 +268,7 @@ fn a_new_link_asks_for_the_groups_that_there_are() {
 #[test]
 fn the_kernel_s_answer_that_no_socket_takes_a_datagram_leaves() {
     let mut rig = rig();
-    rig.core.serve_kernel_socket(socket(1, any(53))).unwrap();
+    rig.core.serve_kernel_socket(socket(1, any(53)), None).unwrap();
     let mut answer = |port: u16| {
         let mut quoted = frame(addr(PEER), own(port), b"");
         quoted.drain(..14);
@@ -269,7 +291,7 @@ fn the_kernel_s_answer_that_no_socket_takes_a_datagram_leaves() {
 fn ports_that_the_kernel_chose_are_bounded() {
     let budget = Budget { sockets: 20, process_sockets: 20, memory: 1 << 30, bytes: 1 << 20 };
     let mut rig = linked(Rig::with(Box::new(crate::route::Always(Route::Kernel)), budget));
-    rig.core.serve_kernel_socket(socket(1, any(53))).unwrap();
+    rig.core.serve_kernel_socket(socket(1, any(53)), None).unwrap();
     for port in 40_000..40_100 {
         sends(&mut rig, port, b"x");
     }
@@ -277,6 +299,25 @@ fn ports_that_the_kernel_chose_are_bounded() {
     let bound = bound(&rig);
     // Two sockets of the stack are for ICMP.
     assert_eq!((bound.len(), bound[0], bound[17]), (18, any(53), any(40_099)));
+}
+
+#[test]
+fn a_process_names_no_more_sockets_than_it_may_have() {
+    let budget = Budget { sockets: 20, process_sockets: 3, memory: 1 << 30, bytes: 1 << 20 };
+    let mut rig = linked(Rig::with(Box::new(crate::route::Always(Route::Kernel)), budget));
+    let mut name = |cookie, owner| {
+        let new = socket(cookie, any(0));
+        rig.core.before_name(new, owner, None)?;
+        rig.core.serve_kernel_socket(socket(cookie, any(50 + cookie as u16)), Some(owner))
+    };
+    for cookie in 1..=3 {
+        assert_eq!(name(cookie, 7), Ok(()));
+    }
+    assert_eq!(name(4, 7), Err(uapi::EMFILE));
+    // One that has its place may move, and another process has its own.
+    assert_eq!((name(3, 7), name(5, 8)), (Ok(()), Ok(())));
+    rig.core.datagram_socket_closed(socket(1, any(51)));
+    rig.core.before_name(socket(6, any(0)), 7, None).unwrap();
 }
 
 struct Never;

@@ -73,6 +73,8 @@ struct List {
 pub(crate) struct Links {
     links: Vec<Link>,
     observer: Option<Observer>,
+    /// The programs' network namespace (`SO_NETNS_COOKIE`), which the observer was opened in.
+    network: Option<u64>,
     list: List,
     search: Search,
     /// Frames that were emitted while their link was taken: its number, and where each ends.
@@ -95,7 +97,13 @@ impl Links {
 
     /// Takes the observer of the datagram sockets.
     pub(crate) fn observe(&mut self, fd: OwnedFd) {
+        self.network = unix::network(fd.as_fd()).ok();
         self.observer = Some(Observer::from_fd(fd));
+    }
+
+    /// The number of the programs' network namespace, if there are links and the kernel numbers namespaces.
+    pub(crate) fn network(&self) -> Option<u64> {
+        self.network
     }
 
     /// The descriptor of the observer.

@@ -125,7 +125,9 @@ impl Program for Bindings {
     }
 
     fn is_udp(&mut self, file: &OwnedFd) -> bool {
-        unix::is_udp(file.as_fd())
+        // One of another network namespace is none of the link's, whoever has it.
+        let home = self.links.network();
+        unix::is_udp(file.as_fd()) && home.is_none_or(|home| unix::network(file.as_fd()).ok() == Some(home))
     }
 
     fn who_serves(&mut self, file: &OwnedFd, call: ForeignCall) -> Serves {
