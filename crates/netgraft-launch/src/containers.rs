@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use netgraft_linux::epoll::{Epoll, EventBuffer, bits};
 use netgraft_linux::inspector::{self, Scope};
@@ -36,6 +37,9 @@ const STATE_LIMIT: usize = 1 << 20;
 const FDS: usize = 16;
 /// The name of the listener among the descriptors (`seccompFdName` of the runtime specification).
 const LISTENER: &str = "seccompFd";
+
+/// How long a sandbox waits for the first that comes.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Tokens of the two sockets; others follow.
 const FRONTS: u64 = 0;
@@ -182,23 +186,31 @@ struct Guests {
     next: u64,
     /// Whether anybody has come.
     any: bool,
+    /// The containers' network namespace: as long as it is held, no other has its number.
+    network: Option<Namespace>,
 }
 
 impl Launcher {
     /// Serves containers until nobody is there any more, or a signal says to end.
-    pub(super) fn serve_containers(&mut self, gate: &Gate) -> Result<(), RunError> {
+    pub(super) fn serve_containers(
+        &mut self,
+        gate: &Gate,
+        mut close: impl FnMut() -> bool,
+    ) -> Result<(), RunError> {
         let failed = |error| step(Step::Supervise)(error);
         let epoll = Epoll::new().map_err(failed)?;
         epoll.add(gate.fronts.as_fd(), bits::IN, FRONTS).map_err(failed)?;
         epoll.add(gate.listeners.as_fd(), bits::IN, LISTENERS).map_err(failed)?;
         self.guests = Some(epoll);
-        let mut guests = Guests { known: HashMap::new(), next: LISTENERS + 1, any: false };
+        let mut guests = Guests { known: HashMap::new(), next: LISTENERS + 1, any: false, network: None };
         let mut buffer = EventBuffer::new(16);
-        while !(guests.any && guests.known.is_empty()) {
-            match self.next(None)? {
+        while !(guests.any && guests.known.is_empty() && close()) {
+            // Who has started this may have been killed before it came.
+            let patience = if guests.any { None } else { Some(PATIENCE) };
+            match self.next(patience)? {
                 Some(Incoming::Guests) => {
                     let Some(epoll) = &self.guests else { break };
-                    epoll.wait(&mut buffer, Some(std::time::Duration::ZERO)).map_err(failed)?;
+                    epoll.wait(&mut buffer, Some(Duration::ZERO)).map_err(failed)?;
                     let events: Vec<(u32, u64)> = buffer.events().to_vec();
                     for (_, token) in events {
                         self.on_guest(gate, &mut guests, token);
@@ -210,7 +222,7 @@ impl Launcher {
                     return Ok(());
                 }
                 Some(incoming) => self.take(incoming)?,
-                None => {}
+                None => guests.any = true,
             }
         }
         Ok(())
@@ -276,7 +288,7 @@ impl Launcher {
             Guest::Processes(listener) => Listener::is_over(listener.as_fd()),
         };
         if let Some((text, files)) = state {
-            match self.take_processes(gate, &text, files) {
+            match self.take_processes(gate, guests, &text, files) {
                 Ok(listener) => self.admit(guests, Guest::Processes(listener)),
                 Err(why) => tracing::error!("a container is not served: {why}"),
             }
@@ -294,6 +306,7 @@ impl Launcher {
     fn take_processes(
         &mut self,
         gate: &Gate,
+        guests: &mut Guests,
         text: &[u8],
         mut files: Vec<OwnedFd>,
     ) -> Result<OwnedFd, String> {
@@ -308,6 +321,8 @@ impl Launcher {
             if home.network == gate.of_host {
                 return Err("it is in the host's network namespace".to_owned());
             }
+            let held = Namespace::of_process(state.pid, "net").map_err(|e| e.to_string())?;
+            guests.network = Some(held);
             self.namespaces = home;
             if let Some(containers) = &self.plan.sentry.containers {
                 containers.scope.set(home.network);

@@ -159,12 +159,17 @@ impl Sandbox {
         self.launcher.plan.sockets
     }
 
-    /// Serves containers until the last of them, and the last process that may make one, has ended.
+    /// Serves containers until the last of them, and the last process that may make one, has ended. `close` is then to keep
+    /// others from coming, and says whether it has: if not, somebody has come.
     ///
     /// # Errors
     /// What makes it impossible to go on.
-    pub fn serve_containers(mut self, gate: &Gate) -> Result<Option<Summary>, RunError> {
-        self.launcher.serve_containers(gate)?;
+    pub fn serve_containers(
+        mut self,
+        gate: &Gate,
+        close: impl FnMut() -> bool,
+    ) -> Result<Option<Summary>, RunError> {
+        self.launcher.serve_containers(gate, close)?;
         Ok(self.finish())
     }
 

@@ -165,6 +165,21 @@ def two_containers_of_a_pod():
     ok("exec", second, *python(ASK))
     done = run(python(REFUSED))
     assert done.stdout == "refused\n", done
+    # Whoever comes while the sandbox of the last one ends gets one, the same or another.
+    sh("ip", "netns", "add", MINE)
+    try:
+
+        def again(config):
+            for namespace in config["linux"]["namespaces"]:
+                if namespace["type"] == "network":
+                    namespace["path"] = f"/run/netns/{MINE}"
+
+        for _ in range(20):
+            name, path = bundle(python(REFUSED), again)
+            done = oci("run", "--bundle", path, name)
+            assert done.stdout == "refused\n", done
+    finally:
+        sh("ip", "netns", "del", MINE)
     # Other options for the same network are refused.
     name, path = bundle(["/usr/bin/true"], share, network="host")
     done = oci("run", "--bundle", path, name)

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use netgraft::{EXIT_FAILURE, Gate, NetworkSpec, SENTRY, Sandbox, enter_network};
 use netgraft_linux::filter::Sockets;
-use netgraft_linux::{process, task};
+use netgraft_linux::{process, task, unix};
 
 use crate::cli;
 
@@ -80,13 +80,32 @@ fn serve(
     };
     writeln!(says, "ready {sockets}")?;
     drop(says);
-    let served = sandbox.serve_containers(&gate);
-    // From here on a container of the same name begins anew.
-    let removed = fs::remove_dir_all(folder);
+    let mut is_closed = false;
+    let served = sandbox.serve_containers(&gate, || {
+        is_closed = close(folder, &gate);
+        is_closed
+    });
+    // After a signal it is there still. One that was closed may be another sandbox's by now.
+    let removed = if is_closed { Ok(()) } else { fs::remove_dir_all(folder) };
     if let Err(error) = served {
         tracing::error!("{error}");
     }
     removed
+}
+
+/// Removes the folder, so that a container of this network begins anew, unless somebody has come meanwhile. netgraft-oci holds
+/// the same lock while it looks for a sandbox.
+fn close(folder: &Path, gate: &Gate) -> bool {
+    let lock = folder.parent().map(fs::File::open);
+    // Without a lock somebody may come too late, and is told that the sandbox is gone.
+    if let Some(Ok(lock)) = &lock {
+        let _ = lock.lock();
+    }
+    if unix::readable(gate.fronts.as_fd()).unwrap_or(false) {
+        return false;
+    }
+    let _ = fs::remove_dir_all(folder);
+    true
 }
 
 fn gate(folder: &Path) -> io::Result<Gate> {
