@@ -9,22 +9,27 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use netgraft_linux::epoll::{Epoll, EventBuffer, bits};
 use netgraft_linux::inspector::{self, Scope};
 use netgraft_linux::listener::Listener;
+use netgraft_linux::namespace::Namespaces;
+use netgraft_linux::nsfd::Namespace;
 use netgraft_linux::{fdpass, task};
-use netgraft_plugin::LinkConfig;
+use netgraft_plugin::{LinkConfig, NetworkType};
 use serde::Deserialize;
 
 use crate::control::{self, ToSentry};
 use crate::crash::OnCrash;
+use crate::datagrams::Datagrams;
 use crate::error::RunError;
 use crate::launcher::{Incoming, Launcher, step};
 use crate::report::Step;
 use crate::sentry::NamespaceIds;
 use crate::spec::NetworkSpec;
+use crate::taken;
 
 /// The most bytes that a runtime says of a process.
 const STATE_LIMIT: usize = 1 << 20;
@@ -32,6 +37,9 @@ const STATE_LIMIT: usize = 1 << 20;
 const FDS: usize = 16;
 /// The name of the listener among the descriptors (`seccompFdName` of the runtime specification).
 const LISTENER: &str = "seccompFd";
+
+/// How long a sandbox waits for the first that comes.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Tokens of the two sockets; others follow.
 const FRONTS: u64 = 0;
@@ -46,6 +54,60 @@ pub struct Gate {
     pub listeners: UnixListener,
     /// The number of the containers' network namespace is written here when the first of them comes.
     pub network: PathBuf,
+    /// The number of the host's network namespace, in which no container is.
+    pub of_host: u64,
+}
+
+/// Moves the calling process, which has one thread, into the network namespace of containers, where there is one already: what a
+/// sandbox does on a link then is done there. If it has one interface with addresses, that is the link of a stack with a network
+/// of its own, and the addresses are the stack's while the sandbox lives.
+///
+/// # Errors
+/// One line.
+pub fn enter(namespace: &Path, network: &mut NetworkSpec) -> Result<(), String> {
+    if !matches!(network.kind, NetworkType::Sandbox | NetworkType::Plugin) {
+        return Ok(());
+    }
+    let told = |error: io::Error| format!("{}: {error}", namespace.display());
+    Namespace::from_path(namespace).and_then(|there| there.enter(Namespaces::NET)).map_err(told)?;
+    let mut found = Vec::new();
+    for name in interfaces().map_err(told)? {
+        if !taken::of_kernel(&name).map_err(told)?.is_empty() {
+            found.push(name);
+        }
+    }
+    match &found[..] {
+        [] => Ok(()),
+        [name] => {
+            network.config.link =
+                format!("packet:{name}").parse().map_err(|error| format!("{name}: {error}"))?;
+            network.take_address = true;
+            // There is no private link for the kernel's: the interface has its name.
+            match network.datagrams {
+                Datagrams::Kernel => {
+                    Err("containers with a link have their datagram sockets from the stack: \
+                                          leave 'datagrams' out"
+                        .to_owned())
+                }
+                Datagrams::Auto | Datagrams::Stack => {
+                    network.datagrams = Datagrams::Stack;
+                    Ok(())
+                }
+            }
+        }
+        several => Err(format!(
+            "the container has several interfaces with addresses ({}), and a stack takes one over: give it one network, \
+             or set the annotation dev.netgraft.network to none",
+            several.join(", ")
+        )),
+    }
+}
+
+/// The interfaces of the caller's network namespace but its loopback (proc(5), `/proc/net/dev`).
+fn interfaces() -> io::Result<Vec<String>> {
+    let text = std::fs::read_to_string("/proc/net/dev")?;
+    let names = text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned());
+    Ok(names.filter(|name| name != "lo").collect())
 }
 
 /// What a sandbox for containers has beside others.
@@ -72,8 +134,13 @@ impl Containers {
 /// Refuses what containers do not have.
 pub(super) fn check(network: &NetworkSpec) -> Result<(), String> {
     let not = |what: &str, instead: &str| Err(format!("containers have no {what} yet: {instead}"));
-    if network.config.link != LinkConfig::None || network.veth.is_some() {
-        return not("link", "leave 'link' out, and their network is a loopback");
+    // The one that their network has ([`enter`]).
+    let is_theirs = matches!(network.config.link, LinkConfig::Packet(_)) && network.take_address;
+    if network.config.link != LinkConfig::None && !is_theirs || network.veth.is_some() {
+        return not(
+            "link of their own choice",
+            "leave 'link' out, and it is the interface that their engine makes",
+        );
     }
     if network.on_crash == OnCrash::Restart {
         return not("restart of a stack that has crashed", "leave 'on-crash' out");
@@ -119,23 +186,31 @@ struct Guests {
     next: u64,
     /// Whether anybody has come.
     any: bool,
+    /// The containers' network namespace: as long as it is held, no other has its number.
+    network: Option<Namespace>,
 }
 
 impl Launcher {
     /// Serves containers until nobody is there any more, or a signal says to end.
-    pub(super) fn serve_containers(&mut self, gate: &Gate) -> Result<(), RunError> {
+    pub(super) fn serve_containers(
+        &mut self,
+        gate: &Gate,
+        mut close: impl FnMut() -> bool,
+    ) -> Result<(), RunError> {
         let failed = |error| step(Step::Supervise)(error);
         let epoll = Epoll::new().map_err(failed)?;
         epoll.add(gate.fronts.as_fd(), bits::IN, FRONTS).map_err(failed)?;
         epoll.add(gate.listeners.as_fd(), bits::IN, LISTENERS).map_err(failed)?;
         self.guests = Some(epoll);
-        let mut guests = Guests { known: HashMap::new(), next: LISTENERS + 1, any: false };
+        let mut guests = Guests { known: HashMap::new(), next: LISTENERS + 1, any: false, network: None };
         let mut buffer = EventBuffer::new(16);
-        while !(guests.any && guests.known.is_empty()) {
-            match self.next(None)? {
+        while !(guests.any && guests.known.is_empty() && close()) {
+            // Who has started this may have been killed before it came.
+            let patience = if guests.any { None } else { Some(PATIENCE) };
+            match self.next(patience)? {
                 Some(Incoming::Guests) => {
                     let Some(epoll) = &self.guests else { break };
-                    epoll.wait(&mut buffer, Some(std::time::Duration::ZERO)).map_err(failed)?;
+                    epoll.wait(&mut buffer, Some(Duration::ZERO)).map_err(failed)?;
                     let events: Vec<(u32, u64)> = buffer.events().to_vec();
                     for (_, token) in events {
                         self.on_guest(gate, &mut guests, token);
@@ -147,7 +222,7 @@ impl Launcher {
                     return Ok(());
                 }
                 Some(incoming) => self.take(incoming)?,
-                None => {}
+                None => guests.any = true,
             }
         }
         Ok(())
@@ -213,7 +288,7 @@ impl Launcher {
             Guest::Processes(listener) => Listener::is_over(listener.as_fd()),
         };
         if let Some((text, files)) = state {
-            match self.take_processes(gate, &text, files) {
+            match self.take_processes(gate, guests, &text, files) {
                 Ok(listener) => self.admit(guests, Guest::Processes(listener)),
                 Err(why) => tracing::error!("a container is not served: {why}"),
             }
@@ -231,6 +306,7 @@ impl Launcher {
     fn take_processes(
         &mut self,
         gate: &Gate,
+        guests: &mut Guests,
         text: &[u8],
         mut files: Vec<OwnedFd>,
     ) -> Result<OwnedFd, String> {
@@ -242,10 +318,11 @@ impl Launcher {
         let of = |kind| task::namespace(state.pid, kind).map_err(|e| format!("process {}: {e}", state.pid));
         let home = NamespaceIds { user: of("user")?, network: of("net")? };
         if self.namespaces.network == 0 {
-            let own = task::own_namespace("net").map_err(|e| e.to_string())?;
-            if home.network == own {
+            if home.network == gate.of_host {
                 return Err("it is in the host's network namespace".to_owned());
             }
+            let held = Namespace::of_process(state.pid, "net").map_err(|e| e.to_string())?;
+            guests.network = Some(held);
             self.namespaces = home;
             if let Some(containers) = &self.plan.sentry.containers {
                 containers.scope.set(home.network);
@@ -293,7 +370,6 @@ fn hear(stream: &UnixStream, text: &mut Vec<u8>, files: &mut Vec<OwnedFd>) -> io
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netgraft_plugin::NetworkType;
 
     #[test]
     fn what_a_runtime_says_may_come_in_parts() {
@@ -332,5 +408,8 @@ mod tests {
         network.on_crash = OnCrash::default();
         network.config.link = "tap:x0".parse().unwrap();
         assert!(check(&network).unwrap_err().contains("link"));
+        network.config.link = "packet:eth0".parse().unwrap();
+        network.take_address = true;
+        assert_eq!(check(&network), Ok(()));
     }
 }

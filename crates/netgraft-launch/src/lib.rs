@@ -75,7 +75,7 @@ pub use allow::{
     Listing, Origin, allowed_calls, base_listing, call_text, foreign_listing, remedy, stack_listing,
 };
 pub use capture::{CaptureOutput, CaptureSpec};
-pub use containers::Gate;
+pub use containers::{Gate, enter as enter_network};
 pub use crash::{OnCrash, change_text};
 pub use datagrams::Datagrams;
 pub use error::{EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, RunError};

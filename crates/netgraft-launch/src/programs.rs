@@ -110,6 +110,20 @@ impl ProgramPlan {
     }
 }
 
+/// The host's internet sockets that a program is given: the caller's own, which no rule reaches.
+pub(super) fn given_sockets(program: &ProgramPlan) -> Vec<i32> {
+    let given: Vec<i32> = match &program.descriptors {
+        Descriptors::Only(kept) => (0..3).chain(kept.iter().copied().filter(|fd| *fd > 2)).collect(),
+        Descriptors::All => std::fs::read_dir("/proc/self/fd")
+            .map(|entries| {
+                let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+                entries.flatten().filter_map(number).collect()
+            })
+            .unwrap_or_default(),
+    };
+    given.into_iter().filter(|fd| process::is_inherited_inet_socket(*fd)).collect()
+}
+
 /// How many sockets `environment` says were handed to the process `own` (sd_listen_fds(3)).
 fn passed_sockets(environment: &[(OsString, OsString)], own: u32) -> usize {
     let number = |name: &str| {

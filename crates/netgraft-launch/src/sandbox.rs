@@ -33,7 +33,7 @@ use crate::jobs::Jobs;
 use crate::launcher::Launcher;
 use crate::output::Output;
 use crate::path_sockets;
-use crate::programs::{ProgramId, ProgramPlan};
+use crate::programs::{ProgramId, ProgramPlan, given_sockets};
 use crate::report::Step;
 use crate::scrape::MetricsServer;
 use crate::sentry::{NOBODY, SentryMain, SentryPlan};
@@ -159,12 +159,17 @@ impl Sandbox {
         self.launcher.plan.sockets
     }
 
-    /// Serves containers until the last of them, and the last process that may make one, has ended.
+    /// Serves containers until the last of them, and the last process that may make one, has ended. `close` is then to keep
+    /// others from coming, and says whether it has: if not, somebody has come.
     ///
     /// # Errors
     /// What makes it impossible to go on.
-    pub fn serve_containers(mut self, gate: &Gate) -> Result<Option<Summary>, RunError> {
-        self.launcher.serve_containers(gate)?;
+    pub fn serve_containers(
+        mut self,
+        gate: &Gate,
+        close: impl FnMut() -> bool,
+    ) -> Result<Option<Summary>, RunError> {
+        self.launcher.serve_containers(gate, close)?;
         Ok(self.finish())
     }
 
@@ -223,6 +228,7 @@ impl Sandbox {
             Purpose::Program(program) => Some(ProgramPlan::new(program, contained)?),
             Purpose::Programs | Purpose::Containers => None,
         };
+        let past_rules = past_rules(network, program.as_ref())?;
         let (launcher_ends, child_ends) = tree::ends().map_err(failed)?;
 
         let jobs = match program.as_ref().map(|program| program.terminal) {
@@ -305,6 +311,7 @@ impl Sandbox {
             .chain(duplicates)
             .chain(left_out)
             .chain(doubts)
+            .chain(past_rules)
             .for_each(|text| launcher.warn(text));
         launcher.uplink = uplink;
         launcher.metrics = metrics;
@@ -351,6 +358,20 @@ impl Sandbox {
     pub fn finish(mut self) -> Option<Summary> {
         self.launcher.last_words()
     }
+}
+
+/// What is to be said of internet sockets that a program is given where there are rules.
+fn past_rules(network: &NetworkSpec, program: Option<&ProgramPlan>) -> Result<Option<String>, RunError> {
+    let given = program.filter(|_| network.policy.is_some() || network.strict).map(given_sockets);
+    let given: Vec<String> = given.unwrap_or_default().iter().map(i32::to_string).collect();
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let text = format!(
+        "no rule reaches the host's sockets that the program is given: descriptor {}",
+        given.join(", ")
+    );
+    if network.strict { Err(RunError::Options(format!("--strict: {text}"))) } else { Ok(Some(text)) }
 }
 
 /// The exit status of a program that ended in this way.

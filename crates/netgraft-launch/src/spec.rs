@@ -160,6 +160,9 @@ pub struct NetworkSpec {
     pub stacks: Stacks,
     /// Who may talk to whom; `None` is everybody, to everybody who can be reached.
     pub policy: Option<PolicySpec>,
+    /// Whether it is an error to give the first program internet sockets of the host's, which no rule reaches. With a policy
+    /// alone it is said.
+    pub strict: bool,
     /// Where flows are written; `None` is nowhere.
     pub flows: Option<FlowsSpec>,
     /// Where metrics are served; `None` is nowhere.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::namespace::Namespaces;
 use crate::result::check;
@@ -32,6 +33,14 @@ impl Namespace {
     /// ENOENT if `/proc` is not mounted.
     pub fn own(kind: &str) -> io::Result<Namespace> {
         File::open(format!("/proc/self/ns/{kind}")).map(Namespace)
+    }
+
+    /// A namespace that a file stands for: of `/proc/PID/ns`, or one where such a file is bind-mounted.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn from_path(path: &Path) -> io::Result<Namespace> {
+        File::open(path).map(Namespace)
     }
 
     /// Takes over a descriptor that was received.

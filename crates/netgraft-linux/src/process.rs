@@ -294,6 +294,17 @@ pub fn is_inherited_socket(fd: RawFd) -> bool {
     asked == 0 && is_inherited(fd)
 }
 
+/// Whether a descriptor would be inherited by execve(2) and is an internet socket (`SO_DOMAIN`).
+#[must_use]
+pub fn is_inherited_inet_socket(fd: RawFd) -> bool {
+    let mut domain = 0i32;
+    let mut len = size_of::<i32>() as libc::socklen_t;
+    let value = (&raw mut domain).cast();
+    // SAFETY: `domain` is writable for `len` bytes; a number that is no descriptor of a socket is an error.
+    let asked = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, value, &raw mut len) };
+    asked == 0 && matches!(domain, libc::AF_INET | libc::AF_INET6) && is_inherited(fd)
+}
+
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: only descriptor numbers are passed. Owners of closed descriptors exist only in frames that this
     // forked process never returns to (see `close_all_but`).

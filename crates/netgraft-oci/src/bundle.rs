@@ -12,8 +12,8 @@ use serde_json::Value;
 pub(crate) enum Network {
     /// One that the runtime makes.
     New,
-    /// One that is there, by its number.
-    There(u64),
+    /// One that is there: its number, and a file that stands for it.
+    There(u64, PathBuf),
 }
 
 /// Reads the configuration of a bundle.
@@ -40,7 +40,7 @@ pub(crate) fn network_namespace(config: &Value) -> Result<Network, String> {
     if there == number("/proc/self/ns/net")? {
         return Err(of_host.to_owned());
     }
-    Ok(Network::There(there))
+    Ok(Network::There(there, path.into()))
 }
 
 /// Writes a bundle with another configuration into the sandbox's folder; everything else leads to the first. The sandbox
@@ -82,7 +82,7 @@ mod tests {
         assert!(by_path("/proc/self/ns/net").unwrap_err().contains("host's network"));
         assert!(network_namespace(&with(json!([{ "type": "pid" }]))).unwrap_err().contains("host's network"));
         assert!(by_path("/proc/self/ns/nothing").unwrap_err().contains("/ns/nothing"));
-        assert!(matches!(by_path("/proc/self/ns/user"), Ok(Network::There(_))));
+        assert!(matches!(by_path("/proc/self/ns/user"), Ok(Network::There(..))));
     }
 
     #[test]

@@ -61,9 +61,9 @@ pub(crate) fn join(id: &str, network: Network, options: &[OsString]) -> Result<J
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(top);
     made.map_err(|error| told(top, error))?;
     let _lock = sweep()?;
-    let name = match network {
+    let name = match &network {
         Network::New => id.to_owned(),
-        Network::There(number) => match find(top, number) {
+        Network::There(number, _) => match find(top, *number) {
             Some(name) => name,
             None => format!("net-{number}"),
         },
@@ -141,6 +141,10 @@ fn start(folder: &Path, options: &[OsString], network: Network) -> Result<Joined
     let made = Command::new(&netgraft)
         .arg("containers")
         .arg(folder)
+        .arg(match &network {
+            Network::New => Path::new("new"),
+            Network::There(_, path) => path,
+        })
         .args(options)
         .stdin(Stdio::null())
         .stderr(log)
@@ -159,7 +163,7 @@ fn start(folder: &Path, options: &[OsString], network: Network) -> Result<Joined
         file.write_all(text.as_bytes())
     };
     write(SOCKETS, sockets.trim_end()).and_then(|()| write(OPTIONS, &text_of(options))).map_err(told)?;
-    if let Network::There(number) = network {
+    if let Network::There(number, _) = network {
         write(NETWORK, &number.to_string()).map_err(told)?;
     }
     let front = UnixStream::connect(folder.join(FRONTS)).map_err(told)?;

@@ -16,7 +16,6 @@ const OPTIONS: &[&str] = &[
     "network",
     "plugin",
     "plugin-arg",
-    "link",
     "on-crash",
     "join",
     "datagrams",

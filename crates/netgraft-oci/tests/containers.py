@@ -1,4 +1,4 @@
-# Containers by runc, behind netgraft-oci. Prints OK if all is well.
+# Containers by runc, behind netgraft-oci, in a network namespace of the script's own. Prints OK if all is well.
 import json, os, signal, socket, subprocess, sys, time
 
 FOLDER, LWIP = sys.argv[1:3]
@@ -165,6 +165,21 @@ def two_containers_of_a_pod():
     ok("exec", second, *python(ASK))
     done = run(python(REFUSED))
     assert done.stdout == "refused\n", done
+    # Whoever comes while the sandbox of the last one ends gets one, the same or another.
+    sh("ip", "netns", "add", MINE)
+    try:
+
+        def again(config):
+            for namespace in config["linux"]["namespaces"]:
+                if namespace["type"] == "network":
+                    namespace["path"] = f"/run/netns/{MINE}"
+
+        for _ in range(20):
+            name, path = bundle(python(REFUSED), again)
+            done = oci("run", "--bundle", path, name)
+            assert done.stdout == "refused\n", done
+    finally:
+        sh("ip", "netns", "del", MINE)
     # Other options for the same network are refused.
     name, path = bundle(["/usr/bin/true"], share, network="host")
     done = oci("run", "--bundle", path, name)
@@ -261,6 +276,180 @@ print(sum(os.wait()[1] == 0 for _ in range(200)))
     assert done.stdout == "200\n", done
 
 
+def sh(*args):
+    return subprocess.run(args, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+SERVE = """
+import socket, sys
+servers = [socket.create_server((address, 8000), family=family) for address, family in (('192.0.2.2', socket.AF_INET), ('fd00:6e67::2', socket.AF_INET6))]
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); datagrams.bind(('0.0.0.0', 8000))
+print('up', flush=True)
+for server in servers:
+    with server.accept()[0] as client: client.sendall(client.recv(100).upper())
+data, peer = datagrams.recvfrom(100); datagrams.sendto(data.upper(), peer)
+"""
+GO_OUT = """
+import socket
+for address in ('192.0.2.1', 'fd00:6e67::1'):
+    try: client = socket.create_connection((address, 8001), 20)
+    except OSError as error: raise SystemExit(f'{address}: {error}')
+    with client:
+        client.sendall(b'out'); print(client.recv(100).decode(), client.getsockname()[0])
+"""
+
+
+# What an engine puts into the namespace is the stack's while the containers live.
+def an_engines_network_is_taken_over():
+    for number, annotations in enumerate(({}, {"network": "plugin", "plugin": LWIP})):
+        taken_over(f"ng{os.getpid() % 100000}{number}", annotations)
+
+
+def taken_over(net, annotations):
+    sh("ip", "netns", "add", net)
+    inside = ("ip", "netns", "exec", net)
+    try:
+        sh("ip", "link", "add", net + "h", "type", "veth", "peer", "name", "eth0", "netns", net)
+        for command in ("ip addr add 192.0.2.1/24 dev {0}h", "ip addr add fd00:6e67::1/64 dev {0}h nodad", "ip link set {0}h up",
+                        "ip -n {0} addr add 192.0.2.2/24 dev eth0", "ip -n {0} addr add fd00:6e67::2/64 dev eth0 nodad",
+                        "ip -n {0} link set eth0 up", "ip -n {0} link set lo up", "ip -n {0} route add default via 192.0.2.1",
+                        "ip -n {0} -6 route add default via fd00:6e67::1"):
+            sh(*command.format(net).split())
+        look = lambda: [sh(*inside, *command.split()) for command in ("ip -br addr show dev eth0", "ip route", "ip -6 route show default")]
+        before = look()
+
+        def there(config):
+            for namespace in config["linux"]["namespaces"]:
+                if namespace["type"] == "network":
+                    namespace["path"] = f"/run/netns/{net}"
+
+        name, path = start(python(SERVE), there, **annotations)
+        until(lambda: "up" in open(path + "/out").read(), open(path + "/out").read())
+        assert "192.0.2.2" not in sh(*inside, "ip", "addr", "show", "dev", "eth0")
+        # Out of the container, beside its first process.
+        listeners = [socket.create_server((address, 8001), family=family) for address, family in (("192.0.2.1", socket.AF_INET), ("fd00:6e67::1", socket.AF_INET6))]
+        out = subprocess.Popen([OCI, "exec", name, *python(GO_OUT)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        for listener in listeners:
+            listener.settimeout(30)
+            try:
+                with listener.accept()[0] as client, listener:
+                    client.sendall(client.recv(100).upper())
+            except TimeoutError:
+                print(annotations, open(path + "/out").read(), sh("ip", "-s", "addr"), sh("ip", "neigh"), sh(*inside, "ip", "-s", "addr"), sh(NETGRAFT, "list"), file=sys.stderr)
+                for folder in os.listdir(STATE): print(folder, open(f"{STATE}/{folder}/log").read(), file=sys.stderr)
+                raise
+        assert out.communicate(timeout=30)[0].split() == ["OUT", "192.0.2.2", "OUT", "fd00:6e67::2"]
+        # Into it.
+        for address in ("192.0.2.2", "fd00:6e67::2"):
+            with socket.create_connection((address, 8000), 30) as client:
+                client.sendall(b"hello"); assert client.recv(100) == b"HELLO"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(30); client.sendto(b"datagram", ("192.0.2.2", 8000)); assert client.recv(100) == b"DATAGRAM"
+        until(lambda: json.loads(ok("state", name))["status"] == "stopped", "the server goes on")
+        ok("delete", name)
+        until(lambda: of_sandbox(f"net-{os.stat('/run/netns/' + net).st_ino}") == [], "the sandbox is left")
+        # The kernel's again. The route says that somebody has set it.
+        assert [text.replace(" proto static", "") for text in look()] == before, (before, look())
+    finally:
+        sh("ip", "link", "del", net + "h")
+        sh("ip", "netns", "del", net)
+
+
+CONF = """
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"""
+WEB = "mkdir -p /w; echo hello > /w/index.html; exec httpd -f -p 8080 -h /w"
+
+
+def podman():
+    with open(FOLDER + "/containers.conf", "w") as file:
+        file.write(CONF)
+    image = FOLDER + "/image"
+    for part in ("bin", "etc", "tmp", "usr", "proc", "sys", "dev"):
+        os.makedirs(f"{image}/{part}")
+    sh("cp", "/bin/busybox", image + "/bin")
+    for name in ("sh", "httpd", "wget", "sleep", "cat", "mkdir"):
+        os.symlink("busybox", f"{image}/bin/{name}")
+    with open(image + "/bin/pause", "w") as file:
+        file.write("#!/bin/sh\nexec sleep 100000\n")
+    os.chmod(image + "/bin/pause", 0o755)
+    sh("tar", "-C", image, "-cf", FOLDER + "/image.tar", ".")
+    env = {**os.environ, "CONTAINERS_CONF": FOLDER + "/containers.conf"}
+    # Beside whatever the machine has of Podman's.
+    options = ["--root", FOLDER + "/root", "--runroot", FOLDER + "/run", "--network-config-dir", FOLDER + "/networks",
+               "--storage-driver", "vfs", "--runtime", OCI]
+
+    def call(*args):
+        done = subprocess.run(["podman", *options, *args], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, env=env)
+        assert done.returncode == 0, (args, done)
+        return done.stdout.strip()
+
+    ids = set()
+
+    # Beside this test others make containers.
+    def sandboxes():
+        ids.update(call("ps", "-a", "-q", "--no-trunc").split())
+        bundles = lambda name: f"{STATE}/{name}/bundles"
+        return [name for name in os.listdir(STATE) if os.path.isdir(bundles(name)) and ids & set(os.listdir(bundles(name)))]
+
+    image = MINE + ":1"
+    call("import", FOLDER + "/image.tar", image)
+    web, pod, net = MINE + "-web", MINE + "-pod", MINE + "-net"
+    try:
+        # A web server that is published, and reached by another container by name.
+        port = free_port()
+        call("network", "create", net)
+        call("run", "-d", "--name", web, "--network", net, "-p", f"{port}:8080", image, "/bin/sh", "-c", WEB)
+        until(lambda: "hello" in outcome(["podman", *options, "exec", web, "wget", "-q", "-O", "-", "http://127.0.0.1:8080/index.html"], env), "no answer")
+        address = call("inspect", web, "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+        # From outside: by its address, and by the port of this network namespace.
+        for url in (f"http://{address}:8080/index.html", f"http://{own_address(address)}:{port}/index.html"):
+            assert sh("curl", "-sS", "--max-time", "20", url) == "hello\n", url
+        for host in (address, web):
+            said = call("run", "--rm", "--network", net, image, "wget", "-q", "-O", "-", f"http://{host}:8080/index.html")
+            assert said == "hello", said
+        # Nothing of it is the kernel's.
+        assert ":1F90 " not in call("exec", web, "cat", "/proc/net/tcp", "/proc/net/tcp6")
+        assert len(sandboxes()) == 1
+        call("stop", "-t", "1", web)
+        call("rm", web)
+        until(lambda: sandboxes() == [], "a sandbox is left")
+        # Two containers in a pod.
+        call("pod", "create", "--name", pod, "--network", net, "--infra-image", image, "--infra-command", "/bin/pause", "--exit-policy", "continue")
+        first = call("run", "-d", "--pod", pod, image, "/bin/sh", "-c", WEB)
+        ask = ("wget", "-q", "-O", "-", "http://127.0.0.1:8080/index.html")
+        until(lambda: "hello" in outcome(["podman", *options, "exec", first, *ask], env), "no answer in the pod")
+        assert call("run", "--rm", "--pod", pod, image, *ask) == "hello"
+        assert len(sandboxes()) == 1, "one sandbox for the pod"
+        call("pod", "rm", "-f", "-t", "1", pod)
+        until(lambda: sandboxes() == [], "a sandbox is left")
+        # The monitor of a container is killed.
+        lost = call("run", "-d", "--network", net, image, "/bin/sh", "-c", WEB)
+        assert len(sandboxes()) == 1
+        until(lambda: "hello" in outcome(["podman", *options, "exec", lost, *ask], env), "no answer")
+        os.kill(int(call("inspect", lost, "--format", "{{.State.ConmonPid}}")), signal.SIGKILL)
+        call("rm", "-f", "-t", "1", lost)
+        until(lambda: sandboxes() == [], "a sandbox is left")
+    finally:
+        subprocess.run(["podman", *options, "pod", "rm", "-f", "-a", "-t", "1"], capture_output=True, timeout=120, env=env)
+        subprocess.run(["podman", *options, "rm", "-f", "-a", "-t", "1"], capture_output=True, timeout=120, env=env)
+        subprocess.run(["podman", *options, "network", "rm", "-f", net], capture_output=True, timeout=120, env=env)
+        subprocess.run(["podman", *options, "system", "reset", "-f"], capture_output=True, timeout=120, env=env)
+
+
+def outcome(command, env):
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, env=env).stdout
+
+
+# The bridge's, which is the container's gateway.
+def own_address(address):
+    return json.loads(sh("ip", "-j", "route", "get", address))[0]["prefsrc"]
+
+
 CLOSED = "import socket\ntry: socket.create_connection(('127.0.0.1', 7000), 20)\nexcept OSError as e: print(e.errno)"
 
 
@@ -309,7 +498,7 @@ def errors():
     wrong("there is no runtime 'runc': install the package runc", env={"PATH": "/nowhere"})
     wrong("containers have no option 'netwrok'", netwrok="host")
     wrong("invalid value 'hots'", network="hots")
-    wrong("containers have no link yet", link="passt")
+    wrong("containers have no option 'link'", link="passt")
     wrong("nothere.so", network="plugin", plugin="./nothere.so")
     # What the runtime itself refuses leaves nothing, either.
     name, path = bundle(["/usr/bin/no-such-program"])
@@ -319,6 +508,7 @@ def errors():
     assert "netgraft-oci version" in ok("--version") and "runc version" in ok("--version")
 
 
+sh("ip", "link", "set", "lo", "up")
 try:
     globals()[sys.argv[3]]()
 except BaseException:

@@ -47,7 +47,8 @@ fn folder(name: &str) -> Folder {
 
 fn run(case: &str) {
     let folder = folder(case);
-    let mut command = Command::new("/usr/bin/python3");
+    let mut command = Command::new("unshare");
+    command.args(["--net", "/usr/bin/python3"]);
     command
         .args(["-c", include_str!("containers.py")])
         .arg(&folder.0)
@@ -98,4 +99,14 @@ fn sudden_ends() {
 #[test]
 fn errors() {
     run("errors");
+}
+
+#[test]
+fn an_engines_network_is_taken_over() {
+    run("an_engines_network_is_taken_over");
+}
+
+#[test]
+fn podman() {
+    run("podman");
 }

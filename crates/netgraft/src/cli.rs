@@ -362,6 +362,8 @@ pub(crate) enum Command {
     Containers {
         /// The folder where they come.
         folder: PathBuf,
+        /// Their network namespace, if there is one already.
+        namespace: Option<PathBuf>,
         /// Their network.
         network: Box<NetworkSpec>,
         /// How often -v was given.
@@ -405,10 +407,11 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     if let Some((run, matches)) = parse_run(&args) {
         return to_run(run, &args, &matches);
     }
-    if let [_, command, folder, options @ ..] = &args[..]
+    if let [_, command, folder, namespace, options @ ..] = &args[..]
         && command == "containers"
     {
-        return parse_containers(folder.into(), options);
+        let namespace = (namespace != "new").then(|| namespace.into());
+        return parse_containers(folder.into(), namespace, options);
     }
     let matches = Cli::command().try_get_matches_from(&args).map_err(|error| stop(&error, &args))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error, &args))?;
@@ -441,13 +444,19 @@ fn parse_run(args: &[OsString]) -> Option<(RunArgs, ArgMatches)> {
     Some((run, matches))
 }
 
-/// Parses `containers FOLDER OPTION...`, which netgraft-oci calls: the options of `run` that concern a network.
-fn parse_containers(folder: PathBuf, options: &[OsString]) -> Result<Command, Stop> {
+/// Parses `containers FOLDER NAMESPACE OPTION...`, which netgraft-oci calls: the options of `run` that concern a network.
+fn parse_containers(
+    folder: PathBuf,
+    namespace: Option<PathBuf>,
+    options: &[OsString],
+) -> Result<Command, Stop> {
     let before = ["netgraft", "run"].map(OsString::from);
     let after = ["--", "container"].map(OsString::from);
     let line: Vec<OsString> = before.into_iter().chain(options.iter().cloned()).chain(after).collect();
     match parse(line)? {
-        Command::Run { network, verbosity, .. } => Ok(Command::Containers { folder, network, verbosity }),
+        Command::Run { network, verbosity, .. } => {
+            Ok(Command::Containers { folder, namespace, network, verbosity })
+        }
         _ => Err(Stop::Error("containers have the options of 'netgraft run'".to_owned())),
     }
 }
@@ -465,6 +474,7 @@ fn to_run(run: RunArgs, args: &[OsString], matches: &ArgMatches) -> Result<Comma
         }
     }
     let mut network = NetworkSpec::new(run.network);
+    network.strict = run.policy.strict;
     network.policy = run.policy.spec(Some(matches), run.network).map_err(Stop::Error)?;
     (network.flows, network.metrics) = (run.flows.spec(), run.flows.metrics);
     network.plugin = run.plugin;

@@ -1,4 +1,4 @@
-//! `netgraft containers FOLDER`: the sandbox of containers that share a network namespace, for netgraft-oci.
+//! `netgraft containers FOLDER NAMESPACE`: the sandbox of containers that share a network namespace, for netgraft-oci.
 //!
 //! It goes on in the background, and says in one line on standard output what has come of its start: "ready" and what stands
 //! behind the containers' internet sockets, or "error" and why.
@@ -10,9 +10,9 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 
-use netgraft::{EXIT_FAILURE, Gate, NetworkSpec, SENTRY, Sandbox};
+use netgraft::{EXIT_FAILURE, Gate, NetworkSpec, SENTRY, Sandbox, enter_network};
 use netgraft_linux::filter::Sockets;
-use netgraft_linux::process;
+use netgraft_linux::{process, task, unix};
 
 use crate::cli;
 
@@ -23,8 +23,8 @@ const LISTENERS: &str = "seccomp.sock";
 const NETWORK: &str = "network";
 
 /// Serves the containers that come to a folder, which is removed at the end.
-pub(crate) fn main(folder: &Path, network: &NetworkSpec) -> ExitCode {
-    match start(folder, network) {
+pub(crate) fn main(folder: &Path, namespace: Option<&Path>, network: NetworkSpec) -> ExitCode {
+    match start(folder, namespace, network) {
         Ok(line) => {
             println!("{line}");
             ExitCode::from(if line.starts_with("ready") { 0 } else { EXIT_FAILURE })
@@ -37,12 +37,12 @@ pub(crate) fn main(folder: &Path, network: &NetworkSpec) -> ExitCode {
 }
 
 /// Forks the process that serves, and waits for what it says of its start.
-fn start(folder: &Path, network: &NetworkSpec) -> io::Result<String> {
+fn start(folder: &Path, namespace: Option<&Path>, network: NetworkSpec) -> io::Result<String> {
     let (mut said, says) = io::pipe()?;
     let mut says = Some(says);
     process::fork(|| {
         let Some(says) = says.take() else { return 1 };
-        i32::from(serve(folder, network, says).is_err())
+        i32::from(serve(folder, namespace, network, says).is_err())
     })?;
     drop(says);
     let mut line = String::new();
@@ -51,13 +51,19 @@ fn start(folder: &Path, network: &NetworkSpec) -> io::Result<String> {
     Ok(if line.is_empty() { "error the sandbox ended without a word".to_owned() } else { line.to_owned() })
 }
 
-fn serve(folder: &Path, network: &NetworkSpec, mut says: io::PipeWriter) -> io::Result<()> {
+fn serve(
+    folder: &Path,
+    namespace: Option<&Path>,
+    mut network: NetworkSpec,
+    mut says: io::PipeWriter,
+) -> io::Result<()> {
     process::new_session()?;
     let null = fs::File::options().read(true).write(true).open("/dev/null")?;
     process::replace_stdin_and_stdout(null.as_fd())?;
     std::env::set_current_dir("/")?;
     let made = gate(folder).map_err(|e| format!("{}: {e}", folder.display())).and_then(|gate| {
-        let sandbox = Sandbox::for_containers(network, SENTRY).map_err(|e| e.to_string())?;
+        namespace.map_or(Ok(()), |namespace| enter_network(namespace, &mut network))?;
+        let sandbox = Sandbox::for_containers(&network, SENTRY).map_err(|e| e.to_string())?;
         Ok((gate, sandbox))
     });
     let (gate, sandbox) = match made {
@@ -74,13 +80,32 @@ fn serve(folder: &Path, network: &NetworkSpec, mut says: io::PipeWriter) -> io::
     };
     writeln!(says, "ready {sockets}")?;
     drop(says);
-    let served = sandbox.serve_containers(&gate);
-    // From here on a container of the same name begins anew.
-    let removed = fs::remove_dir_all(folder);
+    let mut is_closed = false;
+    let served = sandbox.serve_containers(&gate, || {
+        is_closed = close(folder, &gate);
+        is_closed
+    });
+    // After a signal it is there still. One that was closed may be another sandbox's by now.
+    let removed = if is_closed { Ok(()) } else { fs::remove_dir_all(folder) };
     if let Err(error) = served {
         tracing::error!("{error}");
     }
     removed
+}
+
+/// Removes the folder, so that a container of this network begins anew, unless somebody has come meanwhile. netgraft-oci holds
+/// the same lock while it looks for a sandbox.
+fn close(folder: &Path, gate: &Gate) -> bool {
+    let lock = folder.parent().map(fs::File::open);
+    // Without a lock somebody may come too late, and is told that the sandbox is gone.
+    if let Some(Ok(lock)) = &lock {
+        let _ = lock.lock();
+    }
+    if unix::readable(gate.fronts.as_fd()).unwrap_or(false) {
+        return false;
+    }
+    let _ = fs::remove_dir_all(folder);
+    true
 }
 
 fn gate(folder: &Path) -> io::Result<Gate> {
@@ -89,5 +114,11 @@ fn gate(folder: &Path) -> io::Result<Gate> {
         listener.set_nonblocking(true)?;
         Ok::<_, io::Error>(listener)
     };
-    Ok(Gate { fronts: listen(FRONTS)?, listeners: listen(LISTENERS)?, network: folder.join(NETWORK) })
+    let of_host = task::own_namespace("net")?;
+    Ok(Gate {
+        fronts: listen(FRONTS)?,
+        listeners: listen(LISTENERS)?,
+        network: folder.join(NETWORK),
+        of_host,
+    })
 }

@@ -27,7 +27,7 @@ pub use netgraft_launch::{
     Ask, Bind, CaptureOutput, CaptureSpec, Datagrams, Descriptors, EXIT_FAILURE, EXIT_NOT_EXECUTABLE,
     EXIT_NOT_FOUND, ExitStatus, Files, FlowsSpec, Gate, Ids, Join, Limits, LogWriter, MetricsAddress,
     NetworkSpec, OnCrash, Profile, ProgramId, ProgramSpec, RunError, Sandbox, Seccomp, SentryMain,
-    SocketLimits, Stacks, Step, Terminal, Until, User, clock, control, policy, publish,
+    SocketLimits, Stacks, Step, Terminal, Until, User, clock, control, enter_network, policy, publish,
 };
 pub use netgraft_sentry::SENTRY;
 pub use new_stack::{Language, NewStack, new_stack};

@@ -73,9 +73,9 @@ fn main() -> ExitCode {
         Command::Ss(args) => text(operator::ss(&args)),
         Command::Metrics(sandbox) => text(operator::metrics(&sandbox)),
         Command::Link(args) => text(operator::link(&args)),
-        Command::Containers { folder, network, verbosity } => {
+        Command::Containers { folder, namespace, network, verbosity } => {
             cli::log_to_stderr(verbosity);
-            containers::main(&folder, &network)
+            containers::main(&folder, namespace.as_deref(), *network)
         }
         Command::NewStack(new) => match netgraft::new_stack(&new) {
             Ok(object) => {

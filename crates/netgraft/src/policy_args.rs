@@ -42,6 +42,11 @@ pub(crate) struct PolicyArgs {
     /// What a call says that is denied: access (EACCES) or refused (ECONNREFUSED) [default: access]
     #[arg(long, value_name = "ERROR", value_parser = denial)]
     deny_with: Option<Denial>,
+
+    /// Do not start if the program is given internet sockets of the host's (--keep-fd, socket activation, input and output), which no
+    /// rule reaches; with rules alone that is said
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 fn allow(text: &str) -> Result<Rule, String> {

@@ -218,8 +218,9 @@ if "USERNS" not in os.environ:
     STEP = 142 * 8 / 100_000 * 1e9
     seen = read("--link-rate", "out:100kbit", "--link-queue", "out:100", "--link-seed", "12")
     numbers = [number for number, *_ in seen]
-    # One place may be that of a question for an address.
-    assert numbers == sorted(set(numbers)) and numbers[:100] == list(range(100)) and len(seen) < FRAMES / 2, (len(seen), numbers[:110])
+    # A few places may be those of the stack's own frames: questions for addresses, whether the link-local one is another station's,
+    # and reports of groups.
+    assert numbers == sorted(set(numbers)) and numbers[:95] == list(range(95)) and len(seen) < FRAMES / 2, (len(seen), numbers[:110])
     early = [place for place, (_, _, came) in enumerate(seen) if came - seen[0][1] < (place + 1) * STEP - SOON]
     assert not early, early[:9]
 
@@ -228,11 +229,11 @@ for options, share in [([], 1), (["--link-loss", "in:20%", "--link-seed", "6"], 
     carried, received = incoming(*options)
     near(f"received with {options}", received, carried * share, abs(1 - share))
 
-# A frame cannot be early: the delays of both directions, and no more than one in each is asserted.
-box = Sandbox("--link-delay", "out:30ms", "--link-delay", "in:20ms")
+# A frame is not early, but for what the sentry did before in its turn: the delays of both directions are there.
+box = Sandbox("--link-delay", "out:300ms", "--link-delay", "in:200ms")
 text = subprocess.run(["ping", "-c", "3", "-i", "0.2", "192.0.2.2"], capture_output=True, text=True).stdout
 least = float(re.search(r"= ([0-9.]+)/", text).group(1))
-assert least >= 50, text
+assert least >= 400, text
 box.go()
 box.expect("sent")
 box.end()

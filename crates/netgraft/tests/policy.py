@@ -272,6 +272,21 @@ def bad_files():
     assert box.tries("tcp", "198.51.100.2", "443") == "ECONNREFUSED" and box.tries("tcp", "198.51.100.2", "80") == "yes"
     box.end()
 
+# Sockets of the host's that the program is given: said, or with --strict refused.
+def given_sockets():
+    with socket.socket() as one, socket.socket(socket.AF_UNIX) as other:
+        for each in (one, other):
+            os.set_inheritable(each.fileno(), True)
+        for fd, is_inet in ((one.fileno(), True), (other.fileno(), False)):
+            for strict in (False, True):
+                options = ["--deny", "198.51.100.2", "--keep-fd", str(fd)] + ["--strict"] * strict
+                done = subprocess.run([NETGRAFT, "run", "--host-ids", *options, "--", "true"], capture_output=True, text=True, pass_fds=[fd])
+                said = f"no rule reaches the host's sockets that the program is given: descriptor {fd}" in done.stderr
+                assert said == is_inet and done.returncode == (125 if strict and is_inet else 0), (fd, strict, done)
+    done = subprocess.run([NETGRAFT, "run", "--host-ids", "--strict", "--", "true"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done
+
+given_sockets()
 bad_files()
 for name, stack in STACKS.items():
     flows(name, stack)
