@@ -149,10 +149,16 @@ const RARE: &[(i64, &str)] = &[
     (libc::SYS_rt_sigprocmask, "abort(3)"),
 ];
 
-/// The calls that the operator allows, and those that the sentry makes on private links: many frames at a time.
+/// What the sentry itself makes on private links: many frames at a time.
+#[must_use]
+pub fn on_private_links() -> [SyscallRule; 2] {
+    [libc::SYS_sendmmsg, libc::SYS_recvmmsg].map(SyscallRule::any)
+}
+
+/// The calls that the operator allows, and those on private links.
 pub(super) fn of_private_link(is_private: bool, mut allowed: Vec<SyscallRule>) -> Vec<SyscallRule> {
     if is_private {
-        allowed.extend([libc::SYS_sendmmsg, libc::SYS_recvmmsg].map(SyscallRule::any));
+        allowed.extend(on_private_links());
     }
     allowed
 }

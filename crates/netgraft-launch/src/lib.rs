@@ -72,7 +72,8 @@ mod watchdog;
 pub use netgraft_core::policy;
 
 pub use allow::{
-    Listing, Origin, allowed_calls, base_listing, call_text, foreign_listing, remedy, stack_listing,
+    Listing, Origin, allowed_calls, base_listing, call_text, foreign_listing, on_private_links, remedy,
+    stack_listing,
 };
 pub use capture::{CaptureOutput, CaptureSpec};
 pub use containers::{Gate, enter as enter_network};

@@ -67,6 +67,7 @@ const REFUSED: &[&str] = &[
     "pivot_root",
     "move_mount",
     "open_tree",
+    "open_tree_attr",
     "fsopen",
     "fsconfig",
     "fsmount",

@@ -60,6 +60,9 @@ const COMMON: &[(i64, &str)] = names![
     SYS_wait4, SYS_waitid, SYS_write, SYS_writev,
 ];
 
+/// Calls that the library has no numbers of yet; since 424 they are the same on every architecture.
+const NEWER: &[(i64, &str)] = &[(467, "SYS_open_tree_attr")];
+
 /// Older calls.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
@@ -79,14 +82,15 @@ const OLDER: &[(i64, &str)] = &[];
 /// The name of a system call, such as "openat"; `None` for a number that this version does not know.
 #[must_use]
 pub fn name(number: i64) -> Option<&'static str> {
-    let found = COMMON.iter().chain(OLDER).find(|(n, _)| *n == number);
+    let found = COMMON.iter().chain(NEWER).chain(OLDER).find(|(n, _)| *n == number);
     found.map(|(_, name)| name.strip_prefix("SYS_").unwrap_or(name))
 }
 
 /// The number of the system call of a name, such as "openat", or of a text that is a number.
 #[must_use]
 pub fn number(text: &str) -> Option<i64> {
-    let found = COMMON.iter().chain(OLDER).find(|(_, name)| name.strip_prefix("SYS_") == Some(text));
+    let found =
+        COMMON.iter().chain(NEWER).chain(OLDER).find(|(_, name)| name.strip_prefix("SYS_") == Some(text));
     found.map(|(number, _)| *number).or_else(|| text.parse().ok().filter(|number| *number >= 0))
 }
 

@@ -586,7 +586,7 @@ pub(crate) fn stacks_text() -> String {
 /// # Errors
 /// The first file that holds no stack.
 pub(crate) fn syscalls_text(files: &[String]) -> Result<String, netgraft_abi::LoadError> {
-    use netgraft_launch::{Origin, base_listing, foreign_listing, stack_listing};
+    use netgraft_launch::{Origin, base_listing, foreign_listing, on_private_links, stack_listing};
     let (base, foreign) = (base_listing(), foreign_listing());
     let mut text = String::new();
     // Writing to a string does not fail.
@@ -599,6 +599,11 @@ pub(crate) fn syscalls_text(files: &[String]) -> Result<String, netgraft_abi::Lo
         format!("{name}: {} more\n{more}\n", more.len())
     };
     if files.is_empty() {
+        text += &of_stack(
+            "a private link (datagram sockets on a link of the built-in stack)",
+            Origin::Tree,
+            &on_private_links(),
+        );
         let device: Option<InterfaceName> = "IFACE".parse().ok();
         let tap = device.clone().map(|name| ("with --link tap:IFACE ", LinkConfig::tap(name)));
         let packet = device.map(|name| ("with --link packet:IFACE ", LinkConfig::packet(name)));
