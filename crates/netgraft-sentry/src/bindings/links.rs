@@ -199,7 +199,7 @@ pub(crate) fn added(core: &mut Core<Bindings>, link: &control::PrivateLink) {
 pub(crate) fn ready(core: &mut Core<Bindings>, number: u32) {
     let number = number as usize;
     let links = &mut core.kernel().links.links;
-    let Some(link) = links.get_mut(number) else { return };
+    let Some(link) = links.get_mut(number).filter(|link| !link.is_broken) else { return };
     let (Some(mut packet), interface) = (link.packet.take(), link.interface) else { return };
     let received = packet.receive(FRAMES_A_TURN, &mut |frame, _| core.frame_of_program(interface, frame));
     if let Err(error) = received
