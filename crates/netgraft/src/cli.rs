@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 use netgraft::control::Summary;
 use netgraft::publish::Publish;
 use netgraft::{
@@ -61,6 +62,11 @@ enum Subcommands {
     /// Run a program in a sandbox whose sockets a network stack serves
     #[command(after_help = EXAMPLES)]
     Run(Box<RunArgs>),
+    /// Print what has a shell complete the words of this command
+    Completions {
+        /// The shell: bash, elvish, fish, powershell or zsh
+        shell: Shell,
+    },
     /// List the stacks that --plugin can name, or tell of stacks in files
     Stacks {
         /// Shared objects to tell of
@@ -417,6 +423,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error, &args))?;
     match cli.command {
         Subcommands::Stacks { files, syscalls } => Ok(Command::Stacks { files, syscalls }),
+        Subcommands::Completions { shell } => Err(Stop::Text(completions(shell))),
         Subcommands::Seccomp => Err(Stop::Text(format!("{}\n", netgraft::Profile::contained(false).text()))),
         Subcommands::Check(args) => Ok(check(args)),
         Subcommands::Policy(command) => Ok(Command::Policy(command)),
@@ -433,6 +440,13 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
             None => Err(Stop::Error("there is no command".to_owned())),
         },
     }
+}
+
+/// What has a shell complete the command's words.
+fn completions(shell: Shell) -> String {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "netgraft", &mut text);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Parses the options of `run` alone: describing all other commands takes as long as this one's parsing. `None` for another
@@ -784,6 +798,21 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shells_complete_commands_and_options() {
+        for shell in ["bash", "fish", "zsh"] {
+            let Err(Stop::Text(text)) = parsed(&format!("netgraft completions {shell}")) else {
+                panic!("{shell}")
+            };
+            for word in ["netgraft", "run", "network", "policy"] {
+                assert!(text.contains(word), "{shell}: {word}");
+            }
+        }
+        assert!(
+            matches!(parsed("netgraft completions nosuchshell"), Err(Stop::Error(text)) if text.contains("nosuchshell"))
+        );
+    }
 
     #[test]
     fn run_is_parsed_without_the_other_commands() {
