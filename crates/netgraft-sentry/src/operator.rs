@@ -212,7 +212,7 @@ impl Operators {
                 "its datagrams go past rules, since it was started without any: start it with --policy, or with --datagrams stack"
             }
             Sockets::StreamSurrogates if compiled.concerns_loopback_datagrams() => {
-                "its datagrams stay on its loopback and go past rules, since it was started without any about them: start it with                  --policy, or with --datagrams stack"
+                "its datagrams stay on its loopback and go past rules, since it was started without any about them: start it with --policy, or with --datagrams stack"
             }
             _ => {
                 tell_launcher(core, compiled.spec()).map_err(|error| error.to_string())?;

@@ -205,7 +205,14 @@ impl Sentry {
         let turns = Arc::clone(&self.turns);
         let mut turn = turns.take();
         loop {
-            turn = self.wait(&turns, turn, &mut buffer)?;
+            turn = match self.wait(&turns, turn, &mut buffer) {
+                Ok(turn) => turn,
+                Err(error) => {
+                    // Also that the poller was closed behind its owner's back, with all the others: nothing is to be closed again.
+                    std::mem::forget(self);
+                    return Err(error);
+                }
+            };
             let core = &mut turn.core;
             if let Some(error) = turns.take_ended() {
                 // What the thread worked on is in an unknown state: nothing is to touch it, not even to drop it.
