@@ -137,7 +137,6 @@ fn confine_inspector(socket: BorrowedFd<'_>) -> io::Result<()> {
         libc::SYS_process_vm_writev,
         libc::SYS_pidfd_open,
         libc::SYS_pidfd_getfd,
-        libc::SYS_poll,
         libc::SYS_openat,
         libc::SYS_read,
         libc::SYS_statx,
