@@ -433,6 +433,8 @@ def podman():
         until(lambda: "hello" in outcome(["podman", *options, "exec", lost, *ask], env), "no answer")
         os.kill(int(call("inspect", lost, "--format", "{{.State.ConmonPid}}")), signal.SIGKILL)
         call("rm", "-f", "-t", "1", lost)
+        # Podman leaves what runc knows of it, since the monitor would have deleted that.
+        oci("delete", "--force", lost)
         until(lambda: sandboxes() == [], "a sandbox is left")
     finally:
         subprocess.run(["podman", *options, "pod", "rm", "-f", "-a", "-t", "1"], capture_output=True, timeout=120, env=env)
