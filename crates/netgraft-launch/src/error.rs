@@ -149,15 +149,23 @@ fn step_text(step: Step, error: &io::Error, hint: &str) -> String {
 /// What a setting of the host is ([`sysctl`]).
 type Settings<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// What to do where a filter cannot be installed.
+pub(crate) fn filter_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EINVAL | libc::ENOSYS) => {
+            "; netgraft needs Linux 5.19 or later with CONFIG_SECCOMP_FILTER=y"
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            "; if this is a container, its configuration must allow seccomp(2)"
+        }
+        _ => "",
+    }
+}
+
 fn step_hint(step: Step, error: &io::Error, settings: Settings<'_>) -> String {
     match (step, error.raw_os_error()) {
         (Step::UserNamespace, Some(errno)) => user_namespace_hint(errno, settings),
-        (Step::Filter, Some(libc::EINVAL | libc::ENOSYS)) => {
-            "; netgraft needs Linux 5.19 or later with CONFIG_SECCOMP_FILTER=y".to_owned()
-        }
-        (Step::Filter, Some(libc::EPERM | libc::EACCES)) => {
-            "; if this is a container, its configuration must allow seccomp(2)".to_owned()
-        }
+        (Step::Filter, Some(_)) => filter_hint(error).to_owned(),
         (_, Some(libc::EPERM | libc::EACCES)) => restricted_hint(settings),
         (_, Some(libc::ENOSPC)) => {
             "; a limit is reached: raise the values in /proc/sys/user/max_*_namespaces".to_owned()

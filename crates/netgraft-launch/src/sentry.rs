@@ -443,14 +443,9 @@ fn proc_refused(error: io::Error) -> String {
     format!("the sentry cannot mount a /proc of its own: {error}{hint}")
 }
 
-/// What a kernel cannot do is looked for before: only a container refuses the rest.
+/// Whether this or the program's own filter is refused first is a matter of luck: the hint is the same.
 fn list_refused(error: io::Error) -> String {
-    let hint = match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => {
-            "; if this is a container, its configuration must allow seccomp(2)"
-        }
-        _ => "",
-    };
+    let hint = crate::error::filter_hint(&error);
     format!("the sentry cannot install its allow-list: {error}{hint}")
 }
 
