@@ -30,10 +30,16 @@ impl Launcher {
         let Some(names) = orphans.first().map(name) else { return Ok(()) };
         let count = orphans.len();
         if until == Until::First {
-            tracing::info!(
+            let text = format!(
                 "the program has ended ({}), and so does what it left running ({names}, {count} in all): --wait all waits for it",
                 crate::crash::change_text(end)
             );
+            // A server that has put itself in the background looks like one that has done its work; a shell's `&` does not.
+            if end == Change::Exited(0) && orphans.iter().any(|orphan| leads_session(*orphan)) {
+                tracing::warn!("{text}");
+            } else {
+                tracing::info!("{text}");
+            }
             return Ok(());
         }
         tracing::info!("the program has ended; waiting for what it left running ({names}, {count} in all)");
@@ -67,5 +73,20 @@ impl Launcher {
     /// What is waited for, for the loop that waits.
     pub(super) fn lingerer(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.lingerer.as_ref().map(AsFd::as_fd)
+    }
+}
+
+/// Whether a process is in a session of its own making, or of a process that it was made by (daemon(7)): one whose leader is
+/// no process of the program's terminal.
+fn leads_session(pid: i32) -> bool {
+    let field = |pid: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, rest) = text.rsplit_once(')')?;
+        rest.split_whitespace().nth(3)?.parse::<i32>().ok()
+    };
+    // As the launcher's process-id namespace has it (proc_pid_stat(5), field 6).
+    match (field(&pid.to_string()), field("self")) {
+        (Some(session), Some(own)) => session != own,
+        _ => false,
     }
 }

@@ -222,8 +222,8 @@ fn check_link(
         }
         NetworkType::Sandbox if config.addresses.is_empty() && !asked && needs_address(&config.link) => {
             return Err(RunError::Options(format!(
-                "the stack has no address on --link {}: give an --address, such as 192.0.2.2/24, and a --gateway, or ask for \
-                 them with --address auto",
+                "the stack has no address on --link {}: give an --address, such as 192.0.2.2/24, and a --gateway, ask for \
+                 them with --address auto, or take those of an interface with --take-address",
                 config.link
             )));
         }

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -26,6 +26,9 @@ use crate::taken;
 
 /// What passt takes: 64 KiB of frame without its header, in steps of four.
 const MTU: u16 = 65_520;
+/// Where passt takes questions for a name server of the host's that only the host itself reaches: a link-local address
+/// (RFC 3927), as is usual for it.
+const NAME_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 /// The most bytes of passt's own message that an error repeats.
 const WORDS: usize = 300;
 
@@ -47,6 +50,8 @@ struct Passt {
     publish: Vec<Publish>,
     /// The largest MTU that is asked for.
     most: u16,
+    /// Whether one that is started hands questions to [`NAME_SERVER`] on to the host's own server.
+    asks_host: bool,
 }
 
 struct Started {
@@ -87,8 +92,11 @@ impl Uplink {
                 passt.mac = link::random_mac().map_err(no_random)?;
                 // One that is running is most likely the one that is installed.
                 passt.half_closes = half_closes(&version());
+                let hidden = name_servers.is_empty() && are_hidden(&host_servers());
+                let asks_host = hidden && passt.socket.is_none();
+                let publish = publish.to_vec();
                 let (mut uplink, lease) =
-                    Passt { child: None, config: passt, publish: publish.to_vec(), most }.begin()?;
+                    Passt { child: None, config: passt, publish, most, asks_host }.begin()?;
                 if config.addresses.is_empty() && lease.addresses.is_empty() {
                     return Err(uplink.broken(
                         "it offers no address within 6 s: has this network namespace an uplink itself?",
@@ -101,6 +109,13 @@ impl Uplink {
                     config.link = LinkConfig::Passt(passt.config.clone());
                 }
                 take(lease, config, name_servers);
+                if name_servers.is_empty() {
+                    if asks_host && config.addresses.iter().any(|cidr| cidr.addr().is_ipv4()) {
+                        name_servers.push(NAME_SERVER);
+                    } else if hidden {
+                        tracing::warn!("{HIDDEN}");
+                    }
+                }
                 Ok(Some(uplink))
             }
             (LinkConfig::Tap(_) | LinkConfig::Packet(_), Some(ask)) => {
@@ -313,6 +328,30 @@ fn has_ipv6() -> bool {
     addresses.lines().any(|line| line.split_whitespace().nth(3) == Some("00"))
 }
 
+/// What to do where the program reads of a name server that it cannot reach.
+const HIDDEN: &str = "the name servers of /etc/resolv.conf are on the host's loopback, which the sandbox does not reach: name others with \
+                      --dns";
+
+/// The name servers that a program reads of in the host's resolv.conf(5).
+fn host_servers() -> Vec<IpAddr> {
+    servers_of(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+}
+
+fn servers_of(text: &str) -> Vec<IpAddr> {
+    let words = |line: &str| {
+        let mut words = line.split_whitespace();
+        let server = words.next().filter(|word| *word == "nameserver").and(words.next())?;
+        // An address of IPv6 may name its interface.
+        server.split('%').next()?.parse().ok()
+    };
+    text.lines().filter_map(words).collect()
+}
+
+/// Whether there are name servers, and all are the host's alone.
+fn are_hidden(servers: &[IpAddr]) -> bool {
+    !servers.is_empty() && servers.iter().all(|server| server.to_canonical().is_loopback())
+}
+
 fn random_number() -> io::Result<u32> {
     let random = link::random_mac()?;
     Ok(u32::from_be_bytes([random[2], random[3], random[4], random[5]]))
@@ -403,7 +442,7 @@ impl Passt {
         self.child = None;
         match &self.config.socket {
             None => {
-                let (socket, child) = start(&self.publish, self.most)?;
+                let (socket, child) = start(&self.publish, self.most, self.asks_host)?;
                 self.child = Some(child);
                 Ok(socket)
             }
@@ -450,7 +489,7 @@ fn half_closes(version: &str) -> bool {
 }
 
 /// Starts a passt whose socket is its standard input, which every version that has `--fd` takes.
-fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> {
+fn start(publish: &[Publish], mtu: u16, asks_host: bool) -> Result<(OwnedFd, Started), RunError> {
     let failed = |e: io::Error| refused(format!("--link passt: passt cannot be started: {e}"));
     publish::check(publish, has_ipv6()).map_err(refused)?;
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
@@ -461,6 +500,9 @@ fn start(publish: &[Publish], mtu: u16) -> Result<(OwnedFd, Started), RunError> 
     let mut command = Command::new("passt");
     // The host's own addresses are not reachable through the gateway's.
     command.args(["--foreground", "--quiet", "--no-map-gw", "--fd", "0", "--mtu", &mtu.to_string()]);
+    if asks_host {
+        command.args(["--dns-forward", &NAME_SERVER.to_string()]);
+    }
     for (option, transport) in [("--tcp-ports", Transport::Tcp), ("--udp-ports", Transport::Udp)] {
         let mut ports = publish.iter().filter(|port| port.transport == transport).peekable();
         if ports.peek().is_none() {
@@ -521,6 +563,18 @@ fn words_of(errors: &mut File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_servers_of_the_host_alone_are_told_from_others() {
+        let hidden = |text: &str| are_hidden(&servers_of(text));
+        assert!(hidden("# by systemd-resolved\nnameserver 127.0.0.53\noptions edns0\nsearch example.com\n"));
+        assert!(hidden("nameserver ::1\nnameserver 127.0.0.1"));
+        assert!(!hidden("nameserver 127.0.0.53\nnameserver 192.0.2.1\n"));
+        assert!(!hidden("nameserver fe80::1%eth0\n"));
+        for text in ["", "#nameserver 127.0.0.1", "nameserver", "nameserver x", "options 127.0.0.1"] {
+            assert!(!hidden(text), "{text}");
+        }
+    }
 
     #[test]
     fn addresses_of_others_are_not_used() {

@@ -123,7 +123,12 @@ fn cells(rule: Rule) -> Vec<Cell> {
     match rule {
         Rule::Notify => vec![cell(&[], Verdict::Notify)],
         Rule::Refuse(code) => vec![cell(&[], Verdict::Errno(code))],
-        Rule::Socket => families(&inet, &crate::filter::NATIVE_FAMILIES),
+        Rule::Socket => {
+            // In a network namespace of an engine's, a packet socket would send past the stack, and past its rules.
+            let native =
+                crate::filter::NATIVE_FAMILIES.into_iter().filter(|family| *family != libc::AF_PACKET);
+            families(&inet, &native.collect::<Vec<_>>())
+        }
         Rule::SocketPair => families(&[], &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6]),
         Rule::IfBits { argument, bits } => if_bits(argument, bits, &[(&[], Verdict::Allow)]),
         Rule::IfPointer(pointer) => pointer_cells(pointer).map(|(c, v)| cell(&[c], v)).to_vec(),

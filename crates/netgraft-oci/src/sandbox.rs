@@ -11,6 +11,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netgraft_linux::filter::Sockets;
 use netgraft_linux::process;
@@ -26,6 +28,10 @@ const NETWORK: &str = "network";
 const SOCKETS: &str = "sockets";
 const OPTIONS: &str = "options";
 const LOG: &str = "log";
+
+/// How long a sandbox without containers may take to end, and how often it is looked for.
+const ENDS: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A sandbox that a container is to come to.
 pub(crate) struct Joined {
@@ -60,7 +66,20 @@ pub(crate) fn join(id: &str, network: Network, options: &[OsString]) -> Result<J
     let top = Path::new(FOLDER);
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(top);
     made.map_err(|error| told(top, error))?;
-    let _lock = sweep()?;
+    let mut lock = sweep()?;
+    // One whose container has ended is about to end as well.
+    if network == Network::New {
+        let ends = Instant::now() + ENDS;
+        while UnixStream::connect(top.join(id).join(FRONTS)).is_ok() {
+            if Instant::now() > ends {
+                return Err(format!("a container '{id}' runs already"));
+            }
+            drop(lock);
+            thread::sleep(LOOK);
+            lock = sweep()?;
+        }
+    }
+    let _lock = lock;
     let name = match &network {
         Network::New => id.to_owned(),
         Network::There(number, _) => match find(top, *number) {
@@ -70,9 +89,6 @@ pub(crate) fn join(id: &str, network: Network, options: &[OsString]) -> Result<J
     };
     let folder = top.join(name);
     if let Ok(front) = UnixStream::connect(folder.join(FRONTS)) {
-        if network == Network::New {
-            return Err(format!("a container '{id}' runs already"));
-        }
         same_options(&folder, options)?;
         let sockets = fs::read_to_string(folder.join(SOCKETS)).map_err(|error| told(&folder, error))?;
         return joined(folder, &sockets, front);

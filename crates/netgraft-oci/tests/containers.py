@@ -6,6 +6,10 @@ OCI, NETGRAFT = FOLDER + "/netgraft-oci", FOLDER + "/netgraft"
 STATE = "/run/netgraft/oci"
 MINE = f"ng{os.getpid()}"
 made = 0
+# What containers may set by annotations, beside what nobody has to permit.
+os.environ["NETGRAFT_OCI_FILE"] = FOLDER + "/oci.toml"
+with open(FOLDER + "/oci.toml", "w") as file:
+    file.write('annotations = ["network", "plugin", "plugin-arg", "allow", "deny", "policy", "policy-default", "deny-with", "max-sockets"]\n')
 
 
 def oci(*args, env=None, timeout=120):
@@ -503,6 +507,17 @@ def errors():
     wrong("invalid value 'hots'", network="hots")
     wrong("containers have no option 'link'", link="passt")
     wrong("nothere.so", network="plugin", plugin="./nothere.so")
+    # An image could say so.
+    wrong("containers may not set it here", allow_syscall="ptrace")
+    # A packet socket would pass the stack.
+    done = run(python("import socket\ntry: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\nexcept OSError as e: print(e.errno)"))
+    assert done.stdout == "97\n", done
+    # The same name again at once.
+    name, path = bundle(["/usr/bin/true"])
+    for _ in range(6):
+        done = oci("run", "--bundle", path, name)
+        assert done.returncode == 0, done
+    until(lambda: name not in os.listdir(STATE), f"the sandbox of {name} is left")
     # What the runtime itself refuses leaves nothing, either.
     name, path = bundle(["/usr/bin/no-such-program"])
     done = oci("run", "--bundle", path, name)

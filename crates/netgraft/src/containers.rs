@@ -80,11 +80,13 @@ fn serve(
     };
     writeln!(says, "ready {sockets}")?;
     drop(says);
-    let mut is_closed = false;
+    let (mut is_closed, mut lock) = (false, None);
     let served = sandbox.serve_containers(&gate, || {
-        is_closed = close(folder, &gate);
+        (is_closed, lock) = close(folder, &gate);
         is_closed
     });
+    // What was taken of the network is given back by now, so that the next sandbox finds it.
+    drop(lock);
     // After a signal it is there still. One that was closed may be another sandbox's by now.
     let removed = if is_closed { Ok(()) } else { fs::remove_dir_all(folder) };
     if let Err(error) = served {
@@ -94,18 +96,18 @@ fn serve(
 }
 
 /// Removes the folder, so that a container of this network begins anew, unless somebody has come meanwhile. netgraft-oci holds
-/// the same lock while it looks for a sandbox.
-fn close(folder: &Path, gate: &Gate) -> bool {
-    let lock = folder.parent().map(fs::File::open);
+/// the same lock while it looks for a sandbox; it is to be kept until all of this one has ended.
+fn close(folder: &Path, gate: &Gate) -> (bool, Option<fs::File>) {
     // Without a lock somebody may come too late, and is told that the sandbox is gone.
-    if let Some(Ok(lock)) = &lock {
+    let lock = folder.parent().and_then(|above| fs::File::open(above).ok());
+    if let Some(lock) = &lock {
         let _ = lock.lock();
     }
     if unix::readable(gate.fronts.as_fd()).unwrap_or(false) {
-        return false;
+        return (false, None);
     }
     let _ = fs::remove_dir_all(folder);
-    true
+    (true, lock)
 }
 
 fn gate(folder: &Path) -> io::Result<Gate> {
