@@ -360,7 +360,9 @@ fn become_program(
     wait_for_byte(go)?;
     drop(listener);
     let error = if program.activated {
-        program.exec.with_number(c"LISTEN_PID", std::process::id()).run()
+        // The number of a pidfd of netgraft's own process would tell a library that no socket is for this one.
+        let exec = program.exec.without(c"LISTEN_PIDFDID");
+        exec.with_number(c"LISTEN_PID", std::process::id()).run()
     } else {
         program.exec.run()
     };

@@ -83,7 +83,7 @@ fn check_addresses(name: &InterfaceName, config: &StackConfig) -> Result<(), Set
     match config.addresses.iter().find(|c| have.contains(&c.addr())) {
         None => Ok(()),
         Some(cidr) => Err(SetupError::new(format!(
-            "interface {name} has the address {} itself, so the kernel would answer for it: ip addr del {cidr} dev {name}",
+            "interface {name} has the address {} itself, so the kernel would answer for it: add --take-address",
             cidr.addr()
         ))),
     }

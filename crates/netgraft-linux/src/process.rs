@@ -405,12 +405,20 @@ impl Exec {
         Ok(Exec { candidates, argv, envp })
     }
 
-    /// The same with a number in a variable of the environment.
+    /// The same without a variable of the environment.
     #[must_use]
-    pub fn with_number(&self, key: &CStr, number: u32) -> Exec {
+    pub fn without(&self, key: &CStr) -> Exec {
         let mut exec = self.clone();
         let begin = [key.to_bytes(), b"="].concat();
         exec.envp.retain(|entry| !entry.to_bytes().starts_with(&begin));
+        exec
+    }
+
+    /// The same with a number in a variable of the environment.
+    #[must_use]
+    pub fn with_number(&self, key: &CStr, number: u32) -> Exec {
+        let mut exec = self.without(key);
+        let begin = [key.to_bytes(), b"="].concat();
         // Neither a key nor a number holds a zero byte.
         exec.envp.extend(CString::new([&begin, number.to_string().as_bytes()].concat()));
         exec

@@ -117,7 +117,7 @@ print(s.getsockname()[1], flush=True)
 os.dup2(s.fileno(), 4)
 os.dup2(4, 3, inheritable=True)
 os.dup2(os.open('/etc/passwd', os.O_RDONLY), 4, inheritable=True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2')
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2', LISTEN_PIDFDID='7')
 os.execv(sys.argv[1], sys.argv[1:])
 ";
 
@@ -125,7 +125,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 const ACTIVATED: &str = "
 import errno, os, socket
 assert os.environ['LISTEN_PID'] == str(os.getpid()), os.environ['LISTEN_PID']
-assert os.environ['LISTEN_FDS'] == '2'
+assert os.environ['LISTEN_FDS'] == '2' and 'LISTEN_PIDFDID' not in os.environ
 try:
     os.fstat(4)
 except OSError as error:

@@ -279,6 +279,17 @@ comments = subprocess.run(["tshark", "-r", "p.pcapng", "-Y", "tcp.port==6379", "
                           capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
 assert comments and all(comment.startswith("redis-cli[") and comment.endswith("] fd 3") for comment in comments), comments
 
+# A name server that the host alone reaches, as systemd-resolved's: passt asks it.
+child(sys.executable, "-c", DNS, "127.0.0.53")
+with open("resolv.conf", "w") as file:
+    file.write("nameserver 127.0.0.53\noptions edns0\n")
+os.chmod("resolv.conf", 0o644)
+hidden = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', os.path.abspath("resolv.conf")]
+done = subprocess.run([*hidden, NETGRAFT, "run", "--link", "passt", "--", "curl", "-4sS", "http://server.test:8000/small", "-o", "/dev/null",
+                       "-w", "%{size_download}"], capture_output=True, text=True, timeout=120)
+assert (done.stdout, done.stderr) == (str(SMALL), ""), done
+until("passt ends with the sandbox", lambda: not passts())
+
 # Too small a one for IPv6, which is left out, and said.
 done = run("--mtu", "1200", "--", "ip", "address", "show", "eth0")
 assert "mtu 1200" in done.stdout and "inet 198.51.100.2/24" in done.stdout and "inet6" not in done.stdout, done.stdout
