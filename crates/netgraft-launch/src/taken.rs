@@ -1,4 +1,5 @@
-//! `--take-address`: the addresses of an interface are the stack's while the sandbox lives, and the kernel's again afterwards.
+//! `--take-address`: the addresses of an interface are the stack's while the sandbox lives, and the kernel's again afterwards, with all
+//! routes through it, which the kernel removes with them.
 //!
 //! A process of its own gives them back, which waits for the end of a pipe: so it does when the launcher is killed, too.
 
@@ -7,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use netgraft_linux::link::packet;
-use netgraft_linux::netdev::{Changes, NextHop, index_of};
+use netgraft_linux::netdev::{Changes, Kept, index_of, of_interface};
 use netgraft_linux::signal::Signals;
 use netgraft_linux::{confine, process};
 use netgraft_plugin::{Cidr, LinkConfig, StackConfig};
@@ -54,7 +55,7 @@ pub(crate) fn take(config: &mut StackConfig) -> Result<Taken, RunError> {
     let (mut end, pipe) = io::pipe().map_err(failed)?;
     let kept = end.as_raw_fd();
     let mut pipe = Some(pipe);
-    let (all, ways) = (addresses.clone(), gateways.clone());
+    let all = of_interface(index).map_err(failed)?;
     let giver = process::fork(|| {
         drop(pipe.take());
         let ready = process::new_session()
@@ -63,7 +64,7 @@ pub(crate) fn take(config: &mut StackConfig) -> Result<Taken, RunError> {
             .and_then(|()| process::close_all_but(&[kept]));
         // The end of everybody who has the other end: of the launcher, and of what it made.
         let over = ready.and_then(|()| end.read(&mut [0]));
-        i32::from(over.and_then(|_| give_back(index, &all, &ways)).is_err())
+        i32::from(over.and_then(|_| give_back(&all)).is_err())
     })
     .map_err(failed)?;
     drop(end);
@@ -91,15 +92,9 @@ pub(crate) fn take(config: &mut StackConfig) -> Result<Taken, RunError> {
     Ok(taken)
 }
 
-fn give_back(index: u32, addresses: &[Cidr], gateways: &[IpAddr]) -> io::Result<()> {
+fn give_back(kept: &[Kept]) -> io::Result<()> {
     let mut changes = Changes::new();
-    for cidr in addresses {
-        changes.add_address(index, cidr.addr(), cidr.prefix(), cidr.broadcast());
-    }
-    for gateway in gateways {
-        let any = if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        changes.add_route(index, any, 0, NextHop::Gateway(*gateway));
-    }
+    kept.iter().for_each(|kept| changes.restore(kept));
     for outcome in changes.make()? {
         match outcome {
             // It is there still, or somebody else has set it meanwhile.

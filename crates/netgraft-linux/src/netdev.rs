@@ -146,6 +146,12 @@ impl Changes {
         self.count += 1;
     }
 
+    /// Adds what an interface had: an address or a route of [`of_interface`].
+    pub fn restore(&mut self, kept: &Kept) {
+        let kind = if kept.is_route { libc::RTM_NEWROUTE } else { libc::RTM_NEWADDR };
+        self.push(kind, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &kept.body);
+    }
+
     /// Makes a bridge without ports. It has no carrier once it has been given an address.
     pub fn make_bridge(&mut self, name: &str, index: u32) {
         self.make_device(name, index, |info| attribute(info, IFLA_INFO_KIND, b"bridge"));
@@ -309,6 +315,136 @@ impl Changes {
         }
         Ok(outcomes)
     }
+}
+
+/// An address or a route of an interface, as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    is_route: bool,
+    /// `struct ifaddrmsg` or `struct rtmsg` (rtnetlink(7)), and its attributes.
+    body: Vec<u8>,
+}
+
+/// Flags of addresses (`IFA_F_TENTATIVE` and what follows from it) and of routes that describe a state and cannot be asked for.
+const STATES_OF_ADDRESS: u8 = 0x40 | 0x20 | 0x08 | 0x80;
+const IFA_FLAGS: u16 = 8;
+/// `RTPROT_KERNEL`, `RT_SCOPE`: what the kernel adds with an address by itself.
+const BY_KERNEL: u8 = 2;
+/// linux/rtnetlink.h
+const RTN_UNICAST: u8 = 1;
+const RT_TABLE_LOCAL: u8 = 255;
+/// How many messages of a list are looked at.
+const MOST_LISTED: usize = 65_536;
+
+/// The addresses of an interface and the routes through it, but for what the kernel adds by itself and link-local addresses; in an order
+/// in which they can be added again.
+///
+/// # Errors
+/// As netlink(7).
+pub fn of_interface(index: u32) -> io::Result<Vec<Kept>> {
+    let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+    let mut kept = Vec::new();
+    list(socket.as_fd(), libc::RTM_GETADDR, &mut |kind, body| {
+        let is_meant = kind == libc::RTM_NEWADDR
+            && body.get(4..8).and_then(|own| own.first_chunk()).is_some_and(|own| u32::from_ne_bytes(*own) == index)
+            // RT_SCOPE_UNIVERSE and RT_SCOPE_SITE: a link-local one stays.
+            && body.get(3).is_some_and(|scope| *scope != 253);
+        if is_meant {
+            let mut body = body.to_vec();
+            if let Some(flags) = body.get_mut(2) {
+                *flags &= !STATES_OF_ADDRESS;
+            }
+            let mut whole: Vec<u8> = body.drain(..8).collect();
+            whole.extend(without(&body, &[IFA_FLAGS]));
+            kept.push(Kept { is_route: false, body: whole });
+        }
+    })?;
+    let mut routes: Vec<Kept> = Vec::new();
+    list(socket.as_fd(), libc::RTM_GETROUTE, &mut |kind, body| {
+        let Some(&[_, _, _, _, table, protocol, _, type_, ..]) = body.first_chunk::<12>() else { return };
+        let through = attribute_of(body.get(12..).unwrap_or_default(), RTA_OIF);
+        let is_meant = kind == libc::RTM_NEWROUTE
+            && through.and_then(<[u8]>::first_chunk).is_some_and(|own| u32::from_ne_bytes(*own) == index)
+            && (protocol, type_) != (BY_KERNEL, RTN_UNICAST)
+            && table != RT_TABLE_LOCAL
+            && type_ == RTN_UNICAST;
+        if is_meant {
+            let mut body = body.to_vec();
+            // Of its flags, that the gateway is on the link whatever addresses there are.
+            if let Some(flags) = body.get_mut(8..12) {
+                let own = flags.first_chunk().map_or(0, |flags| u32::from_ne_bytes(*flags));
+                flags.copy_from_slice(&(own & RTNH_F_ONLINK).to_ne_bytes());
+            }
+            let mut whole: Vec<u8> = body.drain(..12).collect();
+            whole.extend(without(&body, &[RTA_CACHEINFO]));
+            routes.push(Kept { is_route: true, body: whole });
+        }
+    })?;
+    // A gateway has to be in reach when its route is added.
+    routes.sort_by_key(|route| attribute_of(route.body.get(12..).unwrap_or_default(), RTA_GATEWAY).is_some());
+    kept.extend(routes);
+    Ok(kept)
+}
+
+/// linux/rtnetlink.h
+const RTA_CACHEINFO: u16 = 12;
+
+/// Attributes but for some.
+fn without(attributes: &[u8], left_out: &[u16]) -> Vec<u8> {
+    let mut rest = attributes;
+    let mut kept = Vec::new();
+    while let Some([a, b, c, d]) = rest.first_chunk::<4>() {
+        let (len, kind) = (usize::from(u16::from_ne_bytes([*a, *b])), u16::from_ne_bytes([*c, *d]));
+        let Some(whole) = rest.get(..len.next_multiple_of(4).min(rest.len())).filter(|_| len >= 4) else {
+            break;
+        };
+        if !left_out.contains(&kind) {
+            kept.extend(whole);
+            kept.resize(kept.len().next_multiple_of(4), 0);
+        }
+        rest = rest.get(whole.len()..).unwrap_or_default();
+    }
+    kept
+}
+
+/// The value of an attribute.
+fn attribute_of(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut rest = attributes;
+    while let Some([a, b, c, d]) = rest.first_chunk::<4>() {
+        let (len, kind) = (usize::from(u16::from_ne_bytes([*a, *b])), u16::from_ne_bytes([*c, *d]));
+        if kind == wanted {
+            return rest.get(4..len);
+        }
+        rest = rest.get(len.next_multiple_of(4).max(4)..)?;
+    }
+    None
+}
+
+/// Asks for a list of both families, and hands out the type and the body of each message.
+fn list(socket: BorrowedFd<'_>, request: u16, each: &mut dyn FnMut(u16, &[u8])) -> io::Result<()> {
+    let mut message = Vec::new();
+    message.extend(((HEADER + 16) as u32).to_ne_bytes());
+    message.extend(request.to_ne_bytes());
+    message.extend(((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
+    message.extend([0; 24]);
+    sendto(socket, &message, None, 0)?;
+    let mut packet = vec![0; 64 * 1024];
+    for _ in 0..MOST_LISTED {
+        let (len, _) = recvfrom(socket, &mut packet, 0)?;
+        let mut rest = packet.get(..len).unwrap_or_default();
+        while let Some([a, b, c, d, e, f, ..]) = rest.first_chunk::<HEADER>() {
+            let (size, kind) = (u32::from_ne_bytes([*a, *b, *c, *d]) as usize, u16::from_ne_bytes([*e, *f]));
+            match libc::c_int::from(kind) {
+                libc::NLMSG_DONE => return Ok(()),
+                libc::NLMSG_ERROR => return Err(io::ErrorKind::InvalidData.into()),
+                _ => {}
+            }
+            let Some(body) = rest.get(HEADER..size) else { return Err(io::ErrorKind::InvalidData.into()) };
+            each(kind, body);
+            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
 }
 
 /// Reads the acknowledgements in a packet (`struct nlmsgerr`, netlink(7)): an errno each, 0 for success.

@@ -2,6 +2,7 @@
 the other side; and a stack in a shared object (argv[2]). Prints OK."""
 import atexit
 import os
+import re
 import subprocess
 import sys
 import time
@@ -145,8 +146,28 @@ def of_kernel():
 
 ALL = ["198.51.100.9/24", "198.51.100.10/24", "2001:db8:2::9/64", "default via 198.51.100.1"]
 assert of_kernel() == ALL
+# Whatever else leads through it.
+sh("""
+ip route add 192.0.2.128/25 via 198.51.100.1 dev v1 metric 7
+ip route add 10.9.0.0/16 dev v1 src 198.51.100.10
+ip route add default via 198.51.100.1 dev v1 metric 100
+ip -6 route add default via 2001:db8:2::99 dev v1 metric 50
+ip -6 route add 2001:db8:77::/48 via 2001:db8:2::99 dev v1
+ip address add 198.51.100.77/32 dev v1 valid_lft 5000 preferred_lft 4000
+""")
+
+
+def all_of_kernel():
+    """All addresses and routes, without the seconds that are left."""
+    shown = subprocess.run("ip -o address show dev v1 scope global; ip route show dev v1; ip -6 route show dev v1", shell=True,
+                           capture_output=True, text=True, check=True).stdout
+    return sorted(re.sub(r"[0-9]+sec", "some", line).strip() for line in shown.splitlines())
+
+
+EVERYTHING = all_of_kernel()
+assert sum("default" in line for line in EVERYTHING) >= 2 and any("some" in line for line in EVERYTHING), EVERYTHING
 both = run("--link", "packet:v1", "--address", "198.51.100.8/24", "--", "true")
-assert "has addresses of the kernel's, which answers on it, too (198.51.100.9/24, 198.51.100.10/24, 2001:db8:2::9/64)" in both.stderr, both
+assert "has addresses of the kernel's, which answers on it, too (198.51.100.9/24, 198.51.100.77/32, 198.51.100.10/24, 2001:db8:2::9/64)" in both.stderr, both
 take = [NETGRAFT, "run", "--link", "packet:v1", "--take-address", "--", "sh", "-c"]
 box = subprocess.Popen([*take, "ip -o address; ip route; ping -c 1 198.51.100.1; ping -c 1 2001:db8:2::1; echo up; read x"],
                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -155,6 +176,7 @@ seen = "".join(iter(box.stdout.readline, "up\n"))
 assert of_kernel() == [] and seen.count("1 received") == 2 and all(part in seen for part in ALL), seen
 box.communicate("\n", timeout=30)
 assert box.returncode == 0 and of_kernel() == ALL
+assert all_of_kernel() == EVERYTHING, (all_of_kernel(), EVERYTHING)
 box = subprocess.Popen([*take, "echo up; sleep 1000"], stdout=subprocess.PIPE, text=True)
 CHILDREN.append(box)
 assert box.stdout.readline() == "up\n" and of_kernel() == []
@@ -165,6 +187,11 @@ for _ in range(400):
         break
     time.sleep(0.025)
 assert of_kernel() == ALL
+for _ in range(400):
+    if all_of_kernel() == EVERYTHING:
+        break
+    time.sleep(0.025)
+assert all_of_kernel() == EVERYTHING, (all_of_kernel(), EVERYTHING)
 
 # The MTU that an interface has is the stack's.
 sh("""
