@@ -50,6 +50,9 @@ const MEASURED: Duration = Duration::from_millis(50);
 
 /// Freed memory that is not given back to the kernel: more than that is.
 const SPARE: usize = 4 << 20;
+/// How often memory is given back after many sockets have gone, and how long after the last time.
+const AGAIN: u8 = 4;
+const LATER: Duration = Duration::from_millis(500);
 
 /// How much memory the sentry uses.
 struct Memory {
@@ -62,6 +65,8 @@ struct Memory {
     most_sockets: usize,
     /// What there was when it was last given back.
     least: usize,
+    /// How often more is to be given back soon: what sockets held is freed a while after they have gone.
+    again: u8,
 }
 
 /// The sentry's loop: everything but the calls of the first program, which have a thread of their own.
@@ -167,7 +172,7 @@ impl Sentry {
             calling: Vec::new(),
             ends_at: None,
             stack: format!("{} {}", info.name, info.version),
-            memory: Memory { meter, next: Instant::ZERO, is_stale: true, most_sockets: 0, least },
+            memory: Memory { meter, next: Instant::ZERO, is_stale: true, most_sockets: 0, least, again: 0 },
             calls,
             operators: Operators::new(Ways { sockets: behind, is_private, of_host, routes }),
         };
@@ -287,13 +292,22 @@ impl Sentry {
         self.memory.next = now + MEASURED;
         // Without a measurement there is no limit but that of sockets.
         let Ok(mut used) = self.memory.meter.own() else { return };
-        let have_gone = core.sockets() < self.memory.most_sockets / 2;
-        if (have_gone && used > self.memory.least + SPARE) || core.is_short() {
+        let have_gone = core.sockets() < self.memory.most_sockets / 2 && used > self.memory.least + SPARE;
+        if have_gone {
+            self.memory.again = AGAIN;
+        }
+        if self.memory.again > 0 || core.is_short() {
+            self.memory.again = self.memory.again.saturating_sub(1);
             core.shrink();
             memory::trim();
             used = self.memory.meter.own().unwrap_or(used);
             self.memory.least = used;
             self.memory.most_sockets = core.sockets();
+        }
+        if self.memory.again > 0 && !core.is_short() {
+            // Also if nothing happens until then.
+            self.memory.next = now + LATER;
+            self.memory.is_stale = true;
         }
         core.note_memory(used);
     }

@@ -122,7 +122,9 @@ wrong = [(number, got) for number, (process, expected) in enumerate(running)
          if (got := process.communicate(timeout=120)[0]) != expected]
 assert not wrong, wrong
 got = listener.communicate(timeout=120)[0]
-if got != f"{SILENCE * 1000}\n":
+for _ in range(4):
+    if got == f"{SILENCE * 1000}\n":
+        break
     # On a busy machine passt has reset it now and then (docs/limits.md).
     box.kill()
     box.wait()
