@@ -160,12 +160,7 @@ pub(super) fn sentry_helper(plan: &Plan, ends: ChildEnds) -> i32 {
         // The first process of the namespace must be the first to be made.
         let first = || first_process(&ends, Role::SentryInit);
         clone_sibling(Namespaces::NONE, first).map_err(at(Step::Start))?;
-        let sentry = || {
-            Report::Made(Role::Sentry).send(&ends.reports);
-            let network = if plan.host_network { SentryNetwork::Caller } else { SentryNetwork::Own };
-            sentry::main(&plan.sentry, ends.control.as_fd(), &network, Some(&ends.mapped))
-        };
-        clone_sibling(Namespaces::NONE, sentry).map_err(at(Step::Start))?;
+        make_sentry(plan, &ends)?;
         wait_for_byte(&ends.mapped)?;
         let program = clone_sibling(Namespaces::USER, || program_helper(plan, &ends))
             .map_err(at(Step::ProgramUserNamespace))?;
@@ -178,6 +173,16 @@ pub(super) fn sentry_helper(plan: &Plan, ends: ChildEnds) -> i32 {
     status(work(), &ends.reports)
 }
 
+/// Makes the sentry, in the caller's user namespace.
+fn make_sentry(plan: &Plan, ends: &ChildEnds) -> Result<(), Failure> {
+    let sentry = || {
+        Report::Made(Role::Sentry).send(&ends.reports);
+        let network = if plan.host_network { SentryNetwork::Caller } else { SentryNetwork::Own };
+        sentry::main(&plan.sentry, ends.control.as_fd(), &network, Some(&ends.mapped))
+    };
+    clone_sibling(Namespaces::NONE, sentry).map(drop).map_err(at(Step::Start))
+}
+
 /// The first child where others make the programs' processes: makes the sentry's user namespace, and the sentry in it. The
 /// sentry stays in the caller's process-id namespace, which holds the containers', since the kernel names callers as the
 /// listener's reader sees them.
@@ -186,12 +191,7 @@ pub(super) fn containers_helper(plan: &Plan, ends: ChildEnds) -> i32 {
         confine::die_with_parent().map_err(at(Step::Start))?;
         unshare(Namespaces::USER).map_err(at(Step::UserNamespace))?;
         Report::NeedsIdMaps.send(&ends.reports);
-        let sentry = || {
-            Report::Made(Role::Sentry).send(&ends.reports);
-            let network = if plan.host_network { SentryNetwork::Caller } else { SentryNetwork::Own };
-            sentry::main(&plan.sentry, ends.control.as_fd(), &network, Some(&ends.mapped))
-        };
-        clone_sibling(Namespaces::NONE, sentry).map_err(at(Step::Start))?;
+        make_sentry(plan, &ends)?;
         wait_for_byte(&ends.mapped)?;
         Report::NoProgram.send(&ends.reports);
         Ok(())
